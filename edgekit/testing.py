@@ -1,0 +1,184 @@
+"""Public test doubles and tiny models, for our tests and for yours. Needs no torch and no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tiny_config(architecture: str = "llama", **overrides: Any) -> dict[str, Any]:
+    """A config.json of a two-layer model in the format of transformers."""
+    config: dict[str, Any] = {
+        "architectures": [f"{architecture.capitalize()}ForCausalLM"],
+        "model_type": architecture,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 384,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }
+    config.update(overrides)
+    return config
+
+
+def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Random weights of a LLaMA-shaped model, scaled so that its logits are neither flat nor saturated."""
+    random = np.random.default_rng(seed)
+    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    q_rows = config["num_attention_heads"] * config["head_dim"]
+    kv_rows = config["num_key_value_heads"] * config["head_dim"]
+
+    def normal(*shape: int) -> NDArray[np.float32]:
+        return (random.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    weights = {"model.embed_tokens.weight": (random.standard_normal((vocab, hidden)) * 0.3).astype(np.float32)}
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        weights[layer + "input_layernorm.weight"] = (1 + 0.1 * random.standard_normal(hidden)).astype(np.float32)
+        weights[layer + "self_attn.q_proj.weight"] = normal(q_rows, hidden)
+        weights[layer + "self_attn.k_proj.weight"] = normal(kv_rows, hidden)
+        weights[layer + "self_attn.v_proj.weight"] = normal(kv_rows, hidden)
+        weights[layer + "self_attn.o_proj.weight"] = normal(hidden, q_rows)
+        weights[layer + "post_attention_layernorm.weight"] = (1 + 0.1 * random.standard_normal(hidden)).astype(
+            np.float32
+        )
+        weights[layer + "mlp.gate_proj.weight"] = normal(inner, hidden)
+        weights[layer + "mlp.up_proj.weight"] = normal(inner, hidden)
+        weights[layer + "mlp.down_proj.weight"] = normal(hidden, inner)
+    weights["model.norm.weight"] = (1 + 0.1 * random.standard_normal(hidden)).astype(np.float32)
+    if not config["tie_word_embeddings"]:
+        weights["lm_head.weight"] = normal(vocab, hidden)
+    return weights
+
+
+def tiny_tokenizer(vocab_size: int = 384) -> str:
+    """tokenizer.json of a byte-level BPE tokenizer trained on a few sentences; ids 0..3 are special."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        show_progress=False,
+        special_tokens=["<unk>", "<|im_start|>", "<|im_end|>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    text = "The quick brown fox jumps over the lazy dog. Paris is the capital of France, and Rome of Italy. "
+    tokenizer.train_from_iterator([text * 4], trainer)
+    return str(tokenizer.to_str())
+
+
+def tiny_checkpoint(path: Path, architecture: str = "llama", *, seed: int = 0, **overrides: Any) -> Path:
+    """Write a tiny Hugging Face folder: config, weights, tokenizer with chat template, generation config.
+
+    Args:
+        path: the folder; it is made.
+        architecture: config.json's model_type. Weights are LLaMA-shaped (no biases, no fused tensors).
+        seed: of the random weights.
+        overrides: entries of config.json to replace.
+    """
+    from safetensors.numpy import save_file
+
+    path.mkdir(parents=True, exist_ok=True)
+    config = tiny_config(architecture, **overrides)
+    save_file(tiny_weights(config, seed), path / "model.safetensors", metadata={"format": "pt"})
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config["max_position_embeddings"],
+        "chat_template": CHAT_TEMPLATE,
+    }
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3}
+    for name, content in (
+        ("config.json", config),
+        ("tokenizer_config.json", tokenizer_config),
+        ("generation_config.json", generation),
+    ):
+        (path / name).write_text(json.dumps(content, indent=2))
+    (path / "tokenizer.json").write_text(tiny_tokenizer(min(config["vocab_size"], 384)))
+    return path
+
+
+class FakeRunner:
+    """A Runner whose logits are a fixed random function of the last token and the position. Instant."""
+
+    def __init__(self, vocab_size: int = 384, context_length: int = 512, seed: int = 0) -> None:
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+        self.length = 0
+        self._table = np.random.default_rng(seed).standard_normal((vocab_size, vocab_size)).astype(np.float32)
+
+    def reset(self) -> None:
+        """Forget everything that was fed."""
+        self.length = 0
+
+    def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """The last position's logits [V]."""
+        self.length += len(tokens)
+        return self._table[tokens[-1]]
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Logits [V] after one token."""
+        self.length += 1
+        return self._table[token]
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [S, V] of a fresh sequence."""
+        self.length = len(tokens)
+        return self._table[list(tokens)]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class FakeProbe:
+    """A PowerProbe that reports ``watts`` times the seconds its clock says."""
+
+    kind = "measured"
+
+    def __init__(self, watts: float = 5.0) -> None:
+        self.name = f"fake meter at {watts} W"
+        self._watts = watts
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Begin to count."""
+        from time import perf_counter
+
+        self._started = perf_counter()
+
+    def stop(self) -> float:
+        """Joules since start()."""
+        from time import perf_counter
+
+        return self._watts * (perf_counter() - self._started)

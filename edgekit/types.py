@@ -1,0 +1,629 @@
+"""The nouns that pass between rooms, and the seams. Standard library only.
+
+Every value is a frozen dataclass; the only other thing that crosses rooms is an ``onnx_ir.Model``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+# --- progress ---------------------------------------------------------------------------------
+
+
+class Progress(Protocol):
+    """What a long call tells its caller. ``total`` is 0 while it is not known."""
+
+    def __call__(self, task: str, done: int, total: int, unit: str = "B") -> None:
+        """Report that ``done`` of ``total`` ``unit`` of ``task`` are finished."""
+
+
+def silent(task: str, done: int, total: int, unit: str = "B") -> None:
+    """A Progress that says nothing."""
+
+
+# --- the checkpoint ---------------------------------------------------------------------------
+
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding. Names follow transformers' ``rope_parameters``.
+
+    ``dim`` counts the rotated dimensions of a head; it is less than head_dim for partial rotary.
+    ``original_context`` is the context the rope was trained for, before scaling.
+    """
+
+    theta: float
+    dim: int
+    kind: RopeKind = "default"
+    factor: float = 1.0
+    original_context: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder of the LLaMA family, as numbers. Everything the graph needs besides the weights.
+
+    ``windows[i]`` is layer i's sliding window in tokens, or None for full attention.
+    ``rotary[i]`` says whether layer i rotates its queries and keys (SmolLM3 leaves some out).
+    ``vocab_size`` counts the embedding's rows, padding included.
+    """
+
+    architecture: str
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    norm_eps: float
+    rope: Rope
+    tied: bool
+    windows: tuple[int | None, ...]
+    rotary: tuple[bool, ...]
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+
+
+class Weights(Protocol):
+    """Named tensors that are read when asked for and not held afterwards.
+
+    Names are Hugging Face's for LLaMA, whatever the checkpoint calls them:
+    ``model.embed_tokens.weight``, ``model.layers.{i}.self_attn.{q,k,v,o}_proj.{weight,bias}``,
+    ``model.layers.{i}.self_attn.{q,k}_norm.weight``, ``model.layers.{i}.mlp.{gate,up,down}_proj.{weight,bias}``,
+    ``model.layers.{i}.{input,post_attention}_layernorm.weight``, ``model.norm.weight`` and, unless
+    tied, ``lm_head.weight``. Linear weights are [outputs, inputs].
+    """
+
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in model order."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it. Raises SourceError for an unknown name."""
+
+    def stored(self, name: str) -> str:
+        """How the checkpoint stores it: ``F32``, ``BF16``, ``Q4_1`` ..."""
+
+    def nbytes(self, name: str) -> int:
+        """Bytes it occupies in the checkpoint."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of the first axis as a new float32 array.
+
+        Raises SourceError when the file is truncated or a value is NaN or infinite.
+        """
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """A file that travels from the checkpoint into the bundle as it is: tokenizer.json, config.json ..."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes (see source/)."""
+
+    id: str
+    kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
+    sha256: str
+    revision: str = ""
+    location: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it was given to us: the spec, lazy weights and the files beside them.
+
+    ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
+    and, where the model has one, chat_template.jinja.
+    """
+
+    spec: ModelSpec
+    weights: Weights
+    files: tuple[SideFile, ...]
+    provenance: Provenance
+
+    def file(self, name: str) -> bytes | None:
+        """The content of a side file, or None."""
+        return next((f.data for f in self.files if f.name == name), None)
+
+
+# --- quantization -----------------------------------------------------------------------------
+
+ScaleType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values a weight may take: ``(q - zero_point) * scale``, one scale (and zero point) a block.
+
+    A block is ``block`` consecutive weights of one row (one output channel); 0 is the whole row
+    (per-channel). ``q`` is unsigned, 0 .. 2**bits - 1. A symmetric grid has the zero point 2**(bits-1)
+    and stores none.
+    """
+
+    bits: int
+    block: int
+    symmetric: bool
+    scale: ScaleType = "float16"
+
+    def blocks(self, columns: int) -> int:
+        """Blocks in a row of ``columns`` weights; the last one may be short (it is padded)."""
+        return ceil(columns / self.block) if self.block else 1
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a [rows, columns] weight on this grid: codes, scales and zero points, padding included."""
+        rows, columns = shape
+        n = self.blocks(columns)
+        width = self.block or columns
+        codes = rows * n * ceil(width * self.bits / 8)
+        scales = rows * n * (2 if self.scale == "float16" else 4)
+        zeros = 0 if self.symmetric else rows * ceil(n * self.bits / 8)
+        return codes + scales + zeros
+
+
+Policy = Callable[[str, tuple[int, ...]], "Grid | None"]
+"""A tensor's name and shape -> the grid it gets, or None to leave it in floating point."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """Tensors whose name matches the glob ``match`` get ``grid`` (None: floating point). The first match wins."""
+
+    match: str
+    grid: Grid | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights become small. ``method`` is the name of a file in quantize/.
+
+    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and
+    the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
+    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations).
+    """
+
+    name: str
+    precision: Precision
+    method: str = "search"
+    linear: Grid | None = None
+    embedding: Grid | None = None
+    overrides: tuple[Override, ...] = ()
+    accuracy_level: int = 0
+    size_bytes: int | None = None
+    bits_per_weight: float | None = None
+
+
+# --- the target -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device, as data. Read from ``targets/<name>.toml``; nothing else in edgekit knows a provider's name.
+
+    ``lacks`` names operators (``op:GroupQueryAttention``) and ``quirks`` misbehaviours; each is cured by the
+    file in lower/ that says so. ``shared_kv``: the graph may write present into past's buffer.
+    Unknown numbers are None, never zero.
+    """
+
+    name: str
+    title: str
+    provider: str
+    opset: int
+    precisions: tuple[Precision, ...]
+    verified: Literal["executed", "emulator", "compile-only", "cpu-only", "none"]
+    provider_options: tuple[tuple[str, str], ...] = ()
+    lacks: frozenset[str] = frozenset()
+    quirks: frozenset[str] = frozenset()
+    shared_kv: bool = False
+    accuracy_level: int | None = None
+    max_context: int | None = None
+    memory_bytes: int | None = None
+    bandwidth_bytes_per_s: float | None = None
+    notes: str = ""
+
+
+# --- the bundle -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of a bundle: POSIX path relative to it, size and sha256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """What a weight became: its grid (None: floating point ``stored``) and the bytes it occupies.
+
+    ``shared_with`` names the tensor whose bytes it uses (a tied head), and then ``bytes`` is 0.
+    ``error`` is the relative weight error ||W - Q(W)|| / ||W||, None in floating point.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    grid: Grid | None
+    stored: str
+    bytes: int
+    error: float | None = None
+    shared_with: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """edgekit.json: what the bundle is, how it was made, and what has been measured on it."""
+
+    schema: int
+    edgekit: str
+    provenance: Provenance
+    spec: ModelSpec
+    recipe: Recipe
+    target: Target
+    graph: str
+    exporter: str
+    tools: tuple[tuple[str, str], ...]
+    tensors: tuple[TensorEntry, ...]
+    files: tuple[FileEntry, ...]
+    quality: Quality | None = None
+    latency: Measurement | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, a tied head counted once."""
+        total = 0
+        for tensor in self.tensors:
+            if not tensor.shared_with:
+                count = 1
+                for n in tensor.shape:
+                    count *= n
+                total += count
+        return total
+
+    @property
+    def bits_per_weight(self) -> float:
+        """True bits per weight: all bytes of all tensors, scales, zero points and padding included."""
+        return 8 * sum(t.bytes for t in self.tensors) / self.parameters
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the bundle's files, edgekit.json left out."""
+        return sum(f.bytes for f in self.files)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A directory that ships, opened and checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file to run."""
+        return self.path / self.manifest.graph
+
+    @property
+    def sha256(self) -> str:
+        """One hash for the whole bundle: sha256 over the sorted ``path sha256`` lines of its files."""
+        from hashlib import sha256
+
+        lines = sorted(f"{f.path} {f.sha256}\n" for f in self.manifest.files)
+        return sha256("".join(lines).encode()).hexdigest()
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+class Runner(Protocol):
+    """A model held open. Batch 1. The key/value cache lives inside and grows by what is fed."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens the cache can hold."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache now."""
+
+    def reset(self) -> None:
+        """Forget everything that was fed."""
+
+    def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed tokens; return the last position's logits [V]. Raises RunError past the context."""
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Feed one token; return its logits [V]. The array is reused by the next call."""
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [S, V] of every position of a fresh sequence; the cache is reset first."""
+
+    def close(self) -> None:
+        """Release the session and the cache."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 switch top_k / top_p / min_p off."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """One generated token: the text that became safe to show with it (possibly ""), and its signals.
+
+    ``logprob`` and ``margin`` (log-probability of top-1 minus top-2) are of the unmodified distribution,
+    NaN unless they were asked for.
+    """
+
+    token: int
+    text: str
+    logprob: float
+    margin: float
+
+
+# --- measuring --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Series:
+    """Raw samples of one quantity. Statistics are derived, never stored instead."""
+
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """How many samples."""
+        return len(self.samples)
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean."""
+        return sum(self.samples) / len(self.samples)
+
+    @property
+    def sd(self) -> float:
+        """Sample standard deviation (n - 1); 0.0 for one sample."""
+        if len(self.samples) < 2:
+            return 0.0
+        m = self.mean
+        variance = sum((x - m) ** 2 for x in self.samples) / (len(self.samples) - 1)
+        return float(variance**0.5)
+
+    def percentile(self, p: float) -> float:
+        """The p-th percentile (0..100), linear between order statistics."""
+        ordered = sorted(self.samples)
+        at = (len(ordered) - 1) * p / 100
+        low = int(at)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of the measured work. ``kind`` says how it was obtained; absent numbers are None, never zero.
+
+    ``gross`` joules include the idle power, ``net`` do not. ``reason`` says why there is none.
+    """
+
+    kind: Literal["measured", "estimated", "none"]
+    meter: str = ""
+    gross_joules: float | None = None
+    net_joules: float | None = None
+    idle_watts_before: float | None = None
+    idle_watts_after: float | None = None
+    seconds: float | None = None
+    tokens: int | None = None
+    formula: str = ""
+    reason: str = ""
+
+
+class PowerProbe(Protocol):
+    """A meter. One file each in measure/power/."""
+
+    @property
+    def name(self) -> str:
+        """What it reads, in words: ``RAPL package-0``."""
+
+    @property
+    def kind(self) -> Literal["measured", "estimated"]:
+        """How its joules are obtained."""
+
+    def start(self) -> None:
+        """Begin to count."""
+
+    def stop(self) -> float:
+        """Joules since start()."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The machine during a measurement. Unknown is None or ""."""
+
+    host: str
+    system: str
+    cpu: str
+    cores: int
+    threads: int
+    memory_bytes: int | None
+    governor: str
+    frequency_mhz: float | None
+    temperature_c: float | None
+    battery_percent: float | None
+    on_battery: bool | None
+    load_before: float | None
+    runtime: tuple[tuple[str, str], ...]
+    provider: str
+    provider_options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the machine can do, measured in the same run: memory read bandwidth and fp32 GEMM rate."""
+
+    bandwidth_bytes_per_s: Series
+    gemm_flop_per_s: Series
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of a workload on one bundle: one JSON line. Raw samples with units; statistics are derived.
+
+    ``bytes_per_token`` and ``flop_per_token`` are what a decoded token must at least read and compute,
+    by their formulae in measure/; MBU and MFU follow from them and the ceilings.
+    """
+
+    schema: int
+    bundle_sha256: str
+    model: str
+    precision: Precision
+    device: str
+    time: str
+    environment: Environment
+    workload: str
+    warmup: int
+    series: tuple[Series, ...]
+    ceilings: Ceilings | None
+    peak_rss_bytes: int
+    weight_bytes: int
+    kv_bytes_per_position: int
+    flop_per_token: float
+    nodes_on_cpu: int | None
+    energy: Energy
+    roofline: tuple[tuple[str, float], ...] = ()
+
+    def get(self, name: str) -> Series | None:
+        """The series called ``name``, or None."""
+        return next((s for s in self.series if s.name == name), None)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How far the shipped file is from its FP32 source, with 95 % bootstrap intervals over windows.
+
+    KLD is KL(reference || bundle) in nats per token; it is computed on the reference's ``top_k`` most likely
+    tokens plus one bucket for the rest, which can only understate it. ``text`` names the text, ``tokens`` counts
+    the scored positions.
+    """
+
+    kld_mean: Interval
+    kld_p99: Interval
+    kld_p999: Interval
+    top1: Interval
+    ppl_ratio: Interval
+    ppl: float
+    reference_ppl: float
+    reference: str
+    text: str
+    text_sha256: str
+    window: int
+    tokens: int
+    top_k: int
+    runtime: str
+    accuracy_level: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``verify`` or ``doctor``: what was looked at, how it went, the numbers, the fix."""
+
+    name: str
+    status: Literal["pass", "fail", "skip", "info"]
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome of ``verify``."""
+
+    bundle: str
+    checks: tuple[Check, ...]
+    quality: Quality | None = None
+
+    @property
+    def passed(self) -> bool:
+        """True when no check failed."""
+        return all(c.status != "fail" for c in self.checks)
+
+
+@dataclass(frozen=True)
+class SizePart:
+    """Bytes of one part of a model: embedding, attention, mlp, norms, graph, tokenizer ..."""
+
+    part: str
+    tensors: int
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint or a bundle is."""
+
+    path: str
+    kind: Literal["checkpoint", "bundle"]
+    spec: ModelSpec
+    provenance: Provenance
+    parameters: int
+    bytes: int
+    bits_per_weight: float
+    tensors: tuple[TensorEntry, ...]
+    parts: tuple[SizePart, ...]
+    files: tuple[FileEntry, ...] = field(default=())
