@@ -1,0 +1,170 @@
+"""Dataclasses to JSON and back, strictly: the manifest and the measurement record are written and read here.
+
+Fields may be ``str``, ``int``, ``float``, ``bool``, ``None``, ``Path``, ``Literal``, unions of these, ``tuple``,
+``frozenset`` and dataclasses of the same. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, is_dataclass
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+_CONVERTED = {(float, int), (Path, str)}
+"""(type of the field, type in JSON) where the two may differ."""
+
+
+def to_json(obj: object, *, indent: int | None = None) -> str:
+    """Write a dataclass as JSON: fields in the order of their declaration, sets sorted, the same bytes every time.
+
+    Args:
+        obj: a dataclass instance.
+        indent: spaces per level; None writes one line.
+
+    Raises:
+        ValueError: a float is NaN or infinite, or a value has no place in JSON. The message starts with its path.
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(_plain(obj, "$"), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """Read what to_json wrote.
+
+    Args:
+        cls: the dataclass to build.
+        text: a JSON document.
+
+    Raises:
+        ValueError: not JSON, a key twice, unknown or missing, or a value of the wrong type. The message starts with
+            the key's path, as in ``$.tensors[3].grid.bits: expected int, found "eight"``.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"$: not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError("$: not JSON we read: nested too deeply") from error
+    try:
+        value: T = _read(cls, data, "$")
+    except OverflowError as error:
+        raise ValueError("$: a whole number too large for its field") from error
+    return value
+
+
+def _plain(value: object, path: str) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, frozenset):
+        return sorted(_plain(v, path) for v in value)
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{path}: {value} is not a number that JSON can hold")
+    # Exact types: a numpy scalar that slipped in would otherwise be written in numpy's way, or not at all.
+    if type(value) in (str, int, float, bool, NoneType):
+        return value
+    raise ValueError(f"{path}: a {type(value).__name__} has no place in a record")
+
+
+def _read(hint: Any, data: Any, path: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _read_union(args, data, path)
+    if origin is Literal:
+        # The type is compared too: 1 == True and 1 == 1.0 in Python.
+        if not any(type(data) is type(a) and data == a for a in args):
+            raise ValueError(f"{path}: expected one of {', '.join(map(repr, args))}, found {_shown(data)}")
+        return data
+    if origin in (tuple, frozenset):
+        return _read_sequence(origin, args, data, path)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _read_dataclass(hint, data, path)
+    if type(data) is hint:
+        return data
+    if (hint, type(data)) in _CONVERTED:
+        return hint(data)
+    raise ValueError(f"{path}: expected {_name(hint)}, found {_shown(data)}")
+
+
+def _read_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
+    if data is None and NoneType in options:
+        return None
+    rest = [o for o in options if o is not NoneType]
+    if len(rest) == 1:
+        return _read(rest[0], data, path)
+    for option in rest:
+        try:
+            return _read(option, data, path)
+        except ValueError:
+            continue
+    raise ValueError(f"{path}: expected {' or '.join(map(_name, options))}, found {_shown(data)}")
+
+
+def _read_sequence(kind: type, args: tuple[Any, ...], data: Any, path: str) -> Any:
+    if type(data) is not list:
+        raise ValueError(f"{path}: expected a list, found {_shown(data)}")
+    if kind is frozenset or (len(args) == 2 and args[1] is Ellipsis):
+        items = [_read(args[0], v, f"{path}[{i}]") for i, v in enumerate(data)]
+        if kind is frozenset and len(set(items)) != len(items):
+            raise ValueError(f"{path}: expected each value once, found {_shown(data)}")
+        return kind(items)
+    if len(data) != len(args):
+        raise ValueError(f"{path}: expected {len(args)} values, found {len(data)}")
+    return tuple(_read(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(zip(args, data, strict=True)))
+
+
+def _read_dataclass(cls: type, data: Any, path: str) -> Any:
+    if type(data) is not dict:
+        raise ValueError(f"{path}: expected an object ({cls.__name__}), found {_shown(data)}")
+    hints = _hints(cls)
+    names = [f.name for f in fields(cls)]
+    for key in data:
+        if key not in names:
+            raise ValueError(f"{path}.{key}: unknown key of {cls.__name__}")
+    for name in names:
+        if name not in data:
+            raise ValueError(f"{path}.{name}: missing key of {cls.__name__}")
+    return cls(**{name: _read(hints[name], data[name], f"{path}.{name}") for name in names})
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"$: the key {key!r} stands twice in one object")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"$: {text} is too large a number")
+    return value
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"$: {word} is not JSON")
+
+
+def _name(hint: Any) -> str:
+    return {NoneType: "null", Path: "a path", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _shown(data: Any) -> str:
+    text = json.dumps(data, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
