@@ -1,0 +1,3 @@
+"""From a ModelSpec and lazy weights to an onnx_ir.Model in FP32 and the fused dialect."""
+
+from edgekit.graph.llama import build_graph as build_graph
