@@ -1,0 +1,192 @@
+"""The keys and values of past tokens: preallocated, doubled when full, bound without copies.
+
+Two kinds, as the target's data says: InPlaceCache where the graph may write present into past's buffer,
+AppendCache where it returns past and new positions as a new tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edgekit.errors import RunError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+FIRST_POSITIONS = 256
+"""Positions allocated to begin with. Doubling from here costs a few copies in a session's life; allocating the
+whole context of a long-context model at once would take gigabytes that a short chat never touches."""
+
+PAST = "past_key_values."
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One past input and its present output: names, heads, head size and type of [1, heads, positions, size]."""
+
+    past: str
+    present: str
+    heads: int
+    size: int
+    dtype: type[np.floating[Any]]
+
+
+def find_slots(inputs: list[Any]) -> tuple[Slot, ...]:
+    """The cache's slots among a session's inputs. Raises RunError where their shapes are not fixed."""
+    slots = []
+    for value in inputs:
+        if value.name.startswith(PAST):
+            _, heads, _, size = value.shape
+            if not isinstance(heads, int) or not isinstance(size, int) or value.type not in DTYPES:
+                raise RunError(
+                    f"graph input '{value.name}' is {value.type} {value.shape}: its heads and head size must be "
+                    "numbers and its type a float",
+                    hint="rebuild the bundle with `edgekit build`",
+                )
+            present = "present." + value.name.removeprefix(PAST)
+            slots.append(Slot(value.name, present, heads, size, DTYPES[value.type]))
+    return tuple(slots)
+
+
+class Cache(Protocol):
+    """What the Runner needs of a cache."""
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+
+    def bind(self, binding: Any, total: int) -> None:
+        """Bind past and present for a run that ends with ``total`` positions."""
+
+    def advance(self, total: int) -> None:
+        """The run that was bound is done: ``total`` positions are held now."""
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from ``length`` on."""
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+
+
+def _room_for(total: int, limit: int) -> int:
+    """The smallest doubling of FIRST_POSITIONS that holds ``total``, cut at ``limit``."""
+    capacity = FIRST_POSITIONS
+    while capacity < total:
+        capacity *= 2
+    return min(capacity, limit)
+
+
+class InPlaceCache:
+    """One buffer [1, heads, capacity, size] a slot, bound as past and as present; the graph adds to it in place."""
+
+    def __init__(self, slots: tuple[Slot, ...], limit: int) -> None:
+        self._slots = slots
+        self._limit = limit
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        self.length = 0
+        self._capacity = 0
+        self._buffers: list[NDArray[Any]] = []
+        self._bound = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def bind(self, binding: Any, total: int) -> None:
+        """Bind past and present for a run that ends with ``total`` positions."""
+        if total > self._capacity:
+            self._grow(_room_for(total, self._limit))
+        if self._bound:
+            return
+        for slot, buffer in zip(self._slots, self._buffers, strict=True):
+            binding.bind_input(slot.past, "cpu", 0, slot.dtype, buffer.shape, buffer.ctypes.data)
+            binding.bind_output(slot.present, "cpu", 0, slot.dtype, buffer.shape, buffer.ctypes.data)
+        self._bound = True
+
+    def advance(self, total: int) -> None:
+        """The run that was bound is done: ``total`` positions are held now."""
+        self.length = total
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from ``length`` on."""
+        self.length = length
+
+    def _grow(self, capacity: int) -> None:
+        self._bound = False
+        grown = []
+        for i, slot in enumerate(self._slots):
+            buffer = np.zeros((1, slot.heads, capacity, slot.size), slot.dtype)
+            if self.length:
+                buffer[:, :, : self.length] = self._buffers[i][:, :, : self.length]
+            grown.append(buffer)
+        self._buffers, self._capacity = grown, capacity
+
+
+class AppendCache:
+    """Two flat buffers a slot, which change roles after each run.
+
+    Past [1, heads, P, size] is read from one and present [1, heads, T, size] is written to the other.
+    """
+
+    def __init__(self, slots: tuple[Slot, ...], limit: int) -> None:
+        self._slots = slots
+        self._limit = limit
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back."""
+        empty = [np.empty(1, slot.dtype) for slot in self._slots]
+        # Past, spare and length change in one assignment, so that Ctrl-C cannot part them.
+        self._state: tuple[list[NDArray[Any]], list[NDArray[Any]], int] = (empty, list(empty), 0)
+
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        return self._state[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        past, spare, _ = self._state
+        return sum(buffer.nbytes for buffer in (*past, *spare))
+
+    def bind(self, binding: Any, total: int) -> None:
+        """Bind past and present for a run that ends with ``total`` positions."""
+        past, spare, length = self._state
+        for i, slot in enumerate(self._slots):
+            width = slot.heads * slot.size
+            if spare[i].size < total * width:
+                spare[i] = np.empty(_room_for(total, self._limit) * width, slot.dtype)
+            shape = (1, slot.heads, length, slot.size)
+            binding.bind_input(slot.past, "cpu", 0, slot.dtype, shape, past[i].ctypes.data)
+            shape = (1, slot.heads, total, slot.size)
+            binding.bind_output(slot.present, "cpu", 0, slot.dtype, shape, spare[i].ctypes.data)
+
+    def advance(self, total: int) -> None:
+        """The run that was bound is done: ``total`` positions are held now."""
+        past, spare, _ = self._state
+        self._state = (spare, past, total)
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from ``length`` on. Copies, because the heads lie one behind the other."""
+        past, spare, held = self._state
+        if length == held:
+            return
+        kept = []
+        for slot, buffer in zip(self._slots, past, strict=True):
+            positions = buffer[: slot.heads * held * slot.size].reshape(slot.heads, held, slot.size)
+            kept.append(positions[:, :length].flatten() if length else np.empty(1, slot.dtype))
+        self._state = (kept, spare, length)

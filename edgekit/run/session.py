@@ -1,0 +1,124 @@
+"""A bundle's graph as an ONNX Runtime session. The provider is data: its name is passed on, never compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from edgekit.errors import RunError
+from edgekit.run.threads import physical_cores
+
+if TYPE_CHECKING:
+    from edgekit.types import Bundle
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What runs the graph.
+
+    ``placement`` counts the nodes each provider took, in the session's order of preference; None when this
+    ONNX Runtime cannot tell. ``runtime`` is (package, version) pairs.
+    """
+
+    runtime: tuple[tuple[str, str], ...]
+    provider: str
+    provider_options: tuple[tuple[str, str], ...]
+    threads: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    placement: tuple[tuple[str, int], ...] | None
+
+    @property
+    def nodes_on_cpu(self) -> int | None:
+        """Nodes the CPU executes. ONNX Runtime always lists its CPU provider last, as the one that takes the rest."""
+        return self.placement[-1][1] if self.placement else None
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open ONNX Runtime session and what is known about it."""
+
+    handle: Any
+    info: SessionInfo
+
+
+def open_session(bundle: Bundle, threads: int | None = None) -> Session:
+    """Load a bundle's graph on the provider its target names.
+
+    Args:
+        bundle: the opened bundle.
+        threads: intra-op threads; the physical cores this process may use by default.
+
+    Raises:
+        RunError: the provider is not in this ONNX Runtime, or the graph does not load.
+    """
+    target = bundle.manifest.target
+    available = onnxruntime.get_available_providers()
+    if target.provider not in available:
+        raise RunError(
+            f"target '{target.name}' needs {target.provider}, which onnxruntime {onnxruntime.__version__} does not "
+            f"have; it has {', '.join(available)}",
+            hint="install the onnxruntime package that contains it, or build for --target cpu",
+        )
+    if threads is not None and threads < 1:
+        raise RunError(f"threads={threads} is not a number of threads", hint="give 1 or more, or leave it out")
+    count = threads or physical_cores()
+    providers = [(target.provider, dict(target.provider_options))]
+    try:
+        # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
+        handle = onnxruntime.InferenceSession(
+            str(bundle.graph), _options(count), providers=providers, enable_fallback=0
+        )
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise _load_error(bundle, error) from error
+    info = SessionInfo(
+        runtime=(("onnxruntime", onnxruntime.__version__),),
+        provider=target.provider,
+        provider_options=target.provider_options,
+        threads=count,
+        inputs=tuple(i.name for i in handle.get_inputs()),
+        outputs=tuple(o.name for o in handle.get_outputs()),
+        placement=_placement(handle),
+    )
+    return Session(handle, info)
+
+
+def _options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what onnxruntime logs as an error it also raises
+    # A pattern is planned and kept for every new input shape, and here every token makes one.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _placement(handle: Any) -> tuple[tuple[str, int], ...] | None:
+    if not hasattr(handle, "get_provider_graph_assignment_info"):
+        return None
+    nodes: Counter[str] = Counter()
+    for part in handle.get_provider_graph_assignment_info():
+        nodes[part.ep_name] += len(part.get_nodes())
+    return tuple((provider, nodes[provider]) for provider in handle.get_providers())
+
+
+def _load_error(bundle: Bundle, error: Exception) -> RunError:
+    reason = " ".join(str(error).split())
+    version = onnxruntime.__version__
+    # onnxruntime's words for an IR version, an opset or an operator that is younger than it is.
+    too_new = ("Unsupported model IR version", "is under development", "is not a registered function/op")
+    if any(phrase in reason for phrase in too_new):
+        return RunError(
+            f"onnxruntime {version} is too old for {bundle.graph}: {reason}",
+            hint='pip install --upgrade "onnxruntime>=1.24"',
+        )
+    if "alloc" in reason:
+        return RunError(f"not enough memory to load {bundle.graph}: {reason}", hint="build a smaller precision")
+    return RunError(
+        f"onnxruntime {version} cannot load {bundle.graph}: {reason}",
+        hint="`edgekit verify` tells whether the bundle is whole; rebuild it with `edgekit build`",
+    )

@@ -1,0 +1,74 @@
+"""How many threads a session should use: the physical cores this process may occupy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+
+def physical_cores(root: Path = Path("/"), affinity: Collection[int] | None = None) -> int:
+    """Physical cores that the affinity mask and the cgroup's CPU quota leave to this process, at least 1.
+
+    Two hyper-threads share one core's vector units, so a second one costs time instead of saving it.
+    A quota of 2.5 cores counts as 2: a thread that runs past the quota is stopped for the rest of the
+    period and the others wait for it.
+
+    Args:
+        root: where /proc and /sys are read, so that tests can point at a fixture tree.
+        affinity: logical CPUs that may be used; the process's own mask by default.
+    """
+    cpus = _own_cpus() if affinity is None else affinity
+    cores = _distinct_cores(root / "sys/devices/system/cpu", cpus)
+    if cores is None:
+        cores = min(psutil.cpu_count(logical=False) or len(cpus), len(cpus))
+    quota = min(_quotas(root), default=float(cores))
+    return max(1, min(cores, int(quota)))
+
+
+def _own_cpus() -> Collection[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+def _distinct_cores(directory: Path, cpus: Collection[int]) -> int | None:
+    """Cores that ``cpus`` lie on, by their sibling lists; None where the topology is not shown."""
+    cores = set()
+    for cpu in cpus:
+        siblings = _read(directory / f"cpu{cpu}/topology/thread_siblings_list")
+        if siblings is None:
+            return None
+        cores.add(siblings)
+    return len(cores)
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """CPU quotas, in cores, of the process's cgroups and of all their parents; version 2 and version 1."""
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        # Inside a container the path may be the host's and lead nowhere; its parents end at the mount, which exists.
+        for folder in (mount / group.lstrip("/"), *(mount / group.lstrip("/")).parents):
+            if controllers:
+                quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+            else:
+                quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
+            if quota and period and quota not in ("max", "-1"):
+                yield int(quota) / int(period)
+            if folder == mount:
+                break
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
