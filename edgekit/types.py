@@ -526,7 +526,9 @@ class Measurement:
     """One run of a workload on one bundle: one JSON line. Raw samples with units; statistics are derived.
 
     ``bytes_per_token`` and ``flop_per_token`` are what a decoded token must at least read and compute,
-    by their formulae in measure/; MBU and MFU follow from them and the ceilings.
+    by their formulae in measure/; MBU and MFU follow from them and the ceilings. ``roofline`` holds, by series,
+    the fraction of the ceiling that was reached: MBU for ``tg``, MFU for ``pp``. ``gemm_factor`` is what the fp32
+    GEMM rate was multiplied by to be a ceiling for the model's own arithmetic (1 in fp32), None when not known.
     """
 
     schema: int
@@ -547,6 +549,7 @@ class Measurement:
     nodes_on_cpu: int | None
     energy: Energy
     roofline: tuple[tuple[str, float], ...] = ()
+    gemm_factor: float | None = None
 
     def get(self, name: str) -> Series | None:
         """The series called ``name``, or None."""
