@@ -71,9 +71,7 @@ def _yarn(rope: Rope, periods: NDArray[np.float32]) -> NDArray[np.float32]:
         high += 0.001
     ramp = np.clip((np.arange(rope.dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
     kept = 1 - ramp
-    scaled = (1 / (np.float32(rope.factor) * periods)).astype(np.float32)
-    plain = (1 / periods).astype(np.float32)
-    return (scaled * (1 - kept) + plain * kept).astype(np.float32)
+    return np.asarray((1 - kept) / (np.float32(rope.factor) * periods) + kept / periods, np.float32)
 
 
 def _longrope(rope: Rope, periods: NDArray[np.float32], *, long: bool) -> NDArray[np.float32]:
@@ -82,7 +80,7 @@ def _longrope(rope: Rope, periods: NDArray[np.float32], *, long: bool) -> NDArra
     Source: ``_compute_longrope_parameters``; Ding et al., "LongRoPE", arXiv 2402.13753.
     """
     factors = np.asarray(rope.long_factor if long else rope.short_factor, np.float32)
-    return np.reciprocal(factors * periods)
+    return np.asarray(1 / (factors * periods), np.float32)
 
 
 def attention_factor(rope: Rope) -> float:
