@@ -1,0 +1,9 @@
+"""The directory that ships: written whole or not at all, and checked when it is opened."""
+
+from __future__ import annotations
+
+from edgekit.bundle.interop import GRAPH_NAMES
+from edgekit.bundle.manifest import SCHEMA, open_bundle, record
+from edgekit.bundle.write import Draft, draft
+
+__all__ = ["GRAPH_NAMES", "SCHEMA", "Draft", "draft", "open_bundle", "record"]

@@ -1,0 +1,209 @@
+"""An onnx_ir.Model to ``<file>.onnx`` and ``<file>.onnx_data``: one tensor in memory at a time, hashed on the way.
+
+Tensors are evaluated in graph order while the one before is written and hashed by a second thread, so memory holds at
+most two. There is no 2 GB limit: the protobuf keeps names and offsets only.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit import __version__
+from edgekit.bundle.disk import require_space, writing
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SHARED_WITH = "edgekit.shared_with"
+INLINE_BYTES = 1024
+"""Tensors up to this size stay in the protobuf: shapes and axes, which ONNX Runtime reads while it loads the graph."""
+
+ALIGNMENT = 64
+"""Offsets are multiples of a cache line. ONNX Runtime maps the file and rounds to pages itself."""
+
+_TRANSPOSE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written."""
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Slot:
+    offset: int
+    length: int
+
+
+def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> tuple[Written, ...]:
+    """Write a model; its large initializers become external tensors, in the file and in ``model`` itself.
+
+    An initializer whose metadata has ``edgekit.shared_with`` is not written: it points at the bytes of the one named.
+    The same model gives the same bytes.
+
+    Args:
+        model: changed in place; every lazy tensor is evaluated once and dropped.
+        path: the ``.onnx`` file. Its folder exists.
+        progress: told the bytes of tensors written.
+
+    Returns:
+        The graph and, when any tensor is large, its data file.
+
+    Raises:
+        BundleError: the disk is full or the folder cannot be written.
+        ValueError: a tensor's bytes are not what its type and shape say, or it shares the bytes of another size.
+    """
+    values = [v for v in model.graph.initializers.values() if _is_large(v)]
+    slots = _lay_out(values)
+    total = max((s.offset + s.length for s in slots.values()), default=0)
+    require_space(path.parent, total)
+    written = (_write_data(values, slots, total, path.with_name(f"{path.name}_data"), progress),) if values else ()
+    model.producer_name, model.producer_version = "edgekit", __version__
+    proto = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
+    with writing(path, total + len(proto)):
+        path.write_bytes(proto)
+    return (Written(path, len(proto), sha256(proto).hexdigest()), *written)
+
+
+def _write_data(
+    values: Sequence[ir.Value], slots: Mapping[str, _Slot], total: int, path: Path, progress: Progress
+) -> Written:
+    """Write the tensors that own their bytes and put external tensors in the place of all."""
+    task = f"writing {path.name}"
+    sink = _Sink(path, total)
+    with ThreadPoolExecutor(1) as pool:
+        pending: Future[None] | None = None
+        for value in values:
+            slot, tensor = slots[_name(value)], _tensor(value)
+            if _owner(value) is None:
+                data = _contents(tensor)
+                if len(data) != slot.length:
+                    raise ValueError(f"{_name(value)}: {len(data)} bytes, its type and shape say {slot.length}")
+                if pending is not None:
+                    pending.result()
+                progress(task, sink.bytes, total)
+                pending = pool.submit(sink.append, slot.offset, data)
+                del data
+            value.const_value = ir.ExternalTensor(
+                path.name,
+                slot.offset,
+                slot.length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=_name(value),
+                metadata_props=dict(tensor.metadata_props),
+                base_dir=path.parent,
+            )
+            del tensor
+        if pending is not None:
+            pending.result()
+    progress(task, total, total)
+    return sink.close()
+
+
+class _Sink:
+    """A file that is appended to and hashed in the same stroke."""
+
+    def __init__(self, path: Path, total: int) -> None:
+        self.path = path
+        self.bytes = 0
+        self._total = total
+        self._hash = sha256()
+        with writing(path, total):
+            self._file = path.open("wb")
+
+    def append(self, offset: int, data: memoryview) -> None:
+        """Fill up to ``offset`` with zeros and append ``data``. Closes the file when the disk refuses it."""
+        padding = bytes(offset - self.bytes)
+        try:
+            with writing(self.path, self._total):
+                self._file.write(padding)
+                self._file.write(data)
+                self._file.flush()
+        except BaseException:
+            self._file.raw.close()
+            raise
+        self._hash.update(padding)
+        self._hash.update(data)
+        self.bytes = offset + len(data)
+
+    def close(self) -> Written:
+        """The finished file."""
+        with writing(self.path, self._total):
+            self._file.close()
+        return Written(self.path, self.bytes, self._hash.hexdigest())
+
+
+def _lay_out(values: Sequence[ir.Value]) -> dict[str, _Slot]:
+    """Where the bytes of each tensor lie: one after another in graph order, shared ones once."""
+    slots: dict[str, _Slot] = {}
+    end = 0
+    for value in values:
+        if _owner(value) is None:
+            offset = -(-end // ALIGNMENT) * ALIGNMENT
+            slots[_name(value)] = _Slot(offset, _tensor(value).nbytes)
+            end = offset + _tensor(value).nbytes
+    for value in values:
+        owner = _owner(value)
+        if owner is not None:
+            if owner not in slots or slots[owner].length != _tensor(value).nbytes:
+                raise ValueError(f"{_name(value)}: cannot share the bytes of {owner}: not as many")
+            slots[_name(value)] = slots[owner]
+    return slots
+
+
+def _contents(tensor: ir.TensorProtocol) -> memoryview:
+    """The bytes of a tensor as ONNX stores them: little-endian, rows first, two 4-bit values a byte."""
+    while isinstance(tensor, ir.LazyTensor):
+        tensor = tensor.raw()
+    if isinstance(tensor, ir.PackedTensor):
+        array: NDArray[np.generic] = tensor.numpy_packed()
+    elif tensor.dtype.bitwidth % 8 or sys.byteorder == "big":
+        array = np.frombuffer(tensor.tobytes(), np.uint8)
+    else:
+        array = _rows_first(tensor.numpy())
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The array in C order. A transposed matrix is copied a band of rows at a time, which stays in the cache."""
+    if array.flags.c_contiguous or array.ndim != 2:
+        return np.ascontiguousarray(array)
+    out = np.empty(array.shape, array.dtype)
+    for row in range(0, len(array), _TRANSPOSE_ROWS):
+        out[row : row + _TRANSPOSE_ROWS] = array[row : row + _TRANSPOSE_ROWS]
+    return out
+
+
+def _is_large(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
+
+
+def _owner(value: ir.Value) -> str | None:
+    return _tensor(value).metadata_props.get(SHARED_WITH) or value.metadata_props.get(SHARED_WITH)
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name

@@ -1,0 +1,143 @@
+"""What onnxruntime-genai, optimum and transformers.js need beside the graph to open the bundle as it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from edgekit.errors import BundleError
+from edgekit.types import ModelSpec, Precision, SideFile, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GRAPH_NAMES: dict[Precision, str] = {
+    "fp32": "onnx/model.onnx",
+    "fp16": "onnx/model_fp16.onnx",
+    "int8": "onnx/model_quantized.onnx",
+    "int4": "onnx/model_q4.onnx",
+}
+"""Where the graph of each precision lies; the names are transformers.js's."""
+
+_JS_DTYPES: dict[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
+
+# genai's names for decoders whose cache is past_key_values.N.key|value; "decoder" is its word for any other.
+_GENAI_TYPES = ("granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2", "qwen3", "smollm3")
+
+# genai allocates the whole cache when a generation starts, so its default length is not the model's longest.
+_GENAI_MAX_LENGTH = 4096
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """What the side files say about a graph: its path in the bundle, its inputs and outputs."""
+
+    path: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    half_cache: bool
+    external_data: bool
+
+    @classmethod
+    def of(cls, model: ir.Model, path: str, external_data: bool) -> GraphFile:
+        """Read the names off a model."""
+        cache = [v.dtype for v in model.graph.inputs if (v.name or "").startswith("past_key_values.")]
+        return cls(
+            path=path,
+            inputs=tuple(v.name or "" for v in model.graph.inputs),
+            outputs=tuple(v.name or "" for v in model.graph.outputs),
+            half_cache=ir.DataType.FLOAT16 in cache,
+            external_data=external_data,
+        )
+
+
+def runtime_files(
+    files: Sequence[SideFile], spec: ModelSpec, target: Target, graph: GraphFile, precision: Precision
+) -> tuple[SideFile, ...]:
+    """The checkpoint's files, two of them amended, and genai_config.json.
+
+    config.json gains ``transformers.js_config``; tokenizer_config.json names a tokenizer class that transformers 4
+    knows too. Everything else is kept to the byte.
+
+    Raises:
+        BundleError: config.json or tokenizer_config.json is not a JSON object.
+    """
+    kept = {f.name: f.data for f in files}
+    config = _parse(kept, "config.json")
+    config["transformers.js_config"] = _javascript_config(graph, precision)
+    kept["config.json"] = _dump(config)
+    tokenizer = _parse(kept, "tokenizer_config.json")
+    if tokenizer.get("tokenizer_class") == "TokenizersBackend":
+        # transformers 5's new name for the same class.
+        tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+        kept["tokenizer_config.json"] = _dump(tokenizer)
+    generation = _parse(kept, "generation_config.json") if "generation_config.json" in kept else {}
+    kept["genai_config.json"] = _dump(_genai_config(spec, target, graph, generation))
+    return tuple(SideFile(name, kept[name]) for name in sorted(kept))
+
+
+def _javascript_config(graph: GraphFile, precision: Precision) -> dict[str, Any]:
+    dtype = _JS_DTYPES[precision]
+    config: dict[str, Any] = {
+        "dtype": dtype,
+        "use_external_data_format": {graph.path.rpartition("/")[2]: graph.external_data},
+    }
+    if graph.half_cache:
+        config["kv_cache_dtype"] = {dtype: "float16"}
+    return config
+
+
+def _genai_config(spec: ModelSpec, target: Target, graph: GraphFile, generation: dict[str, Any]) -> dict[str, Any]:
+    inputs = {n: n for n in ("input_ids", "attention_mask", "position_ids") if n in graph.inputs}
+    kinds = ("key", "value")
+    eos = list(spec.eos_token_ids)
+    model = {
+        "type": spec.architecture if spec.architecture in _GENAI_TYPES else "decoder",
+        "bos_token_id": spec.bos_token_id,
+        "eos_token_id": eos if len(eos) != 1 else eos[0],
+        "pad_token_id": spec.pad_token_id if spec.pad_token_id is not None else next(iter(eos), None),
+        "vocab_size": spec.vocab_size,
+        "context_length": spec.context_length,
+        "decoder": {
+            # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones: 1 of 2.
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": [], "intra_op_num_threads": 0},
+            "filename": graph.path,
+            "head_size": spec.head_dim,
+            "hidden_size": spec.hidden_size,
+            "num_attention_heads": spec.heads,
+            "num_hidden_layers": spec.layers,
+            "num_key_value_heads": spec.kv_heads,
+            "inputs": inputs | {f"past_{k}_names": f"past_key_values.%d.{k}" for k in kinds},
+            "outputs": {"logits": "logits"} | {f"present_{k}_names": f"present.%d.{k}" for k in kinds},
+        },
+    }
+    search = {
+        "do_sample": generation.get("do_sample", False),
+        "max_length": min(spec.context_length, _GENAI_MAX_LENGTH),
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": target.shared_kv,
+        "repetition_penalty": generation.get("repetition_penalty", 1.0),
+        "temperature": generation.get("temperature", 1.0),
+        "top_k": generation.get("top_k", 50),
+        "top_p": generation.get("top_p", 1.0),
+    }
+    return {"model": {k: v for k, v in model.items() if v is not None and v != []}, "search": search}
+
+
+def _parse(files: dict[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        data = json.loads(files[name])
+    except (KeyError, ValueError) as error:
+        raise BundleError(f"{name}: not JSON, or not there: {error}", "the checkpoint must carry it") from error
+    if not isinstance(data, dict):
+        raise BundleError(f"{name}: not a JSON object", "the checkpoint must carry it")
+    return data
+
+
+def _dump(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
