@@ -1,0 +1,117 @@
+"""A conversation with a bundle: history, chat template, and the cache kept between turns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from edgekit.run.generation import Finish, Generation, generate
+from edgekit.run.runner import load_runner
+from edgekit.run.text import Tokenizer
+from edgekit.types import Sampling
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from edgekit.types import Bundle
+
+
+class Chat:
+    """Ask, and the answer streams. An answer that is broken off stays in the history as far as it came.
+
+    Attributes:
+        sampling: how answers are made; may be replaced between turns.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+    ) -> None:
+        """Open the bundle.
+
+        Args:
+            bundle: the opened bundle.
+            threads: as in load_runner.
+            context: as in load_runner.
+            sampling: greedy by default.
+            system: the system prompt.
+
+        Raises:
+            RunError: the bundle cannot be run here.
+        """
+        self.sampling = sampling or Sampling()
+        self._tokenizer = Tokenizer.of(bundle)
+        self._runner = load_runner(bundle, threads=threads, context=context)
+        self._system = system
+        self._prompt: list[int] = []
+        self._generation: Generation | None = None
+        self._answer: Generator[str] | None = None
+        self.reset()
+
+    @property
+    def history(self) -> tuple[dict[str, str], ...]:
+        """The messages so far: mappings with ``role`` and ``content``."""
+        return tuple(dict(message) for message in self._messages)
+
+    @property
+    def finish(self) -> Finish | None:
+        """Why the last answer ended; None before and while it streams."""
+        return self._generation.finish if self._generation else None
+
+    def reset(self) -> None:
+        """Start a new conversation with the same system prompt."""
+        self._messages = [{"role": "system", "content": self._system}] if self._system is not None else []
+
+    def ask(self, text: str) -> Iterator[str]:
+        """Answer ``text``, piece by piece.
+
+        Closing the iterator, or Ctrl-C, ends the answer. A question that got no answer at all is forgotten.
+
+        Raises:
+            RunError: at the first piece: no chat template, or the conversation outgrew the context.
+        """
+        if self._answer is not None:
+            self._answer.close()
+        self._answer = self._reply(text)
+        return self._answer
+
+    def close(self) -> None:
+        """Release the session."""
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _reply(self, text: str) -> Generator[str]:
+        history = self._messages
+        question = [*history, {"role": "user", "content": text}]
+        held = self._held()
+        prompt = self._tokenizer.encode(self._tokenizer.render_chat(question))
+        cached = _common(held, prompt[:-1])
+        self._runner.rewind(cached)
+        self._prompt = prompt
+        self._generation = generate(self._runner, self._tokenizer, prompt, self.sampling, cached=cached)
+        answer = ""
+        for emitted in self._generation:
+            answer += emitted.text
+            # Assigned whole, so that an interrupted answer leaves a question and what came of its answer.
+            self._messages = [*question, {"role": "assistant", "content": answer}]
+            if emitted.text:
+                yield emitted.text
+
+    def _held(self) -> list[int]:
+        """The tokens in the runner's cache, wherever the last answer ended."""
+        generated = self._generation.tokens if self._generation else []
+        return (self._prompt + generated)[: self._runner.length]
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """How many first elements two lists share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

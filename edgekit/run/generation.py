@@ -1,0 +1,167 @@
+"""Tokens one by one: sampling, stop strings, the end of the text and of the context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import nan
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from edgekit.errors import RunError
+from edgekit.run.sampling import choose
+from edgekit.run.sampling import signals as measure_signals
+from edgekit.types import Emitted
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from edgekit.run.text import Tokenizer
+    from edgekit.types import Runner, Sampling
+
+Finish = Literal["eos", "stop", "length", "context", "cancelled"]
+"""Why an answer ended: the model's end token, a stop string, max_new_tokens, a full context, or its caller."""
+
+
+def generate(
+    runner: Runner,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    signals: bool = False,
+    cached: int = 0,
+) -> Generation:
+    """Continue a prompt.
+
+    Args:
+        runner: reset first, unless ``cached``.
+        tokenizer: of the same bundle.
+        prompt: token ids.
+        sampling: how tokens are chosen and when to stop.
+        signals: fill in ``logprob`` and ``margin`` of every token.
+        cached: how many of the prompt's first tokens the runner holds already, and nothing else.
+
+    Raises:
+        RunError: at the first token, when the prompt is empty or leaves no room for one new token.
+    """
+    return Generation(runner, tokenizer, prompt, sampling, signals=signals, cached=cached)
+
+
+class Generation(Iterator[Emitted]):
+    """An answer under way. Iterating makes the next token; ``close()`` cancels.
+
+    Attributes:
+        finish: why it ended, None until then.
+        tokens: what was generated so far, the end token included.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        signals: bool,
+        cached: int,
+    ) -> None:
+        self.finish: Finish | None = None
+        self.tokens: list[int] = []
+        self._steps = self._generate(runner, tokenizer, prompt, sampling, signals, cached)
+
+    def __next__(self) -> Emitted:
+        """Make the next token."""
+        return next(self._steps)
+
+    def close(self) -> None:
+        """Cancel: no further token is made."""
+        self._steps.close()
+        self.finish = self.finish or "cancelled"
+
+    def _generate(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        signals: bool,
+        cached: int,
+    ) -> Generator[Emitted]:
+        if len(prompt) >= runner.context_length:
+            raise RunError(
+                f"the prompt's {len(prompt)} tokens leave no room for an answer in the context of "
+                f"{runner.context_length}",
+                hint="shorten the prompt or start a new conversation",
+            )
+        stream, gate = tokenizer.stream(), StopGate(sampling.stop)
+        random = np.random.default_rng(sampling.seed)
+        seen = np.zeros(runner.vocab_size, np.bool_)
+        seen[list(prompt)] = True
+        try:
+            if not cached:
+                runner.reset()
+            logits = runner.prefill(prompt[cached:])
+            while self.finish is None:
+                token = choose(logits, seen, sampling, random)
+                seen[token] = True
+                self.tokens.append(token)
+                measured = measure_signals(logits, token) if signals else (nan, nan)
+                text = "" if token in tokenizer.eos_ids else gate.push(stream.push(token))
+                self.finish = self._end(token, gate, runner, tokenizer, sampling)
+                if self.finish and not gate.hit:
+                    text += gate.push(stream.finish()) + gate.finish()
+                yield Emitted(token, text, *measured)
+                if self.finish is None:
+                    logits = runner.step(token)
+        except (GeneratorExit, KeyboardInterrupt):
+            self.finish = self.finish or "cancelled"
+            raise
+
+    def _end(
+        self, token: int, gate: StopGate, runner: Runner, tokenizer: Tokenizer, sampling: Sampling
+    ) -> Finish | None:
+        if token in tokenizer.eos_ids:
+            return "eos"
+        if gate.hit:
+            return "stop"
+        if len(self.tokens) >= sampling.max_new_tokens:
+            return "length"
+        return "context" if runner.length >= runner.context_length else None
+
+
+class StopGate:
+    """Lets text through up to the first stop string, and keeps back what may be the beginning of one.
+
+    Attributes:
+        hit: a stop string was completed; nothing from it on is let through.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.hit = False
+        self._stops = tuple(stop for stop in stops if stop)
+        self._kept = ""
+
+    def push(self, text: str) -> str:
+        """Add text; return what can be shown."""
+        if self.hit:
+            return ""
+        text = self._kept + text
+        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.hit = True
+            self._kept = ""
+            return text[: min(found)]
+        kept = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._kept = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def finish(self) -> str:
+        """What was kept back, now that no more text comes."""
+        text, self._kept = self._kept, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop``."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,90 @@
+"""From logits to the next token. Pure functions; names, order and semantics of transformers' logits processors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.types import Sampling
+
+    Floats = NDArray[np.float32]
+
+
+def penalize(logits: Floats, seen: NDArray[np.bool_], penalty: float) -> Floats:
+    """Make the tokens of the mask ``seen`` [V] less likely (penalty > 1) or more (< 1). CTRL, arXiv:1909.05858."""
+    penalized = np.where(logits < 0, logits * np.float32(penalty), logits / np.float32(penalty))
+    return np.where(seen, penalized, logits)
+
+
+def keep_top_k(logits: Floats, k: int) -> Floats:
+    """The k largest logits and those that equal the k-th; -inf elsewhere."""
+    k = min(k, logits.size)
+    threshold = np.partition(logits, logits.size - k)[logits.size - k]
+    return np.where(logits < threshold, np.float32(-np.inf), logits)
+
+
+def keep_top_p(logits: Floats, p: float) -> Floats:
+    """The fewest most likely tokens whose probabilities sum to at least p; -inf elsewhere. arXiv:1904.09751."""
+    candidates = np.flatnonzero(logits > -np.inf)
+    ascending = candidates[np.argsort(logits[candidates], kind="stable")]
+    tail = np.cumsum(probabilities(logits[ascending]))
+    dropped = ascending[:-1][tail[:-1] <= 1 - p]
+    kept = logits.copy()
+    kept[dropped] = -np.inf
+    return kept
+
+
+def keep_min_p(logits: Floats, p: float) -> Floats:
+    """The tokens at least p times as likely as the likeliest; -inf elsewhere. arXiv:2407.01082."""
+    return np.where(logits < logits.max() + np.float32(np.log(p)), np.float32(-np.inf), logits)
+
+
+def probabilities(logits: Floats) -> NDArray[np.float64]:
+    """Softmax, in float64 so that a cumulative sum over a large vocabulary ends at 1."""
+    likelihood = np.exp(logits.astype(np.float64) - logits.max())
+    return np.asarray(likelihood / likelihood.sum())
+
+
+def warp(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling) -> Floats:
+    """Logits as sampled from: repetition penalty, temperature, top-k, top-p, min-p, each if it is on."""
+    if sampling.repetition_penalty != 1.0:
+        logits = penalize(logits, seen, sampling.repetition_penalty)
+    if sampling.temperature > 0:
+        logits = logits / np.float32(sampling.temperature)
+        if sampling.top_k > 0:
+            logits = keep_top_k(logits, sampling.top_k)
+        if sampling.top_p < 1.0:
+            logits = keep_top_p(logits, sampling.top_p)
+        if sampling.min_p > 0:
+            logits = keep_min_p(logits, sampling.min_p)
+    return logits
+
+
+def choose(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling, random: np.random.Generator) -> int:
+    """The next token.
+
+    Args:
+        logits: [V] of the position before it.
+        seen: mask [V] of the tokens in the prompt and in the answer so far.
+        sampling: temperature 0 takes the largest logit and draws nothing from ``random``.
+        random: one number is drawn from it.
+    """
+    warped = warp(logits, seen, sampling)
+    if sampling.temperature <= 0:
+        return int(warped.argmax())
+    candidates = np.flatnonzero(warped > -np.inf)
+    edges = np.cumsum(probabilities(warped[candidates]))
+    drawn = np.searchsorted(edges, random.random() * edges[-1], side="right")
+    return int(candidates[min(int(drawn), candidates.size - 1)])
+
+
+def signals(logits: Floats, token: int) -> tuple[float, float]:
+    """Of the unmodified distribution: log-probability of ``token``, and that of top-1 minus that of top-2."""
+    top = logits.max()
+    normalizer = float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
+    second, first = np.partition(logits, logits.size - 2)[-2:]
+    return float(logits[token]) - normalizer, float(first) - float(second)
