@@ -1,0 +1,1 @@
+"""Latency, ceilings, energy, environment and quality of what runs."""

@@ -1,0 +1,219 @@
+"""What the machine can do, what the model needs, and the fraction of the ceiling that was reached.
+
+The ladder, for decoding: the processor reads B bytes per second (peak, measured here); a token needs at least b bytes,
+so B / b tokens per second can be reached (achievable); the model reached r (achieved): MBU = r * b / B. For a prompt:
+the processor computes F operations per second (measured here, times a factor, see below); a token needs f of them, so
+MFU = r * f / F. Needs are lower bounds and ceilings upper bounds, so a fraction above 1 means that a number is wrong,
+and it is rejected.
+
+Why bandwidth is measured at the model's own size. Decoding reads the same weights once per token. Weights that fit a
+cache are read from there, faster than memory: against memory's bandwidth a tiny model would reach 300 %. So the probe
+reads an array as large as the model's weights, again and again, front to back, as decoding does: what a cache keeps for
+one it keeps for the other. Below SMALLEST the array is not made smaller: a token would have to take less than some 20
+microseconds to notice. Above LARGEST it is not made larger: nothing of that size stays in a cache.
+
+Why the compute ceiling has a factor. The probe is an fp32 matrix product by numpy's BLAS, on as many threads as the
+runner. A model whose products run on int8 activations (MatMulNBits with accuracy_level 4) uses other instructions, that
+do more operations each, and may rightly exceed the fp32 rate. An int8 probe would have to go through the runtime, which
+is what is being judged. So the fp32 rate is multiplied by what the instruction set makes possible (``gemm_factor``):
+an upper bound that no honest result exceeds. It is 1 for fp32 activations, and the record holds it.
+
+Both ceilings are the best of their samples: other work on the machine can only lower a sample.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from edgekit.errors import MeasureError
+from edgekit.types import Ceilings, Series
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from edgekit.types import Manifest, ModelSpec
+
+SMALLEST = 1 << 20
+LARGEST = 512 << 20
+
+EMBEDDING = "model.embed_tokens.weight"
+
+_INT8_FACTORS = (
+    # flag in /proc/cpuinfo, int8 multiply-adds per cycle over fp32 ones of the same core, source
+    ("amx_int8", 32.0),  # TDPBUSD: 1024 multiply-adds per cycle (16 * 64 * 16 in 16); two 512-bit fp32 FMAs: 32
+    ("i8mm", 8.0),  # SMMLA: 32 multiply-adds on 128 bits; FMLA: 4
+    ("asimddp", 4.0),  # SDOT: 16 on 128 bits; FMLA: 4
+    ("avx2", 4.0),  # VPDPBUSD: 4 in the place of one fp32; without VNNI it is three instructions, so less
+)
+"""The largest factor whose flag the processor has. From Intel's and Arm's instruction set manuals."""
+
+
+def measure_ceilings(threads: int, working_set: int, *, repetitions: int = 5, gemm_size: int = 2048) -> Ceilings:
+    """Measure read bandwidth and fp32 GEMM rate.
+
+    Args:
+        threads: for both probes; give the runner's.
+        working_set: bytes that the model reads per token; the array of the bandwidth probe is that large.
+        repetitions: samples of each, after one that does not count.
+        gemm_size: rows and columns of the square matrices.
+    """
+    return Ceilings(
+        bandwidth_bytes_per_s=measure_bandwidth(threads, working_set, repetitions),
+        gemm_flop_per_s=measure_gemm(threads, gemm_size, repetitions),
+    )
+
+
+def measure_bandwidth(threads: int, working_set: int, repetitions: int = 5, seconds: float = 0.2) -> Series:
+    """Bytes per second that ``threads`` threads read of an array of ``working_set`` bytes (SMALLEST to LARGEST).
+
+    Each thread takes the largest of its part's int32 (numpy has vector instructions for it on every processor and
+    releases the interpreter lock) as often as ``seconds`` needs; a sample is bytes read / wall seconds.
+    """
+    size = min(max(working_set, SMALLEST), LARGEST)
+    array = np.ones(size // 4, np.int32)  # ones, not zeros: every page must exist
+    parts = np.array_split(array, threads)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def read(passes: int) -> float:
+            started = perf_counter()
+            list(pool.map(_read, parts, [passes] * threads))
+            return perf_counter() - started
+
+        passes = max(1, int(seconds / read(1)))
+        samples = tuple(array.nbytes * passes / read(passes) for _ in range(repetitions))
+    return Series(f"read of {array.nbytes / 1e6:.0f} MB on {threads} threads", "B/s", samples)
+
+
+def measure_gemm(threads: int, size: int = 2048, repetitions: int = 5) -> Series:
+    """FLOP per second of an fp32 matrix product of numpy's BLAS on at most ``threads`` threads: 2 * size^3 / seconds.
+
+    The series' name tells the BLAS and the threads it really used.
+    """
+    a = np.random.default_rng(0).random((size, size), np.float32)
+    out = np.empty_like(a)
+    with threadpool_limits(threads, user_api="blas"):
+        blas = [i for i in threadpool_info() if i["user_api"] == "blas"]
+        used = max((int(i["num_threads"]) for i in blas), default=0)
+        name = blas[0]["internal_api"] if blas else "unknown BLAS"
+        np.matmul(a, a, out=out)
+        samples = []
+        for _ in range(repetitions):
+            started = perf_counter()
+            np.matmul(a, a, out=out)
+            samples.append(2 * size**3 / (perf_counter() - started))
+    return Series(f"fp32 GEMM {size} of {name} on {used or 'unknown'} threads", "FLOP/s", tuple(samples))
+
+
+def _read(part: NDArray[np.int32], passes: int) -> None:
+    for _ in range(passes):
+        part.max()
+
+
+def weight_bytes(manifest: Manifest) -> int:
+    """Bytes of weights that a decoded token must read: all of them, of an untied embedding one row only."""
+    total = 0
+    for tensor in manifest.tensors:
+        lookup = tensor.name == EMBEDDING and not manifest.spec.tied
+        total += tensor.bytes // tensor.shape[0] if lookup else tensor.bytes
+    return total
+
+
+def kv_bytes_per_position(spec: ModelSpec) -> int:
+    """Bytes of keys and values (fp32) that one position adds over all layers: 2 * layers * kv_heads * head_dim * 4."""
+    return 2 * spec.layers * spec.kv_heads * spec.head_dim * 4
+
+
+def decode_bytes(weights: int, spec: ModelSpec, depth: int, tokens: int) -> float:
+    """Bytes that a decoded token must read, the mean over ``tokens`` tokens from ``depth`` on.
+
+    weights + sum over layers of 2 * kv_heads * head_dim * 4 * positions seen, at most the layer's window.
+    """
+    per_layer = kv_bytes_per_position(spec) / spec.layers
+    seen = depth + np.arange(1, tokens + 1)
+    kv = sum(np.minimum(seen, window or seen).mean() * per_layer for window in spec.windows)
+    return float(weights + kv)
+
+
+def matmul_weights(spec: ModelSpec) -> int:
+    """Weights of the layers' matrix products, without the head."""
+    attention = spec.hidden_size * spec.head_dim * (2 * spec.heads + 2 * spec.kv_heads)
+    return spec.layers * (attention + 3 * spec.hidden_size * spec.intermediate_size)
+
+
+def decode_flop(spec: ModelSpec, depth: int = 0) -> float:
+    """FLOP of one decoded token: 2 per weight of the matrix products and the head, 4 * heads * head_dim per position.
+
+    4 = two products (scores, values) of a multiplication and an addition each.
+    """
+    head = spec.vocab_size * spec.hidden_size
+    return 2.0 * (matmul_weights(spec) + head) + _attention_flop(spec, np.array([depth + 1]))
+
+
+def prefill_flop(spec: ModelSpec, tokens: int) -> float:
+    """FLOP that a prompt of ``tokens`` tokens at least needs: as decode_flop, causal, and the head once.
+
+    Graphs compute the head for every token; only the last one's is needed.
+    """
+    head = 2.0 * spec.vocab_size * spec.hidden_size
+    return 2.0 * tokens * matmul_weights(spec) + head + _attention_flop(spec, np.arange(1, tokens + 1))
+
+
+def _attention_flop(spec: ModelSpec, positions: NDArray[np.int64]) -> float:
+    seen = sum(int(np.minimum(positions, window or positions).sum()) for window in spec.windows)
+    return 4.0 * spec.heads * spec.head_dim * seen
+
+
+def gemm_factor(int8_activations: bool, flags: frozenset[str]) -> float | None:
+    """By how much the model's arithmetic may at most exceed the fp32 GEMM rate.
+
+    Args:
+        int8_activations: the products run on int8 activations.
+        flags: the processor's, from cpu_flags().
+
+    Returns:
+        1.0 for fp32 activations; else the instruction set's factor, or None for a processor that we do not know.
+    """
+    if not int8_activations:
+        return 1.0
+    return next((factor for flag, factor in _INT8_FACTORS if flag in flags), None)
+
+
+def roofline(
+    series: Sequence[Series], ceilings: Ceilings, spec: ModelSpec, weights: int, factor: float | None
+) -> tuple[tuple[str, float], ...]:
+    """The fraction of the ceiling of every ``pp`` (MFU) and ``tg`` (MBU) series, by their means.
+
+    MBU = tokens/s * decode_bytes / best bandwidth. MFU = tokens/s * prefill_flop / tokens / (best GEMM rate * factor).
+    Without a factor there is no MFU.
+
+    Raises:
+        MeasureError: a fraction is above 1.0: the timing, the probe or the byte count is wrong.
+    """
+    bandwidth = max(ceilings.bandwidth_bytes_per_s.samples)
+    gemm = max(ceilings.gemm_flop_per_s.samples)
+    found: list[tuple[str, float]] = []
+    for one in series:
+        if one.name.startswith("tg"):
+            tokens, depth = map(int, one.name.removeprefix("tg").split("@"))
+            fraction = one.mean * decode_bytes(weights, spec, depth, tokens) / bandwidth
+        elif one.name.startswith("pp") and factor is not None:
+            tokens = int(one.name.removeprefix("pp"))
+            fraction = one.mean * prefill_flop(spec, tokens) / tokens / (gemm * factor)
+        else:
+            continue
+        if fraction > 1.0:
+            raise MeasureError(
+                f"{one.name}: {one.mean:.1f} {one.unit} is {fraction:.2f} of what this machine can do, so a number is "
+                f"wrong ({ceilings.bandwidth_bytes_per_s.name}: {bandwidth / 1e9:.1f} GB/s; "
+                f"{ceilings.gemm_flop_per_s.name}: {gemm / 1e9:.0f} GFLOP/s)",
+                "the machine was probably busy while its ceilings were measured: measure again on an idle machine",
+            )
+        found.append((one.name, fraction))
+    return tuple(found)

@@ -1,0 +1,138 @@
+"""The machine while it is measured: governor, clock, temperature, battery, load, memory. Unknown is None, no guess."""
+
+from __future__ import annotations
+
+import platform
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.measure.sampling import read_word
+from edgekit.types import Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CPU_ZONES = ("x86_pkg_temp", "cpu", "soc", "pkg")
+_CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu")
+
+
+def read_environment(
+    *,
+    cores: int,
+    threads: int,
+    runtime: tuple[tuple[str, str], ...],
+    provider: str,
+    provider_options: tuple[tuple[str, str], ...] = (),
+    root: Path = Path("/"),
+) -> Environment:
+    """Read the environment now.
+
+    Args:
+        cores: physical cores this process may use.
+        threads: threads the runtime uses.
+        runtime: (package, version) of everything whose version can change a number.
+        provider: the execution provider.
+        provider_options: its options.
+        root: where ``proc`` and ``sys`` are looked for.
+    """
+    frequency = _number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    load = read_word(root / "proc/loadavg").split()
+    memory = _field(root / "proc/meminfo", "MemTotal").split()
+    percent, on_battery = _battery(root)
+    return Environment(
+        host=platform.node(),
+        system=platform.platform(),
+        cpu=_field(root / "proc/cpuinfo", "model name") or _field(root / "proc/cpuinfo", "Model"),
+        cores=cores,
+        threads=threads,
+        memory_bytes=int(memory[0]) * 1024 if memory else None,
+        governor=read_word(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        frequency_mhz=None if frequency is None else frequency / 1e3,
+        temperature_c=_temperature(root),
+        battery_percent=percent,
+        on_battery=on_battery,
+        load_before=float(load[0]) if load else None,
+        runtime=runtime,
+        provider=provider,
+        provider_options=provider_options,
+    )
+
+
+def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """The instruction-set flags of the first processor (``flags`` on x86, ``Features`` on ARM); empty when unknown."""
+    cpuinfo = root / "proc/cpuinfo"
+    return frozenset((_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split())
+
+
+def reset_peak_memory(root: Path = Path("/")) -> bool:
+    """Make the kernel forget the highest resident memory so far; False where it does not let us.
+
+    Linux: 5 into /proc/self/clear_refs (https://www.kernel.org/doc/html/latest/filesystems/proc.html).
+    """
+    try:
+        (root / "proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory(root: Path = Path("/")) -> int:
+    """The highest resident memory of this process in bytes since its start or the last reset_peak_memory().
+
+    Pages of mapped files count while they are resident. Without /proc: getrusage, which cannot be reset.
+    """
+    kib = _field(root / "proc/self/status", "VmHWM").split()
+    if kib:
+        return int(kib[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def _battery(root: Path) -> tuple[float | None, bool | None]:
+    """Charge in percent and whether the machine lives on it."""
+    supplies = sorted((root / "sys/class/power_supply").glob("*"))
+    mains = [read_word(s / "online") == "1" for s in supplies if read_word(s / "type") in ("Mains", "USB")]
+    batteries = [s for s in supplies if read_word(s / "type") == "Battery" and read_word(s / "scope") != "Device"]
+    levels = [level for level in (_number(b / "capacity") for b in batteries) if level is not None]
+    percent = sum(levels) / len(levels) if levels else None
+    if batteries:
+        return percent, any(read_word(b / "status") == "Discharging" for b in batteries)
+    return None, False if any(mains) else None
+
+
+def _temperature(root: Path) -> float | None:
+    """The hottest sensor of the processor in degrees Celsius."""
+    zones = [
+        _number(zone / "temp")
+        for zone in (root / "sys/class/thermal").glob("thermal_zone*")
+        if read_word(zone / "type").lower().startswith(_CPU_ZONES)
+    ]
+    chips = [
+        _number(sensor)
+        for chip in (root / "sys/class/hwmon").glob("hwmon*")
+        if read_word(chip / "name") in _CPU_CHIPS
+        for sensor in chip.glob("temp*_input")
+    ]
+    return _hottest(zones) if _hottest(zones) is not None else _hottest(chips)
+
+
+def _hottest(millidegrees: Iterable[float | None]) -> float | None:
+    known = [m / 1e3 for m in millidegrees if m is not None]
+    return max(known, default=None)
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(read_word(path))
+    except ValueError:
+        return None
+
+
+def _field(path: Path, name: str) -> str:
+    """The value of the first ``name : value`` line."""
+    for line in read_word(path).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""

@@ -1,0 +1,160 @@
+"""How long a model takes: load, prompt, first token, each further token. The field says pp512, tg128, TTFT, TPOT.
+
+The call blocks and nothing waits beside it: no thread polls, no process watches. Prompts are random tokens, fresh for
+every repetition (a seed makes them the same for every run), so that no cache of prompts can help. Repetitions go round
+all workloads rather than repeat each, so that a slow drift of the machine meets all of them alike.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from edgekit.errors import MeasureError
+from edgekit.types import Progress, Runner, Series, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+R = TypeVar("R", bound=Runner)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The series, and the workload in words, with what was left out and why."""
+
+    series: tuple[Series, ...]
+    workload: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The workloads that fit the context."""
+
+    prompts: tuple[int, ...]
+    decodes: tuple[tuple[int, int], ...]
+    """(depth, tokens), by depth."""
+    words: str
+
+
+def measure_load(factory: Callable[[], R], repetitions: int = 3) -> tuple[R, Series]:
+    """Make a runner ``repetitions`` times, closing all but the last.
+
+    Returns:
+        the last runner and the series "load" in seconds. From the second on, the file is in the page cache.
+    """
+    seconds: list[float] = []
+    while True:
+        started = perf_counter()
+        runner = factory()
+        seconds.append(perf_counter() - started)
+        if len(seconds) >= repetitions:
+            return runner, Series("load", "s", tuple(seconds))
+        runner.close()
+
+
+def measure_latency(
+    runner: Runner,
+    *,
+    pp: Sequence[int] = (512,),
+    tg: Sequence[int] = (128,),
+    depth: Sequence[int] = (0, 512, 2048),
+    repetitions: int = 5,
+    warmup: int = 1,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Latency:
+    """Measure prompts of ``pp`` tokens, and ``tg`` single tokens at each ``depth`` of context.
+
+    Series, by name:
+        pp512: prompt tokens per second, one sample a repetition.
+        ttft512: seconds to the first token of a prompt of 512: the prompt and the choice of the likeliest token.
+        tg128@0: decoded tokens per second, one sample a repetition: 128 / the sum of their seconds. The tokens fed are
+            random, so choosing them costs nothing here.
+        tpot@0: seconds of each decoded token at that depth, of all ``tg`` and repetitions.
+
+    Args:
+        runner: the model, held open.
+        pp: lengths of prompts.
+        tg: numbers of decoded tokens.
+        depth: tokens in the cache before decoding begins.
+        repetitions: rounds that count.
+        warmup: rounds over every prompt and the first depth that do not count.
+        seed: of the random tokens.
+        progress: hears of every workload that is done.
+
+    Raises:
+        MeasureError: no workload fits the model's context, or a number is not positive.
+    """
+    if repetitions < 1 or warmup < 0 or min((*pp, *tg), default=1) < 1 or min(depth, default=0) < 0:
+        raise MeasureError("repetitions, pp and tg count from 1; warmup and depth from 0", "")
+    plan = _plan(runner.context_length, pp, tg, depth)
+    random = np.random.default_rng(seed)
+    samples: dict[tuple[str, str], list[float]] = defaultdict(list)
+    steps = len(plan.prompts) + len(plan.decodes)
+    for _ in range(warmup):
+        _round(runner, _Plan(plan.prompts, plan.decodes[:1], ""), random, defaultdict(list))
+    for i in range(repetitions):
+        progress("measuring", i * steps, repetitions * steps, "workloads")
+        _round(runner, plan, random, samples)
+    progress("measuring", repetitions * steps, repetitions * steps, "workloads")
+    runner.reset()
+    series = tuple(Series(name, unit, tuple(values)) for (name, unit), values in samples.items())
+    return Latency(series, plan.words)
+
+
+def decode(runner: Runner, tokens: NDArray[np.int64]) -> list[float]:
+    """Feed tokens one by one; return the seconds of each."""
+    seconds = []
+    for token in tokens.tolist():
+        started = perf_counter()
+        runner.step(token)
+        seconds.append(perf_counter() - started)
+    return seconds
+
+
+def _round(
+    runner: Runner, plan: _Plan, random: np.random.Generator, samples: dict[tuple[str, str], list[float]]
+) -> None:
+    for n in plan.prompts:
+        tokens = random.integers(runner.vocab_size, size=n).tolist()
+        runner.reset()
+        started = perf_counter()
+        logits = runner.prefill(tokens)
+        prompt = perf_counter()
+        int(np.argmax(logits))
+        chosen = perf_counter()
+        samples[f"pp{n}", "tok/s"].append(n / (prompt - started))
+        samples[f"ttft{n}", "s"].append(chosen - started)
+    runner.reset()
+    for at, n in plan.decodes:
+        # Going deeper, the tokens already in the cache stay; only the difference is fed.
+        if runner.length > at:
+            runner.reset()
+        if runner.length < at:
+            runner.prefill(random.integers(runner.vocab_size, size=at - runner.length).tolist())
+        seconds = decode(runner, random.integers(runner.vocab_size, size=n))
+        samples[f"tg{n}@{at}", "tok/s"].append(n / sum(seconds))
+        samples[f"tpot@{at}", "s"] += seconds
+
+
+def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[int]) -> _Plan:
+    decodes = sorted({(d, n) for d in depth for n in tg})
+    fit = tuple((d, n) for d, n in decodes if d + n <= context)
+    prompts = tuple(n for n in sorted(set(pp)) if n <= context)
+    if not fit and not prompts:
+        raise MeasureError(
+            f"no workload fits the context of {context} tokens: smallest prompt {min(pp, default=0)}, "
+            f"smallest decode {min((d + n for d, n in decodes), default=0)}",
+            f"ask for prompts of at most {context} tokens, and for decoding that ends before {context}",
+        )
+    words = [f"pp{n}" for n in prompts] + [f"tg{n}@{d}" for d, n in fit]
+    missing = [f"pp{n}" for n in sorted(set(pp)) if n > context] + [f"tg{n}@{d}" for d, n in decodes if d + n > context]
+    left_out = f"; left out: {', '.join(missing)} (the context holds {context} tokens)" if missing else ""
+    return _Plan(prompts, fit, ", ".join(words) + left_out)

@@ -1,0 +1,41 @@
+"""RAPL: the energy counters of x86 packages, through Linux powercap.
+
+``/sys/class/powercap/intel-rapl:<package>/energy_uj`` counts microjoules and starts again at 0 after
+``max_energy_range_uj`` (262 kJ or less: some minutes of a server under load). AMD's counters have the same names.
+Only package domains are added up: core, uncore and dram lie below a package, psys contains it. Since 2020 kernels
+let only root read the file. Virtual machines have none.
+
+https://docs.kernel.org/power/powercap/powercap.html
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.measure.sampling import CounterProbe, Register, read_number, read_word
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgekit.types import PowerProbe
+
+COVERS = "processor package"
+WHOLE = True
+
+
+def find(root: Path) -> list[PowerProbe]:
+    """One probe over all packages."""
+    packages = [
+        (read_word(domain / "name"), domain)
+        for domain in sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
+        if read_word(domain / "name").startswith("package")
+    ]
+    if not packages:
+        return []
+    registers = [_register(domain) for _, domain in packages]
+    return [CounterProbe("RAPL " + " + ".join(name for name, _ in packages), registers, hertz=0.2)]
+
+
+def _register(domain: Path) -> Register:
+    last = read_word(domain / "max_energy_range_uj")
+    return Register(lambda: read_number(domain / "energy_uj"), 1e-6, int(last) if last.isdigit() else None)
