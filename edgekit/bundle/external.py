@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -85,8 +86,7 @@ def _write_data(
 ) -> Written:
     """Write the tensors that own their bytes and put external tensors in the place of all."""
     task = f"writing {path.name}"
-    sink = _Sink(path, total)
-    with ThreadPoolExecutor(1) as pool:
+    with closing(_Sink(path, total)) as sink, ThreadPoolExecutor(1) as pool:
         pending: Future[None] | None = None
         for value in values:
             slot, tensor = slots[_name(value)], _tensor(value)
@@ -113,7 +113,7 @@ def _write_data(
         if pending is not None:
             pending.result()
     progress(task, total, total)
-    return sink.close()
+    return sink.written()
 
 
 class _Sink:
@@ -125,28 +125,25 @@ class _Sink:
         self._total = total
         self._hash = sha256()
         with writing(path, total):
-            self._file = path.open("wb")
+            self._file = path.open("wb", buffering=0)
 
     def append(self, offset: int, data: memoryview) -> None:
-        """Fill up to ``offset`` with zeros and append ``data``. Closes the file when the disk refuses it."""
-        padding = bytes(offset - self.bytes)
-        try:
+        """Fill up to ``offset`` with zeros and append ``data``."""
+        for part in (memoryview(bytes(offset - self.bytes)), data):
+            self._hash.update(part)
+            rest = part
             with writing(self.path, self._total):
-                self._file.write(padding)
-                self._file.write(data)
-                self._file.flush()
-        except BaseException:
-            self._file.raw.close()
-            raise
-        self._hash.update(padding)
-        self._hash.update(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
         self.bytes = offset + len(data)
 
-    def close(self) -> Written:
-        """The finished file."""
-        with writing(self.path, self._total):
-            self._file.close()
+    def written(self) -> Written:
+        """What the file has become."""
         return Written(self.path, self.bytes, self._hash.hexdigest())
+
+    def close(self) -> None:
+        """Close the file, whatever is in it."""
+        self._file.close()
 
 
 def _lay_out(values: Sequence[ir.Value]) -> dict[str, _Slot]:
