@@ -1,0 +1,10 @@
+"""Checkpoints: Hugging Face folder, hub id, GGUF file or packaged model -> ModelSpec, lazy weights, side files."""
+
+from edgekit.source.architectures import ARCHITECTURES
+from edgekit.source.corpus import AWKWARD
+from edgekit.source.model import open_model
+from edgekit.source.oracle import source_tokenizer
+from edgekit.source.packaged import PACKAGED
+from edgekit.source.provenance import fingerprint
+
+__all__ = ["ARCHITECTURES", "AWKWARD", "PACKAGED", "fingerprint", "open_model", "source_tokenizer"]

@@ -1,0 +1,293 @@
+"""The architectures, as a table, and config.json -> ModelSpec.
+
+Adding an architecture is adding a row to FAMILIES: its defaults (transformers' own, for keys that a
+config.json leaves out), where its biases come from, which layers look through a window or do not rotate,
+and whether its projections are stored fused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import SourceError, did_you_mean
+from edgekit.source.fields import Fields
+from edgekit.source.rope import parse_rope
+from edgekit.types import ModelSpec, RopeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Windows = tuple[int | None, ...]
+
+
+def _no_windows(config: Fields, layers: int) -> Windows:  # noqa: ARG001
+    return (None,) * layers
+
+
+def _one_window(config: Fields, layers: int) -> Windows:
+    """Every layer has the same window; null switches it off (mistral, phi3)."""
+    window = config.explicit("sliding_window")
+    return ((config.integer("sliding_window") if window is not None else None),) * layers
+
+
+def _qwen_windows(config: Fields, layers: int) -> Windows:
+    """Layers from max_window_layers on have a window, if use_sliding_window."""
+    first = config.integer("max_window_layers", 0)
+    return _typed_windows(config, layers, [i >= first for i in range(layers)])
+
+
+def _nope_windows(config: Fields, layers: int) -> Windows:
+    """Layers that do not rotate have a window, if use_sliding_window (smollm3)."""
+    return _typed_windows(config, layers, [not rotates for rotates in _some_rotate(config, layers)])
+
+
+def _typed_windows(config: Fields, layers: int, default: list[bool]) -> Windows:
+    if not config.flag("use_sliding_window") or config.explicit("sliding_window") is None:
+        return (None,) * layers
+    window = config.integer("sliding_window")
+    kinds = config.get("layer_types")
+    if kinds is None:
+        return tuple(window if slides else None for slides in default)
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise config.error("layer_types", kinds, f"a list of {layers} entries, one a layer")
+    unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise SourceError(
+            f"{config.where}: unknown layer type '{unknown[0]}'", "known types: full_attention, sliding_attention"
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _all_rotate(config: Fields, layers: int) -> tuple[bool, ...]:  # noqa: ARG001
+    return (True,) * layers
+
+
+def _some_rotate(config: Fields, layers: int) -> tuple[bool, ...]:
+    """``no_rope_layers`` holds 1 where a layer rotates, 0 where it does not (smollm3's own naming)."""
+    flags = config.get("no_rope_layers")
+    if flags is None:
+        interval = config.integer("no_rope_layer_interval")
+        return tuple((i + 1) % interval != 0 for i in range(layers))
+    if not isinstance(flags, list) or len(flags) < layers:
+        raise config.error("no_rope_layers", flags, f"a list of {layers} entries, one a layer")
+    return tuple(bool(flag) for flag in flags[:layers])
+
+
+@dataclass(frozen=True)
+class Family:
+    """What sets an architecture apart. A bias is a constant or the name of the config entry that decides."""
+
+    model_type: str
+    defaults: Mapping[str, Any]
+    qkv_bias: bool | str = False
+    output_bias: bool | str = False
+    mlp_bias: bool | str = False
+    qk_norm: bool = False
+    fused: bool = False
+    own_head_dim: bool = True
+    partial_rotary: bool = False
+    windows: Callable[[Fields, int], Windows] = _no_windows
+    rotary: Callable[[Fields, int], tuple[bool, ...]] = _all_rotate
+    rope_aliases: Mapping[str, RopeKind] = field(default_factory=dict)
+
+
+_COMMON: dict[str, Any] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu"}
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        Family(
+            "llama",
+            {**_COMMON, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
+            qkv_bias="attention_bias",
+            output_bias="attention_bias",
+            mlp_bias="mlp_bias",
+        ),
+        Family(
+            "mistral",
+            {
+                **_COMMON,
+                "num_key_value_heads": 8,
+                "sliding_window": 4096,
+                "max_position_embeddings": 131072,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+            },
+            windows=_one_window,
+        ),
+        Family(
+            "qwen2",
+            {**_COMMON, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28},
+            qkv_bias=True,
+            windows=_qwen_windows,
+        ),
+        Family(
+            "qwen3",
+            {
+                **_COMMON,
+                "head_dim": 128,
+                "max_position_embeddings": 32768,
+                "sliding_window": 4096,
+                "max_window_layers": 28,
+            },
+            qkv_bias="attention_bias",
+            output_bias="attention_bias",
+            qk_norm=True,
+            windows=_qwen_windows,
+        ),
+        Family(
+            "smollm3",
+            {
+                **_COMMON,
+                "rope_theta": 2000000.0,
+                "num_key_value_heads": 4,
+                "max_position_embeddings": 32768,
+                "no_rope_layer_interval": 4,
+                "tie_word_embeddings": True,
+                "bos_token_id": 128000,
+                "eos_token_id": 128001,
+                "pad_token_id": 128004,
+            },
+            qkv_bias="attention_bias",
+            output_bias="attention_bias",
+            mlp_bias="mlp_bias",
+            windows=_nope_windows,
+            rotary=_some_rotate,
+        ),
+        Family(
+            "phi3",
+            {
+                **_COMMON,
+                "rms_norm_eps": 1e-5,
+                "max_position_embeddings": 4096,
+                "original_max_position_embeddings": 4096,
+                "bos_token_id": 1,
+                "eos_token_id": 32000,
+                "pad_token_id": 32000,
+            },
+            fused=True,
+            own_head_dim=False,
+            partial_rotary=True,
+            windows=_one_window,
+            rope_aliases={"su": "longrope", "yarn": "longrope"},
+        ),
+    )
+}
+
+ARCHITECTURES: tuple[str, ...] = tuple(FAMILIES)
+
+# Entries that change the arithmetic of a decoder in ways the graph does not have, and their neutral value.
+_FOREIGN: dict[str, object] = {
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "scale_emb": 1.0,
+    "scale_depth": 1.0,
+    "final_logit_softcapping": None,
+    "attn_logit_softcapping": None,
+    "query_pre_attn_scalar": None,
+    "clip_qkv": None,
+}
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
+
+
+def find_family(model_type: object, where: str) -> Family:
+    """The family of a ``model_type``. Raises SourceError that lists the known ones."""
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        near = did_you_mean(str(model_type), ARCHITECTURES)
+        raise SourceError(
+            f"{where}: architecture '{model_type}' is not one the native builder knows ({', '.join(ARCHITECTURES)})",
+            f"{near}--exporter optimum builds any decoder that optimum-onnx can export",
+        )
+    return family
+
+
+def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str, Any] | None = None) -> ModelSpec:
+    """config.json (and generation_config.json, whose eos ids win) -> ModelSpec.
+
+    Raises:
+        SourceError: for an unknown architecture, a feature the graph does not have, or a missing or wrong entry.
+    """
+    family = find_family(values.get("model_type"), where)
+    config = Fields(values, where, family.defaults)
+    _refuse_foreign(config)
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    layers = config.integer("num_hidden_layers")
+    kv_heads = config.integer("num_key_value_heads") if config.explicit("num_key_value_heads") is not None else heads
+    if heads % kv_heads:
+        raise SourceError(
+            f"{where}: {heads} attention heads cannot share {kv_heads} key/value heads",
+            "num_attention_heads must be a multiple of num_key_value_heads",
+        )
+    head_dim = config.integer("head_dim") if family.own_head_dim and config.get("head_dim") else hidden // heads
+    stops = generation or {}
+    return ModelSpec(
+        architecture=family.model_type,
+        hidden_size=hidden,
+        intermediate_size=config.integer("intermediate_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=config.integer("vocab_size"),
+        context_length=config.integer("max_position_embeddings"),
+        norm_eps=config.number("rms_norm_eps"),
+        rope=parse_rope(config, head_dim, partial=family.partial_rotary, aliases=family.rope_aliases),
+        tied=config.flag("tie_word_embeddings"),
+        windows=family.windows(config, layers),
+        rotary=family.rotary(config, layers),
+        qkv_bias=_has(config, family.qkv_bias),
+        output_bias=_has(config, family.output_bias),
+        mlp_bias=_has(config, family.mlp_bias),
+        qk_norm=family.qk_norm,
+        bos_token_id=_token(config, "bos_token_id", stops),
+        eos_token_ids=_tokens(stops.get("eos_token_id")) or _tokens(config.explicit("eos_token_id")),
+        pad_token_id=_token(config, "pad_token_id", stops),
+    )
+
+
+def _has(config: Fields, bias: bool | str) -> bool:
+    return config.flag(bias) if isinstance(bias, str) else bias
+
+
+def _tokens(value: object) -> tuple[int, ...]:
+    items = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(item for item in items if isinstance(item, int) and item >= 0))
+
+
+def _token(config: Fields, key: str, generation: Mapping[str, Any]) -> int | None:
+    ids = _tokens(config.values.get(key)) or _tokens(generation.get(key))
+    if not ids and key not in config.values:
+        ids = _tokens(config.get(key))
+    return ids[0] if ids else None
+
+
+def _refuse_foreign(config: Fields) -> None:
+    where = config.where
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+        raise SourceError(
+            f"{where}: the checkpoint is already quantized ('quantization_config', method '{method}')",
+            "give the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",
+        )
+    if config.get("hidden_act") not in ("silu", "swish"):
+        raise SourceError(
+            f"{where}: 'hidden_act' is '{config.get('hidden_act')}', and the native builder has silu only",
+            "try --exporter optimum",
+        )
+    for key in _EXPERTS:
+        if isinstance(config.get(key), int) and config.get(key) > 0:
+            raise SourceError(
+                f"{where}: '{key}' is {config.get(key)}: mixtures of experts are not supported",
+                "use a dense model of the same family",
+            )
+    for key, neutral in _FOREIGN.items():
+        if config.get(key) not in (None, neutral):
+            raise SourceError(
+                f"{where}: '{key}' is {config.get(key)}, which the native builder does not compute",
+                "try --exporter optimum",
+            )

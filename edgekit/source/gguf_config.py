@@ -1,0 +1,222 @@
+"""GGUF metadata -> config.json, in the words of transformers (both dialects), and llama.cpp's tensor names.
+
+Adding an architecture is adding a row to MODELS, besides its row in architectures.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.errors import SourceError
+from edgekit.source.layout import EMBEDDING, HEAD
+from edgekit.source.tensors import Extent, FileWeights
+
+if TYPE_CHECKING:
+    from edgekit.source.gguf_file import GgufFile
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """How llama.cpp stores an architecture: its class in transformers, and whether q and k rows are interleaved.
+
+    convert_hf_to_gguf.py interleaves them where llama.cpp's rope rotates neighbours (LlamaModel and its subclasses).
+    """
+
+    model_type: str
+    class_name: str
+    interleaved: bool = False
+
+
+MODELS = {
+    "llama": GgufModel("llama", "LlamaForCausalLM", interleaved=True),
+    "qwen2": GgufModel("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": GgufModel("qwen3", "Qwen3ForCausalLM"),
+    "smollm3": GgufModel("smollm3", "SmolLM3ForCausalLM", interleaved=True),
+    "phi3": GgufModel("phi3", "Phi3ForCausalLM"),
+}
+
+# llama.cpp's names of a layer's tensors -> Hugging Face's.
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_OUTER = {"token_embd": EMBEDDING, "output": HEAD, "output_norm": "model.norm.weight"}
+_ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+# Metadata that changes the arithmetic in ways the graph does not have.
+_FOREIGN = ("attention.scale", "logit_scale", "residual_scale", "embedding_scale", "attn_logit_softcapping")
+
+
+def find_model(gguf: GgufFile) -> GgufModel:
+    """The row of MODELS for a file. Raises SourceError that lists the known architectures."""
+    model = MODELS.get(gguf.architecture)
+    if model is None:
+        raise SourceError(
+            f"{gguf.path}: GGUF architecture '{gguf.architecture}' is not one edgekit knows ({', '.join(MODELS)})",
+            "for other decoders give the Hugging Face checkpoint and --exporter optimum",
+        )
+    return model
+
+
+def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) -> dict[str, Extent]:
+    """The tensors by canonical name. phi3's ``ffn_up`` is gate and up in one, as ``gate_up_proj`` is."""
+    found: dict[str, Extent] = {}
+    for name, extent in gguf.tensors.items():
+        if name in _ROPE_TENSORS:
+            continue
+        stem, _, kind = name.rpartition(".")
+        if stem in _OUTER and kind == "weight":
+            found[_OUTER[stem]] = extent
+            continue
+        parts = stem.split(".")
+        if len(parts) != 3 or parts[0] != "blk" or parts[2] not in _LAYER:
+            raise SourceError(
+                f"{gguf.path}: tensor '{name}' has no place in a {model.model_type} model",
+                "the file holds a variant of the architecture that edgekit does not know",
+            )
+        target = _LAYER[parts[2]]
+        if model.model_type == "phi3" and target == "mlp.up_proj":
+            target = "mlp.gate_up_proj"
+        if model.interleaved and parts[2] in ("attn_q", "attn_k"):
+            extent = replace(extent, interleaved=config["head_dim"])  # noqa: PLW2901
+        found[f"model.layers.{parts[1]}.{target}.{kind}"] = extent
+    return found
+
+
+def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
+    """config.json for a GGUF file. Raises SourceError for what it cannot say."""
+    for key in _FOREIGN:
+        if gguf.get(key):
+            raise SourceError(
+                f"{gguf.path}: '{gguf.architecture}.{key}' is not supported", "use the original checkpoint"
+            )
+    if gguf.get("expert_count"):
+        raise SourceError(
+            f"{gguf.path}: {gguf.get('expert_count')} experts: mixtures of experts are not supported",
+            "use a dense model of the same family",
+        )
+    embedding = gguf.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise SourceError(f"{gguf.path} has no embedding 'token_embd.weight'", "download the file again")
+    hidden, heads = gguf.count("embedding_length"), gguf.count("attention.head_count")
+    head_dim = gguf.count("attention.key_length", hidden // heads)
+    if gguf.count("attention.value_length", head_dim) != head_dim:
+        raise SourceError(f"{gguf.path}: keys and values differ in head size", "such models are not supported")
+    context = gguf.count("context_length")
+    token = {key: gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "padding")}
+    config: dict[str, Any] = {
+        "architectures": [model.class_name],
+        "model_type": model.model_type,
+        "hidden_size": hidden,
+        "intermediate_size": gguf.count("feed_forward_length"),
+        "num_hidden_layers": gguf.count("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": gguf.count("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "vocab_size": embedding.shape[0],
+        "max_position_embeddings": context,
+        "rms_norm_eps": gguf.get("attention.layer_norm_rms_epsilon") or 1e-5,
+        "hidden_act": "silu",
+        "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
+        "tie_word_embeddings": "output.weight" not in gguf.tensors,
+        "bos_token_id": token["bos"],
+        "eos_token_id": token["eos"],
+        "pad_token_id": token["padding"],
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "torch_dtype": "float32",
+    }
+    window = gguf.get("attention.sliding_window")
+    if model.model_type == "llama" and window:
+        config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    if config["model_type"] in ("mistral", "phi3"):
+        config["sliding_window"] = window or None
+    return config | _rope(gguf, head_dim, context)
+
+
+def stop_tokens(gguf: GgufFile) -> list[int]:
+    """The ids that end an answer: the end of text, and the end of a turn where it is another token."""
+    ids = (gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot"))
+    return list(dict.fromkeys(i for i in ids if isinstance(i, int)))
+
+
+def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
+    """Rope entries of config.json in both dialects."""
+    theta = gguf.get("rope.freq_base") or 10000.0
+    dim = gguf.count("rope.dimension_count", head_dim)
+    original = gguf.get("rope.scaling.original_context_length")
+    kind = gguf.get("rope.scaling.type") or ("linear" if gguf.get("rope.scale_linear") else "none")
+    factor = gguf.get("rope.scaling.factor") or gguf.get("rope.scale_linear")
+    scaling: dict[str, Any] = {}
+    if "rope_factors_long.weight" in gguf.tensors:
+        long, short = (_read_factors(gguf, f"rope_factors_{k}.weight").tolist() for k in ("long", "short"))
+        scaling = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
+    elif "rope_freqs.weight" in gguf.tensors:
+        scaling = _derive_llama3(gguf, theta, dim)
+    elif kind in ("linear", "yarn") and factor not in (None, 0.0, 1.0):
+        scaling = {"rope_type": kind, "factor": factor}
+        if kind == "yarn":
+            scaling["original_max_position_embeddings"] = original or round(context / factor)
+    elif kind not in ("none", "linear", "yarn"):
+        raise SourceError(
+            f"{gguf.path}: unknown rope scaling '{kind}'", "edgekit reads none, linear, yarn and longrope from GGUF"
+        )
+    entries: dict[str, Any] = {
+        "rope_theta": theta,
+        "rope_scaling": {"type": scaling["rope_type"], **scaling} if scaling else None,
+        "rope_parameters": {"rope_theta": theta, "rope_type": "default", **scaling},
+    }
+    if dim != head_dim:
+        entries["partial_rotary_factor"] = entries["rope_parameters"]["partial_rotary_factor"] = dim / head_dim
+    if scaling.get("rope_type") == "longrope":
+        del entries["rope_scaling"]["rope_type"]  # transformers 4 wants exactly three entries for phi3
+        entries["original_max_position_embeddings"] = original or context
+        entries["rope_parameters"]["original_max_position_embeddings"] = original or context
+    return entries
+
+
+def _read_factors(gguf: GgufFile, name: str) -> Any:
+    if name not in gguf.tensors:
+        raise SourceError(f"{gguf.path} has no tensor '{name}'", "download the file again")
+    values = FileWeights({name: gguf.tensors[name]}, ()).read(name)
+    return np.array([float(str(value)) for value in values])
+
+
+def _derive_llama3(gguf: GgufFile, theta: float, dim: int) -> dict[str, Any]:
+    """Llama 3's scaling from the per-frequency divisors that llama.cpp stores instead of its parameters.
+
+    Every published model has low_freq_factor 1, high_freq_factor 4 and 8192 original positions; the
+    divisors are computed again from these and must agree.
+    """
+    divisors = _read_factors(gguf, "rope_freqs.weight")
+    factor, original = float(divisors.max()), 8192
+    if (divisors == 1.0).all():
+        return {}
+    wavelengths = 2 * np.pi * theta ** (np.arange(0, dim, 2) / dim)
+    smooth = np.clip((original / wavelengths - 1.0) / (4.0 - 1.0), 0.0, 1.0)
+    expected = 1.0 / ((1 - smooth) / factor + smooth)
+    if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-3):
+        raise SourceError(
+            f"{gguf.path}: 'rope_freqs.weight' is not Llama 3's scaling with its published parameters",
+            "use the Hugging Face checkpoint, whose config.json states them",
+        )
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": original,
+    }

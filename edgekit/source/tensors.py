@@ -1,0 +1,180 @@
+"""Weights that lie in files: where each one is, and how its bytes become float32.
+
+Files are read with plain reads of exactly the rows asked for, never mapped: mapped pages count as
+resident memory, and a truncated file must be an error, not a bus error. Every read opens its own file
+handle, so any number of threads may read at once and nothing stays open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import gcd, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_PLAIN = {"F32": 4, "F16": 2, "BF16": 2}
+# Weights decoded at a time: small enough to stay near the caches, and to bound what a decoder allocates.
+_BATCH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a tensor lies: ``nbytes`` at ``offset`` of ``file``, row after row, encoded as ``stored``.
+
+    ``interleaved`` is the head size when llama.cpp's converter has put the two halves of each head's rows
+    in turn (its rope rotates neighbours), 0 when rows are in Hugging Face's order.
+    """
+
+    file: Path
+    offset: int
+    nbytes: int
+    shape: tuple[int, ...]
+    stored: str
+    interleaved: int = 0
+
+    @property
+    def columns(self) -> int:
+        """Weights of a row. A vector is one row, whatever its encoding."""
+        return self.shape[-1]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return row_bytes(self.stored, self.columns)
+
+    def rows(self, start: int, stop: int) -> Extent:
+        """The extent of rows [start, stop): a view, for fused tensors."""
+        return replace(
+            self,
+            offset=self.offset + start * self.row_bytes,
+            nbytes=(stop - start) * self.row_bytes,
+            shape=(stop - start, *self.shape[1:]),
+        )
+
+
+def row_bytes(stored: str, columns: int) -> int:
+    """Bytes of a row of ``columns`` weights. Raises ValueError when a GGUF block does not divide the row."""
+    if stored in _PLAIN:
+        return columns * _PLAIN[stored]
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[stored]]
+    if columns % block:
+        raise ValueError(f"rows of {columns} weights are not a multiple of {stored}'s block of {block}")
+    return int(columns // block * size)
+
+
+class FileWeights:
+    """The Weights of a checkpoint whose tensors lie in files, under their canonical names in model order."""
+
+    def __init__(self, extents: Mapping[str, Extent], files: tuple[Path, ...]) -> None:
+        self._extents = dict(extents)
+        self.files = files
+
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in model order."""
+        return tuple(self._extents)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        return self.extent(name).shape
+
+    def stored(self, name: str) -> str:
+        """How the checkpoint stores it."""
+        return self.extent(name).stored
+
+    def nbytes(self, name: str) -> int:
+        """Bytes it occupies in the checkpoint."""
+        return self.extent(name).nbytes
+
+    def extent(self, name: str) -> Extent:
+        """Where a tensor lies. Raises SourceError for an unknown name."""
+        if name not in self._extents:
+            raise SourceError(f"the checkpoint has no tensor '{name}'", "weights go by Hugging Face's LLaMA names")
+        return self._extents[name]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of the first axis as a new float32 array.
+
+        Raises SourceError when the file is truncated or a value is NaN or infinite.
+        """
+        extent = self.extent(name)
+        count = extent.shape[0]
+        start, stop, _ = slice(start, stop).indices(count)
+        stop = max(start, stop)
+        if len(extent.shape) == 1:
+            return _decode(name, replace(extent, shape=(1, count)), 0, 1)[0, start:stop].copy()
+        if not extent.interleaved:
+            return _decode(name, extent, start, stop).reshape(stop - start, *extent.shape[1:])
+        # Whole heads, so that both halves of each are at hand: stored row 2i+j of a head is its row j*half+i.
+        head = extent.interleaved
+        first, last = start // head * head, -(-stop // head) * head
+        rows = _decode(name, extent, first, last).reshape(-1, head // 2, 2, extent.columns)
+        ordered = rows.swapaxes(1, 2).reshape(last - first, extent.columns)
+        return np.ascontiguousarray(ordered[start - first : stop - first])
+
+
+def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.float32]:
+    """Rows [start, stop) as [stop - start, columns] float32, in the order of the file."""
+    columns = prod(extent.shape[1:])
+    out = np.empty((stop - start, columns), np.float32)
+    width = row_bytes(extent.stored, columns)
+    batch = max(1, _BATCH // max(columns, 1))
+    batch -= batch % 64 if batch > 64 else 0  # round numbers of blocks decode fastest
+    raw = np.empty(0 if extent.stored == "F32" else min(batch, stop - start) * width, np.uint8)
+    try:
+        with extent.file.open("rb", buffering=0) as file:
+            file.seek(extent.offset + start * width)
+            for at in range(0, stop - start, batch):
+                part = out[at : at + batch]
+                into = part.view(np.uint8).reshape(-1) if extent.stored == "F32" else raw[: len(part) * width]
+                _fill(file, into, extent, name)
+                _convert(extent.stored, into, part)
+                # A sum is cheap and not finite if any value is not; only then is it worth to look closer.
+                if not np.isfinite(part.sum()) and not np.isfinite(part).all():
+                    raise SourceError(
+                        f"{extent.file}: tensor '{name}' holds NaN or infinite values",
+                        "the checkpoint is damaged or its training diverged; download it again or choose another",
+                    )
+    except OSError as error:
+        raise SourceError(f"{extent.file}: cannot be read: {error}", "check the file and its permissions") from error
+    return out
+
+
+def _fill(file: object, into: NDArray[np.uint8], extent: Extent, name: str) -> None:
+    view = into.data
+    done = 0
+    while done < len(view):
+        n = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not n:
+            raise SourceError(f"{extent.file} is truncated: it ends inside tensor '{name}'", "download the file again")
+        done += n
+
+
+def _convert(stored: str, raw: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    if stored == "F32":
+        return
+    if stored == "F16":
+        out[...] = raw.view(np.float16).reshape(out.shape)
+    elif stored == "BF16":
+        np.left_shift(raw.view(np.uint16).reshape(out.shape), 16, out=out.view(np.uint32), dtype=np.uint32)
+    else:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        # Half-precision scales that overflow are reported as such by the check for infinities.
+        kind = GGMLQuantizationType[stored]
+        width = GGML_QUANT_SIZES[kind][1]
+        # gguf decodes 16 rows at a time; blocks do not care for rows, and longer rows are up to four times faster.
+        rows = raw.reshape(-1, gcd(raw.size // width, 128) * width)
+        with np.errstate(all="ignore"):
+            out[...] = dequantize(rows, kind).reshape(out.shape)
