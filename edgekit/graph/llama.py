@@ -157,8 +157,8 @@ def _attention(writer: Writer, spec: ModelSpec, step: Step, x: ir.Value, i: int)
     # GroupQueryAttention rotates only multiples of 16 dimensions of heads that are multiples of 16.
     fused = spec.rotary[i] and spec.head_dim % 16 == 0 and spec.rope.dim % 16 == 0
     if spec.rotary[i] and not fused:
-        query = _rotate(writer, step, query, f"{name}.q_rope", heads=spec.heads, dim=spec.rope.dim)
-        key = _rotate(writer, step, key, f"{name}.k_rope", heads=spec.kv_heads, dim=spec.rope.dim)
+        query = _rotate(writer, spec, step, query, f"{name}.q_rope")
+        key = _rotate(writer, spec, step, key, f"{name}.k_rope")
     node = writer.node(
         "GroupQueryAttention",
         [query, key, value, past_key, past_value, step.last, step.total]
@@ -183,8 +183,11 @@ def _head_norm(writer: Writer, spec: ModelSpec, x: ir.Value, name: str, heads: i
     return writer.op("Reshape", [normed, joined], f"{name}.join")
 
 
-def _rotate(writer: Writer, step: Step, x: ir.Value, name: str, *, heads: int, dim: int) -> ir.Value:
-    """Rotate the first ``dim`` dimensions of each head of [B,S,heads*D]."""
+def _rotate(writer: Writer, spec: ModelSpec, step: Step, x: ir.Value, name: str) -> ir.Value:
+    """Rotate the first ``rope.dim`` dimensions of each head of [B,S,heads*D]."""
+    heads = spec.heads if name.endswith("q_rope") else spec.kv_heads
+    # 0 stands for the whole head.
+    dim = spec.rope.dim if spec.rope.dim < spec.head_dim else 0
     inputs = [x, step.rows, step.cos, step.sin]
     return writer.op("RotaryEmbedding", inputs, name, num_heads=heads, rotary_embedding_dim=dim)
 

@@ -1,0 +1,35 @@
+"""Symptom: "no kernel for FusedMatMul", an operator of ONNX Runtime's own; it multiplies with a tied embedding.
+
+Cure: Gemm with transB, between reshapes to two dimensions and back, so that the embedding stays the one
+initializer that Gather reads too (a Transpose would be folded into a second copy at load).
+Exactness: the same sums; differs by their order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.lower.patch import Patch, fixed_size, nodes_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.types import Target
+
+FIXES = frozenset({"op:FusedMatMul"})
+
+
+def apply(model: ir.Model, _: Target) -> ir.Model:
+    """Rewrite x [B,S,H] times the transpose of a weight [V,H]."""
+    for node in nodes_of(model, "FusedMatMul"):
+        patch = Patch(model, node)
+        x, weight = patch.input(0), patch.input(1)
+        if set(node.attributes) != {"transB"}:
+            raise patch.refuse("only a product with a transposed matrix can be rewritten")
+        rows, columns = fixed_size(weight, 0), fixed_size(weight, 1)
+        flat = patch.op("Reshape", [x, patch.constant(f"shape.rows.{columns}", [-1, columns])], "flat")
+        product = patch.op("Gemm", [flat, weight], "product", transB=1)
+        batch = patch.op("Shape", [x], "batch", start=0, end=2)
+        shape = patch.op("Concat", [batch, patch.constant(f"size.{rows}", [rows])], "shape", axis=0)
+        patch.replace(patch.op("Reshape", [product, shape], "unflat"))
+    return model

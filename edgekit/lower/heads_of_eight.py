@@ -1,0 +1,31 @@
+"""Symptom: "head_size must be a multiple of 8", from GroupQueryAttention when the session runs.
+
+Cure: none that keeps the cache's shape, so the build stops and says which target works.
+Exactness: nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.errors import LowerError
+from edgekit.lower.patch import fixed_size, nodes_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.types import Target
+
+FIXES = frozenset({"GroupQueryAttention:heads-of-eight"})
+
+
+def apply(model: ir.Model, target: Target) -> ir.Model:
+    """Refuse a model whose heads the operator cannot take."""
+    for node in nodes_of(model, "GroupQueryAttention"):
+        size = fixed_size(node.inputs[3], 3)
+        if size % 8:
+            raise LowerError(
+                f"head_dim is {size}, and target {target.name}'s GroupQueryAttention takes multiples of 8",
+                "build with --target portable",
+            )
+    return model

@@ -1,0 +1,125 @@
+"""Symptom: "no kernel for MatMulNBits", an operator of ONNX Runtime's own.
+
+Cure: DequantizeLinear by blocks (opset 21) of codes stored [K,N], then MatMul. ONNX Runtime fuses that pair back
+into MatMulNBits at load, with 4 and 8 bits, signed and unsigned; from [N,K] it does not. Symmetric codes become
+signed, so that they need no zero points. Padding of the last block goes away.
+Exactness: bit-exact weights.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.lower.patch import Patch, initializer, lazy, nodes_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.types import Target
+
+FIXES = frozenset({"op:MatMulNBits"})
+DTYPES = {
+    (4, True): ir.DataType.INT4,
+    (4, False): ir.DataType.UINT4,
+    (8, True): ir.DataType.INT8,
+    (8, False): ir.DataType.UINT8,
+}
+
+
+def apply(model: ir.Model, _: Target) -> ir.Model:
+    """Rewrite every node: A [..,K] times codes [N, blocks, bytes], scales [N, blocks], packed zero points or none."""
+    for node in nodes_of(model, "MatMulNBits"):
+        patch = Patch(model, node)
+        bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 0)
+        k, n = patch.attribute("K", 0), patch.attribute("N", 0)
+        blocks = ceil(k / block)
+        zeros = patch.input(3)
+        if bits not in (4, 8) or patch.input(4) is not None:
+            raise patch.refuse(f"{bits} bits with {len(node.inputs)} inputs is not what edgekit packs")
+        dtype = DTYPES[bits, zeros is None]
+        packed = patch.stored(1)
+        name = columns_name(node.inputs[1])
+        codes = _columns(patch, name, packed, dtype, (n, k), signed=zeros is None)
+        inputs = [codes, _scales(patch, n, blocks)]
+        if zeros is not None:
+            inputs.append(_columns(patch, f"{zeros.name}.columns", patch.stored(3), dtype, (n, blocks)))
+        # One block a column is a scale a column: per-channel, without block_size.
+        axis, size = (0, block) if blocks > 1 else (1, 0)
+        weight = patch.op("DequantizeLinear", inputs, "weight", axis=axis, block_size=size)
+        product = patch.op("MatMul", [patch.input(0), weight], "product")
+        if patch.input(5) is not None:
+            product = patch.op("Add", [product, patch.input(5)], "biased")
+        patch.replace(product)
+    return model
+
+
+def columns_name(codes: ir.Value | None) -> str:
+    """What the [K,N] codes of a weight are called; a weight that shares its bytes has its owner's."""
+    assert codes is not None
+    return f"{codes.metadata_props.get('edgekit.shared_with', codes.name)}.columns"
+
+
+def _columns(
+    patch: Patch,
+    name: str,
+    source: ir.TensorProtocol,
+    dtype: ir.DataType,
+    shape: tuple[int, int],
+    *,
+    signed: bool = False,
+) -> ir.Value:
+    """The initializer [columns, rows] (flat when there is one column) of rows packed in bytes."""
+    known = patch.graph.initializers.get(name)
+    if known is not None:
+        return known
+    rows, columns = shape
+    bits = dtype.bitwidth
+
+    def compute() -> NDArray[np.uint8 | np.int8]:
+        codes = _unpack(source.numpy().reshape(rows, -1), bits)[:, :columns].T
+        if signed:
+            codes = codes ^ np.uint8(1 << (bits - 1))  # u - 2**(bits-1), in two's complement
+        filled = _pack(codes, bits)
+        return filled.view(np.int8) if dtype == ir.DataType.INT8 else filled
+
+    turned = [columns, rows] if columns > 1 else [rows]
+    return initializer(patch.graph, lazy(name, dtype, turned, compute))
+
+
+def _unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """One code a byte; two 4-bit codes a byte come low nibble first."""
+    if bits == 8:
+        return packed
+    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
+    codes[:, 0::2], codes[:, 1::2] = packed & 15, packed >> 4
+    return codes
+
+
+def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The inverse of _unpack for a whole tensor, as ONNX packs 4-bit types: flat, across rows."""
+    if bits == 8:
+        return np.ascontiguousarray(codes)
+    flat = codes.ravel()
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return flat[0::2] & 15 | flat[1::2] << 4
+
+
+def _scales(patch: Patch, n: int, blocks: int) -> ir.Value:
+    """The scales [blocks, N] (or [N]) in float32, from a float16 or float32 initializer."""
+    scales = patch.stored(2)
+    name = f"{scales.name}.columns"
+    known = patch.graph.initializers.get(name)
+    if known is None:
+        shape = [blocks, n] if blocks > 1 else [n]
+        tensor = lazy(
+            name, scales.dtype, shape, lambda: np.ascontiguousarray(scales.numpy().reshape(n, blocks).T.reshape(shape))
+        )
+        known = initializer(patch.graph, tensor)
+    if scales.dtype == ir.DataType.FLOAT:
+        return known
+    return patch.op("Cast", [known], "scales", to=ir.DataType.FLOAT)
