@@ -63,12 +63,17 @@ class Generation(Iterator[Emitted]):
         prompt: Sequence[int],
         sampling: Sampling,
         *,
-        signals: bool,
-        cached: int,
+        signals: bool = False,
+        cached: int = 0,
     ) -> None:
+        """Args: as generate."""
         self.finish: Finish | None = None
         self.tokens: list[int] = []
-        self._steps = self._generate(runner, tokenizer, prompt, sampling, signals, cached)
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+        self._gate = StopGate(sampling.stop)
+        self._steps = self._generate(prompt, signals, cached)
 
     def __next__(self) -> Emitted:
         """Make the next token."""
@@ -79,38 +84,30 @@ class Generation(Iterator[Emitted]):
         self._steps.close()
         self.finish = self.finish or "cancelled"
 
-    def _generate(
-        self,
-        runner: Runner,
-        tokenizer: Tokenizer,
-        prompt: Sequence[int],
-        sampling: Sampling,
-        signals: bool,
-        cached: int,
-    ) -> Generator[Emitted]:
+    def _generate(self, prompt: Sequence[int], signals: bool, cached: int) -> Generator[Emitted]:
+        runner, stream = self._runner, self._tokenizer.stream()
         if len(prompt) >= runner.context_length:
             raise RunError(
                 f"the prompt's {len(prompt)} tokens leave no room for an answer in the context of "
                 f"{runner.context_length}",
                 hint="shorten the prompt or start a new conversation",
             )
-        stream, gate = tokenizer.stream(), StopGate(sampling.stop)
-        random = np.random.default_rng(sampling.seed)
+        random = np.random.default_rng(self._sampling.seed)
         seen = np.zeros(runner.vocab_size, np.bool_)
-        seen[list(prompt)] = True
         try:
             if not cached:
                 runner.reset()
             logits = runner.prefill(prompt[cached:])
+            seen[list(prompt)] = True
             while self.finish is None:
-                token = choose(logits, seen, sampling, random)
+                token = choose(logits, seen, self._sampling, random)
                 seen[token] = True
                 self.tokens.append(token)
                 measured = measure_signals(logits, token) if signals else (nan, nan)
-                text = "" if token in tokenizer.eos_ids else gate.push(stream.push(token))
-                self.finish = self._end(token, gate, runner, tokenizer, sampling)
-                if self.finish and not gate.hit:
-                    text += gate.push(stream.finish()) + gate.finish()
+                text = "" if token in self._tokenizer.eos_ids else self._gate.push(stream.push(token))
+                self.finish = self._end(token)
+                if self.finish:
+                    text += self._gate.push(stream.finish()) + self._gate.finish()
                 yield Emitted(token, text, *measured)
                 if self.finish is None:
                     logits = runner.step(token)
@@ -118,16 +115,14 @@ class Generation(Iterator[Emitted]):
             self.finish = self.finish or "cancelled"
             raise
 
-    def _end(
-        self, token: int, gate: StopGate, runner: Runner, tokenizer: Tokenizer, sampling: Sampling
-    ) -> Finish | None:
-        if token in tokenizer.eos_ids:
+    def _end(self, token: int) -> Finish | None:
+        if token in self._tokenizer.eos_ids:
             return "eos"
-        if gate.hit:
+        if self._gate.hit:
             return "stop"
-        if len(self.tokens) >= sampling.max_new_tokens:
+        if len(self.tokens) >= self._sampling.max_new_tokens:
             return "length"
-        return "context" if runner.length >= runner.context_length else None
+        return "context" if self._runner.length >= self._runner.context_length else None
 
 
 class StopGate:

@@ -110,7 +110,12 @@ def _load_error(bundle: Bundle, error: Exception) -> RunError:
     reason = " ".join(str(error).split())
     version = onnxruntime.__version__
     # onnxruntime's words for an IR version, an opset or an operator that is younger than it is.
-    too_new = ("Unsupported model IR version", "is under development", "is not a registered function/op")
+    too_new = (
+        "Unsupported model IR version",
+        "is under development",
+        "No Op registered",
+        "is not a registered function/op",
+    )
     if any(phrase in reason for phrase in too_new):
         return RunError(
             f"onnxruntime {version} is too old for {bundle.graph}: {reason}",

@@ -1,5 +1,7 @@
 """One-layer models in both dialects, made by hand: the run room is tested without the rooms before it."""
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +17,11 @@ HIDDEN = HEADS * SIZE
 PAST = ["past_key_values.0.key", "past_key_values.0.value"]
 
 
-def _weights(seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
+def _weights(vocab: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
     weights = {name: random.standard_normal((HIDDEN, HIDDEN)) / 3 for name in ("wq", "wk", "wv")}
-    weights["embed"] = random.standard_normal((VOCAB, HIDDEN))
-    weights["head"] = random.standard_normal((HIDDEN, VOCAB))
+    weights["embed"] = random.standard_normal((vocab, HIDDEN))
+    weights["head"] = random.standard_normal((HIDDEN, vocab))
     angles = np.arange(CONTEXT)[:, None] / 10.0 ** np.arange(SIZE // 2)[None]
     weights |= {"cos": np.cos(angles), "sin": np.sin(angles)}
     return {name: value.astype(np.float32) for name, value in weights.items()}
@@ -34,14 +36,14 @@ def _save(path: Path, nodes: list, weights: dict, extra_inputs: list) -> None:
     mask = _value("attention_mask", TensorProto.INT64, ["B", "T"])
     past = [_value(f"past_key_values.0.{n}", TensorProto.FLOAT, ["B", HEADS, "P", SIZE]) for n in ("key", "value")]
     present = [_value(f"present.0.{n}", TensorProto.FLOAT, ["B", HEADS, "T", SIZE]) for n in ("key", "value")]
-    logits = _value("logits", TensorProto.FLOAT, ["B", "S", VOCAB])
+    logits = _value("logits", TensorProto.FLOAT, ["B", "S", weights["embed"].shape[0]])
     initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "tiny", [ids, mask, *extra_inputs, *past], [logits, *present], initializers)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
 
 
-def write_in_place(path: Path, seed: int = 0) -> None:
+def write_in_place(path: Path, vocab: int) -> None:
     """GroupQueryAttention with rotary positions, which writes present into past's buffer."""
     node = helper.make_node
     nodes = [
@@ -65,10 +67,10 @@ def write_in_place(path: Path, seed: int = 0) -> None:
         node("MatMul", ["a", "head"], ["logits"]),
     ]
     positions = _value("position_ids", TensorProto.INT64, ["B", "S"])
-    _save(path, nodes, _weights(seed) | {"one": np.array([1], np.int64)}, [positions])
+    _save(path, nodes, _weights(vocab) | {"one": np.array([1], np.int64)}, [positions])
 
 
-def write_append(path: Path, seed: int = 0) -> None:
+def write_append(path: Path, vocab: int) -> None:
     """Standard operators, past and new positions concatenated; no position_ids, no rotary positions."""
     node = helper.make_node
     split = {"split": np.array([0, 0, HEADS, SIZE], np.int64), "merge": np.array([0, 0, HIDDEN], np.int64)}
@@ -108,16 +110,16 @@ def write_append(path: Path, seed: int = 0) -> None:
         node("Reshape", ["a1", "merge"], ["a"]),
         node("MatMul", ["a", "head"], ["logits"]),
     ]
-    weights = _weights(seed)
+    weights = _weights(vocab)
     del weights["cos"], weights["sin"]
     _save(path, nodes, weights | split | constants, [])
 
 
-def make_bundle(path: Path, graph: str, *, shared_kv: bool, context: int = CONTEXT, **target: object) -> Bundle:
+def make_bundle(path: Path, graph: str, vocab: int, *, shared_kv: bool, **target: object) -> Bundle:
     """A Bundle of a graph written by hand, with a manifest that says just what running needs."""
     spec = ModelSpec(
         architecture="llama", hidden_size=HIDDEN, intermediate_size=0, layers=1, heads=HEADS, kv_heads=HEADS,
-        head_dim=SIZE, vocab_size=VOCAB, context_length=context, norm_eps=1e-5, rope=Rope(theta=1e4, dim=SIZE),
+        head_dim=SIZE, vocab_size=vocab, context_length=CONTEXT, norm_eps=1e-5, rope=Rope(theta=1e4, dim=SIZE),
         tied=False, windows=(None,), rotary=(True,),
     )  # fmt: skip
     device = {"name": "cpu", "title": "", "provider": "CPUExecutionProvider", "opset": 21, "precisions": ("fp32",)}
@@ -129,14 +131,31 @@ def make_bundle(path: Path, graph: str, *, shared_kv: bool, context: int = CONTE
     return Bundle(path, manifest)
 
 
-@pytest.fixture(scope="session")
-def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
-    """bundle_of("in place" | "append", **target fields) -> Bundle."""
-    folder = tmp_path_factory.mktemp("graphs")
-    write_in_place(folder / "in place.onnx")
-    write_append(folder / "append.onnx")
+def _maker(folder: Path, vocab: int) -> Callable[..., Bundle]:
+    write_in_place(folder / "in place.onnx", vocab)
+    write_append(folder / "append.onnx", vocab)
 
     def make(dialect: str, **options: object) -> Bundle:
-        return make_bundle(folder, f"{dialect}.onnx", shared_kv=dialect == "in place", **options)
+        return make_bundle(folder, f"{dialect}.onnx", vocab, shared_kv=dialect == "in place", **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """bundle_of("in place" | "append", **target fields) -> a Bundle of a model with 50 tokens."""
+    return _maker(tmp_path_factory.mktemp("graphs"), VOCAB)
+
+
+@pytest.fixture(scope="session")
+def big_bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bundle]:
+    """As bundle_of, with the vocabulary of testing.tiny_tokenizer."""
+    return _maker(tmp_path_factory.mktemp("graphs"), 384)
+
+
+@pytest.fixture
+def copied(tmp_path: Path, bundle_of: Callable[..., Bundle]) -> Bundle:
+    """A Bundle whose graph may be damaged."""
+    bundle = bundle_of("append")
+    shutil.copy(bundle.graph, tmp_path)
+    return dataclasses.replace(bundle, path=tmp_path)
