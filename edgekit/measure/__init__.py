@@ -1,1 +1,60 @@
 """Latency, ceilings, energy, environment and quality of what runs."""
+
+from edgekit.measure.ceilings import (
+    decode_bytes,
+    decode_flop,
+    gemm_factor,
+    kv_bytes_per_position,
+    measure_ceilings,
+    prefill_flop,
+    roofline,
+    weight_bytes,
+)
+from edgekit.measure.energy import choose_meter, meter_energy, meters
+from edgekit.measure.environment import cpu_flags, peak_memory, read_environment, reset_peak_memory
+from edgekit.measure.latency import Latency, decode, measure_latency, measure_load
+from edgekit.measure.quality import (
+    Reference,
+    bootstrap,
+    compare,
+    load_reference,
+    make_reference,
+    reference_key,
+    save_reference,
+    score,
+)
+from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
+
+__all__ = [
+    "Latency",
+    "Reference",
+    "Text",
+    "bootstrap",
+    "choose_meter",
+    "compare",
+    "cpu_flags",
+    "cut_windows",
+    "decode",
+    "decode_bytes",
+    "decode_flop",
+    "embedded_text",
+    "gemm_factor",
+    "kv_bytes_per_position",
+    "load_reference",
+    "make_reference",
+    "measure_ceilings",
+    "measure_latency",
+    "measure_load",
+    "meter_energy",
+    "meters",
+    "peak_memory",
+    "prefill_flop",
+    "read_environment",
+    "read_text",
+    "reference_key",
+    "reset_peak_memory",
+    "roofline",
+    "save_reference",
+    "score",
+    "weight_bytes",
+]

@@ -12,11 +12,12 @@ reads an array as large as the model's weights, again and again, front to back, 
 one it keeps for the other. Below SMALLEST the array is not made smaller: a token would have to take less than some 20
 microseconds to notice. Above LARGEST it is not made larger: nothing of that size stays in a cache.
 
-Why the compute ceiling has a factor. The probe is an fp32 matrix product by numpy's BLAS, on as many threads as the
-runner. A model whose products run on int8 activations (MatMulNBits with accuracy_level 4) uses other instructions, that
-do more operations each, and may rightly exceed the fp32 rate. An int8 probe would have to go through the runtime, which
-is what is being judged. So the fp32 rate is multiplied by what the instruction set makes possible (``gemm_factor``):
-an upper bound that no honest result exceeds. It is 1 for fp32 activations, and the record holds it.
+Why the compute ceiling has a factor. The probe is fp32 matrix products by numpy's BLAS, one on each of the runner's
+threads, at the size where they are fastest. A model whose products run on int8 activations (MatMulNBits with
+accuracy_level 4) uses other instructions, that do more operations each, and may rightly exceed the fp32 rate. An int8
+probe would have to go through the runtime, which is what is being judged. So the fp32 rate is multiplied by what the
+instruction set makes possible (``gemm_factor``): an upper bound that no honest result exceeds. It is 1 for fp32
+activations, and the record holds it.
 
 Both ceilings are the best of their samples: other work on the machine can only lower a sample.
 """
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 SMALLEST = 1 << 20
 LARGEST = 512 << 20
+GEMM_SIZE = 384
+"""Three such matrices fit a core's second-level cache; larger products were slower wherever it was tried."""
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -55,18 +58,17 @@ _INT8_FACTORS = (
 """The largest factor whose flag the processor has. From Intel's and Arm's instruction set manuals."""
 
 
-def measure_ceilings(threads: int, working_set: int, *, repetitions: int = 5, gemm_size: int = 2048) -> Ceilings:
+def measure_ceilings(threads: int, working_set: int, repetitions: int = 5) -> Ceilings:
     """Measure read bandwidth and fp32 GEMM rate.
 
     Args:
         threads: for both probes; give the runner's.
         working_set: bytes that the model reads per token; the array of the bandwidth probe is that large.
-        repetitions: samples of each, after one that does not count.
-        gemm_size: rows and columns of the square matrices.
+        repetitions: samples of each, after a warm-up.
     """
     return Ceilings(
         bandwidth_bytes_per_s=measure_bandwidth(threads, working_set, repetitions),
-        gemm_flop_per_s=measure_gemm(threads, gemm_size, repetitions),
+        gemm_flop_per_s=measure_gemm(threads, repetitions),
     )
 
 
@@ -77,7 +79,7 @@ def measure_bandwidth(threads: int, working_set: int, repetitions: int = 5, seco
     releases the interpreter lock) as often as ``seconds`` needs; a sample is bytes read / wall seconds.
     """
     size = min(max(working_set, SMALLEST), LARGEST)
-    array = np.ones(size // 4, np.int32)  # ones, not zeros: every page must exist
+    array = np.ones(size // 4, np.int32)  # zeros would all be one page of the kernel's
     parts = np.array_split(array, threads)
     with ThreadPoolExecutor(threads) as pool:
 
@@ -86,29 +88,39 @@ def measure_bandwidth(threads: int, working_set: int, repetitions: int = 5, seco
             list(pool.map(_read, parts, [passes] * threads))
             return perf_counter() - started
 
+        read(1)
         passes = max(1, int(seconds / read(1)))
         samples = tuple(array.nbytes * passes / read(passes) for _ in range(repetitions))
     return Series(f"read of {array.nbytes / 1e6:.0f} MB on {threads} threads", "B/s", samples)
 
 
-def measure_gemm(threads: int, size: int = 2048, repetitions: int = 5) -> Series:
-    """FLOP per second of an fp32 matrix product of numpy's BLAS on at most ``threads`` threads: 2 * size^3 / seconds.
+def measure_gemm(threads: int, repetitions: int = 5, seconds: float = 0.2) -> Series:
+    """FLOP per second of fp32 matrix products of numpy's BLAS, one at a time on each of ``threads`` threads.
 
-    The series' name tells the BLAS and the threads it really used.
+    The BLAS itself is held to one thread and the matrices stay in the cores' caches, so that neither waiting nor memory
+    lowers the rate. A sample is 2 * GEMM_SIZE^3 * products / wall seconds. The series' name tells the BLAS.
     """
-    a = np.random.default_rng(0).random((size, size), np.float32)
-    out = np.empty_like(a)
-    with threadpool_limits(threads, user_api="blas"):
-        blas = [i for i in threadpool_info() if i["user_api"] == "blas"]
-        used = max((int(i["num_threads"]) for i in blas), default=0)
-        name = blas[0]["internal_api"] if blas else "unknown BLAS"
-        np.matmul(a, a, out=out)
-        samples = []
-        for _ in range(repetitions):
+    random = np.random.default_rng(0)
+    a = random.random((GEMM_SIZE, GEMM_SIZE), np.float32)
+    outs = [np.empty_like(a) for _ in range(threads)]
+    flop = 2 * GEMM_SIZE**3 * threads
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+
+        def multiply(times: int) -> float:
             started = perf_counter()
-            np.matmul(a, a, out=out)
-            samples.append(2 * size**3 / (perf_counter() - started))
-    return Series(f"fp32 GEMM {size} of {name} on {used or 'unknown'} threads", "FLOP/s", tuple(samples))
+            list(pool.map(_multiply, [a] * threads, outs, [times] * threads))
+            return perf_counter() - started
+
+        multiply(1)
+        times = max(1, int(seconds / multiply(1)))
+        samples = tuple(flop * times / multiply(times) for _ in range(repetitions))
+        blas = next((i["internal_api"] for i in threadpool_info() if i["user_api"] == "blas"), "an unknown BLAS")
+    return Series(f"fp32 GEMM {GEMM_SIZE} of {blas} on each of {threads} threads", "FLOP/s", samples)
+
+
+def _multiply(a: NDArray[np.float32], out: NDArray[np.float32], times: int) -> None:
+    for _ in range(times):
+        np.matmul(a, a, out=out)
 
 
 def _read(part: NDArray[np.int32], passes: int) -> None:
