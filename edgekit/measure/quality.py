@@ -123,7 +123,7 @@ def save_reference(reference: Reference, path: Path) -> None:
 def load_reference(path: Path) -> Reference | None:
     """Read a reference; None when there is none or the file is damaged, for then it is made again."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {f.name: file[f.name] for f in fields(Reference)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -1,0 +1,85 @@
+"""The environment read from a tree of files, and peak memory from the real kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.measure.environment import cpu_flags, peak_memory, read_environment, reset_peak_memory
+
+LAPTOP = {
+    "proc/cpuinfo": "processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: fma avx2\n\nprocessor\t: 1\nflags\t\t: none\n",
+    "proc/meminfo": "MemTotal:       16384 kB\nMemFree: 1 kB\n",
+    "proc/loadavg": "0.75 0.5 0.2 1/100 123\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2400000\n",
+    "sys/class/thermal/thermal_zone0/type": "acpitz\n",
+    "sys/class/thermal/thermal_zone0/temp": "90000\n",
+    "sys/class/thermal/thermal_zone1/type": "x86_pkg_temp\n",
+    "sys/class/thermal/thermal_zone1/temp": "51500\n",
+    "sys/class/power_supply/BAT0/type": "Battery\n",
+    "sys/class/power_supply/BAT0/capacity": "80\n",
+    "sys/class/power_supply/BAT0/status": "Discharging\n",
+    "sys/class/power_supply/AC/type": "Mains\n",
+    "sys/class/power_supply/AC/online": "0\n",
+}
+
+
+def read(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    runtime = (("onnxruntime", "1"),)
+    return read_environment(cores=2, threads=3, runtime=runtime, provider="P", root=root)
+
+
+def test_a_laptop(tmp_path):
+    got = read(tmp_path, LAPTOP)
+    assert (got.cpu, got.governor, got.frequency_mhz) == ("Test CPU", "powersave", 2400.0)
+    assert (got.memory_bytes, got.load_before, got.temperature_c) == (16384 * 1024, 0.75, 51.5)
+    assert (got.battery_percent, got.on_battery) == (80.0, True)
+    assert (got.cores, got.threads, got.runtime, got.provider) == (2, 3, (("onnxruntime", "1"),), "P")
+    assert cpu_flags(tmp_path) == {"fma", "avx2"}
+
+
+@pytest.mark.parametrize(("status", "on_battery"), [("Charging", False), ("Full", False), ("Discharging", True)])
+def test_battery_states(tmp_path, status, on_battery):
+    got = read(tmp_path, LAPTOP | {"sys/class/power_supply/BAT0/status": status})
+    assert got.on_battery is on_battery
+
+
+def test_mains_without_a_battery(tmp_path):
+    got = read(tmp_path, {"sys/class/power_supply/AC/type": "Mains", "sys/class/power_supply/AC/online": "1"})
+    assert (got.battery_percent, got.on_battery) == (None, False)
+
+
+def test_temperature_falls_back_to_the_processors_own_chip(tmp_path):
+    chip, disk = "sys/class/hwmon/hwmon0", "sys/class/hwmon/hwmon1"
+    files = {f"{chip}/name": "k10temp", f"{chip}/temp1_input": "40000", f"{chip}/temp2_input": "47250"}
+    assert read(tmp_path, files | {f"{disk}/name": "nvme", f"{disk}/temp1_input": "70000"}).temperature_c == 47.25
+
+
+def test_what_is_not_there_is_none(tmp_path):
+    got = read(tmp_path, {})
+    unknown = ("memory_bytes", "frequency_mhz", "temperature_c", "battery_percent", "on_battery", "load_before")
+    assert [getattr(got, name) for name in unknown] == [None] * 6
+    assert (got.cpu, got.governor) == ("", "")
+    assert cpu_flags(tmp_path) == frozenset()
+    garbage = {"sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "fast", "proc/loadavg": ""}
+    assert read(tmp_path, garbage).frequency_mhz is None
+
+
+def test_peak_memory_rises_with_an_array_and_falls_after_a_reset():
+    before = peak_memory()
+    block = np.ones(8_000_000)  # 64 MB
+    during = peak_memory()
+    assert during >= before + 30_000_000 or during >= block.nbytes
+    del block
+    if reset_peak_memory():
+        assert peak_memory() < during
+
+
+def test_without_proc_the_peak_comes_from_getrusage(tmp_path):
+    assert peak_memory(tmp_path) > 1_000_000
+    assert reset_peak_memory(tmp_path) is False
