@@ -1,0 +1,145 @@
+"""The command line: the only place that prints and exits.
+
+Exit codes: 0 done; 1 the user can fix it (an ``error:`` line and a ``hint:`` line); 2 our bug (traceback);
+3 a gate failed; 130 Ctrl-C; 141 the reader of a pipe has gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from edgekit.errors import EdgekitError, GateFailed, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typer.exceptions import TyperException
+
+DONE, USER, BUG, GATE, INTERRUPTED, PIPE = 0, 1, 2, 3, 130, 141
+
+_SYSTEM_HINTS = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some of your quota, or write to another disk",
+    errno.EACCES: "check the permissions, or choose another place",
+    errno.EPERM: "check the permissions, or choose another place",
+    errno.EROFS: "the file system is read-only: choose another place",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "give a file, not a directory",
+}
+"""What the system refuses for reasons that the user can mend."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The program: run one command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return the exit code."""
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _explain(arguments, error)
+    return code
+
+
+def _explain(arguments: Sequence[str], error: BaseException) -> int:
+    match error:
+        case GateFailed():
+            code = _complain(error.message, error.hint, GATE)
+        case EdgekitError():
+            code = _refuse(arguments, error.message, error.hint)
+        case OSError(errno=errno.EPIPE) | SystemExit():
+            # Typer and rich exit, and only then, when the reader of stdout has gone.
+            code = _leave_pipe()
+        case OSError(errno=number) if number in _SYSTEM_HINTS:
+            code = _refuse(arguments, str(error), _SYSTEM_HINTS[number])
+        case KeyboardInterrupt():
+            code = _interrupt()
+        case _:
+            code = _confess(error)
+    return code
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    from typer.exceptions import TyperException
+    from typer.main import get_command
+
+    from edgekit.cli.app import app
+
+    # Boxes are for eyes; a pipe gets plain help.
+    app.rich_markup_mode = "rich" if sys.stdout.isatty() else None
+    try:
+        code = get_command(app).main(list(arguments), prog_name="edgekit", standalone_mode=False)
+    except TyperException as error:
+        return _misuse(arguments, error)
+    # Typer turns Ctrl-C into this code.
+    return _interrupt() if code == INTERRUPTED else code if isinstance(code, int) else DONE
+
+
+def _misuse(arguments: Sequence[str], error: TyperException) -> int:
+    """A command line that Typer cannot parse: our two lines instead of its box."""
+    context = getattr(error, "ctx", None)
+    if not arguments or (context and not error.message.strip()) or "Usage:" in error.message:
+        sys.stdout.write(error.format_message() + "\n")
+        return DONE
+    path = context.command_path if context else "edgekit"
+    hint = f"`{path} --help` shows what it takes"
+    command = getattr(context, "command", None)
+    if hasattr(error, "option_name") and command:
+        known = [name for parameter in command.params for name in parameter.opts]
+        hint = did_you_mean(error.option_name, known) + hint
+    message, _, suggestion = error.format_message().partition(" Did you mean ")
+    if suggestion:
+        hint = f"did you mean {suggestion} {hint}"
+    elif hasattr(error, "possibilities"):
+        message = error.message
+    return _refuse(arguments, message[0].lower() + message[1:].rstrip("."), hint)
+
+
+def _refuse(arguments: Sequence[str], message: str, hint: str) -> int:
+    if "--json" in arguments:
+        from edgekit.cli.console import emit
+        from edgekit.cli.documents import Refusal
+
+        emit(Refusal(message, hint, USER))
+    return _complain(message, hint, USER)
+
+
+def _complain(message: str, hint: str, code: int) -> int:
+    from edgekit.cli.console import stderr
+
+    console = stderr()
+    for word, text, style in (("error", message, "bold red"), ("hint", hint, "bold cyan")):
+        if text:
+            console.print(f"{word}:", style=style, end=" ")
+            console.print(" ".join(text.split()), soft_wrap=True)
+    return code
+
+
+def _confess(error: BaseException) -> int:
+    """An error that is ours: everything that helps to mend it."""
+    import traceback
+
+    traceback.print_exception(error)
+    sys.stderr.write(
+        "\nThis is a bug in edgekit, not a mistake of yours. Please report it with the lines above, the command and "
+        "the output of `edgekit doctor`.\n"
+    )
+    return BUG
+
+
+def _interrupt() -> int:
+    sys.stderr.write("\ninterrupted\n")
+    return INTERRUPTED
+
+
+def _leave_pipe() -> int:
+    """Give the interpreter something to flush into, so that it ends in silence."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return PIPE

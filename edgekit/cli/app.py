@@ -1,0 +1,289 @@
+"""The commands. Each one parses, calls the library and prints; heavy imports wait until a command runs.
+
+Annotations are read by Typer while it runs, so this file does without ``from __future__ import annotations``.
+"""
+
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Literal
+
+import typer
+
+from edgekit import __version__
+from edgekit.cli import console
+from edgekit.cli.progress import Bars
+from edgekit.errors import ConfigError, GateFailed
+from edgekit.types import Precision, Sampling, Verification
+
+app = typer.Typer(
+    name="edgekit",
+    help="A LLaMA-family checkpoint and the name of a device in; a bundle that runs there, and proof, out.",
+    epilog="Example:  edgekit build smollm2-135m --precision int4 -o smollm2-int4",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+targets = typer.Typer(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
+app.add_typer(targets, name="targets")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; talk goes to stderr.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
+]
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads.", show_default="the physical cores this process may use")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def edgekit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take options that come before a command."""
+
+
+@app.command(epilog="Example:  edgekit build smollm2-135m --target cpu --precision int4 -o smollm2-int4")
+def build(
+    model: Model,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's directory; it must not exist yet.")],
+    target: Annotated[str, typer.Option(help="A name of `edgekit targets list`, or a .toml file.")] = "cpu",
+    precision: Annotated[Precision, typer.Option(help="Of the weights.")] = "int4",
+    recipe: Annotated[str | None, typer.Option(help="A .toml file that says how; replaces --precision.")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="Spend at most this many MB (10^6 bytes) on weights.")] = None,
+    bits: Annotated[float | None, typer.Option(help="Spend at most this many bits per weight, all included.")] = None,
+    exporter: Annotated[
+        Literal["native", "optimum"], typer.Option(help="optimum: for architectures outside the native builder.")
+    ] = "native",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint into a bundle for a device."""
+    from edgekit.build import build_bundle
+    from edgekit.cli.documents import Built
+    from edgekit.cli.tables import built_lines
+
+    start = perf_counter()
+    with Bars() as progress:
+        bundle = build_bundle(
+            model, target=target, precision=precision, recipe=recipe, out=out, exporter=exporter, size_mb=size_mb,
+            bits=bits, force=force, offline=offline, revision=revision, progress=progress,
+        )  # fmt: skip
+    result = Built.of(bundle, perf_counter() - start)
+    console.emit(result) if json else console.show(*built_lines(result))
+
+
+@app.command(epilog="Example:  edgekit inspect smollm2-int4 --tensors")
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL|BUNDLE", help="A checkpoint, or a bundle's directory.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a model or a bundle is: architecture, parameters, precision by layer, size by part."""
+    from edgekit.cli.tables import inspection_tables
+    from edgekit.inspect import inspect_model
+
+    with Bars() as progress:
+        inspection = inspect_model(model, progress=progress)
+    console.emit(inspection) if json else console.show(*inspection_tables(inspection, tensors=tensors))
+
+
+@app.command(epilog="Example:  edgekit verify smollm2-int4 --tokens 4096 --max-kld 0.25 --record")
+def verify(
+    bundle: BundlePath,
+    *,
+    source: Annotated[str | None, typer.Option(help="The FP32 source.", show_default="where the bundle says")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Score on this text file.", show_default="CPython's pydoc topics")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to score.")] = 4096,
+    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    max_kld: Annotated[float | None, typer.Option(help="Fail above this mean KL divergence, in nats.")] = None,
+    min_top1: Annotated[float | None, typer.Option(help="Fail below this top-1 agreement, 0 to 1.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
+    json: Json = False,
+) -> None:
+    """Check files, tokenizer, graph, and quality against the FP32 source. Ends with 3 when a check fails."""
+    from edgekit.bundle import open_bundle
+    from edgekit.bundle import record as keep
+    from edgekit.cli.tables import verification_tables
+    from edgekit.verify import verify_bundle
+
+    with Bars() as progress:
+        verification = verify_bundle(
+            bundle, source=source, text=text, tokens=tokens, window=window, max_kld=max_kld, min_top1=min_top1,
+            progress=progress,
+        )  # fmt: skip
+    if record and verification.quality:
+        keep(open_bundle(bundle, check=False), quality=verification.quality)
+    console.emit(verification) if json else console.show(*verification_tables(verification))
+    _gate(verification)
+
+
+def _gate(verification: Verification) -> None:
+    failed = [check for check in verification.checks if check.status == "fail"]
+    if failed:
+        names = ", ".join(check.name for check in failed)
+        raise GateFailed(f"{verification.bundle}: {len(failed)} checks failed: {names}", failed[0].hint)
+
+
+@app.command(epilog='Example:  edgekit run smollm2-int4 "What is the capital of France?"')
+def run(
+    bundle: BundlePath,
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to answer. Without it: a chat, or the text piped in.")
+    ] = None,
+    *,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Keep the k most likely tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep this share of the probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Drop tokens below this share of the best.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1 makes repeats rarer.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after this many.")] = 256,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")
+    ] = False,
+    threads: Threads = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Room in the cache.", show_default="the model's")] = None,
+    signals: Annotated[bool, typer.Option("--signals", help="Show each token's log-probability and margin.")] = False,
+    json: Json = False,
+) -> None:
+    """Answer one prompt, or chat at the terminal (/exit, /reset, /system TEXT; Ctrl-C stops an answer)."""
+    from edgekit.bundle import open_bundle
+    from edgekit.cli import chat
+    from edgekit.cli.tables import signals_table
+
+    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, tuple(stop or ()))
+    with Bars() as progress:
+        opened = open_bundle(bundle, progress=progress)
+    if prompt is None and sys.stdin.isatty() and not json:
+        chat.converse(opened, sampling, system=system, threads=threads, context=context)
+        return
+    answer = chat.answer(
+        opened, chat.piped_prompt() if prompt is None else prompt, sampling, system=system, raw=raw, threads=threads,
+        context=context, signals=signals, streamed=not json,
+    )  # fmt: skip
+    if json:
+        console.emit(answer)
+    elif signals:
+        console.stderr().print(signals_table(answer))
+
+
+@app.command(epilog="Example:  edgekit bench smollm2-int4 --pp 512 --tg 128 --depth 0,512,2048 --record")
+def bench(
+    bundle: BundlePath,
+    *,
+    pp: Annotated[str, typer.Option(help="Prompt lengths to prefill, with commas.")] = "512",
+    tg: Annotated[str, typer.Option(help="Numbers of tokens to generate, with commas.")] = "128",
+    depth: Annotated[str, typer.Option(help="Tokens of context to generate after, with commas.")] = "0,512,2048",
+    repetitions: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before them, not counted.")] = 1,
+    threads: Threads = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a bundle's speed on this machine: a table, and one JSON line last."""
+    from edgekit.bench import bench_bundle
+    from edgekit.bundle import open_bundle
+    from edgekit.bundle import record as keep
+    from edgekit.cli.tables import bench_tables
+    from edgekit.record import to_json
+
+    opened = open_bundle(bundle)
+    with Bars() as progress:
+        measurement = bench_bundle(
+            opened, pp=_numbers("--pp", pp), tg=_numbers("--tg", tg), depth=_numbers("--depth", depth),
+            repetitions=repetitions, warmup=warmup, threads=threads, progress=progress,
+        )  # fmt: skip
+    line = to_json(measurement)
+    if record:
+        keep(opened, latency=measurement)
+    if output:
+        with output.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    if not json:
+        console.show(*bench_tables(measurement))
+    typer.echo(line)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option} is '{text}'", "give whole numbers separated by commas: 0,512,2048") from None
+
+
+@app.command(epilog="Example:  edgekit report smollm2-int4 smollm2-int8 -o report.html")
+def report(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="One or more bundles to compare.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
+    json: Json = False,
+) -> None:
+    """Write one HTML page with plots: size, quality, speed, how each number was obtained."""
+    from edgekit.bundle import open_bundle
+    from edgekit.cli.documents import Reported
+    from edgekit.report import write_report
+
+    with Bars() as progress:
+        opened = [open_bundle(path, progress=progress) for path in bundles]
+    path = write_report(opened, out)
+    console.emit(Reported(path, tuple(bundles))) if json else console.show(str(path))
+
+
+@targets.command("list", epilog="Example:  edgekit targets list --json")
+def targets_list(json: Json = False) -> None:
+    """List the devices that ship with edgekit."""
+    from edgekit.cli.documents import TargetList
+    from edgekit.cli.tables import targets_table
+    from edgekit.config import list_targets, load_target
+
+    known = tuple(load_target(name) for name in list_targets())
+    console.emit(TargetList(known)) if json else console.show(targets_table(known))
+
+
+@targets.command("show", epilog="Example:  edgekit targets show portable")
+def targets_show(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
+    json: Json = False,
+) -> None:
+    """Show everything about a device, and the rewrites its graphs go through."""
+    from edgekit.cli.documents import TargetCard
+    from edgekit.cli.tables import target_table
+    from edgekit.config import load_target
+    from edgekit.lower import fixes
+
+    card = TargetCard.of(load_target(target), fixes())
+    console.emit(card) if json else console.show(target_table(card))
+
+
+@app.command(epilog="Example:  edgekit doctor --install optimum")
+def doctor(
+    install: Annotated[Literal["optimum"] | None, typer.Option(help="Get a missing part.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what this machine can build, run and measure, and how to get what is missing."""
+    from edgekit.cli.documents import Examined
+    from edgekit.cli.tables import checks_table
+    from edgekit.doctor import examine, install_part
+
+    if install:
+        console.note(f"installing {install}; this takes a few minutes")
+        install_part(install)
+    checks = examine()
+    console.emit(Examined(checks)) if json else console.show(checks_table(checks))

@@ -1,0 +1,138 @@
+"""``edgekit run``: one answer, or a conversation at the terminal."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from edgekit.cli import console
+from edgekit.cli.documents import Answer, Token
+from edgekit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgekit.run import Chat
+    from edgekit.types import Bundle, Sampling
+
+WELCOME = "Ctrl-C stops an answer, Ctrl-D or /exit leaves; /reset forgets; /system TEXT sets the system message."
+
+
+def answer(
+    bundle: Bundle,
+    prompt: str,
+    sampling: Sampling,
+    *,
+    system: str | None = None,
+    raw: bool = False,
+    threads: int | None = None,
+    context: int | None = None,
+    signals: bool = False,
+    streamed: bool = True,
+) -> Answer:
+    """Answer one prompt, printing the text as it comes unless ``streamed`` is False.
+
+    Raises:
+        RunError: the prompt does not fit, or the bundle cannot run here.
+    """
+    from edgekit.run import Tokenizer, generate, load_runner
+
+    tokenizer = Tokenizer.of(bundle)
+    if not (raw or tokenizer.has_chat_template):
+        console.note("this model has no chat template: it continues the prompt as it is")
+        raw = True
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    text = prompt if raw else tokenizer.render_chat([*messages, {"role": "user", "content": prompt}])
+    ids = tokenizer.encode(text, special=raw)
+    runner = load_runner(bundle, threads=threads, context=context)
+    start = perf_counter()
+    tokens, pieces = [], []
+    generation = generate(runner, tokenizer, ids, sampling, signals=signals)
+    try:
+        for emitted in generation:
+            pieces.append(emitted.text)
+            tokens.append(Token.of(emitted, tokenizer.decode([emitted.token])))
+            if streamed:
+                console.stream(emitted.text)
+    except KeyboardInterrupt:
+        generation.close()
+    finally:
+        runner.close()
+    if streamed:
+        console.stream("\n")
+    return Answer(
+        text="".join(pieces),
+        finish=generation.finish or "cancelled",
+        prompt_tokens=len(ids),
+        new_tokens=len(tokens),
+        seconds=perf_counter() - start,
+        tokens=tuple(tokens) if signals else (),
+    )
+
+
+def piped_prompt() -> str:
+    """The whole of stdin as one prompt.
+
+    Raises:
+        ConfigError: there is nothing in it.
+    """
+    text = sys.stdin.read().strip()
+    if not text:
+        raise ConfigError("stdin holds no prompt", 'give one: edgekit run BUNDLE "prompt"')
+    return text
+
+
+def converse(
+    bundle: Bundle, sampling: Sampling, *, system: str | None, threads: int | None, context: int | None
+) -> None:
+    """Chat until the person leaves. Ctrl-C ends an answer, not the chat."""
+    from edgekit.run import Chat
+
+    console.note(WELCOME)
+    chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=system)
+    for line in _lines():
+        word, _, rest = line.partition(" ")
+        if word == "/exit":
+            break
+        if word == "/reset":
+            chat.reset()
+            console.note("forgotten")
+        elif word == "/system":
+            chat.close()
+            chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=rest or None)
+            console.note("a new conversation with this system message" if rest else "no system message")
+        elif word.startswith("/"):
+            console.note(WELCOME)
+        else:
+            _reply(chat, line)
+    chat.close()
+
+
+def _lines() -> Iterator[str]:
+    """What the person types, until Ctrl-D. Ctrl-C at the prompt only clears the line."""
+    import readline  # noqa: F401  # gives input() history and editing
+
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            console.stream("\n")
+            return
+        except KeyboardInterrupt:
+            console.stream("\n")
+            continue
+        if line:
+            yield line
+
+
+def _reply(chat: Chat, text: str) -> None:
+    pieces = chat.ask(text)
+    try:
+        for piece in pieces:
+            console.stream(piece)
+    except KeyboardInterrupt:
+        console.stream(" ...")
+    console.stream("\n\n")
+    if chat.finish == "context":
+        console.note("the context is full: /reset starts a new conversation")

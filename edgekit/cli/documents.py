@@ -1,0 +1,115 @@
+"""What ``--json`` prints where the library's own nouns are not the whole answer. One dataclass a document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgekit.types import Bundle, Check, Emitted, Manifest, Target
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error: its two lines and the exit code."""
+
+    error: str
+    hint: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """The outcome of ``build``. ``ratio`` is 4 bytes a parameter over the bytes of the graph and its weights."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    ratio: float
+    parameters: int
+    bits_per_weight: float
+    seconds: float
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, bundle: Bundle, seconds: float) -> Self:
+        """Read the numbers off a bundle."""
+        from edgekit.parts import graph_bytes
+
+        m = bundle.manifest
+        ratio = 4 * m.parameters / graph_bytes(m)
+        return cls(bundle.path, bundle.sha256, m.bytes, ratio, m.parameters, m.bits_per_weight, seconds, m)
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; the numbers are None unless ``--signals`` asked for them."""
+
+    token: int
+    text: str
+    logprob: float | None
+    margin: float | None
+
+    @classmethod
+    def of(cls, emitted: Emitted, text: str) -> Self:
+        """NaN has no place in JSON; it means that nothing was asked for."""
+        logprob, margin = (value if isfinite(value) else None for value in (emitted.logprob, emitted.margin))
+        return cls(emitted.token, text, logprob, margin)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outcome of ``run`` with one prompt. ``finish``: eos, stop, length, context or cancelled."""
+
+    text: str
+    finish: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The outcome of ``report``."""
+
+    path: Path
+    bundles: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class TargetList:
+    """The outcome of ``targets list``."""
+
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A lack or quirk of a target, and the file that cures it (None: nothing does)."""
+
+    cures: str
+    file: str | None
+
+
+@dataclass(frozen=True)
+class TargetCard:
+    """The outcome of ``targets show``."""
+
+    target: Target
+    rewrites: tuple[Rewrite, ...]
+
+    @classmethod
+    def of(cls, target: Target, fixes: dict[str, str]) -> Self:
+        """Pair what a target lacks with the files that cure it."""
+        return cls(target, tuple(Rewrite(name, fixes.get(name)) for name in sorted(target.lacks | target.quirks)))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The outcome of ``doctor``."""
+
+    checks: tuple[Check, ...]

@@ -1,0 +1,315 @@
+"""What the terminal shows, as rich renderables. No boxes: rules and space carry over to pipes and narrow screens."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from math import prod
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from edgekit import words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from edgekit.cli.documents import Answer, Built, TargetCard
+    from edgekit.types import (
+        Ceilings,
+        Check,
+        Energy,
+        Grid,
+        Inspection,
+        Measurement,
+        Quality,
+        Series,
+        Target,
+        TensorEntry,
+        Verification,
+    )
+
+_STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow", "info": "cyan"}
+
+
+def built_lines(built: Built) -> Iterator[RenderableType]:
+    """What was built, and what to do with it."""
+    m = built.manifest
+    yield Text.assemble(
+        (str(built.path), "bold"),
+        f": {m.recipe.precision.upper()} for {m.target.name}, {words.size(built.bytes)}, ",
+        f"{built.ratio:.1f}x smaller than FP32, {built.bits_per_weight:.2f} bits per weight, ",
+        f"built in {words.seconds(built.seconds)}",
+    )
+    for command in ("verify", "run", "bench"):
+        yield Text(f"  edgekit {command} {built.path}", style="dim")
+
+
+# --- inspect ----------------------------------------------------------------------------------
+
+
+def inspection_tables(inspection: Inspection, *, tensors: bool) -> Iterator[RenderableType]:
+    """Architecture, precision by layer, size by part; every tensor when asked for."""
+    yield _facts(_spec_rows(inspection))
+    yield ""
+    yield _layers_table(inspection.tensors)
+    yield ""
+    table = _table("part", "tensors>", "parameters>", "size>", "share>")
+    total = sum(p.bytes for p in inspection.parts)
+    for part in inspection.parts:
+        numbers = (str(part.tensors), words.count(part.parameters)) if part.tensors else ("", "")
+        table.add_row(part.part, *numbers, words.size(part.bytes), words.percent(part.bytes / total))
+    yield table
+    if tensors:
+        yield ""
+        table = _table("tensor", "shape", "stored as", "size>", "error>")
+        for t in inspection.tensors:
+            error = "" if t.error is None else words.number(t.error)
+            table.add_row(t.name, "x".join(map(str, t.shape)), _stored(t), words.size(t.bytes), error)
+        yield table
+
+
+def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    s, source = inspection.spec, inspection.provenance
+    windows = {w for w in s.windows if w}
+    yield inspection.kind, inspection.path
+    yield "source", f"{source.id} ({source.kind}), sha256 {source.sha256[:16]}"
+    yield "architecture", f"{s.architecture}, {s.layers} layers, hidden {s.hidden_size}, mlp {s.intermediate_size}"
+    yield (
+        "attention",
+        f"{s.heads} heads, {s.kv_heads} for keys and values, of {s.head_dim}"
+        + (f", window {', '.join(map(str, sorted(windows)))}" if windows else ""),
+    )
+    yield "rope", f"{s.rope.kind}, theta {s.rope.theta:g}"
+    yield "context", f"{words.count(s.context_length)} tokens"
+    yield "vocabulary", f"{words.count(s.vocab_size)}, head {'tied' if s.tied else 'untied'}"
+    yield "parameters", words.count(inspection.parameters)
+    yield "size", f"{words.size(inspection.bytes)}, {inspection.bits_per_weight:.2f} bits per weight"
+
+
+def _layers_table(tensors: Sequence[TensorEntry]) -> Table:
+    """One row for each kind of weight in each run of layers that are stored alike."""
+    table = _table("layers", "weights", "stored as", "bits/weight>", "size>", "error>")
+    outside = [t for t in tensors if _layer(t) is None]
+    by_layer = groupby((t for t in tensors if _layer(t) is not None), key=_layer)
+    layers = [(layer, tuple(group)) for layer, group in by_layer]
+    for _, run in groupby(layers, key=lambda pair: tuple((_role(t), _stored(t)) for t in pair[1])):
+        pairs = list(run)
+        first, last = pairs[0][0], pairs[-1][0]
+        span = f"{first}" if first == last else f"{first}-{last}"
+        _add_groups(table, span, [t for _, group in pairs for t in group])
+    _add_groups(table, "", outside)
+    return table
+
+
+def _add_groups(table: Table, span: str, tensors: Iterable[TensorEntry]) -> None:
+    groups: dict[str, list[TensorEntry]] = {}
+    for tensor in tensors:
+        groups.setdefault(_stored(tensor), []).append(tensor)
+    for stored, group in groups.items():
+        roles = " ".join(dict.fromkeys(_role(t) for t in group))
+        size = sum(t.bytes for t in group)
+        weights = sum(prod(t.shape) for t in group if not t.shared_with)
+        errors = [t.error for t in group if t.error is not None]
+        bits = f"{8 * size / weights:.2f}" if weights else ""
+        error = words.number(sum(errors) / len(errors)) if errors else ""
+        table.add_row(span, roles, stored, bits, words.size(size), error)
+
+
+def _layer(tensor: TensorEntry) -> int | None:
+    pieces = tensor.name.split(".")
+    return int(pieces[2]) if pieces[:2] == ["model", "layers"] else None
+
+
+def _role(tensor: TensorEntry) -> str:
+    return tensor.name.removesuffix(".weight").rpartition(".")[2]
+
+
+def _stored(tensor: TensorEntry) -> str:
+    if tensor.shared_with:
+        return f"shared with {tensor.shared_with.removesuffix('.weight').rpartition('.')[2]}"
+    return grid_words(tensor.grid) if tensor.grid else tensor.stored
+
+
+def grid_words(grid: Grid) -> str:
+    """``4 bits, block 32, asymmetric``."""
+    block = f"block {grid.block}" if grid.block else "per channel"
+    return f"{grid.bits} bits, {block}, {'symmetric' if grid.symmetric else 'asymmetric'}"
+
+
+# --- verify and doctor ------------------------------------------------------------------------
+
+
+def verification_tables(verification: Verification) -> Iterator[RenderableType]:
+    """Every check, the numbers of quality, and their protocol."""
+    yield checks_table(verification.checks)
+    if verification.quality:
+        yield ""
+        yield _quality_table(verification.quality)
+        yield Text(protocol(verification.quality), style="dim")
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """One line a check, and its fix below it."""
+    table = _table("", "check", "found")
+    for check in checks:
+        found = Text(check.detail)
+        if check.hint and check.status != "pass":
+            found.append(f"\nhint: {check.hint}", style="cyan")
+        table.add_row(Text(check.status, style=_STYLES[check.status]), check.name, found)
+    return table
+
+
+def protocol(quality: Quality) -> str:
+    """What a quality number is worth nothing without."""
+    return (
+        f"{words.count(quality.tokens)} tokens of {quality.text} (sha256 {quality.text_sha256[:12]}) in windows of "
+        f"{quality.window}; reference: {quality.reference}; {quality.runtime}, accuracy level "
+        f"{quality.accuracy_level}; KLD over the top {quality.top_k} tokens; 95 % bootstrap intervals over windows"
+    )
+
+
+def _quality_table(q: Quality) -> Table:
+    table = _table("quality", "value>", "from>", "to>")
+    for name, interval in (
+        ("KLD mean, nats", q.kld_mean),
+        ("KLD p99", q.kld_p99),
+        ("KLD p99.9", q.kld_p999),
+        ("top-1 agreement", q.top1),
+        ("perplexity ratio", q.ppl_ratio),
+    ):
+        table.add_row(name, *(words.number(v, 4) for v in (interval.value, interval.low, interval.high)))
+    table.add_row("perplexity", words.number(q.ppl, 4), "", f"source {words.number(q.reference_ppl, 4)}")
+    return table
+
+
+# --- bench ------------------------------------------------------------------------------------
+
+
+def bench_tables(m: Measurement) -> Iterator[RenderableType]:
+    """The machine and what it can do, then what the model did."""
+    e = m.environment
+    yield _facts(
+        [
+            ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights a token"),
+            ("machine", f"{e.cpu or 'unknown processor'}, {e.threads} threads, {e.provider}"),
+            *_ceiling_rows(m.ceilings),
+        ]
+    )
+    yield ""
+    fractions = dict(m.roofline)
+    table = _table("", "mean>", "± sd>", "n>", "p50>", "p95>", "of the ceiling>")
+    for series in m.series:
+        table.add_row(*_series_row(series, fractions.get(series.name)))
+    yield table
+    yield ""
+    yield _facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), ("energy", energy_words(m.energy))])
+    yield Text(f"{m.workload}; {m.warmup} warm-up rounds; {m.time}", style="dim")
+
+
+def energy_words(energy: Energy) -> str:
+    """Joules a token and how they were obtained, or why there are none."""
+    if energy.kind == "none" or energy.gross_joules is None or not energy.tokens:
+        return f"none: {energy.reason}"
+    net = words.number(None if energy.net_joules is None else energy.net_joules / energy.tokens)
+    gross = words.number(energy.gross_joules / energy.tokens)
+    return f"{net} J/token net, {gross} gross ({energy.kind}, {energy.meter})"
+
+
+def _series_row(series: Series, fraction: float | None) -> tuple[str, ...]:
+    times = series.unit == "s"
+    mean = words.seconds(series.mean) if times else f"{words.number(series.mean)} {series.unit}"
+    sd = words.seconds(series.sd) if times else words.number(series.sd, 2)
+    p50, p95 = (words.seconds(series.percentile(p)) for p in (50, 95)) if times else ("", "")
+    word = "MBU" if series.name.startswith("tg") else "MFU"
+    of = "" if fraction is None else f"{words.percent(fraction)} {word}"
+    return series.name, mean, sd if series.n > 1 else "", str(series.n), p50, p95, of
+
+
+def _ceiling_rows(ceilings: Ceilings | None) -> Iterator[tuple[str, str]]:
+    if ceilings is None:
+        yield "ceilings", words.ABSENT
+        return
+    for series, unit in ((ceilings.bandwidth_bytes_per_s, "GB/s"), (ceilings.gemm_flop_per_s, "GFLOP/s")):
+        best = words.number(max(series.samples) / 1e9)
+        yield "ceiling", f"{best} {unit}, {series.name} (best of {series.n}, mean {words.number(series.mean / 1e9)})"
+
+
+def _ladder_rows(m: Measurement) -> Iterator[tuple[str, str]]:
+    """Peak -> achievable -> achieved for the first workload of each kind."""
+    if m.ceilings is None:
+        return
+    bandwidth = f"{words.number(max(m.ceilings.bandwidth_bytes_per_s.samples) / 1e9)} GB/s"
+    gemm = f"{words.number((m.gemm_factor or 1) * max(m.ceilings.gemm_flop_per_s.samples) / 1e9)} GFLOP/s"
+    for start, peak, word in (("tg", bandwidth, "MBU"), ("pp", gemm, "MFU")):
+        name, fraction = next((pair for pair in m.roofline if pair[0].startswith(start)), ("", 0.0))
+        if series := m.get(name):
+            yield (
+                f"ladder {name}",
+                f"peak {peak} -> achievable {words.number(series.mean / fraction)} {series.unit} -> achieved "
+                f"{words.number(series.mean)} {series.unit} ({word} {words.percent(fraction)})",
+            )
+
+
+# --- the rest ---------------------------------------------------------------------------------
+
+
+def signals_table(answer: Answer) -> Table:
+    """Every token with the log-probability it had and its lead over the second choice."""
+    table = _table("token", "id>", "logprob>", "margin>")
+    for t in answer.tokens:
+        table.add_row(repr(t.text), str(t.token), _fixed(t.logprob), _fixed(t.margin))
+    return table
+
+
+def targets_table(targets: Sequence[Target]) -> Table:
+    """One line a device."""
+    table = _table("target", "what", "precisions", "verified")
+    for t in targets:
+        table.add_row(t.name, t.title, " ".join(t.precisions), t.verified)
+    return table
+
+
+def target_table(card: TargetCard) -> Table:
+    """Everything about a device."""
+    t = card.target
+    rows = [
+        ("target", t.name),
+        ("what", t.title),
+        ("provider", t.provider),
+        *((f"option {key}", value) for key, value in t.provider_options),
+        ("opset", str(t.opset)),
+        ("precisions", " ".join(t.precisions)),
+        ("verified", t.verified),
+        ("cache", "present may share past's buffer" if t.shared_kv else "grows by copying"),
+        ("accuracy level", "the recipe's" if t.accuracy_level is None else str(t.accuracy_level)),
+        ("context", "unlimited" if t.max_context is None else f"{words.count(t.max_context)} tokens"),
+        ("memory", "unknown" if t.memory_bytes is None else words.size(t.memory_bytes)),
+        ("bandwidth", "unknown" if t.bandwidth_bytes_per_s is None else f"{words.size(t.bandwidth_bytes_per_s)}/s"),
+        *((f"rewrite {r.cures}", r.file or "nothing cures this") for r in card.rewrites),
+        *((("notes", t.notes),) if t.notes else ()),
+    ]
+    return _facts(rows)
+
+
+def _fixed(value: float | None) -> str:
+    return words.ABSENT if value is None else f"{value:.3f}"
+
+
+def _facts(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A table without boxes; a column that ends in ``>`` is aligned to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return table

@@ -1,0 +1,165 @@
+"""Plots as SVG that belongs to the page: its colours are the page's CSS variables, its text the page's text.
+
+Matplotlib draws with stand-in colours; they are replaced by ``var(--name)`` afterwards, so that one drawing serves
+light, dark and paper.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from edgekit.types import Interval, Series
+
+HUES = 6
+"""Colours for bundles; a seventh bundle gets the first one again."""
+
+INK, SOFT, GRID = "#0e0e01", "#0e0e02", "#0e0e03"
+_VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line"} | {f"#0e0ec{i}": f"hue{i}" for i in range(HUES)}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.parse_math": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "text.color": INK,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True)
+class Ink:
+    """What a bundle is called in a drawing, and its colour: a number below HUES."""
+
+    label: str
+    hue: int
+
+    @property
+    def color(self) -> str:
+        """The stand-in for the colour."""
+        return f"#0e0ec{self.hue}"
+
+
+def plot_quality(points: Sequence[tuple[Ink, float, Interval]]) -> str:
+    """Size against quality: one point a bundle.
+
+    Args:
+        points: the bundle, megabytes, mean KL divergence in nats.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("bundle size, MB", "mean KL divergence from FP32, nats", height=4.9)
+        axes.set_yscale("log")
+        for ink, megabytes, kld in points:
+            # An exact copy has no place on a log axis; it sits on the floor of what can be told apart from zero.
+            value = max(kld.value, 1e-6)
+            reach = [[max(0.0, value - max(kld.low, 1e-6))], [max(0.0, kld.high - value)]]
+            axes.errorbar(
+                megabytes, value, yerr=reach, fmt="o", color=ink.color, markersize=11, capsize=4, elinewidth=1.6
+            )
+            _name(axes, ink, megabytes, value)
+        axes.set_xlim(0, 1.35 * max(megabytes for _, megabytes, _ in points))
+        low = min(max(kld.low, 1e-6) for _, _, kld in points)
+        high = max(max(kld.high, 1e-6) for _, _, kld in points)
+        axes.set_ylim(low / 3, high * 3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        return _svg(figure, "quality")
+
+
+def plot_depth(lines: Sequence[tuple[Ink, Sequence[tuple[int, Series]]]]) -> str:
+    """Decode speed over the depth of the context, one line a bundle, with one standard deviation."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("tokens of context", "decode, tokens per second")
+        for ink, points in lines:
+            depths = [depth for depth, _ in points]
+            means = [series.mean for _, series in points]
+            deviations = [series.sd for _, series in points]
+            axes.errorbar(
+                depths, means, yerr=deviations, fmt="o-", color=ink.color, markersize=7, capsize=4, linewidth=2.2
+            )
+            _name(axes, ink, depths[-1], means[-1])
+        axes.set_ylim(bottom=0)
+        deepest = max(depth for _, points in lines for depth, _ in points)
+        axes.set_xlim(-0.04 * (deepest or 1), 1.25 * (deepest or 1))
+        axes.set_xticks(sorted({depth for _, points in lines for depth, _ in points}))
+        return _svg(figure, "depth")
+
+
+def plot_steps(lines: Sequence[tuple[Ink, Series]]) -> str:
+    """How long each token took: the share of tokens that came within a time, one curve a bundle."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("time per output token, ms", "share of tokens")
+        # The slowest hundredth would squeeze everything else against the axis.
+        edge = max(1000 * series.percentile(99) for _, series in lines)
+        for ink, series in lines:
+            times = sorted(1000 * sample for sample in series.samples)
+            shares = [(k + 1) / len(times) for k in range(len(times))]
+            axes.step([times[0], *times], [0.0, *shares], where="post", color=ink.color, linewidth=2.2)
+            for p in (50, 95):
+                axes.plot(1000 * series.percentile(p), p / 100, "o", color=ink.color, markersize=6)
+            _name(axes, ink, 1000 * series.percentile(50), 0.5)
+        axes.set_xlim(0, 1.15 * edge)
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.xaxis.set_major_locator(MaxNLocator(7))
+        return _svg(figure, "steps")
+
+
+def _axes(x: str, y: str, height: float = 3.7) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(which="both", left=False)
+    return figure, axes
+
+
+def _name(axes: Axes, ink: Ink, x: float, y: float) -> None:
+    """Write a bundle's label to the right of a point: nearer to the eye than a legend."""
+    axes.annotate(ink.label, (x, y), (11, 0), textcoords="offset points", va="center", weight="bold")
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The drawing as an inline element: no size, no metadata, ids of its own, colours of the page."""
+    text = StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    _, _, svg = text.getvalue().partition("<svg")
+    opening, _, body = svg.partition(">")
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub(r"font: ([^;'\"]*px) [^;\"]*", r"font: \1 var(--sans)", body)
+    body = body.replace("xlink:href=", "href=").replace('id="', f'id="{name}-')
+    body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body)
+    for stand_in, variable in _VARIABLES.items():
+        body = body.replace(stand_in, f"var(--{variable})")
+    box = re.search(r'viewBox="[^"]*"', opening)
+    return f"<svg {box.group() if box else ''}>{body}"

@@ -1,0 +1,48 @@
+"""Numbers as people read them, in the terminal and in the report. Absent is never zero. Standard library only."""
+
+from __future__ import annotations
+
+from math import isfinite, log10
+
+ABSENT = "not measured"
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: ``86.4 MB``."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    power = min(int(log10(count)) // 3, 4)
+    value = count / 1000**power
+    return f"{value:.{0 if value >= 100 else 1}f} {_UNITS[power]}"
+
+
+def count(number: float) -> str:
+    """A whole number with thousands separated: ``134,515,008``."""
+    return f"{number:,.0f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits by default, and words for what was not measured."""
+    if value is None or not isfinite(value):
+        return ABSENT
+    if value == 0:
+        return "0"
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """0.955 -> ``95.5 %``."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def seconds(value: float) -> str:
+    """A duration: ``13.2 ms``, ``1.52 s``, ``2 min 5 s``."""
+    if value < 1:
+        return f"{number(1000 * value)} ms"
+    if value < 60:
+        return f"{number(value)} s"
+    return f"{value // 60:.0f} min {value % 60:.0f} s"
