@@ -29,12 +29,14 @@ def keep_top_k(logits: Floats, k: int) -> Floats:
 
 def keep_top_p(logits: Floats, p: float) -> Floats:
     """The fewest most likely tokens whose probabilities sum to at least p; -inf elsewhere. arXiv:1904.09751."""
-    candidates = np.flatnonzero(logits > -np.inf)
-    ascending = candidates[np.argsort(logits[candidates], kind="stable")]
-    tail = np.cumsum(probabilities(logits[ascending]))
-    dropped = ascending[:-1][tail[:-1] <= 1 - p]
-    kept = logits.copy()
-    kept[dropped] = -np.inf
+    likelihood = probabilities(logits)
+    # Together these are less likely than 1 - p, so only the others, a few hundred as a rule, need sorting.
+    unlikely = likelihood < (1 - p) / logits.size
+    others = np.flatnonzero(~unlikely)
+    ascending = others[np.argsort(likelihood[others])]
+    tail = likelihood[unlikely].sum() + np.cumsum(likelihood[ascending])
+    kept = np.where(unlikely, np.float32(-np.inf), logits)
+    kept[ascending[:-1][tail[:-1] <= 1 - p]] = -np.inf
     return kept
 
 
@@ -44,8 +46,8 @@ def keep_min_p(logits: Floats, p: float) -> Floats:
 
 
 def probabilities(logits: Floats) -> NDArray[np.float64]:
-    """Softmax, in float64 so that a cumulative sum over a large vocabulary ends at 1."""
-    likelihood = np.exp(logits.astype(np.float64) - logits.max())
+    """Softmax. Summed in float64, so that a cumulative sum over a large vocabulary ends at 1."""
+    likelihood = np.exp(logits - logits.max()).astype(np.float64)
     return np.asarray(likelihood / likelihood.sum())
 
 
