@@ -71,7 +71,8 @@ def _yarn(rope: Rope, periods: NDArray[np.float32]) -> NDArray[np.float32]:
         high += 0.001
     ramp = np.clip((np.arange(rope.dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
     kept = 1 - ramp
-    return np.asarray((1 - kept) / (np.float32(rope.factor) * periods) + kept / periods, np.float32)
+    interpolated, extrapolated = 1 / (np.float32(rope.factor) * periods), 1 / periods
+    return np.asarray(interpolated * (1 - kept) + extrapolated * kept, np.float32)
 
 
 def _longrope(rope: Rope, periods: NDArray[np.float32], *, long: bool) -> NDArray[np.float32]:

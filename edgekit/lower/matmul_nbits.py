@@ -77,7 +77,7 @@ def _columns(
     if known is not None:
         return known
     rows, columns = shape
-    bits = dtype.bitwidth
+    bits: int = dtype.bitwidth
 
     def compute() -> NDArray[np.uint8 | np.int8]:
         codes = _unpack(source.numpy().reshape(rows, -1), bits)[:, :columns].T
@@ -106,7 +106,7 @@ def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     flat = codes.ravel()
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
-    return flat[0::2] & 15 | flat[1::2] << 4
+    return np.asarray((flat[0::2] & 15) | (flat[1::2] << 4), np.uint8)
 
 
 def _scales(patch: Patch, n: int, blocks: int) -> ir.Value:
