@@ -1,4 +1,8 @@
-"""What onnxruntime-genai, optimum and transformers.js need beside the graph to open the bundle as it is."""
+"""What onnxruntime-genai, optimum and transformers.js need beside the graph to open the bundle as it is.
+
+What no side file can cure: optimum takes head_dim for hidden_size / heads in every architecture here, and phi3 for one
+without grouped keys and values, so a model that differs does not open there.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +37,10 @@ _GENAI_MAX_LENGTH = 4096
 
 @dataclass(frozen=True)
 class GraphFile:
-    """What the side files say about a graph: its path in the bundle, its inputs and outputs."""
+    """What the side files say about a graph: its path in the bundle, its inputs, its cache's type, its data file."""
 
     path: str
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
     half_cache: bool
     external_data: bool
 
@@ -48,7 +51,6 @@ class GraphFile:
         return cls(
             path=path,
             inputs=tuple(v.name or "" for v in model.graph.inputs),
-            outputs=tuple(v.name or "" for v in model.graph.outputs),
             half_cache=ir.DataType.FLOAT16 in cache,
             external_data=external_data,
         )

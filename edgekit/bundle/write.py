@@ -118,6 +118,9 @@ def draft(out: Path | str, *, force: bool = False) -> Iterator[Draft]:
         folder.mkdir()
     try:
         yield Draft(out, folder, force)
+    except BundleError as error:
+        # The hidden folder is gone when this is read.
+        raise BundleError(error.message.replace(str(folder), str(out)), error.hint) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -134,9 +137,12 @@ def _require_free(out: Path, force: bool) -> None:
         raise BundleError(f"{out}: the folder exists and is not a bundle", "choose another folder, or empty this one")
     if not force:
         raise BundleError(f"{out}: there is a bundle already", "--force replaces it")
-    foreign = sorted(_present(out) - listed_files(out))
+    hint = "move it elsewhere, or choose another folder"
+    try:
+        foreign = sorted(_present(out) - listed_files(out))
+    except BundleError as error:
+        raise BundleError(f"{out}: not replaced: {error.message}", hint) from error
     if foreign:
-        hint = "move it elsewhere, or choose another folder"
         raise BundleError(f"{out}: not replaced: {foreign[0]} is not part of the bundle", hint)
 
 

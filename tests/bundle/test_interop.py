@@ -19,7 +19,7 @@ INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_values.0.key"
 
 
 def graph(precision: Precision = "int4", **changes: Any) -> GraphFile:
-    return replace(GraphFile(GRAPH_NAMES[precision], INPUTS, ("logits",), False, True), **changes)
+    return replace(GraphFile(GRAPH_NAMES[precision], INPUTS, False, True), **changes)
 
 
 def files(

@@ -84,7 +84,8 @@ def no_file_larger_than(limit: int) -> Iterator[None]:
 def test_no_room_in_the_middle_of_a_file(tmp_path: Path, build: Build) -> None:
     with no_file_larger_than(4096), pytest.raises(BundleError) as caught:
         build(tmp_path / "out")
-    assert "model_q4.onnx_data: no room: 7,160 bytes needed" in caught.value.message
+    data = tmp_path / "out" / "onnx" / "model_q4.onnx_data"
+    assert caught.value.message.startswith(f"{data}: no room: 7,160 bytes needed, ")
     assert "bytes free" in caught.value.message
     assert list(tmp_path.iterdir()) == []
 
@@ -164,6 +165,12 @@ def test_force_does_not_delete_files_that_are_not_the_bundles(tmp_path: Path, bu
     with pytest.raises(BundleError, match=r"notes\.txt is not part of the bundle"):
         build(tmp_path / "out", force=True)
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_force_does_not_replace_what_it_cannot_read(tmp_path: Path, build: Build) -> None:
+    (build(tmp_path / "out").path / "edgekit.json").write_text("{")
+    with pytest.raises(BundleError, match="not replaced"):
+        build(tmp_path / "out", force=True)
 
 
 def test_the_old_bundle_comes_back_when_the_rename_fails(
