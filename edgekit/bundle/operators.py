@@ -17,5 +17,5 @@ def count_operators(bundle: Bundle) -> Counter[tuple[str, str]]:
     Weights are not read.
     """
     model = ir.load(bundle.graph)
-    graphs = [model.graph, *model.functions.values()]
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     return Counter((n.domain, n.op_type) for g in graphs for n in ir.traversal.RecursiveGraphIterator(g))

@@ -1,0 +1,300 @@
+"""Is a bundle what it says it is? Files, source, tokenizer, graph, weights, quality against FP32: in this order."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from platformdirs import user_cache_dir
+
+from edgekit import measure
+from edgekit.bundle import open_bundle
+from edgekit.bundle.operators import count_operators
+from edgekit.errors import EdgekitError, MeasureError
+from edgekit.run import Tokenizer, load_runner
+from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
+from edgekit.types import Bundle, Check, Checkpoint, Precision, Progress, Quality, Verification, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edgekit.measure import Reference, Text
+    from edgekit.run import OnnxRunner
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The worst mean KL divergence (nats) and top-1 agreement that pass."""
+
+    max_kld: float
+    min_top1: float
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to measure quality on, and whether anyone insists on it."""
+
+    text: Text
+    tokens: int
+    window: int
+    limits: Limits
+    asked: bool
+
+
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(1e-5, 0.999),
+    "fp16": Limits(1e-3, 0.98),
+    "int8": Limits(0.01, 0.95),
+    "int4": Limits(0.5, 0.6),
+}
+
+_NAME_SOURCE = "name the checkpoint that it was built from: --source"
+_REBUILD = "build it again with `edgekit build`"
+_DECODED = 24
+_STEP_TOLERANCE = 0.02
+"""Largest difference between prompt and step-by-step logits, relative to the largest logit. Kernels for one row and for
+many round differently, most with int8 activations; a wrong mask, position or cache is off by 0.1 and more."""
+
+
+def verify_bundle(
+    bundle: Bundle | Path | str,
+    *,
+    source: str | None = None,
+    text: Path | str | None = None,
+    tokens: int = 4096,
+    window: int = 512,
+    max_kld: float | None = None,
+    min_top1: float | None = None,
+    progress: Progress = silent,
+) -> Verification:
+    """Check a bundle. A check that cannot be made is a skip when nobody asked for it and a failure otherwise.
+
+    Args:
+        bundle: the bundle or its folder.
+        source: the checkpoint it was built from; by default where the manifest says, without network.
+        text: a UTF-8 file to measure quality on; CPython's help topics by default.
+        tokens: how many to score, rounded up to whole windows.
+        window: tokens in a window, at most the model's context.
+        max_kld: mean KL divergence that still passes; by default by precision (LIMITS).
+        min_top1: top-1 agreement that still passes; by default by precision.
+        progress: hears of hashing, building and scoring.
+
+    Raises:
+        MeasureError: the text cannot be read or is too short.
+    """
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
+    opened, checks = _check_files(path, progress)
+    if opened is None:
+        return Verification(str(path), checks)
+    limits = LIMITS[opened.manifest.recipe.precision]
+    limits = Limits(
+        limits.max_kld if max_kld is None else max_kld,
+        limits.min_top1 if min_top1 is None else min_top1,
+    )
+    asked = source is not None or max_kld is not None or min_top1 is not None
+    request = _Request(chosen, tokens, window, limits, asked)
+    checkpoint, found = _open_source(opened, source, asked, progress)
+    checks += (found, *_check_text(opened, checkpoint))
+    try:
+        runner = load_runner(opened)
+    except EdgekitError as error:
+        return Verification(str(path), (*checks, Check("graph", "fail", error.message, error.hint)))
+    try:
+        checks += (_check_graph(opened, runner), _check_steps(runner))
+        quality, check = _check_quality(opened, runner, checkpoint, request, progress)
+    finally:
+        runner.close()
+    return Verification(str(path), (*checks, check), quality)
+
+
+def _check_files(path: Path, progress: Progress) -> tuple[Bundle | None, tuple[Check, ...]]:
+    try:
+        bundle = open_bundle(path, check=False)
+    except EdgekitError as error:
+        return None, (Check("manifest", "fail", error.message, error.hint),)
+    manifest = bundle.manifest
+    what = f"{manifest.recipe.precision} of {manifest.provenance.id}"
+    schema = Check("manifest", "pass", f"schema {manifest.schema}, {what} by edgekit {manifest.edgekit}")
+    try:
+        open_bundle(path, check=True, progress=progress)
+    except EdgekitError as error:
+        return None, (schema, Check("files", "fail", error.message, error.hint))
+    detail = f"{len(manifest.files)} files, {manifest.bytes:,} bytes, each with the sha256 it was built with"
+    return bundle, (schema, Check("files", "pass", detail))
+
+
+def _open_source(
+    bundle: Bundle, source: str | None, asked: bool, progress: Progress
+) -> tuple[Checkpoint | None, Check]:
+    """The checkpoint, if it is there and is the one."""
+    made = bundle.manifest.provenance
+    name = source or (made.location if Path(made.location).exists() else made.id)
+    try:
+        checkpoint = open_model(name, offline=source is None, progress=progress)
+        found = fingerprint(checkpoint, progress)
+    except EdgekitError as error:
+        return None, Check("source", "fail" if asked else "skip", error.message, error.hint if source else _NAME_SOURCE)
+    if found.sha256 != made.sha256:
+        detail = f"{name} is another checkpoint: sha256 {found.sha256[:12]}, the bundle's is {made.sha256[:12]}"
+        return None, Check("source", "fail" if asked else "skip", detail, _NAME_SOURCE)
+    return checkpoint, Check("source", "pass", f"{name}, sha256 {made.sha256[:12]} as in the manifest")
+
+
+def _check_text(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[Check, Check]:
+    """Tokenizer and chat template against the source's own."""
+    if checkpoint is None:
+        reason = "the source is not here to compare with"
+        return Check("tokenizer", "skip", reason, _NAME_SOURCE), Check("chat template", "skip", reason, _NAME_SOURCE)
+    return _check_tokenizer(bundle, checkpoint), _check_template(bundle, checkpoint)
+
+
+def _check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
+    try:
+        ours, theirs = Tokenizer.of(bundle).encode, source_tokenizer(checkpoint)
+    except (EdgekitError, OSError, ValueError) as error:
+        return Check("tokenizer", "fail", str(error), _REBUILD)
+    wrong = [string for string in AWKWARD if ours(string) != theirs(string)]
+    if wrong:
+        detail = f"{len(wrong)} of {len(AWKWARD)} awkward strings are split differently, first {wrong[0][:40]!r}"
+        return Check("tokenizer", "fail", detail, _REBUILD)
+    return Check("tokenizer", "pass", f"{len(AWKWARD)} awkward strings give the source's own tokens")
+
+
+def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
+    name = "chat_template.jinja"
+    theirs, file = checkpoint.file(name), bundle.path / name
+    ours = file.read_bytes() if file.is_file() else None
+    if ours != theirs:
+        return Check("chat template", "fail", f"{name} is not the source's", _REBUILD)
+    return Check("chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, equal")
+
+
+def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
+    """Inputs and outputs of the contract, and no operator that the target lacks."""
+    layers = range(bundle.manifest.spec.layers)
+    cache = [f"{i}.{kind}" for i in layers for kind in ("key", "value")]
+    past, present = ({f"{side}.{c}" for c in cache} for side in ("past_key_values", "present"))
+    inputs, outputs = set(runner.info.inputs), set(runner.info.outputs)
+    allowed = past | {"input_ids", "attention_mask", "position_ids"}
+    wrong = sorted((inputs - allowed) | ((past | {"input_ids"}) - inputs) | (outputs ^ (present | {"logits"})))
+    if wrong:
+        return Check(
+            "graph", "fail", f"inputs or outputs outside the contract, or missing: {', '.join(wrong)}", _REBUILD
+        )
+    if runner.vocab_size != bundle.manifest.spec.vocab_size:
+        detail = f"{runner.vocab_size} logits for a vocabulary of {bundle.manifest.spec.vocab_size}"
+        return Check("graph", "fail", detail, _REBUILD)
+    operators = count_operators(bundle)
+    lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.target.lacks})
+    if lacking:
+        target = bundle.manifest.target.name
+        return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", _REBUILD)
+    domains = sorted({domain or "ai.onnx" for domain, _ in operators})
+    nodes = sum(operators.values())
+    return Check("graph", "pass", f"loads; inputs and outputs as agreed; {nodes} nodes of {', '.join(domains)}")
+
+
+def _check_steps(runner: OnnxRunner) -> Check:
+    """A greedy continuation, token by token, against the same tokens fed at once."""
+    random = np.random.default_rng(0)
+    room = min(2 * _DECODED, runner.context_length)
+    tokens = random.integers(runner.vocab_size, size=max(1, room - _DECODED)).tolist()
+    runner.reset()
+    rows = [runner.prefill(tokens).copy()]
+    fed = len(tokens)
+    while len(tokens) < room:
+        tokens.append(int(rows[-1].argmax()))
+        rows.append(runner.step(tokens[-1]).copy())
+    steps, whole = np.stack(rows), runner.logits(tokens)[fed - 1 :]
+    if not (np.isfinite(steps).all() and np.isfinite(whole).all()):
+        return Check("decode", "fail", "the logits hold NaN or infinity", _REBUILD)
+    off = float(np.abs(steps - whole).max() / np.abs(whole).max())
+    detail = f"{len(rows)} greedy tokens one by one and at once: logits differ by {off:.1e} of the largest"
+    return Check("decode", "pass" if off <= _STEP_TOLERANCE else "fail", detail, _REBUILD)
+
+
+def _check_quality(
+    bundle: Bundle, runner: OnnxRunner, checkpoint: Checkpoint | None, request: _Request, progress: Progress
+) -> tuple[Quality | None, Check]:
+    manifest, text = bundle.manifest, request.text
+    window = min(request.window, runner.context_length)
+    windows = measure.cut_windows(text, Tokenizer.of(bundle).encode, window, request.tokens)
+    try:
+        reference = _find_reference(bundle, checkpoint, text, windows, progress)
+    except EdgekitError as error:
+        return None, Check("quality", "fail", f"no FP32 reference: {error.message}", error.hint)
+    if reference is None:
+        detail = "neither the source nor a cached FP32 reference of it is here to compare with"
+        return None, Check("quality", "fail" if request.asked else "skip", detail, _NAME_SOURCE)
+    try:
+        quality = measure.score(
+            runner,
+            reference,
+            text=text.name,
+            text_sha256=text.sha256,
+            reference_name=f"{manifest.provenance.id} in FP32, sha256 {manifest.provenance.sha256[:12]}",
+            runtime=" ".join(runner.info.runtime[0]),
+            accuracy_level=manifest.recipe.accuracy_level,
+            progress=progress,
+        )
+    except MeasureError as error:
+        return None, Check("quality", "fail", error.message, error.hint)
+    return quality, _judge(quality, request.limits)
+
+
+def _judge(quality: Quality, limits: Limits) -> Check:
+    kld, top1 = quality.kld_mean, quality.top1
+    passed = kld.value <= limits.max_kld and top1.value >= limits.min_top1
+    detail = (
+        f"KLD {kld.value:.3g} [{kld.low:.3g}, {kld.high:.3g}] (limit {limits.max_kld:g}), "
+        f"top-1 {top1.value:.1%} [{top1.low:.1%}, {top1.high:.1%}] (limit {limits.min_top1:.1%}), "
+        f"perplexity x {quality.ppl_ratio.value:.4f}; {quality.tokens} tokens of {quality.text}"
+    )
+    hint = "" if passed else "build it with more bits: --bits, --size-mb or --precision int8; or set other limits"
+    return Check("quality", "pass" if passed else "fail", detail, hint)
+
+
+def _find_reference(
+    bundle: Bundle, checkpoint: Checkpoint | None, text: Text, windows: NDArray[np.int64], progress: Progress
+) -> Reference | None:
+    """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""
+    key = measure.reference_key(bundle.manifest.provenance.sha256, text.sha256, windows)
+    path = _cache() / "references" / f"{key}.npz"
+    reference = measure.load_reference(path)
+    if reference is None and checkpoint is not None:
+        with _fp32_runner(bundle, checkpoint, progress) as runner:
+            reference = measure.make_reference(runner, windows, progress=progress)
+        measure.save_reference(reference, path)
+    return reference
+
+
+@contextmanager
+def _fp32_runner(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Iterator[OnnxRunner]:
+    # The cache lies on a disk; /tmp is often memory, and an FP32 model is large.
+    from edgekit.build import build_bundle
+
+    cache = _cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="fp32-", dir=cache) as folder:
+        model = checkpoint.provenance.location or checkpoint.provenance.id
+        exporter = bundle.manifest.exporter
+        made = build_bundle(
+            model, target="cpu", precision="fp32", out=Path(folder) / "bundle", exporter=exporter, progress=progress
+        )
+        runner = load_runner(made)
+        try:
+            yield runner
+        finally:
+            runner.close()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit"))
