@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from edgekit.bundle import external
@@ -81,6 +82,26 @@ def test_shared_bytes_are_stored_once_under_two_shapes(tmp_path: Path) -> None:
     loaded = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
     np.testing.assert_array_equal(loaded["embed.codes"], codes)
     np.testing.assert_array_equal(loaded["head.codes"], codes.reshape(64, 1, 32))
+
+
+def test_onnx_runtime_reads_shared_bytes_under_both_shapes(tmp_path: Path) -> None:
+    table = np.random.default_rng(4).standard_normal((64, 32)).astype(np.float32)
+    first, second = ir.Tensor(table, name="a"), ir.Tensor(table.reshape(2, 1024), name="b")
+    second.metadata_props[SHARED_WITH] = "a"
+    model = single(first, second)
+    model.graph.outputs.clear()
+    for value in model.graph.initializers.values():
+        node = ir.Node("", "Neg", [value])
+        node.outputs[0].name = f"minus.{value.name}"
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        model.graph.append(node)
+        model.graph.outputs.append(node.outputs[0])
+    graph, data = write_model(model, tmp_path / "m.onnx")
+    assert data.bytes == table.nbytes
+    session = onnxruntime.InferenceSession(graph.path, providers=["CPUExecutionProvider"])
+    a, b = session.run(None, {"x": np.zeros(1, np.float32)})
+    np.testing.assert_array_equal(a, -table)
+    np.testing.assert_array_equal(b, -table.reshape(2, 1024))
 
 
 def test_sharing_another_size_is_refused(tmp_path: Path) -> None:
