@@ -64,7 +64,7 @@ def _rows(patch: Patch, index: int, bits: int, name: str) -> ir.Value:
 
 def _columns(patch: Patch, table: ir.Value) -> ir.Value:
     """The tokens' columns of the head's table [H,V], as rows [B,S,H]."""
-    gathered = patch.op("Gather", [table, patch.input(1)], "codes.columns", axis=1)
+    gathered = patch.op("Gather", [table, patch.input(1)], "codes.turned", axis=1)
     return patch.op("Transpose", [gathered], "codes", perm=[1, 2, 0])
 
 

@@ -69,8 +69,8 @@ class Patch:
         outputs: int = 1,
         **attributes: int | float | str | Sequence[int],
     ) -> ir.Value:
-        """Add a node called ``<node>.<name>``, or ``name`` when that starts with "/"; return its first output."""
-        full = name[1:] if name.startswith("/") else f"{self.node.name}.{name}"
+        """Add a node called ``<node>/<name>``, or ``name`` when that starts with "/"; return its first output."""
+        full = name[1:] if name.startswith("/") else f"{self.node.name}/{name}"
         names = [full, *(f"{full}.{i}" for i in range(1, outputs))]
         made = ir.node(
             kind, inputs, attributes, domain=domain, name=full, outputs=[ir.Value(name=output) for output in names]
