@@ -85,7 +85,7 @@ def _translate(error: Exception, name: str, revision: str | None, offline: bool)
 
 
 def _bar(label: str, progress: Progress) -> type:
-    """A tqdm class that draws nothing and tells ``progress`` of bytes, where the hub's client counts them, and files."""
+    """A tqdm class that draws nothing and tells ``progress`` of files, and of bytes where the hub counts them."""
     from tqdm.auto import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
@@ -107,12 +107,12 @@ def _bar(label: str, progress: Progress) -> type:
 @contextmanager
 def _no_bars() -> Iterator[None]:
     """Keep the hub's client from drawing on the terminal: only the command line prints."""
-    from huggingface_hub import utils
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    shown = not utils.are_progress_bars_disabled()
-    utils.disable_progress_bars()
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     finally:
         if shown:
-            utils.enable_progress_bars()
+            enable_progress_bars()

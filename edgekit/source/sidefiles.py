@@ -19,8 +19,9 @@ _NO_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the mod
 def collect_files(folder: Path, config: dict[str, Any], spec: ModelSpec) -> tuple[tuple[SideFile, ...], ModelSpec]:
     """The side files of a Hugging Face folder, and the spec completed with what they tell.
 
-    Files are copied as they are; what is missing is made: generation_config.json from the config,
-    tokenizer.json from an older kind of tokenizer, tokenizer_config.json from special_tokens_map.json.
+    Files are copied as they are, but for a config that misstates the embedding. What is missing is made:
+    generation_config.json from the config, tokenizer.json from an older kind of tokenizer,
+    tokenizer_config.json from special_tokens_map.json.
 
     Raises:
         SourceError: when there is no tokenizer, or it has more tokens than the embedding has rows.
@@ -37,11 +38,12 @@ def collect_files(folder: Path, config: dict[str, Any], spec: ModelSpec) -> tupl
     if template is not None and not isinstance(settings.get("chat_template"), (str, list)):
         settings = {**settings, "chat_template": template}
     spec = check_vocabulary(tokenizer, settings, spec, str(folder / "tokenizer.json"))
-    rows_differ = config.get("vocab_size") != spec.vocab_size
+    found = {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied}
+    wrong = {key: value for key, value in found.items() if config.get(key) not in (None, value)}
     generation = folder / "generation_config.json"
     files = [
-        as_json("config.json", {**config, "vocab_size": spec.vocab_size})
-        if rows_differ
+        as_json("config.json", config | wrong)
+        if wrong
         else SideFile("config.json", (folder / "config.json").read_bytes()),
         SideFile("generation_config.json", generation.read_bytes())
         if generation.is_file()

@@ -111,16 +111,18 @@ class FileWeights:
         count = extent.shape[0]
         start, stop, _ = slice(start, stop).indices(count)
         stop = max(start, stop)
-        if len(extent.shape) == 1:
-            return _decode(name, replace(extent, shape=(1, count)), 0, 1)[0, start:stop].copy()
-        if not extent.interleaved:
-            return _decode(name, extent, start, stop).reshape(stop - start, *extent.shape[1:])
-        # Whole heads, so that both halves of each are at hand: stored row 2i+j of a head is its row j*half+i.
-        head = extent.interleaved
+        # Whole heads where rows are interleaved, so that both halves of each are at hand.
+        head = extent.interleaved or 1
         first, last = start // head * head, -(-stop // head) * head
-        rows = _decode(name, extent, first, last).reshape(-1, head // 2, 2, extent.columns)
-        ordered = rows.swapaxes(1, 2).reshape(last - first, extent.columns)
-        return np.ascontiguousarray(ordered[start - first : stop - first])
+        if len(extent.shape) == 1:
+            rows = _decode(name, replace(extent, shape=(1, count)), 0, 1)[0, first:last]
+        else:
+            rows = _decode(name, extent, first, last)
+        rows = rows.reshape(last - first, *extent.shape[1:])
+        if extent.interleaved:
+            # Stored row 2i + j of a head is its row j * head / 2 + i.
+            rows = rows.reshape(-1, head // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+        return rows if len(rows) == stop - start else rows[start - first : stop - first].copy()
 
 
 def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.float32]:
@@ -140,7 +142,9 @@ def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.floa
                 _fill(file, into, extent, name)
                 _convert(extent.stored, into, part)
                 # A sum is cheap and not finite if any value is not; only then is it worth to look closer.
-                if not np.isfinite(part.sum()) and not np.isfinite(part).all():
+                with np.errstate(all="ignore"):
+                    total = part.sum()
+                if not np.isfinite(total) and not np.isfinite(part).all():
                     raise SourceError(
                         f"{extent.file}: tensor '{name}' holds NaN or infinite values",
                         "the checkpoint is damaged or its training diverged; download it again or choose another",
