@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 R = TypeVar("R", bound=Runner)
+
+_Samples = defaultdict[tuple[str, str], list[float]]
+"""(name, unit) of a series -> its samples."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +100,14 @@ def measure_latency(
         raise MeasureError("repetitions, pp and tg count from 1; warmup and depth from 0", "")
     plan = _plan(runner.context_length, pp, tg, depth)
     random = np.random.default_rng(seed)
-    samples: dict[tuple[str, str], list[float]] = defaultdict(list)
-    steps = len(plan.prompts) + len(plan.decodes)
-    for _ in range(warmup):
-        _round(runner, _Plan(plan.prompts, plan.decodes[:1], ""), random, defaultdict(list))
-    for i in range(repetitions):
-        progress("measuring", i * steps, repetitions * steps, "workloads")
-        _round(runner, plan, random, samples)
-    progress("measuring", repetitions * steps, repetitions * steps, "workloads")
+    warm = _Plan(plan.prompts, plan.decodes[:1], "")
+    samples, forgotten = _Samples(list), _Samples(list)
+    rounds = [(warm, forgotten)] * warmup + [(plan, samples)] * repetitions
+    total = sum(len(p.prompts) + len(p.decodes) for p, _ in rounds)
+    done = count(1)
+    progress("measuring", 0, total, "workloads")
+    for workloads, kept in rounds:
+        _round(runner, workloads, random, kept, lambda: progress("measuring", next(done), total, "workloads"))
     runner.reset()
     series = tuple(Series(name, unit, tuple(values)) for (name, unit), values in samples.items())
     return Latency(series, plan.words)
@@ -120,7 +124,11 @@ def decode(runner: Runner, tokens: NDArray[np.int64]) -> list[float]:
 
 
 def _round(
-    runner: Runner, plan: _Plan, random: np.random.Generator, samples: dict[tuple[str, str], list[float]]
+    runner: Runner,
+    plan: _Plan,
+    random: np.random.Generator,
+    samples: _Samples,
+    done: Callable[[], None],
 ) -> None:
     for n in plan.prompts:
         tokens = random.integers(runner.vocab_size, size=n).tolist()
@@ -132,6 +140,7 @@ def _round(
         chosen = perf_counter()
         samples[f"pp{n}", "tok/s"].append(n / (prompt - started))
         samples[f"ttft{n}", "s"].append(chosen - started)
+        done()
     runner.reset()
     for at, n in plan.decodes:
         # Going deeper, the tokens already in the cache stay; only the difference is fed.
@@ -142,6 +151,7 @@ def _round(
         seconds = decode(runner, random.integers(runner.vocab_size, size=n))
         samples[f"tg{n}@{at}", "tok/s"].append(n / sum(seconds))
         samples[f"tpot@{at}", "s"] += seconds
+        done()
 
 
 def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[int]) -> _Plan:

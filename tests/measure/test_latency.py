@@ -115,8 +115,9 @@ def test_numbers_that_make_no_sense(clock, wrong):
 
 def test_progress_ends_where_it_said(clock):
     heard = []
-    measure_latency(Timed(clock), repetitions=2, warmup=0, progress=lambda *told: heard.append(told))
-    assert heard[-1][1] == heard[-1][2] == 8
+    measure_latency(Timed(clock), repetitions=2, warmup=1, progress=lambda *told: heard.append(told))
+    assert [done for _, done, _, _ in heard] == list(range(11))  # 2 in the warm-up, 4 in each round
+    assert {total for _, _, total, _ in heard} == {10}
 
 
 def test_load_is_repeated_and_only_the_last_runner_stays_open(clock):
