@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -75,7 +76,12 @@ def meter_energy(
         before = _idle_watts(probe, idle_seconds)
         probe.start()
         started = perf_counter()
-        tokens = work()
+        try:
+            tokens = work()
+        except BaseException:
+            with suppress(MeasureError):
+                probe.stop()
+            raise
         seconds = perf_counter() - started
         gross = probe.stop()
         after = _idle_watts(probe, idle_seconds)

@@ -74,8 +74,10 @@ def test_an_error_of_the_work_is_not_swallowed():
     def fail():
         raise ValueError("the work")
 
+    meter = Script(1.0, -1.0, 1.0)
     with pytest.raises(ValueError, match="the work"):
-        meter_energy(Script(1.0, 1.0, 1.0), fail, idle_seconds=1)
+        meter_energy(meter, fail, idle_seconds=1)
+    assert meter.stop() == 1.0  # it was stopped twice: after the idle reading, and when the work failed
 
 
 def test_trapezoid_against_an_integral():
