@@ -74,8 +74,10 @@ def _translate(error: Exception, name: str, revision: str | None, offline: bool)
                 f"{at} is not in the hub's cache, and --offline forbids fetching it",
                 "run once without --offline, or set HF_HOME to a cache that has it",
             )
+        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+        said = f"the hub answered HTTP {status}" if status else "the hub cannot be reached"
         return SourceError(
-            f"{at} is not in the hub's cache, and the hub cannot be reached",
+            f"{at} is not in the hub's cache, and {said}",
             "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder with the files",
         )
     return SourceError(

@@ -122,9 +122,8 @@ def ask(tmp_path: Path, endpoint: str, model: str, revision: str = "", offline: 
     """Open a model in a fresh process; its outcome. Nothing may be drawn or printed besides."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", **env}
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN, model, revision, offline], env=clean, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", OPEN, model, revision, offline]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "%|" not in done.stderr, "a progress bar was drawn"
     return dict(json.loads(done.stdout))
@@ -157,6 +156,7 @@ def test_fetches_what_is_needed_once_and_then_works_offline(hub: tuple[Hub, str]
         ("org/tiny", "v9", "", "'org/tiny' at revision 'v9' does not exist", "branch, tag or commit"),
         ("org/gated", "", "", "'org/gated' is gated", "hf auth login"),
         ("org/private", "", "", "'org/private' was not found on the hub, or it is private (HTTP 401)", "HF_TOKEN"),
+        ("org/broken", "", "", "'org/broken' is not in the hub's cache, and the hub answered HTTP 500", "HF_ENDPOINT"),
         ("org/tiny", "", "offline", "'org/tiny' is not in the hub's cache, and --offline", "without --offline"),
     ],
 )
