@@ -85,8 +85,10 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen2 windows above": lambda: Qwen2Config(
         **{**TINY, "num_hidden_layers": 3}, use_sliding_window=True, sliding_window=6, max_window_layers=1
     ),
-    "qwen3": lambda: Qwen3Config(**TINY, head_dim=24),
-    "smollm3": lambda: SmolLM3Config(**{**TINY, "num_hidden_layers": 4}, no_rope_layer_interval=2),
+    "qwen3": lambda: Qwen3Config(**TINY, head_dim=16),
+    "qwen3 heads of 24": lambda: Qwen3Config(**TINY, head_dim=24),
+    "smollm3": lambda: SmolLM3Config(**{**TINY, "hidden_size": 96, "num_hidden_layers": 4}, no_rope_layer_interval=2),
+    "smollm3 heads of 8": lambda: SmolLM3Config(**{**TINY, "num_hidden_layers": 4}, no_rope_layer_interval=2),
     "phi3": lambda: Phi3Config(**{**TINY, "num_key_value_heads": 6}, sliding_window=9),
     "phi3 longrope": lambda: Phi3Config(
         **{**TINY, "hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3},
