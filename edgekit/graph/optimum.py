@@ -1,0 +1,192 @@
+"""Any decoder that optimum-onnx can export, as a graph that obeys edgekit's contract.
+
+optimum-onnx pins transformers < 4.58, so it runs in an interpreter of its own, as a subprocess.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import GraphError
+from edgekit.graph.exported import read_export
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from edgekit.types import Checkpoint
+
+REQUIREMENTS = ("optimum-onnx>=0.1,<0.2", "torch==2.13.0", "onnxruntime")
+"""One pip call installs them, so that pip can see that torch and transformers fit each other."""
+
+ERROR = re.compile(r"(\w+\.)*\w*(Error|ERROR|Exception): ")
+"""The line of a traceback, or of pip's output, that names the reason; advice may follow it."""
+
+VARIABLE = "EDGEKIT_OPTIMUM_PYTHON"
+INSTALL = "edgekit doctor --install optimum"
+
+
+def export_with_optimum(
+    model: str,
+    *,
+    opset: int,
+    python: Path | None = None,
+    offline: bool = False,
+    progress: Progress = silent,
+) -> tuple[ir.Model, Checkpoint]:
+    """Export a decoder with optimum-onnx, in FP32, with keys and values as inputs and outputs.
+
+    Args:
+        model: a Hugging Face folder or a hub id.
+        opset: the least version of the standard operators the graph shall declare.
+        python: an interpreter that has optimum-onnx; ``find_optimum`` looks for one by default.
+        offline: take a hub id from the cache only.
+        progress: told the seconds that have passed.
+
+    Returns:
+        The graph, and the checkpoint as the graph holds it: weights by their initializers' names, and the tokenizer
+        and configuration files. Both keep the exported files on disk for as long as they live.
+
+    Raises:
+        GraphError: there is no such interpreter, optimum cannot export the model, or what it made is no decoder.
+    """
+    python = python or find_optimum()
+    folder = Path(tempfile.mkdtemp(prefix="edgekit-optimum-"))
+    try:
+        source = _stage(Path(model), folder / "model") if Path(model).is_dir() else model
+        out = folder / "export"
+        command = [str(python), "-m", "optimum.exporters.onnx", "--model", str(source)]
+        command += ["--task", "text-generation-with-past", "--no-post-process", "--dtype", "fp32", str(out)]
+        switches = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if offline else {}
+        code, reason = _run(command, folder / "log", switches, "export with optimum", progress)
+        if code or not (out / "model.onnx").is_file():
+            raise GraphError(
+                f"optimum cannot export {model}: {reason}", f"`{' '.join(command[:-1])} OUT` shows everything it says"
+            )
+        return read_export(out, Path(source), model, opset)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def find_optimum() -> Path:
+    """The interpreter that has optimum-onnx: this one, EDGEKIT_OPTIMUM_PYTHON's, or the one ``install_optimum`` made.
+
+    Raises:
+        GraphError: none has it, or the variable names no file.
+    """
+    spec = find_spec("optimum")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / "exporters" / "onnx").is_dir():
+            return Path(sys.executable)
+    named = os.environ.get(VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise GraphError(f"{VARIABLE}={named}: there is no such file", "name an interpreter that has optimum-onnx")
+        return Path(named)
+    if _own_python().is_file():
+        return _own_python()
+    raise GraphError("--exporter optimum needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
+
+
+def install_optimum(progress: Progress = silent) -> Path:
+    """Make an environment for optimum-onnx in the user's cache; return its interpreter.
+
+    Made beside its place and renamed when it is whole: only ``python -m`` is used from it, which does not mind.
+
+    Raises:
+        GraphError: pip failed.
+    """
+    place = _own_python().parent.parent
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=place.parent))
+    try:
+        python = folder / "bin" / "python"
+        steps: list[tuple[str, Sequence[str]]] = [
+            ("make an environment", [sys.executable, "-m", "venv", str(folder)]),
+            ("install optimum-onnx", [str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS]),
+        ]
+        for task, command in steps:
+            code, reason = _run(command, folder / "log", {}, task, progress)
+            if code:
+                raise GraphError(f"cannot {task} in {place}: {reason}", f"`{' '.join(command)}` shows everything")
+        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return _own_python()
+
+
+def _own_python() -> Path:
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit")) / "optimum" / "bin" / "python"
+
+
+def _stage(model: Path, folder: Path) -> Path:
+    """The model's folder, with a config.json that transformers 4 reads as transformers 5 does.
+
+    transformers 5 writes ``rope_parameters``; 4 does not know the word and would silently take its default theta.
+    """
+    config = _read_config(model)
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" in config:
+        return model
+    config["rope_theta"] = rope.get("rope_theta", 10000.0)
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    folder.mkdir()
+    for path in model.iterdir():
+        if path.name != "config.json":
+            (folder / path.name).symlink_to(path.resolve())
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _read_config(model: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GraphError(f"{model / 'config.json'}: {error}", "give a Hugging Face folder or a hub id") from error
+    if not isinstance(config, dict):
+        raise GraphError(f"{model / 'config.json'}: not a JSON object", "give a Hugging Face folder or a hub id")
+    return config
+
+
+def _run(
+    command: Sequence[str], log: Path, environment: dict[str, str], task: str, progress: Progress
+) -> tuple[int, str]:
+    """Run a command to its end; return its exit code and the line that tells why. Ctrl-C ends it too."""
+    started = time.monotonic()
+    with log.open("w+b") as output:
+        try:
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+        except OSError as error:
+            return 127, str(error)
+        try:
+            while True:
+                try:
+                    code = process.wait(timeout=0.5)
+                    break
+                except subprocess.TimeoutExpired:
+                    progress(task, int(time.monotonic() - started), 0, "s")
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    errors = [line for line in lines if ERROR.match(line)]
+    return code, (errors or lines or ["it said nothing"])[-1].strip()
