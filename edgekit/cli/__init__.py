@@ -11,6 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from edgekit.cli.console import complain, emit
 from edgekit.errors import EdgekitError, GateFailed, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
 def _explain(arguments: Sequence[str], error: BaseException) -> int:
     match error:
         case GateFailed():
-            code = _complain(error.message, error.hint, GATE)
+            complain(error.message, error.hint)
+            code = GATE
         case EdgekitError():
             code = _refuse(arguments, error.message, error.hint)
         case OSError(errno=errno.EPIPE) | SystemExit():
@@ -85,7 +87,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _misuse(arguments: Sequence[str], error: TyperException) -> int:
     """A command line that Typer cannot parse: our two lines instead of its box."""
     context = getattr(error, "ctx", None)
-    if not arguments or (context and not error.message.strip()) or "Usage:" in error.message:
+    if type(error).__name__ == "NoArgsIsHelpError":
         sys.stdout.write(error.format_message() + "\n")
         return DONE
     path = context.command_path if context else "edgekit"
@@ -99,27 +101,17 @@ def _misuse(arguments: Sequence[str], error: TyperException) -> int:
         hint = f"did you mean {suggestion} {hint}"
     elif hasattr(error, "possibilities"):
         message = error.message
+    message = message.replace("Value error, ", "")
     return _refuse(arguments, message[0].lower() + message[1:].rstrip("."), hint)
 
 
 def _refuse(arguments: Sequence[str], message: str, hint: str) -> int:
     if "--json" in arguments:
-        from edgekit.cli.console import emit
         from edgekit.cli.documents import Refusal
 
         emit(Refusal(message, hint, USER))
-    return _complain(message, hint, USER)
-
-
-def _complain(message: str, hint: str, code: int) -> int:
-    from edgekit.cli.console import stderr
-
-    console = stderr()
-    for word, text, style in (("error", message, "bold red"), ("hint", hint, "bold cyan")):
-        if text:
-            console.print(f"{word}:", style=style, end=" ")
-            console.print(" ".join(text.split()), soft_wrap=True)
-    return code
+    complain(message, hint)
+    return USER
 
 
 def _confess(error: BaseException) -> int:

@@ -52,16 +52,16 @@ def edgekit(
     """Take options that come before a command."""
 
 
-@app.command(epilog="Example:  edgekit build smollm2-135m --target cpu --precision int4 -o smollm2-int4")
+@app.command(epilog="Example:  edgekit build smollm2-135m --precision int4 -o smollm2-int4")
 def build(
     model: Model,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's directory; it must not exist yet.")],
     target: Annotated[str, typer.Option(help="A name of `edgekit targets list`, or a .toml file.")] = "cpu",
-    precision: Annotated[Precision, typer.Option(help="Of the weights.")] = "int4",
-    recipe: Annotated[str | None, typer.Option(help="A .toml file that says how; replaces --precision.")] = None,
-    size_mb: Annotated[float | None, typer.Option(help="Spend at most this many MB (10^6 bytes) on weights.")] = None,
-    bits: Annotated[float | None, typer.Option(help="Spend at most this many bits per weight, all included.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Of the weights.", show_default="int4")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A .toml file that says how, in the place of --precision.")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="Megabytes (10^6) the whole bundle may take.")] = None,
+    bits: Annotated[float | None, typer.Option(help="True bits per weight, scales included, it may take.")] = None,
     exporter: Annotated[
         Literal["native", "optimum"], typer.Option(help="optimum: for architectures outside the native builder.")
     ] = "native",
@@ -91,7 +91,10 @@ def inspect(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what a model or a bundle is: architecture, parameters, precision by layer, size by part."""
+    """Show what a model or a bundle is.
+
+    Architecture, parameters, true bits per weight, precision by layer, size by part.
+    """
     from edgekit.cli.tables import inspection_tables
     from edgekit.inspect import inspect_model
 
@@ -100,7 +103,7 @@ def inspect(
     console.emit(inspection) if json else console.show(*inspection_tables(inspection, tensors=tensors))
 
 
-@app.command(epilog="Example:  edgekit verify smollm2-int4 --tokens 4096 --max-kld 0.25 --record")
+@app.command(epilog="Example:  edgekit verify smollm2-int4 --max-kld 0.25 --record")
 def verify(
     bundle: BundlePath,
     *,
@@ -110,12 +113,20 @@ def verify(
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to score.")] = 4096,
     window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
-    max_kld: Annotated[float | None, typer.Option(help="Fail above this mean KL divergence, in nats.")] = None,
-    min_top1: Annotated[float | None, typer.Option(help="Fail below this top-1 agreement, 0 to 1.")] = None,
+    max_kld: Annotated[
+        float | None, typer.Option(help="Fail above this mean KL divergence, in nats.", show_default="by precision")
+    ] = None,
+    min_top1: Annotated[
+        float | None, typer.Option(help="Fail below this top-1 agreement, 0 to 1.", show_default="by precision")
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
 ) -> None:
-    """Check files, tokenizer, graph, and quality against the FP32 source. Ends with 3 when a check fails."""
+    """Check a bundle: files, tokenizer, graph, quality.
+
+    Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. Ends with exit code 3 when a
+    check fails.
+    """
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
     from edgekit.cli.tables import verification_tables
@@ -134,9 +145,15 @@ def verify(
 
 def _gate(verification: Verification) -> None:
     failed = [check for check in verification.checks if check.status == "fail"]
-    if failed:
-        names = ", ".join(check.name for check in failed)
-        raise GateFailed(f"{verification.bundle}: {len(failed)} checks failed: {names}", failed[0].hint)
+    if not failed:
+        return
+    damaged = [check for check in failed if check.name in ("manifest", "files")]
+    if damaged:
+        # Not a gate: the input is broken, as it would be for every other command.
+        console.complain(damaged[0].detail, damaged[0].hint)
+        raise typer.Exit(1)
+    names = ", ".join(check.name for check in failed)
+    raise GateFailed(f"{verification.bundle}: failed: {names}", failed[0].hint)
 
 
 @app.command(epilog='Example:  edgekit run smollm2-int4 "What is the capital of France?"')
@@ -163,7 +180,10 @@ def run(
     signals: Annotated[bool, typer.Option("--signals", help="Show each token's log-probability and margin.")] = False,
     json: Json = False,
 ) -> None:
-    """Answer one prompt, or chat at the terminal (/exit, /reset, /system TEXT; Ctrl-C stops an answer)."""
+    """Answer one prompt, or chat at the terminal.
+
+    In a chat, Ctrl-C stops an answer; /reset forgets, /system TEXT sets the system message, /exit or Ctrl-D leaves.
+    """
     from edgekit.bundle import open_bundle
     from edgekit.cli import chat
     from edgekit.cli.tables import signals_table
@@ -184,7 +204,7 @@ def run(
         console.stderr().print(signals_table(answer))
 
 
-@app.command(epilog="Example:  edgekit bench smollm2-int4 --pp 512 --tg 128 --depth 0,512,2048 --record")
+@app.command(epilog="Example:  edgekit bench smollm2-int4 --depth 0,512,2048 --record")
 def bench(
     bundle: BundlePath,
     *,
@@ -198,7 +218,10 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure a bundle's speed on this machine: a table, and one JSON line last."""
+    """Measure a bundle's speed on this machine.
+
+    Prints a table and, last, one line of JSON: the measurement record.
+    """
     from edgekit.bench import bench_bundle
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
@@ -235,7 +258,11 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file to write.")] = Path("report.html"),
     json: Json = False,
 ) -> None:
-    """Write one HTML page with plots: size, quality, speed, how each number was obtained."""
+    """Write an HTML page about bundles.
+
+    One file with plots: size, quality, speed, and how each number was obtained. It loads nothing. What was not measured
+    is said so; `verify --record` and `bench --record` put it into a bundle.
+    """
     from edgekit.bundle import open_bundle
     from edgekit.cli.documents import Reported
     from edgekit.report import write_report
@@ -262,7 +289,7 @@ def targets_show(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
     json: Json = False,
 ) -> None:
-    """Show everything about a device, and the rewrites its graphs go through."""
+    """Show a device, and the rewrites its graphs go through."""
     from edgekit.cli.documents import TargetCard
     from edgekit.cli.tables import target_table
     from edgekit.config import load_target
@@ -277,13 +304,17 @@ def doctor(
     install: Annotated[Literal["optimum"] | None, typer.Option(help="Get a missing part.")] = None,
     json: Json = False,
 ) -> None:
-    """Say what this machine can build, run and measure, and how to get what is missing."""
+    """Say what this machine can build, run and measure.
+
+    And how to get what is missing.
+    """
     from edgekit.cli.documents import Examined
     from edgekit.cli.tables import checks_table
     from edgekit.doctor import examine, install_part
 
     if install:
-        console.note(f"installing {install}; this takes a few minutes")
-        install_part(install)
+        console.note(f"installing {install}: some minutes")
+        with Bars() as progress:
+            install_part(install, progress)
     checks = examine()
     console.emit(Examined(checks)) if json else console.show(checks_table(checks))

@@ -23,15 +23,26 @@ def stderr() -> Console:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print results to stdout, one after another."""
+    """Print results to stdout, one after another; a pipe gets no trailing spaces."""
     console = stdout()
-    for renderable in renderables:
-        console.print(renderable)
+    with console.capture() as capture:
+        console.print(*renderables, sep="\n")
+    lines = capture.get().splitlines()
+    sys.stdout.write("".join(f"{line if console.is_terminal else line.rstrip()}\n" for line in lines))
 
 
 def note(text: str) -> None:
     """Say something to the person, on stderr."""
     stderr().print(text, style="dim")
+
+
+def complain(message: str, hint: str) -> None:
+    """The two lines of an error, on stderr; the second only when there is something to say."""
+    console = stderr()
+    for word, text, style in (("error", message, "bold red"), ("hint", hint, "bold cyan")):
+        if text:
+            console.print(f"{word}:", style=style, end=" ")
+            console.print(" ".join(text.split()), soft_wrap=True)
 
 
 def emit(document: object) -> None:

@@ -214,8 +214,9 @@ def energy_words(energy: Energy) -> str:
     if energy.kind == "none" or energy.gross_joules is None or not energy.tokens:
         return f"none: {energy.reason}"
     net = words.number(None if energy.net_joules is None else energy.net_joules / energy.tokens)
-    gross = words.number(energy.gross_joules / energy.tokens)
-    return f"{net} J/token net, {gross} gross ({energy.kind}, {energy.meter})"
+    gross = energy.gross_joules / energy.tokens
+    said = f"{net} J/token net, {words.number(gross)} gross, {words.number(1 / gross)} tok/s per watt gross"
+    return f"{said} ({energy.kind}, {energy.meter})"
 
 
 def _series_row(series: Series, fraction: float | None) -> tuple[str, ...]:

@@ -1,0 +1,145 @@
+"""What the documents say is what happens."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import edgekit
+import edgekit.measure.power
+import edgekit.quantize
+from edgekit import config
+from edgekit.cli import run
+from edgekit.cli.app import app
+from edgekit.config import load_recipe
+from edgekit.measure import meters
+from edgekit.testing import tiny_checkpoint
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(command=None, words=()):
+    """Every command with the words that call it."""
+    command = command or get_command(app)
+    yield words, command
+    for word, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*words, word))
+
+
+def diffs() -> dict[str, str]:
+    """The new files that CONTRIBUTING shows, by path."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    found = {}
+    for block in re.findall(r"```diff\n(.*?)```", text, flags=re.DOTALL):
+        path = re.search(r"^\+\+\+ b/(\S+)$", block, flags=re.MULTILINE)
+        assert path, block
+        lines = block[path.end() + 1 :].splitlines()
+        assert all(line.startswith("+") for line in lines)
+        found[path[1]] = "\n".join(line[1:] for line in lines) + "\n"
+    return found
+
+
+def test_cli_document_is_what_the_command_line_says():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_help_and_an_example_that_parses(words, command, capsys):
+    assert run([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
+    example = shlex.split(command.epilog.removeprefix("Example:"))
+    assert example[: 1 + len(words)] == ["edgekit", *words]
+    called = get_command(app)
+    rest = example[1:]
+    while hasattr(called, "commands"):
+        called = called.commands[rest.pop(0)]
+    called.make_context("edgekit", rest)
+
+
+def test_every_option_is_explained():
+    for words, command in commands():
+        for parameter in command.params:
+            assert parameter.help, (words, parameter.name)
+            assert parameter.help[0] in "0C" or parameter.help[0].isupper() or ":" in parameter.help, parameter.help
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
+    for target in targets:
+        if not target.startswith(("http://", "https://")):
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_exist(document):
+    known = {" ".join(words) for words, _ in commands()}
+    for line in re.findall(
+        r"^\s*(?:\$ )?edgekit ([a-z][^\n]*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE
+    ):
+        words = line.split()
+        assert words[0] in known, line
+        options = next(command for path, command in commands() if path == (words[0],)).params
+        opts = {name for parameter in options for name in parameter.opts} | {"--help"}
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in opts or words[0] == "targets", line
+
+
+def test_version_is_the_same_everywhere():
+    assert f'version = "{edgekit.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_device_of_contributing_shows_up(tmp_path, monkeypatch, capsys):
+    path, text = next((path, text) for path, text in diffs().items() if path.startswith("targets/"))
+    folder = shutil.copytree(ROOT / "targets", tmp_path / "targets")
+    (folder / Path(path).name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(config, "_targets", lambda: folder)
+    assert run(["targets", "list"]) == 0
+    assert Path(path).stem in capsys.readouterr().out
+    assert run(["targets", "show", Path(path).stem]) == 0
+    shown = capsys.readouterr().out
+    assert "17.1 GB/s" in shown
+    assert "8.0 GB" in shown
+
+
+def test_the_meter_of_contributing_measures(tmp_path, monkeypatch):
+    path, text = next((path, text) for path, text in diffs().items() if "/power/" in path)
+    (tmp_path / Path(path).name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(edgekit.measure.power, "__path__", [*edgekit.measure.power.__path__, str(tmp_path)])
+    chip = tmp_path / "root/sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    chip.mkdir(parents=True)
+    (chip / "curr1_input").write_text("1500\n")
+    (chip / "in1_input").write_text("5000\n")
+    (probe,) = meters(tmp_path / "root")
+    assert probe.name.startswith("Jetson hwmon3")
+    probe.start()
+    assert probe.stop() > 0
+
+
+def test_the_method_of_contributing_quantizes(tmp_path, monkeypatch):
+    path, text = next((path, text) for path, text in diffs().items() if "/quantize/" in path)
+    (tmp_path / Path(path).name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(edgekit.quantize, "__path__", [*edgekit.quantize.__path__, str(tmp_path)])
+    recipe = replace(load_recipe("int4"), name="shrunk", method=Path(path).stem)
+    model = tiny_checkpoint(tmp_path / "model")
+    shrunk = edgekit.build_bundle(str(model), recipe=recipe, out=tmp_path / "shrunk").manifest
+    plain = edgekit.build_bundle(str(model), recipe=replace(recipe, method="rtn"), out=tmp_path / "plain").manifest
+    assert shrunk.recipe.method == "shrink"
+    assert [t.bytes for t in shrunk.tensors] == [t.bytes for t in plain.tensors]
+    assert [t.error for t in shrunk.tensors] != [t.error for t in plain.tensors]

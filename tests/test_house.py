@@ -1,0 +1,108 @@
+"""The rules that keep the house light. Each test names the rule it enforces."""
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import edgekit.errors
+from edgekit.errors import EdgekitError
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "edgekit"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+LONGEST = {"edgekit/types.py": 700}  # the nouns stand together, each with its docstring
+HEAVY = ("onnx", "onnx_ir", "onnxruntime", "transformers", "torch", "numpy", "huggingface_hub", "matplotlib", "optimum")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules in sys.modules after ``code`` in a fresh interpreter."""
+    program = f"{code}\nimport sys\nprint('\\n'.join({{m.partition('.')[0] for m in sys.modules}}), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stderr.split())
+
+
+def test_rooms_import_as_pyproject_says():
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_importing_edgekit_loads_nothing_heavy():
+    assert not loaded_by("import edgekit") & {*HEAVY, "typer", "rich"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["run", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments):
+    assert not loaded_by(f"from edgekit.cli import run\nassert run({arguments!r}) == 0") & {*HEAVY}
+
+
+def test_importing_the_command_line_changes_nothing():
+    code = (
+        "import os, sys, signal, logging\n"
+        "before = dict(os.environ), signal.getsignal(signal.SIGINT), list(logging.root.handlers), sys.excepthook\n"
+        "import edgekit.cli.app\n"
+        "after = dict(os.environ), signal.getsignal(signal.SIGINT), list(logging.root.handlers), sys.excepthook\n"
+        "assert before == after"
+    )
+    loaded_by(code)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_files_and_functions_fit_the_eye(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST.get(name(path), 500)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= 80, f"{name(path)}:{node.lineno} {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_modules_are_nouns_that_mean_something(path):
+    assert not re.search(r"util|helper|manager|handler|misc|common", path.stem)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_provider_is_data_and_never_compared(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            assert not re.search(r"ExecutionProvider$", node.value), f"{name(path)}:{node.lineno}: {node.value}"
+        if isinstance(node, ast.Compare) and any(isinstance(o, ast.Eq | ast.NotEq) for o in node.ops):
+            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+            assert not any(side.endswith(".provider") for side in sides), f"{name(path)}:{node.lineno}: {sides}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_only_the_command_line_prints_and_exits(path):
+    if "cli" in path.parts or path.name == "__main__.py":
+        return
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("print", "exit", "quit", "sys.exit", "os._exit"), f"{name(path)}:{node.lineno}"
+            assert called not in ("sys.stdout.write", "sys.stderr.write"), f"{name(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_nothing_is_left_unfinished(path):
+    assert not re.search(r"\b(TODO|FIXME|XXX|raise NotImplementedError)\b", path.read_text(encoding="utf-8"))
+
+
+def test_every_error_stands_in_the_tree():
+    errors = [c for c in vars(edgekit.errors).values() if isinstance(c, type) and issubclass(c, EdgekitError)]
+    assert len(errors) > 5
+    for error in errors:
+        assert re.search(rf"^[ ├└─]*{error.__name__} ", edgekit.errors.__doc__ or "", flags=re.MULTILINE), error
