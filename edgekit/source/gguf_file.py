@@ -81,7 +81,7 @@ def read_gguf(path: Path) -> GgufFile:
         raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
     except (struct.error, EOFError):
         raise SourceError(f"{path} is truncated: it ends inside its header", _DAMAGED) from None
-    except (ValueError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         raise SourceError(f"{path} has a damaged header: {error}", _DAMAGED) from error
 
 

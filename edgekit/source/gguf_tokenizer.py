@@ -77,6 +77,18 @@ def make_tokenizer(gguf: GgufFile) -> str:
         SourceError: when the file has no tokenizer, or one that is neither byte-level BPE with a known split nor
             SentencePiece BPE.
     """
+    try:
+        return _build(gguf)
+    except SourceError:
+        raise
+    except Exception as error:
+        # tokenizers raises plain Exception for merges and tokens that do not fit together.
+        raise SourceError(
+            f"{gguf.path} has a damaged tokenizer: {error}", "convert the model again, or download the file again"
+        ) from error
+
+
+def _build(gguf: GgufFile) -> str:
     kind = gguf.metadata.get("tokenizer.ggml.model")
     tokens = tokens_of(gguf)
     if kind == "gpt2":
@@ -100,9 +112,9 @@ def make_settings(gguf: GgufFile, context: int) -> dict[str, Any]:
     tokens = tokens_of(gguf)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
-        token = gguf.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        token = _special(gguf, key, tokens)
         if token is not None:
-            settings[f"{name}_token"] = tokens[token]
+            settings[f"{name}_token"] = token
     settings |= {"model_max_length": context, "clean_up_tokenization_spaces": False}
     template = gguf.metadata.get("tokenizer.chat_template")
     return settings | ({"chat_template": template} if template else {})
@@ -116,6 +128,19 @@ def tokens_of(gguf: GgufFile) -> list[str]:
             f"{gguf.path} has no tokenizer", "use a GGUF file with a vocabulary, or the original checkpoint"
         )
     return list(tokens)
+
+
+def _special(gguf: GgufFile, key: str, tokens: list[str]) -> str | None:
+    """The token that ``tokenizer.ggml.<key>_token_id`` stands for, None where the file has none."""
+    token = gguf.metadata.get(f"tokenizer.ggml.{key}_token_id")
+    if token is None:
+        return None
+    if not isinstance(token, int) or not 0 <= token < len(tokens):
+        raise SourceError(
+            f"{gguf.path}: 'tokenizer.ggml.{key}_token_id' is {token}, and there are {len(tokens)} tokens",
+            "convert the model again, or download the file again",
+        )
+    return tokens[token]
 
 
 def types_of(gguf: GgufFile, count: int) -> list[int]:
@@ -155,7 +180,6 @@ def _byte_level(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
 def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
     """SentencePiece BPE as transformers' LlamaTokenizerFast writes it: spaces are U+2581, unknown bytes <0xNN>."""
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    unknown = gguf.metadata.get("tokenizer.ggml.unknown_token_id")
     scores = gguf.metadata.get("tokenizer.ggml.scores")
     if not scores or len(scores) != len(tokens):
         raise SourceError(f"{gguf.path}: a SentencePiece tokenizer without scores", "convert the model again")
@@ -163,7 +187,7 @@ def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
         models.BPE(
             vocab=vocabulary,
             merges=merges_of(tokens, scores, types_of(gguf, len(tokens))),
-            unk_token=None if unknown is None else tokens[unknown],
+            unk_token=_special(gguf, "unknown", tokens),
             fuse_unk=True,
             byte_fallback=True,
         )
@@ -210,10 +234,10 @@ def _wrap(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], begins: bool)
     """Beginning- and end-of-text tokens that the model expects around a text."""
     single, special = ["$A"], []
     for name, default, at in (("bos", begins, 0), ("eos", False, 1)):
-        token = gguf.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        token = _special(gguf, name, tokens)
         if gguf.metadata.get(f"tokenizer.ggml.add_{name}_token", default) and token is not None:
-            single.insert(at * len(single), tokens[token])
-            special.append((tokens[token], token))
+            single.insert(at * len(single), token)
+            special.append((token, gguf.metadata[f"tokenizer.ggml.{name}_token_id"]))
     if special:
         pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]
         tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)

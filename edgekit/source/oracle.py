@@ -25,9 +25,9 @@ def source_tokenizer(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
         from edgekit.source.gguf_oracle import make_encoder
 
         return make_encoder(read_gguf(Path(checkpoint.provenance.location)))
-    from transformers import AutoTokenizer
+    from edgekit.source.sidefiles import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.provenance.location, local_files_only=True)
+    tokenizer = load_tokenizer(Path(checkpoint.provenance.location))
 
     def encode(text: str) -> list[int]:
         # verbose=False: a text longer than the context is what we mean to give.

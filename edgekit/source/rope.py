@@ -41,7 +41,8 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
     kind = _kind(rope, aliases)
     dim = _rotated(config, rope, head_dim, partial=partial)
     context = config.integer("max_position_embeddings")
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or context
+    key = "original_max_position_embeddings"
+    original = config.integer(key) if config.get(key) else rope.integer(key) if rope.get(key) else context
     if kind == "default":
         return Rope(theta=rope.number("rope_theta"), dim=dim, original_context=context)
     # As transformers 5: without a factor it is the ratio of the contexts.
@@ -50,24 +51,28 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
     long: tuple[float, ...] = ()
     if kind == "longrope":
         short, long = (_factors(rope, key, dim) for key in ("short_factor", "long_factor"))
-    attention = rope.get("attention_factor")
     return Rope(
         theta=rope.number("rope_theta"),
         dim=dim,
         kind=kind,
         factor=factor,
-        original_context=int(original) if kind != "linear" else context,
+        original_context=original if kind != "linear" else context,
         low_freq_factor=rope.number("low_freq_factor") if kind == "llama3" else 1.0,
         high_freq_factor=rope.number("high_freq_factor") if kind == "llama3" else 4.0,
-        beta_fast=float(rope.get("beta_fast") or 32.0),
-        beta_slow=float(rope.get("beta_slow") or 1.0),
+        beta_fast=_optional(rope, "beta_fast", 32.0),
+        beta_slow=_optional(rope, "beta_slow", 1.0),
         truncate=rope.get("truncate") is not False,
-        attention_factor=None if attention is None else float(attention),
-        mscale=float(rope.get("mscale") or 0.0),
-        mscale_all_dim=float(rope.get("mscale_all_dim") or 0.0),
+        attention_factor=None if rope.get("attention_factor") is None else rope.number("attention_factor"),
+        mscale=_optional(rope, "mscale", 0.0),
+        mscale_all_dim=_optional(rope, "mscale_all_dim", 0.0),
         short_factor=short,
         long_factor=long,
     )
+
+
+def _optional(rope: Fields, key: str, default: float) -> float:
+    """A positive number, or the default where it is absent, null or 0, as transformers reads these."""
+    return rope.number(key) if rope.get(key) else default
 
 
 def _parameters(config: Fields) -> dict[str, Any]:
@@ -79,7 +84,8 @@ def _parameters(config: Fields) -> dict[str, Any]:
             f"{config.where}: rope_parameters differ by layer type ({', '.join(entries)})",
             "the native builder has one rope for the whole model; try --exporter optimum",
         )
-    return {**(config.get("rope_parameters") or {}), **entries}
+    newer = config.get("rope_parameters")
+    return {**newer, **entries} if isinstance(newer, dict) else dict(entries)
 
 
 def _kind(rope: Fields, aliases: Mapping[str, RopeKind]) -> RopeKind:
@@ -90,14 +96,15 @@ def _kind(rope: Fields, aliases: Mapping[str, RopeKind]) -> RopeKind:
             "the sequence, so keys in the cache would no longer match",
             "remove rope_scaling to run within the original context, or use a checkpoint with yarn or linear scaling",
         )
-    kind = aliases.get(name) or KINDS.get(name)
+    kind = aliases.get(str(name)) or KINDS.get(str(name))
     if kind is None:
         raise SourceError(f"{rope.where}: unknown rope type '{name}'", f"known types: {', '.join(KINDS)}")
     return kind
 
 
 def _rotated(config: Fields, rope: Fields, head_dim: int, *, partial: bool) -> int:
-    fraction = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    key = "partial_rotary_factor"
+    fraction = rope.number(key) if rope.get(key) else config.number(key, 1.0)
     dim = int(head_dim * fraction)
     if dim != head_dim and not partial:
         name = config.get("model_type")

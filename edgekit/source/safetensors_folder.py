@@ -122,11 +122,13 @@ def read_shard(path: Path) -> dict[str, Extent]:
             header = json.loads(file.read(length))
         start = 8 + length
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        spans = {name: tuple(map(int, entry["data_offsets"])) for name, entry in entries.items()}
+        spans = {
+            name: (int(entry["data_offsets"][0]), int(entry["data_offsets"][1])) for name, entry in entries.items()
+        }
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path} has a damaged header: {error}", damaged) from error
     end = start + max((stop for _, stop in spans.values()), default=0)
     if size < end:

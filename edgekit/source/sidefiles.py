@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -110,11 +111,8 @@ def _tokenizer(folder: Path) -> bytes:
     old = next((name for name in ("tokenizer.model", "vocab.json") if (folder / name).is_file()), None)
     if old is None:
         raise SourceError(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)", _NO_TOKENIZER_HINT)
-    from transformers import AutoTokenizer
-
     try:
-        converted = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, use_fast=True)
-        return str(converted.backend_tokenizer.to_str()).encode()
+        return str(load_tokenizer(folder).backend_tokenizer.to_str()).encode()
     except Exception as error:
         # transformers raises a dozen kinds here, most often for a package that is not installed.
         reason = str(error).strip().partition("\n")[0]
@@ -122,6 +120,18 @@ def _tokenizer(folder: Path) -> bytes:
             f"{folder / old} cannot be converted to tokenizer.json: {reason}",
             "install the converters with: pip install 'edgekit[sentencepiece]'",
         ) from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer as transformers loads it: no network, no code from the folder, no advice on stderr."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    finally:
+        logging.disable(before)
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:

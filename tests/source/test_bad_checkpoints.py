@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ggufs import write_gguf
 from safetensors.numpy import save_file
 from test_folder import INDEX, edit, rewrite, shard
 
@@ -223,3 +224,47 @@ def test_a_name_that_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         open_model("smolm2-135")
     assert "did you mean 'smollm2-135m'" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors", "config", "tokenizer"])
+def test_damage_anywhere_is_an_error_that_the_user_sees(folder: Path, kind: str) -> None:
+    """Bytes replaced at random: the file opens, or is refused; nothing else may come out."""
+    if kind == "gguf":
+        write_gguf(folder.parent / "m.gguf")
+    model, file = {
+        "gguf": (folder.parent / "m.gguf", folder.parent / "m.gguf"),
+        "safetensors": (folder, folder / "model.safetensors"),
+        "config": (folder, folder / "config.json"),
+        "tokenizer": (folder, folder / "tokenizer.json"),
+    }[kind]
+    data = file.read_bytes()
+    random = np.random.default_rng(0)
+    refusals = 0
+    for _ in range(150):
+        damaged = bytearray(data)
+        at = int(random.integers(0, min(len(data), 6000)))
+        damaged[at : at + 2] = random.bytes(2)
+        file.write_bytes(damaged)
+        try:
+            open_model(str(model))
+        except SourceError as error:
+            assert error.hint
+            refusals += 1
+    assert refusals > 10
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "yarn", "factor": "x"},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": "x"},
+        {"rope_type": "yarn", "factor": 2.0, "beta_fast": []},
+        {"rope_type": "linear", "factor": -1.0},
+        {"rope_type": ["yarn"]},
+        {"partial_rotary_factor": "half"},
+        "yarn",
+    ],
+)
+def test_rope_of_wrong_types(folder: Path, rope: object) -> None:
+    edit(folder / "config.json", rope_scaling=rope)
+    refused(folder, "config.json")
