@@ -258,7 +258,7 @@ def test_damage_anywhere_is_an_error_that_the_user_sees(folder: Path, kind: str)
     [
         {"rope_type": "yarn", "factor": "x"},
         {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": "x"},
-        {"rope_type": "yarn", "factor": 2.0, "beta_fast": []},
+        {"rope_type": "yarn", "factor": 2.0, "beta_fast": [32]},
         {"rope_type": "linear", "factor": -1.0},
         {"rope_type": ["yarn"]},
         {"partial_rotary_factor": "half"},
