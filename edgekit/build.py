@@ -1,0 +1,184 @@
+"""The straight line: a checkpoint in, a bundle out.
+
+    source -> graph -> quantize -> lower -> bundle
+
+Read ``build_bundle`` aloud and you know edgekit.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgekit import __version__
+from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
+from edgekit.config import builtin_recipe, load_recipe, load_target
+from edgekit.errors import ConfigError
+from edgekit.graph import build_graph, export_with_optimum
+from edgekit.lower import lower
+from edgekit.quantize import fit_budget, quantize
+from edgekit.source import fingerprint, open_model
+from edgekit.types import (
+    Bundle,
+    Checkpoint,
+    Manifest,
+    Precision,
+    Progress,
+    Recipe,
+    Target,
+    silent,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Exporter = Literal["native", "optimum"]
+
+
+def build_bundle(
+    model: str,
+    *,
+    out: Path | str,
+    target: str | Target = "cpu",
+    precision: Precision | None = None,
+    recipe: str | Recipe | None = None,
+    exporter: Exporter = "native",
+    size_mb: float | None = None,
+    bits: float | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Bundle:
+    """Build a bundle from a checkpoint.
+
+    Args:
+        model: a Hugging Face folder, a hub id, a .gguf file, or the name of a packaged model.
+        out: the bundle's folder; must not exist, unless it is a bundle and ``force`` is set.
+        target: a target's name or TOML file.
+        precision: int4 (the default), int8, fp16 or fp32; with ``recipe``, must agree with it.
+        recipe: a recipe's TOML file, instead of the precision's own recipe.
+        exporter: "native" for the LLaMA family, "optimum" for any decoder that optimum-onnx exports.
+        size_mb: megabytes (10**6) that the whole bundle may take; 8-bit tensors are chosen by sensitivity.
+        bits: true bits per weight to reach, in the same way.
+        revision: of a hub id.
+        offline: never ask the hub.
+        force: replace a bundle that is there.
+        progress: told the bytes done of each step.
+
+    Returns:
+        The finished bundle.
+
+    Raises:
+        EdgekitError: of the room that refuses; nothing is left at ``out``.
+    """
+    chosen = load_target(target) if isinstance(target, str) else target
+    plan = _plan(precision, recipe, size_mb, bits, chosen)
+    with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
+        opened = _open(model, exporter, chosen, revision, offline, progress)
+        checkpoint = opened.checkpoint
+        provenance = beside.submit(fingerprint, checkpoint)
+        small = quantize(
+            opened.graph,
+            checkpoint.weights,
+            plan,
+            accuracy_level=chosen.accuracy_level,
+            policy=fit_budget(opened.graph, checkpoint.weights, plan, _beside_weights(checkpoint), progress=progress),
+        )
+        lowered = lower(small.model, chosen)
+        graph = GRAPH_NAMES[plan.precision]
+        bundle.write_graph(lowered, graph, progress=progress)
+        bundle.write_side_files(checkpoint.files, checkpoint.spec, chosen, graph, plan.precision)
+        return bundle.finish(
+            Manifest(
+                schema=SCHEMA,
+                edgekit=__version__,
+                provenance=provenance.result(),
+                spec=checkpoint.spec,
+                recipe=plan,
+                target=chosen,
+                graph=graph,
+                exporter=exporter,
+                tools=tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy")),
+                tensors=small.entries(),
+                files=(),
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    checkpoint: Checkpoint
+    graph: ir.Model
+
+
+def _open(
+    model: str, exporter: Exporter, target: Target, revision: str | None, offline: bool, progress: Progress
+) -> _Opened:
+    """The checkpoint and its float graph."""
+    if exporter == "optimum":
+        exported = export_with_optimum(model, progress=progress)
+        graph, spec, files, provenance, weights = exported
+        return _Opened(Checkpoint(spec, weights, files, provenance), graph)
+    checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+    name = checkpoint.provenance.id.rsplit("/", 1)[-1]
+    return _Opened(checkpoint, build_graph(checkpoint.spec, checkpoint.weights, opset=target.opset, name=name))
+
+
+def _plan(
+    precision: Precision | None, recipe: str | Recipe | None, size_mb: float | None, bits: float | None, target: Target
+) -> Recipe:
+    """The recipe to follow, with the budget of the command line."""
+    if recipe is None:
+        plan = builtin_recipe(precision or "int4")
+    else:
+        plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        if precision is not None and precision != plan.precision:
+            raise ConfigError(
+                f"--precision {precision} and the recipe '{plan.name}' of precision {plan.precision} disagree",
+                "give one of them",
+            )
+    if plan.precision not in target.precisions:
+        raise ConfigError(
+            f"target '{target.name}' does not take {plan.precision}",
+            f"it takes {', '.join(target.precisions)}",
+        )
+    if size_mb is not None and bits is not None:
+        raise ConfigError("--size-mb and --bits are two budgets", "give one of them")
+    if size_mb is not None:
+        plan = replace(plan, size_bytes=int(size_mb * 1e6), bits_per_weight=None)
+    if bits is not None:
+        plan = replace(plan, bits_per_weight=bits, size_bytes=None)
+    if (plan.size_bytes or plan.bits_per_weight) and plan.precision != "int4":
+        raise ConfigError(
+            f"a budget mixes 4 and 8 bits; precision {plan.precision} has nothing to choose",
+            "use --precision int4 with --size-mb or --bits",
+        )
+    return plan
+
+
+GRAPH_BYTES = 400_000
+"""What the graph's protobuf, edgekit.json and alignment are allowed in a size budget."""
+
+
+def _beside_weights(checkpoint: Checkpoint) -> int:
+    """Bytes of a bundle that are not weights on a grid: tokenizer and configuration, norms and rope tables, graph."""
+    spec = checkpoint.spec
+    files = sum(len(f.data) for f in checkpoint.files)
+    small = sum(
+        4 * _count(checkpoint.weights.shape(n))
+        for n in checkpoint.weights.names()
+        if len(checkpoint.weights.shape(n)) != 2
+    )
+    rope = 4 * spec.context_length * spec.rope.dim * (2 if spec.rope.kind == "longrope" else 1)
+    return files + small + rope + GRAPH_BYTES
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count

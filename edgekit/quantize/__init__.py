@@ -1,0 +1,8 @@
+"""ir.Model + Recipe -> ir.Model. One grid for all; one file per method: a method is a function ``fit``."""
+
+from edgekit.quantize.budget import fit_budget
+from edgekit.quantize.model import Quantized, methods, quantize
+from edgekit.quantize.pack import Layout, Packed, unpack
+from edgekit.quantize.policy import recipe_policy
+
+__all__ = ["Layout", "Packed", "Quantized", "fit_budget", "methods", "quantize", "recipe_policy", "unpack"]

@@ -1,0 +1,208 @@
+"""The float graph in NumPy, one node at a time, for many slightly different models at once.
+
+Axis 0 of every hidden value counts variants: row 0 is the model itself, row k the model with one weight changed. A
+variant appears at the node of its weight; a value with fewer rows than another stands for variants that are still
+equal to row 0. So the weights are read once, in graph order, and each is dropped after its node.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.errors import QuantizeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Op = Callable[[ir.Node, list[Array]], tuple[Array | None, ...]]
+
+
+def run_until(
+    model: ir.Model,
+    feeds: Mapping[str, Array],
+    variants: Callable[[str, Array], Iterator[Array]],
+    stop: str,
+) -> tuple[Array, ir.Node]:
+    """Evaluate the nodes before the one that makes the output ``stop``.
+
+    Args:
+        model: the float graph of graph/.
+        feeds: graph inputs by name.
+        variants: called with a product's weight name and value [K,N]; yields the changed weights, one a new row.
+        stop: a graph output, the logits.
+
+    Returns:
+        The first input of the node that makes ``stop``, [variants, S, H], and that node.
+
+    Raises:
+        QuantizeError: an operator that graph/ does not write.
+    """
+    values: dict[str, Array] = dict(feeds)
+    uses = Counter(str(v.name) for node in model.graph for v in node.inputs if v is not None)
+    rows = 1
+    for node in model.graph:
+        if any(output.name == stop for output in node.outputs):
+            return _widen(_get(node.inputs[0], values), rows), node
+        inputs = [_get(v, values) for v in node.inputs]
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        if weight is not None and weight.const_value is not None:
+            x = _widen(inputs[0], rows) if rows > 1 else inputs[0]
+            extra = [x[:1] @ changed for changed in variants(str(weight.name), inputs[1])]
+            outputs: tuple[Array | None, ...] = (np.concatenate([x @ inputs[1], *extra]) if extra else x @ inputs[1],)
+            rows += len(extra)
+        else:
+            outputs = _op(node)(node, inputs)
+        del inputs
+        for value, result in zip(node.outputs, outputs, strict=False):
+            if result is not None and value.name:
+                values[value.name] = result
+        for used in node.inputs:
+            if used is not None:
+                uses[str(used.name)] -= 1
+                if not uses[str(used.name)]:
+                    values.pop(str(used.name), None)
+    raise QuantizeError(f"the graph has no output '{stop}'", "build it with the native exporter")
+
+
+def _get(value: ir.Value | None, values: dict[str, Array]) -> Array:
+    if value is None:
+        return np.empty(0)
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    return values[str(value.name)]
+
+
+def _widen(x: Array, rows: int) -> Array:
+    """Rows up to ``rows``: the missing variants are still equal to row 0."""
+    if len(x) == rows:
+        return x
+    return np.concatenate([x, np.broadcast_to(x[:1], (rows - len(x), *x.shape[1:]))])
+
+
+def _level(*arrays: Array) -> list[Array]:
+    """Arrays of rank 3 or more with as many rows as the longest."""
+    rows = max((len(a) for a in arrays if a.ndim >= 3), default=1)
+    return [_widen(a, rows) if a.ndim >= 3 and len(a) > 1 else a for a in arrays]
+
+
+def _op(node: ir.Node) -> Op:
+    if node.op_type not in OPS:
+        raise QuantizeError(
+            f"operator {node.op_type} is unknown to the sensitivity measurement",
+            "a budget needs the native exporter; give a recipe with [[override]] tables instead",
+        )
+    return OPS[node.op_type]
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> Any:
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def _norm(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
+    x, weight = inputs
+    mean = np.mean(np.square(x), axis=-1, keepdims=True)
+    return (x / np.sqrt(mean + np.float32(_attribute(node, "epsilon", 1e-5))) * weight,)
+
+
+def _skip_norm(node: ir.Node, inputs: list[Array]) -> tuple[Array | None, ...]:
+    a, b = _level(inputs[0], inputs[1])
+    total = a + b
+    return (*_norm(node, [total, inputs[2]]), None, None, total)
+
+
+def _rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate the first 2 * cos.shape[-1] dimensions of heads [r,S,heads,D] (rotate-half pairing)."""
+    half = cos.shape[-1]
+    c, s = cos[:, :, None, :], sin[:, :, None, :]
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate([a * c - b * s, a * s + b * c, rest], axis=-1)
+
+
+def _rotary_embedding(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
+    x, rows, cos, sin = inputs
+    heads = x.reshape(*x.shape[:2], _attribute(node, "num_heads", 0), -1)
+    return (_rotate(heads, cos[rows], sin[rows]).reshape(x.shape),)
+
+
+def _attention(node: ir.Node, inputs: list[Array]) -> tuple[Array, ...]:
+    """GroupQueryAttention without a past: [r,S,heads*D] each; causal, with a window where the node has one."""
+    q, k, v = _level(*inputs[:3])
+    rows, length, _ = q.shape
+    heads, groups = _attribute(node, "num_heads", 0), _attribute(node, "kv_num_heads", 0)
+    q, k, v = (x.reshape(rows if len(x) > 1 else 1, length, n, -1) for x, n in ((q, heads), (k, groups), (v, groups)))
+    if _attribute(node, "do_rotary", 0):
+        cos, sin = inputs[7][inputs[9]], inputs[8][inputs[9]]
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+    seen = np.tril(np.ones((length, length), bool))
+    window = _attribute(node, "local_window_size", -1)
+    if window > 0:
+        seen &= ~np.tril(np.ones((length, length), bool), -window)
+    q = q.transpose(0, 2, 1, 3).reshape(rows, groups, heads // groups, length, -1)
+    k, v = k.transpose(0, 2, 3, 1)[:, :, None], v.transpose(0, 2, 1, 3)[:, :, None]
+    scores = (q @ k) * np.float32(_attribute(node, "scale", 1.0))
+    scores = np.where(seen, scores, np.float32(-np.inf))
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    mixed = (scores @ v).reshape(rows, heads, length, -1)
+    return (mixed.transpose(0, 2, 1, 3).reshape(rows, length, -1),)
+
+
+def _elementwise(function: Callable[..., Array]) -> Op:
+    return lambda _, inputs: (function(*_level(*inputs)),)
+
+
+def _cast(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
+    import onnx_ir as ir
+
+    return (inputs[0].astype(ir.DataType(_attribute(node, "to", 1)).numpy()),)
+
+
+def _reshape(_: ir.Node, inputs: list[Array]) -> tuple[Array]:
+    x, shape = inputs
+    return (x.reshape([x.shape[i] if n == 0 else int(n) for i, n in enumerate(shape)]),)
+
+
+def _reduce(function: Callable[..., Array]) -> Op:
+    def apply(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
+        axes = tuple(int(a) for a in inputs[1]) if len(inputs) > 1 and inputs[1].size else None
+        return (np.asarray(function(inputs[0], axis=axes, keepdims=bool(_attribute(node, "keepdims", 1)))),)
+
+    return apply
+
+
+def _shape(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
+    dims = inputs[0].shape[_attribute(node, "start", 0) : _attribute(node, "end", len(inputs[0].shape))]
+    return (np.asarray(dims, np.int64),)
+
+
+OPS: dict[str, Op] = {
+    "Add": _elementwise(np.add),
+    "Sub": _elementwise(np.subtract),
+    "Mul": _elementwise(np.multiply),
+    "Sigmoid": _elementwise(lambda x: np.float32(1) / (np.float32(1) + np.exp(-x))),
+    "Cos": _elementwise(np.cos),
+    "Sin": _elementwise(np.sin),
+    "GreaterOrEqual": _elementwise(np.greater_equal),
+    "Concat": lambda node, inputs: (np.concatenate(inputs, axis=_attribute(node, "axis", 0)),),
+    "Range": lambda _, inputs: (np.arange(*(i.item() for i in inputs)).astype(inputs[0].dtype),),
+    "Unsqueeze": lambda _, inputs: (np.expand_dims(inputs[0], tuple(int(a) for a in inputs[1])),),
+    "Cast": _cast,
+    "Gather": lambda node, inputs: (np.take(inputs[0], inputs[1], axis=_attribute(node, "axis", 0)),),
+    "Reshape": _reshape,
+    "ReduceSum": _reduce(np.sum),
+    "ReduceMax": _reduce(np.max),
+    "Shape": _shape,
+    "SimplifiedLayerNormalization": _norm,
+    "SkipSimplifiedLayerNormalization": _skip_norm,
+    "RotaryEmbedding": _rotary_embedding,
+    "GroupQueryAttention": _attention,
+}

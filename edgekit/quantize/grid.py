@@ -1,0 +1,73 @@
+"""The arithmetic of a Grid, the one that every method, the packer and the reader share.
+
+Blocks are columns here: arrays are [block, n] float32, so that one NumPy operation runs along n, however short a
+block is. A scale is always a value that its storage type can hold.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.errors import QuantizeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.types import Grid
+
+
+def levels(grid: Grid) -> int:
+    """The largest code, 2**bits - 1."""
+    return int(2**grid.bits - 1)
+
+
+def middle(grid: Grid) -> np.float32:
+    """The zero point of a symmetric grid, 2**(bits - 1)."""
+    return np.float32(2 ** (grid.bits - 1))
+
+
+def storable(scale: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
+    """Scales rounded to what the grid stores; those that vanish become 1, and their blocks all zero.
+
+    Raises:
+        QuantizeError: a scale is too large for float16.
+    """
+    if grid.scale == "float16":
+        with np.errstate(over="ignore"):
+            scale = scale.astype(np.float16).astype(np.float32)
+    if not np.isfinite(scale).all():
+        raise QuantizeError(
+            "a block's scale is too large for float16",
+            'put scale = "float32" into the recipe\'s grid',
+        )
+    return np.where(scale == 0, np.float32(1), scale)
+
+
+def encode(
+    x: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], grid: Grid
+) -> NDArray[np.float32]:
+    """The nearest codes, 0 .. 2**bits - 1, as float32 [block, n].
+
+    Args:
+        x: weights [block, n].
+        scale: storable scales [n].
+        zero: zero points [n], whole numbers.
+        grid: the grid.
+    """
+    codes = x * (np.float32(1) / scale)
+    codes += zero
+    np.rint(codes, out=codes)
+    np.clip(codes, 0, levels(grid), out=codes)
+    return codes
+
+
+def decode(codes: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weights that codes [block, n] stand for: ``(code - zero) * scale``, as ONNX Runtime computes them."""
+    return (codes - zero) * scale
+
+
+def spans(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Smallest and largest value of each block, zero included (zero must stay exact): two arrays [n]."""
+    return np.minimum(x.min(axis=0), 0), np.maximum(x.max(axis=0), 0)

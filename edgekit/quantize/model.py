@@ -1,0 +1,131 @@
+"""The float graph and a recipe -> the graph with small weights, and what became of each tensor."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from edgekit.errors import QuantizeError, did_you_mean
+from edgekit.quantize.nodes import PRODUCTS, QuantizedTensor, check_layout, store_half
+from edgekit.quantize.pack import Layout
+from edgekit.quantize.policy import recipe_policy
+from edgekit.quantize.tensor import Fit, LazyWeight, quantize_weight
+from edgekit.types import TensorEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgekit.types import Grid, Policy, Recipe, Weights
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The rewritten model. ``entries`` says what became of each tensor, once the graph has been written."""
+
+    model: ir.Model
+    entries: Callable[[], tuple[TensorEntry, ...]]
+
+
+def methods() -> tuple[str, ...]:
+    """The quantization methods: the files of this folder that have a ``fit``."""
+    import edgekit.quantize as room
+
+    names = (m.name for m in iter_modules(room.__path__))
+    return tuple(n for n in names if hasattr(import_module(f"edgekit.quantize.{n}"), "fit"))
+
+
+def load_method(name: str) -> Fit:
+    """The ``fit`` of a method.
+
+    Raises:
+        QuantizeError: there is no file of that name.
+    """
+    known = methods()
+    if name not in known:
+        raise QuantizeError(
+            f"unknown quantization method '{name}'", f"{did_you_mean(name, known)}known: {', '.join(known)}"
+        )
+    fit: Fit = import_module(f"edgekit.quantize.{name}").fit
+    return fit
+
+
+def quantize(
+    model: ir.Model,
+    weights: Weights,
+    recipe: Recipe,
+    *,
+    accuracy_level: int | None = None,
+    policy: Policy | None = None,
+) -> Quantized:
+    """Rewrite the nodes of every weight that the policy puts on a grid. Nothing is read or computed yet.
+
+    Args:
+        model: the float graph, changed in place; its initializers bear the names of ``weights``.
+        weights: where a weight is read from when its bytes are written.
+        recipe: method, grids and accuracy level; precision fp16 stores the rest as float16.
+        accuracy_level: the target's, which wins over the recipe's.
+        policy: instead of the recipe's own.
+
+    Raises:
+        QuantizeError: unknown method; a grid that no kernel takes; a weight that is not used as a matrix.
+    """
+    fit = load_method(recipe.method)
+    policy = policy or recipe_policy(recipe)
+    level = recipe.accuracy_level if accuracy_level is None else accuracy_level
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    tensors: dict[str, QuantizedTensor] = {}
+    for name in weights.names():
+        value = model.graph.initializers.get(name)
+        grid = policy(name, weights.shape(name)) if value is not None else None
+        if value is None or grid is None:
+            continue
+        tensors[name] = _quantize_value(model.graph, value, weights, grid, fit, level, pool)
+    if recipe.precision == "fp16":
+        for name in weights.names():
+            value = model.graph.initializers.get(name)
+            if value is not None and len(weights.shape(name)) == 2:
+                store_half(model.graph, value)
+    return Quantized(model, partial(_entries, model.graph, weights, tensors))
+
+
+def _quantize_value(
+    graph: ir.Graph, value: ir.Value, weights: Weights, grid: Grid, fit: Fit, level: int, pool: Executor
+) -> QuantizedTensor:
+    name = str(value.name)
+    users = [node for node, _ in value.uses()]
+    layout = Layout.of(weights.shape(name), grid)
+    check_layout(name, grid, layout, gathered=any(n.op_type == "Gather" for n in users))
+    lazy = LazyWeight(partial(quantize_weight, weights, name, grid, fit, pool))
+    tensor = QuantizedTensor(name, grid, layout, lazy, level)
+    for node in users:
+        if node.op_type != "Gather" and node.op_type not in PRODUCTS:
+            raise QuantizeError(
+                f"{name}: used by {node.op_type}, which has no quantized form",
+                f'keep it in float: an [[override]] with match = "{name}" and keep = "float"',
+            )
+        tensor.replace(graph, node)
+    graph.initializers.pop(name)
+    return tensor
+
+
+def _entries(graph: ir.Graph, weights: Weights, tensors: dict[str, QuantizedTensor]) -> tuple[TensorEntry, ...]:
+    entries = []
+    for name in weights.names():
+        shape = weights.shape(name)
+        if name in tensors:
+            tensor = tensors[name]
+            entries.append(
+                TensorEntry(name, shape, tensor.grid, "", tensor.layout.nbytes(tensor.grid), tensor.lazy.error)
+            )
+        elif name in graph.initializers:
+            value = graph.initializers[name].const_value
+            assert value is not None
+            entries.append(TensorEntry(name, shape, None, value.dtype.name.lower(), value.nbytes))
+    return tuple(entries)

@@ -1,0 +1,198 @@
+"""Float nodes out, quantized nodes in: MatMulNBits for products, GatherBlockQuantized for the token table.
+
+Scales are stored as the grid says and cast to float32 by a node that ONNX Runtime folds away when it makes the
+session; a per-channel scale is repeated the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.errors import QuantizeError
+from edgekit.quantize.pack import Layout
+from edgekit.quantize.tensor import LazyWeight, Part
+
+if TYPE_CHECKING:
+    from edgekit.types import Grid
+
+SHARED_WITH = "edgekit.shared_with"
+PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+CONTRIB = "com.microsoft"
+
+
+@dataclass
+class QuantizedTensor:
+    """The initializers of one weight in the graph, made once and used by all its nodes."""
+
+    name: str
+    grid: Grid
+    layout: Layout
+    lazy: LazyWeight
+    accuracy_level: int
+    _values: dict[str, ir.Value] = field(default_factory=dict)
+    _folded: dict[str, ir.Value] = field(default_factory=dict)
+
+    def replace(self, graph: ir.Graph, node: ir.Node) -> None:
+        """Put a quantized node in the place of one that uses the float weight."""
+        if node.op_type == "Gather":
+            made = [*self._scale_nodes(graph), self._gather(graph, node)]
+            output = made[-1].outputs[0]
+        else:
+            made = [*self._scale_nodes(graph), self._product(graph, node)]
+            output = made[-1].outputs[0]
+            if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+                made.append(ir.node("Add", [output, node.inputs[2]], name=f"{node.name}.add"))
+                output = made[-1].outputs[0]
+        ir.convenience.replace_nodes_and_values(graph, node, [node], made, [node.outputs[0]], [output])
+
+    def _product(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
+        inputs = [node.inputs[0], self._codes(graph, flat=False), self._folded["scales"], self._folded.get("zeros")]
+        attributes = {
+            "K": self.layout.columns,
+            "N": self.layout.rows,
+            "bits": self.grid.bits,
+            "block_size": self.layout.block,
+            "accuracy_level": self.accuracy_level,
+        }
+        return ir.node(
+            "MatMulNBits",
+            inputs if inputs[-1] is not None else inputs[:-1],
+            attributes,
+            domain=CONTRIB,
+            name=node.name,
+            outputs=[ir.Value(name=f"{node.name}.quantized")],
+        )
+
+    def _gather(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
+        inputs = [self._codes(graph, flat=True), node.inputs[1], self._folded["scales"], self._folded.get("zeros")]
+        attributes = {
+            "bits": self.grid.bits,
+            "block_size": self.layout.block,
+            "gather_axis": 0,
+            "quantize_axis": 1,
+        }
+        return ir.node(
+            "GatherBlockQuantized",
+            inputs if inputs[-1] is not None else inputs[:-1],
+            attributes,
+            domain=CONTRIB,
+            name=node.name,
+            outputs=[ir.Value(name=f"{node.name}.quantized")],
+        )
+
+    def _codes(self, graph: ir.Graph, *, flat: bool) -> ir.Value:
+        """The codes [rows, blocks, bytes], or [rows, blocks * bytes] for the gather; the second one shares its bytes."""
+        kind = "table" if flat else "codes"
+        if kind not in self._values:
+            size = self.layout.code_bytes(self.grid)
+            rows, blocks = self.layout.rows, self.layout.blocks
+            shape = (rows, blocks * size) if flat else (rows, blocks, size)
+            owner = self._values.get("codes" if flat else "table")
+            value = self._initializer(graph, kind, "codes", ir.DataType.UINT8, shape)
+            if owner is not None:
+                value.metadata_props[SHARED_WITH] = str(owner.name)
+        return self._values[kind]
+
+    def _scale_nodes(self, graph: ir.Graph) -> list[ir.Node]:
+        """The nodes that turn stored scales and zero points into what the operators take; made once."""
+        if self._folded:
+            return []
+        rows, blocks, columns = self.layout.rows, self.layout.blocks, self.layout.scale_columns
+        half = self.grid.scale == "float16"
+        stored = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
+        nodes: list[ir.Node] = []
+        value = self._initializer(graph, "scales", "scales", stored, (rows, columns))
+        if half:
+            nodes.append(self._fold("Cast", [value], "scales.float", {"to": ir.DataType.FLOAT}))
+            value = nodes[-1].outputs[0]
+        if self.layout.per_channel:
+            nodes.append(self._repeat(graph, value, "scales", rows, blocks))
+            value = nodes[-1].outputs[0]
+        self._folded["scales"] = value
+        if not self.grid.symmetric:
+            value = self._initializer(
+                graph, "zeros", "zeros", ir.DataType.UINT8, (rows, self.layout.zero_bytes(self.grid))
+            )
+            if self.layout.per_channel:
+                nodes.append(self._repeat(graph, value, "zeros", rows, -(-blocks * self.grid.bits // 8)))
+                value = nodes[-1].outputs[0]
+            self._folded["zeros"] = value
+        return nodes
+
+    def _repeat(self, graph: ir.Graph, value: ir.Value, part: str, rows: int, times: int) -> ir.Node:
+        shape = f"{self.name}.{part}.shape"
+        constant = ir.Value(
+            name=shape,
+            type=ir.TensorType(ir.DataType.INT64),
+            shape=ir.Shape([2]),
+            const_value=ir.tensor(np.asarray([rows, times], np.int64), name=shape),
+        )
+        graph.register_initializer(constant)
+        return self._fold("Expand", [value, constant], f"{part}.blocks", {})
+
+    def _fold(self, kind: str, inputs: list[ir.Value], part: str, attributes: dict[str, ir.DataType]) -> ir.Node:
+        name = f"{self.name}.{part}"
+        return ir.node(kind, inputs, attributes, name=name, outputs=[ir.Value(name=name)])
+
+    def _initializer(
+        self, graph: ir.Graph, kind: str, part: Part, dtype: ir.DataType, shape: tuple[int, ...]
+    ) -> ir.Value:
+        name = f"{self.name}.{kind}"
+        tensor = ir.LazyTensor(
+            lambda: ir.tensor(self.lazy.take(part).reshape(shape), name=name),
+            dtype,
+            ir.Shape(shape),
+            name=name,
+            cache=False,
+        )
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
+        graph.register_initializer(value)
+        self._values[kind] = value
+        return value
+
+
+def check_layout(name: str, grid: Grid, layout: Layout, *, gathered: bool) -> None:
+    """Refuse what no kernel takes.
+
+    Raises:
+        QuantizeError: a token table whose rows are no multiple of the block.
+    """
+    if gathered and layout.blocks * layout.block != layout.columns:
+        fitting = [b for b in (256, 128, 64, 32, 16) if layout.columns % b == 0]
+        raise QuantizeError(
+            f"{name}: blocks of {grid.block} do not divide its rows of {layout.columns}",
+            f"choose {', '.join(map(str, fitting))} for the embedding" if fitting else "keep the embedding in float",
+        )
+
+
+def store_half(graph: ir.Graph, value: ir.Value) -> None:
+    """Store a float32 initializer as float16 and cast it back where it is used; ONNX Runtime folds the cast."""
+    name, tensor = str(value.name), value.const_value
+    assert tensor is not None
+    half = ir.LazyTensor(
+        lambda: ir.tensor(_to_half(name, tensor), name=name),
+        ir.DataType.FLOAT16,
+        ir.Shape(tensor.shape.numpy()),
+        name=name,
+        cache=False,
+    )
+    users = list(value.uses())
+    cast = ir.node(
+        "Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}.float", outputs=[ir.Value(name=f"{name}.float")]
+    )
+    for node, index in users:
+        node.replace_input_with(index, cast.outputs[0])
+    value.const_value, value.type = half, ir.TensorType(ir.DataType.FLOAT16)
+    graph.insert_before(next(n for n in graph if n in {user for user, _ in users}), cast)
+
+
+def _to_half(name: str, tensor: ir.TensorProtocol) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    with np.errstate(over="ignore"):
+        half = tensor.numpy().astype(np.float16)
+    if not np.isfinite(half).all():
+        raise QuantizeError(f"{name}: a weight is too large for float16", "build it with --precision fp32 or int8")
+    return half

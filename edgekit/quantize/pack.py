@@ -1,0 +1,105 @@
+"""The bytes of a quantized weight, as MatMulNBits and GatherBlockQuantized read them, and back.
+
+Both operators see blocks of a power of two from 16 on, so a per-channel grid is cut into equal blocks whose one scale
+is stored once and repeated when the session is made. A row that is no multiple of the block is padded with zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.quantize.grid import decode
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.types import Grid
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight [rows, columns] on a grid.
+
+    ``codes``: uint8 [rows, blocks, block * bits / 8], low nibble first. ``scales``: the grid's scale type
+    [rows, blocks], or [rows, 1] per channel. ``zeros``: uint8 [rows, ceil(blocks * bits / 8)], packed like codes, or
+    [rows, 1] per channel (both nibbles the same); None on a symmetric grid. ``error``: ||W - Q(W)|| / ||W||.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float16 | np.float32]
+    zeros: NDArray[np.uint8] | None
+    error: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a [rows, columns] weight on a grid is cut: into ``blocks`` of ``block`` weights a row, padding included."""
+
+    rows: int
+    columns: int
+    block: int
+    blocks: int
+    per_channel: bool
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], grid: Grid) -> Layout:
+        """The layout for a weight's shape. Per channel takes the largest kernel block that divides the row."""
+        rows, columns = shape
+        block = grid.block or next((b for b in (256, 128, 64, 32) if columns % b == 0), 16)
+        return cls(rows, columns, block, ceil(columns / block), grid.block == 0)
+
+    def code_bytes(self, grid: Grid) -> int:
+        """Bytes of one block's codes."""
+        return self.block * grid.bits // 8
+
+    def zero_bytes(self, grid: Grid) -> int:
+        """Bytes of one row's zero points."""
+        return 1 if self.per_channel else ceil(self.blocks * grid.bits / 8)
+
+    def nbytes(self, grid: Grid) -> int:
+        """Bytes in the file: codes, scales and zero points, padding included."""
+        scale = 2 if grid.scale == "float16" else 4
+        zeros = 0 if grid.symmetric else self.zero_bytes(grid)
+        return self.rows * (self.blocks * self.code_bytes(grid) + self.scale_columns * scale + zeros)
+
+    @property
+    def scale_columns(self) -> int:
+        """Stored scales of one row."""
+        return 1 if self.per_channel else self.blocks
+
+
+def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes [..., n] to bytes [..., ceil(n * bits / 8)]; two 4-bit codes a byte, low nibble first."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
+    packed: NDArray[np.uint8] = codes[..., 1::2] << np.uint8(4)
+    packed |= codes[..., 0::2]
+    return packed
+
+
+def unpack_bits(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
+    """The inverse of pack_bits: bytes [..., m] to the first ``count`` codes."""
+    if bits == 8:
+        return packed[..., :count]
+    codes = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
+    return codes.reshape(*packed.shape[:-1], -1)[..., :count]
+
+
+def unpack(packed: Packed, shape: tuple[int, ...], grid: Grid) -> NDArray[np.float32]:
+    """The float32 weight [rows, columns] that the bytes stand for."""
+    layout = Layout.of(shape, grid)
+    codes = unpack_bits(packed.codes, grid.bits, layout.block).astype(np.float32)
+    scales = np.broadcast_to(packed.scales.astype(np.float32), (layout.rows, layout.blocks))
+    if packed.zeros is None:
+        zeros = np.full(scales.shape, 2 ** (grid.bits - 1), np.float32)
+    else:
+        count = 1 if layout.per_channel else layout.blocks
+        zeros = np.broadcast_to(unpack_bits(packed.zeros, grid.bits, count), scales.shape).astype(np.float32)
+    weight = decode(codes, scales[..., None], zeros[..., None])
+    return weight.reshape(layout.rows, -1)[:, : layout.columns]

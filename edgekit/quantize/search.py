@@ -1,0 +1,60 @@
+"""Search each block's scale for the least squared weight error. No data.
+
+Tries a few spans from the full one inwards. For the codes that a span gives, the best scale has a closed form, and so
+has the error it leaves: with d = code - zero,
+
+    scale* = sum(x d) / sum(d d),    error = sum(x x) - 2 scale sum(x d) + scale**2 sum(d d)
+
+which is the alternating least squares of k-quants (llama.cpp's make_qkx) with whole zero points.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.quantize.grid import encode, levels, middle, spans, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edgekit.types import Grid
+
+SPANS = {4: (1.0, 0.95, 0.9, 0.85), 8: (1.0,)}
+"""Fractions of the full span that are tried. More of them, or neighbouring zero points, gain less than 2 % of the
+error at 4 bits; at 8 bits a narrower span never pays."""
+
+
+def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scales and zero points [n] for the blocks [block, n], never worse than round-to-nearest."""
+    squares = np.einsum("ij,ij->j", x, x)
+    best = np.full(x.shape[1], np.inf, np.float32)
+    best_scale, best_zero = np.ones_like(best), np.zeros_like(best)
+    for first, zero in _starts(x, grid):
+        d = encode(x, first, zero, grid)
+        d -= zero
+        along, length = np.einsum("ij,ij->j", x, d), np.einsum("ij,ij->j", d, d)
+        fitted = storable(along / np.maximum(length, np.float32(1e-30)), grid)
+        scale = np.where(length > 0, fitted, first)
+        error = squares - 2 * scale * along + scale * scale * length
+        better = error < best
+        best = np.where(better, error, best)
+        best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)
+    return best_scale, best_zero
+
+
+def _starts(x: NDArray[np.float32], grid: Grid) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Scales and zero points to start from."""
+    low, high = spans(x)
+    for span in SPANS[grid.bits]:
+        part = np.float32(span)
+        if grid.symmetric:
+            extreme = np.where(-low > high, low, high)
+            scale = storable(extreme * (part / -middle(grid)), grid)
+            yield scale, np.full_like(scale, middle(grid))
+        else:
+            scale = storable((high - low) * (part / levels(grid)), grid)
+            yield scale, np.clip(np.rint(-low * part / scale), 0, levels(grid)).astype(np.float32)

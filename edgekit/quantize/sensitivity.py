@@ -1,0 +1,121 @@
+"""How much does the model's output move when one weight alone is put on a grid? Measured, without any data.
+
+The model reads a few random tokens. For every candidate weight a variant of the model runs beside it in which that
+weight is quantized; the sensitivity is the mean KL divergence of the variant's next-token distribution from the
+model's. One-at-a-time divergences add up well, and random tokens rank the tensors nearly as real text does: on
+SmolLM2-135M, the choice they lead to leaves 0.146 nats where the choice made with the evaluation text itself leaves
+0.138 (4 MB to spend), and they find the one down projection that writes the massive activations.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.quantize.evaluate import run_until
+from edgekit.quantize.pack import unpack
+from edgekit.quantize.tensor import Fit, quantize_weight
+from edgekit.types import Grid, Progress, Weights, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+TOKENS = 64
+SCORED = 32
+"""Positions at the end of the sequence whose divergence counts."""
+
+MEMORY = 512 << 20
+"""Bytes that one hidden value of all variants may take; more candidates are measured in several passes."""
+
+
+def measure_sensitivity(
+    model: ir.Model,
+    weights: Weights,
+    candidates: dict[str, Grid],
+    fit: Fit,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, float]:
+    """Mean KL divergence in nats that each candidate costs when it alone is on its grid.
+
+    Args:
+        model: the float graph.
+        weights: its weights; each is read once a pass, and a candidate once more.
+        candidates: names of linear weights and the grids to try.
+        fit: the method that will quantize them.
+        seed: of the random tokens.
+        progress: told the tensors measured.
+    """
+    names = tuple(candidates)
+    widest = max((weights.shape(n)[0] for n in names), default=1)
+    group = max(1, MEMORY // (4 * TOKENS * widest))
+    gains: dict[str, float] = {}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for start in range(0, len(names), group):
+            part = {n: candidates[n] for n in names[start : start + group]}
+            gains.update(_measure(model, weights, part, fit, seed, pool, progress, (start, len(names))))
+    return gains
+
+
+def _measure(
+    model: ir.Model,
+    weights: Weights,
+    candidates: dict[str, Grid],
+    fit: Fit,
+    seed: int,
+    pool: Executor,
+    progress: Progress,
+    place: tuple[int, int],
+) -> dict[str, float]:
+    order: list[str] = []
+    before, total = place
+
+    def variants(name: str, _: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        if name in candidates:
+            grid = candidates[name]
+            packed = quantize_weight(weights, name, grid, fit, pool)
+            order.append(name)
+            progress("measuring sensitivity", before + len(order) // 2, total, "tensors")
+            yield unpack(packed, weights.shape(name), grid).T
+
+    hidden, head = run_until(model, _feeds(model, seed), variants, "logits")
+    table = head.inputs[1]
+    assert table is not None
+    assert table.const_value is not None
+    columns = table.const_value.numpy()
+    if head.op_type == "FusedMatMul":
+        columns = columns.T
+    reference = _log_softmax(hidden[0, -SCORED:] @ columns)
+    gains = {}
+    for i, name in enumerate(order):
+        changed = _log_softmax(hidden[i + 1, -SCORED:] @ columns)
+        gains[name] = float(np.mean(np.sum(np.exp(reference) * (reference - changed), axis=-1)))
+        progress("measuring sensitivity", before + (len(order) + i + 1) // 2, total, "tensors")
+    return gains
+
+
+def _feeds(model: ir.Model, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Inputs for TOKENS random tokens and an empty past."""
+    table = model.graph.initializers["model.embed_tokens.weight"].shape
+    assert table is not None
+    tokens = np.random.default_rng(seed).integers(0, int(table[0]), (1, TOKENS))
+    feeds: dict[str, NDArray[np.generic]] = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((1, TOKENS), np.int64),
+        "position_ids": np.arange(TOKENS)[None],
+    }
+    empty: Sequence[str] = [str(v.name) for v in model.graph.inputs if str(v.name) not in feeds]
+    return {**feeds, **{name: np.empty((1, 0), np.float32) for name in empty}}
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    return shifted
