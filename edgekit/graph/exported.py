@@ -14,13 +14,15 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from edgekit.errors import GraphError, SourceError
-from edgekit.types import Checkpoint, ModelSpec, Provenance, Rope, SideFile
+from edgekit.types import ModelSpec, Provenance, Rope, SideFile, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+Export = tuple[ir.Model, ModelSpec, tuple[SideFile, ...], Provenance, Weights]
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -32,7 +34,7 @@ CHANGED_SINCE_18 = frozenset({"AveragePool", "DFT", "GridSample", "GroupNormaliz
 SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "config.json")
 
 
-def read_export(folder: Path, source: Path, model_id: str, opset: int) -> tuple[ir.Model, Checkpoint]:
+def read_export(folder: Path, source: Path, model_id: str, opset: int) -> Export:
     """Read an export.
 
     Args:
@@ -61,7 +63,7 @@ def read_export(folder: Path, source: Path, model_id: str, opset: int) -> tuple[
     generation = json.loads(next(f.data for f in files if f.name == "generation_config.json"))
     spec = _spec(config | generation, model.graph, slots)
     provenance = Provenance(id=model_id, kind="optimum", sha256=weights.sha256(), location=model_id)
-    return model, Checkpoint(spec, weights, files, provenance)
+    return model, spec, files, provenance, weights
 
 
 class _Keeper:

@@ -18,15 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import GraphError
-from edgekit.graph.exported import read_export
+from edgekit.graph.exported import Export, read_export
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import onnx_ir as ir
-
-    from edgekit.types import Checkpoint
 
 REQUIREMENTS = ("optimum-onnx>=0.1,<0.2", "torch==2.13.0", "onnxruntime")
 """One pip call installs them, so that pip can see that torch and transformers fit each other."""
@@ -41,11 +37,11 @@ INSTALL = "edgekit doctor --install optimum"
 def export_with_optimum(
     model: str,
     *,
-    opset: int,
+    opset: int = 21,
     python: Path | None = None,
     offline: bool = False,
     progress: Progress = silent,
-) -> tuple[ir.Model, Checkpoint]:
+) -> Export:
     """Export a decoder with optimum-onnx, in FP32, with keys and values as inputs and outputs.
 
     Args:
@@ -56,8 +52,8 @@ def export_with_optimum(
         progress: told the seconds that have passed.
 
     Returns:
-        The graph, and the checkpoint as the graph holds it: weights by their initializers' names, and the tokenizer
-        and configuration files. Both keep the exported files on disk for as long as they live.
+        The graph; its numbers; the tokenizer and configuration files; where it is from; the weights by the names of
+        their initializers. Graph and weights keep the exported files on disk for as long as they live.
 
     Raises:
         GraphError: there is no such interpreter, optimum cannot export the model, or what it made is no decoder.
