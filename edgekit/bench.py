@@ -81,7 +81,7 @@ def bench_bundle(
     progress("ceilings", 0, 1, "probes")
     ceilings = measure.measure_ceilings(threads, weights)
     progress("ceilings", 1, 1, "probes")
-    factor = measure.gemm_factor(manifest.recipe.accuracy_level == 4, measure.cpu_flags())
+    factor = measure.gemm_factor(manifest.accuracy_level == 4, measure.cpu_flags())
     return Measurement(
         schema=SCHEMA,
         bundle_sha256=bundle.sha256,

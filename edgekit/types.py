@@ -314,6 +314,12 @@ class Manifest:
         return total
 
     @property
+    def accuracy_level(self) -> int:
+        """MatMulNBits' level in the graph: the target's, which wins over the recipe's."""
+        level = self.target.accuracy_level
+        return self.recipe.accuracy_level if level is None else level
+
+    @property
     def bits_per_weight(self) -> float:
         """True bits per weight: all bytes of all tensors, scales, zero points and padding included."""
         return 8 * sum(t.bytes for t in self.tensors) / self.parameters

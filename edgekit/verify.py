@@ -14,8 +14,9 @@ from platformdirs import user_cache_dir
 
 from edgekit import measure
 from edgekit.bundle import open_bundle
-from edgekit.bundle.operators import count_operators
+from edgekit.bundle.reading import count_operators, read_initializers
 from edgekit.errors import EdgekitError, MeasureError
+from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, load_runner
 from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
 from edgekit.types import Bundle, Check, Checkpoint, Precision, Progress, Quality, Verification, silent
@@ -58,6 +59,7 @@ LIMITS: dict[Precision, Limits] = {
 _NAME_SOURCE = "name the checkpoint that it was built from: --source"
 _REBUILD = "build it again with `edgekit build`"
 _DECODED = 24
+_SAMPLE = 12
 _STEP_TOLERANCE = 0.02
 """Largest difference between prompt and step-by-step logits, relative to the largest logit. Kernels for one row and for
 many round differently, most with int8 activations; a wrong mask, position or cache is off by 0.1 and more."""
@@ -102,7 +104,7 @@ def verify_bundle(
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
     checkpoint, found = _open_source(opened, source, asked, progress)
-    checks += (found, *_check_text(opened, checkpoint))
+    checks += (found, *_check_text(opened, checkpoint), _check_weights(opened, checkpoint))
     try:
         runner = load_runner(opened)
     except EdgekitError as error:
@@ -177,6 +179,27 @@ def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
     return Check("chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, equal")
 
 
+def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
+    """Some weights read back from the shipped file: as far from the source's as the manifest says."""
+    if checkpoint is None:
+        return Check("weights", "skip", "the source is not here to compare with", _NAME_SOURCE)
+    stored = read_initializers(bundle)
+    entries = [e for e in bundle.manifest.tensors if not e.shared_with]
+    sample = entries[:: -(-len(entries) // _SAMPLE)]
+    worst, wrong = 0.0, []
+    for entry in sample:
+        error, expected = weight_error(stored, entry, checkpoint.weights), expected_error(entry)
+        if error is None or error > expected * 1.001 + 1e-7:
+            found = "not in the graph" if error is None else f"off by {error:.2e}, built with {expected:.2e}"
+            wrong.append(f"{entry.name} ({found})")
+        else:
+            worst = max(worst, error)
+    if wrong:
+        return Check("weights", "fail", ", ".join(wrong), _REBUILD)
+    detail = f"{len(sample)} of {len(entries)} read back, as near to the source as when built; farthest {worst:.2e}"
+    return Check("weights", "pass", detail)
+
+
 def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
     """Inputs and outputs of the contract, and no operator that the target lacks."""
     layers = range(bundle.manifest.spec.layers)
@@ -242,7 +265,7 @@ def _check_quality(
             text_sha256=text.sha256,
             reference_name=f"{manifest.provenance.id} in FP32, sha256 {manifest.provenance.sha256[:12]}",
             runtime=" ".join(runner.info.runtime[0]),
-            accuracy_level=manifest.recipe.accuracy_level,
+            accuracy_level=manifest.accuracy_level,
             progress=progress,
         )
     except MeasureError as error:

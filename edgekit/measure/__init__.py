@@ -1,6 +1,7 @@
 """Latency, ceilings, energy, environment and quality of what runs."""
 
 from edgekit.measure.ceilings import (
+    EMBEDDING,
     decode_bytes,
     decode_flop,
     gemm_factor,
@@ -26,6 +27,7 @@ from edgekit.measure.quality import (
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
 
 __all__ = [
+    "EMBEDDING",
     "Latency",
     "Reference",
     "Text",
