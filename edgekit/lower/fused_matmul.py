@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.lower.patch import Patch, fixed_size, nodes_of
+from edgekit.lower.patch import Patch, nodes_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,7 +26,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         x, weight = patch.input(0), patch.input(1)
         if set(node.attributes) != {"transB"}:
             raise patch.refuse("only a product with a transposed matrix can be rewritten")
-        rows, columns = fixed_size(weight, 0), fixed_size(weight, 1)
+        rows, columns = patch.stored(1)[1].shape.numpy()
         flat = patch.op("Reshape", [x, patch.constant(f"shape.rows.{columns}", [-1, columns])], "flat")
         product = patch.op("Gemm", [flat, weight], "product", transB=1)
         batch = patch.op("Shape", [x], "batch", start=0, end=2)

@@ -36,18 +36,16 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         patch = Patch(model, node)
         bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 0)
         k, n = patch.attribute("K", 0), patch.attribute("N", 0)
-        blocks = ceil(k / block)
-        zeros = patch.input(3)
         if bits not in (4, 8) or patch.input(4) is not None:
             raise patch.refuse(f"{bits} bits with {len(node.inputs)} inputs is not what edgekit packs")
-        dtype = DTYPES[bits, zeros is None]
-        packed = patch.stored(1)
-        name = columns_name(node.inputs[1])
-        codes = _columns(patch, name, packed, dtype, (n, k), signed=zeros is None)
+        # One stored scale a row, whatever the blocks: per-channel.
+        blocks = ceil(k / block) if patch.stored(2)[1].size > n else 1
+        symmetric = patch.input(3) is None
+        dtype = DTYPES[bits, symmetric]
+        codes = _columns(patch, 1, columns_name(patch.stored(1)[0]), dtype, (n, k), signed=symmetric)
         inputs = [codes, _scales(patch, n, blocks)]
-        if zeros is not None:
-            inputs.append(_columns(patch, f"{zeros.name}.columns", patch.stored(3), dtype, (n, blocks)))
-        # One block a column is a scale a column: per-channel, without block_size.
+        if not symmetric:
+            inputs.append(_columns(patch, 3, columns_name(patch.stored(3)[0]), dtype, (n, blocks)))
         axis, size = (0, block) if blocks > 1 else (1, 0)
         weight = patch.op("DequantizeLinear", inputs, "weight", axis=axis, block_size=size)
         product = patch.op("MatMul", [patch.input(0), weight], "product")
@@ -57,25 +55,19 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     return model
 
 
-def columns_name(codes: ir.Value | None) -> str:
-    """What the [K,N] codes of a weight are called; a weight that shares its bytes has its owner's."""
-    assert codes is not None
-    return f"{codes.metadata_props.get('edgekit.shared_with', codes.name)}.columns"
+def columns_name(stored: ir.Value) -> str:
+    """What a stored table is called when it stands on its side; one that shares its bytes has its owner's name."""
+    return f"{stored.metadata_props.get('edgekit.shared_with', stored.name)}.columns"
 
 
 def _columns(
-    patch: Patch,
-    name: str,
-    source: ir.TensorProtocol,
-    dtype: ir.DataType,
-    shape: tuple[int, int],
-    *,
-    signed: bool = False,
+    patch: Patch, index: int, name: str, dtype: ir.DataType, shape: tuple[int, int], *, signed: bool = False
 ) -> ir.Value:
-    """The initializer [columns, rows] (flat when there is one column) of rows packed in bytes."""
+    """The initializer [columns, rows], flat when there is one column, of an input's rows packed in bytes."""
     known = patch.graph.initializers.get(name)
     if known is not None:
         return known
+    _, source = patch.stored(index)
     rows, columns = shape
     bits: int = dtype.bitwidth
 
@@ -110,16 +102,15 @@ def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _scales(patch: Patch, n: int, blocks: int) -> ir.Value:
-    """The scales [blocks, N] (or [N]) in float32, from a float16 or float32 initializer."""
-    scales = patch.stored(2)
-    name = f"{scales.name}.columns"
-    known = patch.graph.initializers.get(name)
-    if known is None:
+    """The scales [blocks, N], or [N], in float32, from what is stored in float16 or float32."""
+    value, source = patch.stored(2)
+    name = columns_name(value)
+    turned = patch.graph.initializers.get(name)
+    if turned is None:
         shape = [blocks, n] if blocks > 1 else [n]
-        tensor = lazy(
-            name, scales.dtype, shape, lambda: np.ascontiguousarray(scales.numpy().reshape(n, blocks).T.reshape(shape))
-        )
-        known = initializer(patch.graph, tensor)
-    if scales.dtype == ir.DataType.FLOAT:
-        return known
-    return patch.op("Cast", [known], "scales", to=ir.DataType.FLOAT)
+
+        def compute() -> NDArray[np.generic]:
+            return np.ascontiguousarray(source.numpy().reshape(n, blocks).T).reshape(shape)
+
+        turned = initializer(patch.graph, lazy(name, source.dtype, shape, compute))
+    return turned if source.dtype == ir.DataType.FLOAT else patch.op("Cast", [turned], "scales", to=ir.DataType.FLOAT)

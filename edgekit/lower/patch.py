@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Between a stored scale and the node that reads it: to float32, and one a row repeated for every block.
+FOLDED = ("Cast", "Expand")
+
+
 def nodes_of(model: ir.Model, kind: str) -> list[ir.Node]:
     """All nodes of an operator, in order."""
     return [node for node in model.graph if node.op_type == kind]
@@ -92,15 +96,14 @@ class Patch:
         """An input of the old node, None when it is left out."""
         return self.node.inputs[index] if index < len(self.node.inputs) else None
 
-    def stored(self, index: int) -> ir.TensorProtocol:
-        """The initializer behind an input of the old node, through a Cast if there is one."""
+    def stored(self, index: int) -> tuple[ir.Value, ir.TensorProtocol]:
+        """The initializer behind an input of the old node, before it is cast and repeated, and its tensor."""
         value = self.input(index)
-        producer = None if value is None else value.producer()
-        if producer is not None and producer.op_type == "Cast":
+        while value is not None and (producer := value.producer()) is not None and producer.op_type in FOLDED:
             value = producer.inputs[0]
         if value is None or value.const_value is None:
             raise self.refuse(f"its input {index} is not an initializer")
-        return value.const_value
+        return value, value.const_value
 
     def replace(self, *values: ir.Value) -> None:
         """Put the new nodes in the old one's place; ``values`` stand for its outputs, in order."""

@@ -34,9 +34,9 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         for table in (patch.input(2), patch.input(3)):
             if (table, rows) not in gathered:
                 assert table is not None
-                angles = patch.op("Gather", [table, rows], f"/{table.name}.rows")
+                angles = patch.op("Gather", [table, rows], f"/{table.name}/rows")
                 gathered[table, rows] = patch.op(
-                    "Unsqueeze", [angles, patch.constant("axis.2", [2])], f"/{table.name}.heads"
+                    "Unsqueeze", [angles, patch.constant("axis.2", [2])], f"/{table.name}/heads"
                 )
         cos, sin = gathered[patch.input(2), rows], gathered[patch.input(3), rows]
         split = [0, 0, patch.attribute("num_heads", 0), -1]

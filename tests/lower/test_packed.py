@@ -27,6 +27,7 @@ class Packed:
     bits: int
     block: int
     symmetric: bool
+    per_channel: bool = False
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(0)
@@ -34,6 +35,8 @@ class Packed:
         self.codes = random.integers(0, 2**self.bits, (self.rows, self.blocks * self.block), dtype=np.uint8)
         self.scales = random.uniform(0.01, 0.1, (self.rows, self.blocks)).astype(np.float16)
         self.zeros = random.integers(0, 2**self.bits, (self.rows, self.blocks), dtype=np.uint8)
+        if self.per_channel:
+            self.scales[:], self.zeros[:] = self.scales[:, :1], self.zeros[:, :1]
         if self.symmetric:
             self.zeros[:] = 2 ** (self.bits - 1)
 
@@ -52,25 +55,33 @@ class Packed:
             codes = np.pad(codes, ((0, 0), (0, 1)))
         return codes[:, 0::2] | codes[:, 1::2] << 4
 
-    def initializers(self, build: tape.Tape, name: str, shape: tuple[int, ...]) -> list[ir.Value]:
-        """Codes of ``shape``, float16 scales behind a Cast, and zero points if there are any."""
-        codes = build.initializer(ir.tensor(self.pack(self.codes).reshape(shape), name=f"{name}.codes"))
-        scales = build.initializer(ir.tensor(self.scales, name=f"{name}.scales"))
-        values = [codes, build.op("Cast", [scales], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")]
-        if not self.symmetric:
-            values.append(build.initializer(ir.tensor(self.pack(self.zeros), name=f"{name}.zeros")))
+    def stored(self, build: tape.Tape, name: str) -> list[ir.Value]:
+        """Float16 scales behind a Cast, and zero points if there are any; one a row is stored once and repeated."""
+        tables = {"scales": self.scales, "zeros": self.pack(self.zeros)}
+        values = []
+        for part, table in tables.items() if not self.symmetric else [("scales", self.scales)]:
+            narrow = table[:, :1] if self.per_channel else table
+            value = build.initializer(ir.tensor(narrow, name=f"{name}.{part}"))
+            if part == "scales":
+                value = build.op("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}.cast")
+            if self.per_channel:
+                shape = build.initializer(ir.tensor(np.array(table.shape), name=f"{name}.{part}.shape"))
+                value = build.op("Expand", [value, shape], name=f"{name}.{part}.expand")
+            values.append(value)
         return values
 
-    def matmul(self, build: tape.Tape, x: ir.Value, name: str) -> ir.Value:
-        size = self.block * self.bits // 8
-        codes, *grid = self.initializers(build, name, (self.rows, self.blocks, size))
-        attributes = {"K": self.columns, "N": self.rows, "bits": self.bits, "block_size": self.block}
-        return build.op("MatMulNBits", [x, codes, *grid], attributes, domain=CONTRIB, name=name)
+    def codes_of(self, build: tape.Tape, name: str, *shape: int) -> ir.Value:
+        return build.initializer(ir.tensor(self.pack(self.codes).reshape(self.rows, *shape), name=name))
 
-    def gather(self, build: tape.Tape, ids: ir.Value, name: str) -> ir.Value:
-        codes, scales, *zeros = self.initializers(build, name, (self.rows, -1))
+    def matmul(self, build: tape.Tape, x: ir.Value, grid: list[ir.Value]) -> ir.Value:
+        codes = self.codes_of(build, "head.codes", self.blocks, self.block * self.bits // 8)
+        attributes = {"K": self.columns, "N": self.rows, "bits": self.bits, "block_size": self.block}
+        return build.op("MatMulNBits", [x, codes, *grid], attributes, domain=CONTRIB, name="head")
+
+    def gather(self, build: tape.Tape, ids: ir.Value, grid: list[ir.Value]) -> ir.Value:
+        codes = self.codes_of(build, "embedding.codes", -1)
         attributes = {"bits": self.bits, "block_size": self.block, "gather_axis": 0, "quantize_axis": 1}
-        return build.op("GatherBlockQuantized", [codes, ids, scales, *zeros], attributes, domain=CONTRIB, name=name)
+        return build.op("GatherBlockQuantized", [codes, ids, *grid], attributes, domain=CONTRIB, name="embedding")
 
 
 def model_of(build: tape.Tape, inputs: list[ir.Value], output: ir.Value) -> ir.Model:
@@ -85,20 +96,21 @@ def model_of(build: tape.Tape, inputs: list[ir.Value], output: ir.Value) -> ir.M
 def multiplication(weight: Packed) -> ir.Model:
     build = tape.Tape()
     x = ir.val("x", ir.DataType.FLOAT, ("B", "S", weight.columns))
-    return model_of(build, [x], weight.matmul(build, x, "head"))
+    return model_of(build, [x], weight.matmul(build, x, weight.stored(build, "head")))
 
 
 def lookup(weight: Packed) -> ir.Model:
     build = tape.Tape()
     ids = ir.val("ids", ir.DataType.INT64, ("B", "S"))
-    return model_of(build, [ids], weight.gather(build, ids, "embedding"))
+    return model_of(build, [ids], weight.gather(build, ids, weight.stored(build, "embedding")))
 
 
 def tied(weight: Packed) -> ir.Model:
-    """Embedding, then a head with the same codes in another shape."""
+    """Embedding, then a head with the same codes in another shape and the same scales."""
     build = tape.Tape()
     ids = ir.val("ids", ir.DataType.INT64, ("B", "S"))
-    logits = weight.matmul(build, weight.gather(build, ids, "embedding"), "head")
+    grid = weight.stored(build, "embedding")
+    logits = weight.matmul(build, weight.gather(build, ids, grid), grid)
     model = model_of(build, [ids], logits)
     model.graph.initializers["head.codes"].metadata_props["edgekit.shared_with"] = "embedding.codes"
     return model
@@ -129,7 +141,7 @@ SHAPES = [
     pytest.param(7, 256, 128, id="block 128, odd rows"),
     pytest.param(24, 512, 256, id="block 256"),
     pytest.param(24, 72, 32, id="padded block"),
-    pytest.param(24, 96, 128, id="per channel"),
+    pytest.param(24, 96, 128, id="one block"),
 ]
 GRIDS = pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, True), (8, False)])
 
@@ -157,18 +169,32 @@ def test_gather_block_quantized(rows: int, columns: int, block: int, bits: int, 
 
 
 @GRIDS
-def test_tied_codes_are_stored_once_at_8_bits(bits: int, symmetric: bool) -> None:
-    weight = Packed(50, 64, bits, 32, symmetric)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_tied_weights_are_stored_once_at_8_bits(bits: int, symmetric: bool, per_channel: bool) -> None:
+    weight = Packed(50, 64, bits, 32, symmetric, per_channel)
     ids = np.array([[0, 49, 7], [3, 3, 11]])
     expected = weight.values[ids] @ weight.values.T
+    assert np.abs(run(tied(weight), ids=ids) - expected).max() < 2e-6 * np.abs(expected).max()
     lowered = checked(tied(weight))
     for optimize in (True, False):
         assert np.abs(run(lowered, optimize=optimize, ids=ids) - expected).max() < 2e-6 * np.abs(expected).max()
-    tables = [
-        value.name for value in lowered.graph.initializers.values() if value.const_value.nbytes >= 50 * 64 * bits // 8
-    ]
-    assert tables == (["embedding.codes.columns"] if bits == 8 else ["embedding.codes", "embedding.codes.columns"])
-    assert not any("edgekit.shared_with" in value.metadata_props for value in lowered.graph.initializers.values())
+    names = sorted(name for name in lowered.graph.initializers if name.startswith(("embedding", "head")))
+    turned = [f"embedding.{part}.columns" for part in ("codes", "scales", "zeros")[: 2 if symmetric else 3]]
+    rows = [] if bits == 8 else [name.removesuffix(".columns") for name in turned]
+    assert names == sorted(turned + rows)
+
+
+@GRIDS
+def test_per_channel_scales_are_not_repeated(bits: int, symmetric: bool) -> None:
+    weight = Packed(24, 96, bits, 32, symmetric, per_channel=True)
+    x = np.random.default_rng(1).standard_normal((2, 3, 96)).astype(np.float32)
+    expected = x @ weight.values.T
+    lowered = checked(multiplication(weight))
+    assert lowered.graph.initializers["head.scales.columns"].shape == [24]
+    for model in (multiplication(weight), lowered):
+        assert np.abs(run(model, x=x) - expected).max() < 2e-6 * np.abs(expected).max()
+    ids = np.array([[0, 23, 7], [3, 3, 11]])
+    assert np.array_equal(run(checked(lookup(weight)), ids=ids), weight.values[ids])
 
 
 def test_codes_stay_lazy() -> None:
