@@ -68,9 +68,8 @@ def export_with_optimum(
         switches = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if offline else {}
         code, reason = _run(command, folder / "log", switches, "export with optimum", progress)
         if code or not (out / "model.onnx").is_file():
-            raise GraphError(
-                f"optimum cannot export {model}: {reason}", f"`{' '.join(command[:-1])} OUT` shows everything it says"
-            )
+            again = f"{python} -m optimum.exporters.onnx --model {model} --task text-generation-with-past OUT"
+            raise GraphError(f"optimum cannot export {model}: {reason}", f"`{again}` shows everything it says")
         return read_export(out, Path(source), model, opset)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
