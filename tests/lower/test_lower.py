@@ -10,13 +10,14 @@ import onnxruntime
 import pytest
 
 import edgekit
-from edgekit.config import list_targets, load_target
+from edgekit.config import builtin_recipe, list_targets, load_target
 from edgekit.errors import LowerError
 from edgekit.graph import build_graph
 from edgekit.lower import fixes, lower
+from edgekit.quantize import quantize
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import Checkpoint, Target
+from edgekit.types import Checkpoint, Precision, Target
 
 PORTABLE = load_target("portable")
 FLOAT_LACKS = sorted(PORTABLE.lacks - {"op:MatMulNBits", "op:GatherBlockQuantized"})
@@ -32,7 +33,10 @@ def operators(model: ir.Model) -> set[str]:
 
 def logits(model: ir.Model, checkpoint: Checkpoint) -> np.ndarray:
     """Of 12 tokens in two steps."""
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    data = ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     spec = checkpoint.spec
     ids = np.random.default_rng(0).integers(0, spec.vocab_size, (1, 12))
     past = [np.zeros((1, spec.kv_heads, 0, spec.head_dim), np.float32)] * (2 * spec.layers)
@@ -96,6 +100,20 @@ def test_portable_is_standard_onnx(checkpoint: Checkpoint) -> None:
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_portable_computes_what_the_fused_dialect_computes(precision: Precision, checkpoint: Checkpoint) -> None:
+    def build(target: Target) -> ir.Model:
+        model = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
+        recipe = replace(builtin_recipe(precision), accuracy_level=1)
+        return lower(quantize(model, checkpoint.weights, recipe).model, target)
+
+    fused = logits(build(load_target("cpu")), checkpoint)
+    model = build(PORTABLE)
+    assert {node.domain for node in model.graph} == {""}
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert np.abs(logits(model, checkpoint) - fused).max() < 1e-5 * np.abs(fused).max()
 
 
 def test_a_tied_embedding_stays_one_initializer(checkpoint: Checkpoint) -> None:
