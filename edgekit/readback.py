@@ -72,10 +72,11 @@ def _find_rows(stored: Mapping[str, ir.TensorProtocol], entry: TensorEntry) -> R
 
 
 def _float_rows(whole: NDArray[Any] | None, entry: TensorEntry) -> Rows | None:
-    """A matrix product holds its weight [inputs, outputs]; the token table and vectors are as in the source."""
-    if whole is None:
+    """A matrix product holds its weight [inputs, outputs]; tables and vectors are as in the source."""
+    if whole is None or whole.shape not in (entry.shape, entry.shape[::-1]):
         return None
-    rows = whole if whole.ndim == 1 or entry.name == EMBEDDING else whole.T
+    as_is = whole.ndim == 1 or entry.name == EMBEDDING or whole.shape != entry.shape[::-1]
+    rows = whole if as_is else whole.T
     return lambda start, stop: rows[start:stop].astype(np.float32)
 
 

@@ -74,6 +74,26 @@ def test_every_precision_passes_and_is_as_far_from_its_source_as_its_bits(bundle
     assert verify_bundle(bundles["fp32"], **FAST).quality.top1.value == 1.0
 
 
+@pytest.mark.parametrize("precision", ["int4", "int8", "fp16"])
+def test_the_portable_dialect_holds_the_same_weights_in_another_layout(model, bundles, tmp_path, precision):
+    bundle = build_bundle(str(model), target="portable", precision=precision, out=tmp_path / "b")
+    got = verify_bundle(bundle, **FAST)
+    assert [(c.name, c.status) for c in got.checks] == [(name, "pass") for name in NAMES]
+    assert "com.microsoft" not in check(got, "graph").detail
+
+
+def test_weights_that_are_not_what_was_built(bundles, model):
+    """The manifest's errors made a little smaller than the truth, and a weight that the graph does not hold."""
+    bundle = bundles["int4"]
+    checkpoint = verify.open_model(str(model))
+    good, *others = (t for t in bundle.manifest.tensors if t.grid)
+    for entry in (replace(good, error=good.error * 0.99), replace(good, name="nowhere")):
+        changed = replace(bundle, manifest=replace(bundle.manifest, tensors=(entry, *others)))
+        got = verify._check_weights(changed, checkpoint)
+        assert got.status == "fail"
+        assert entry.name in got.detail
+
+
 def test_the_reference_is_made_once_and_then_needs_no_source(bundles, cache, monkeypatch):
     first = verify_bundle(bundles["int8"], **FAST)
     assert list((cache / "references").glob("*.npz"))
