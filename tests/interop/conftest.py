@@ -28,7 +28,7 @@ from edgekit.types import Bundle, Precision, Sampling
 HERE = Path(__file__).parent
 TOKENS = 32
 TEXT = "The quick brown fox, 3 times."
-NAMES = ("int4", "int8", "fp32", "portable")
+NAMES = ("int4", "int8", "fp16", "fp32", "portable")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ Ask = Callable[[Sequence[Case]], list[dict[str, list[int]]]]
 
 @pytest.fixture(scope="session")
 def tiny_cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    """A tied model at three precisions, and at four bits in the portable dialect."""
+    """A tied model at every precision, and at four bits in the portable dialect."""
     folder = tmp_path_factory.mktemp("interop")
     checkpoint = tiny_checkpoint(folder / "checkpoint")
     weights = tiny_weights(tiny_config())
