@@ -70,6 +70,10 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
         ValueError: a tensor's bytes are not what its type and shape say, or it shares the bytes of another size.
     """
     values = [v for v in model.graph.initializers.values() if _is_large(v)]
+    for value in model.graph.initializers.values():
+        # An exporter may have put a small tensor into a file of its own, which does not ship.
+        if isinstance(value.const_value, ir.ExternalTensor) and not _is_large(value):
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
     require_space(path.parent, total)

@@ -66,6 +66,18 @@ def test_small_tensors_stay_inline(tmp_path: Path) -> None:
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(loaded.graph.initializer[0]), small.numpy())
 
 
+def test_a_small_tensor_of_another_file_comes_inline(tmp_path: Path) -> None:
+    array = np.arange(5, dtype=np.float32)
+    (tmp_path / "elsewhere").write_bytes(array.tobytes())
+    tensor = ir.ExternalTensor(
+        "elsewhere", 0, array.nbytes, ir.DataType.FLOAT, shape=ir.Shape([5]), name="t", base_dir=tmp_path
+    )
+    (graph,) = write_model(single(tensor), tmp_path / "m.onnx")
+    (tmp_path / "elsewhere").unlink()
+    assert entry(graph.path, "t") == {}
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(onnx.load(graph.path).graph.initializer[0]), array)
+
+
 def test_shared_bytes_are_stored_once_under_two_shapes(tmp_path: Path) -> None:
     codes = np.random.default_rng(1).integers(0, 256, (64, 32), dtype=np.uint8)
     first = ir.Tensor(codes, name="embed.codes")
