@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 from edgekit import measure
 from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import count_operators, read_initializers
-from edgekit.errors import EdgekitError, MeasureError
+from edgekit.errors import EdgekitError
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, load_runner
 from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
@@ -105,13 +105,13 @@ def verify_bundle(
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
     checkpoint, found = _open_source(opened, source, asked, progress)
-    checks += (found, *_check_text(opened, checkpoint), _check_weights(opened, checkpoint))
+    checks += (found, *_check_text(opened, checkpoint))
     try:
         runner = load_runner(opened)
     except EdgekitError as error:
         return Verification(str(path), (*checks, Check("graph", "fail", error.message, error.hint)))
     try:
-        checks += (_check_graph(opened, runner), _check_steps(runner))
+        checks += (_check_graph(opened, runner), _check_steps(runner), _check_weights(opened, checkpoint))
         quality, check = _check_quality(opened, runner, checkpoint, request, progress)
     finally:
         runner.close()
@@ -244,13 +244,16 @@ def _check_steps(runner: OnnxRunner) -> Check:
     random = np.random.default_rng(0)
     room = min(2 * _DECODED, runner.context_length)
     tokens = random.integers(runner.vocab_size, size=max(1, room - _DECODED)).tolist()
-    runner.reset()
-    rows = [runner.prefill(tokens).copy()]
     fed = len(tokens)
-    while len(tokens) < room:
-        tokens.append(int(rows[-1].argmax()))
-        rows.append(runner.step(tokens[-1]).copy())
-    steps, whole = np.stack(rows), runner.logits(tokens)[fed - 1 :]
+    runner.reset()
+    try:
+        rows = [runner.prefill(tokens).copy()]
+        while len(tokens) < room:
+            tokens.append(int(rows[-1].argmax()))
+            rows.append(runner.step(tokens[-1]).copy())
+        steps, whole = np.stack(rows), runner.logits(tokens)[fed - 1 :]
+    except EdgekitError as error:
+        return Check("decode", "fail", error.message, error.hint)
     if not (np.isfinite(steps).all() and np.isfinite(whole).all()):
         return Check("decode", "fail", "the logits hold NaN or infinity", _REBUILD)
     off = float(np.abs(steps - whole).max() / np.abs(whole).max())
@@ -284,7 +287,7 @@ def _check_quality(
             accuracy_level=manifest.accuracy_level,
             progress=progress,
         )
-    except MeasureError as error:
+    except EdgekitError as error:
         return None, Check("quality", "fail", error.message, error.hint)
     return quality, _judge(quality, request.limits)
 

@@ -13,13 +13,13 @@ import pytest
 from edgekit import verify
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle
-from edgekit.errors import MeasureError
+from edgekit.errors import MeasureError, RunError
 from edgekit.record import to_json
 from edgekit.testing import FakeRunner, tiny_checkpoint
 from edgekit.verify import verify_bundle
 
 FAST = {"tokens": 256, "window": 64}
-NAMES = ["manifest", "files", "source", "tokenizer", "chat template", "weights", "graph", "decode", "quality"]
+NAMES = ["manifest", "files", "source", "tokenizer", "chat template", "graph", "decode", "weights", "quality"]
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +238,12 @@ def test_steps_that_do_not_agree_with_the_prompt():
     assert verify._check_steps(FakeRunner()).status == "pass"
     assert verify._check_steps(Forgetful()).status == "fail"
     assert verify._check_steps(FakeRunner(context_length=1)).status == "pass"
+
+    class Full(FakeRunner):
+        def step(self, token):
+            raise RunError("full", "shorten it")
+
+    assert verify._check_steps(Full()).detail == "full"
     nan = FakeRunner()
     nan._table[:] = np.nan
     assert "NaN" in verify._check_steps(nan).detail
