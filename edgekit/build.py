@@ -76,6 +76,9 @@ def build_bundle(
         EdgekitError: of the room that refuses; nothing is left at ``out``.
     """
     chosen = load_target(target) if isinstance(target, str) else target
+    if exporter == "optimum":
+        # Its graphs append to the cache; only ours write into the past's memory.
+        chosen = replace(chosen, shared_kv=False)
     plan = _plan(precision, recipe, size_mb, bits, chosen)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         opened = _open(model, exporter, chosen, revision, offline, progress)
