@@ -10,7 +10,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
@@ -33,6 +32,8 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_ir as ir
 
 Exporter = Literal["native", "optimum"]
@@ -168,16 +169,14 @@ GRAPH_BYTES = 400_000
 
 
 def _beside_weights(checkpoint: Checkpoint) -> int:
-    """Bytes of a bundle that are not weights on a grid: tokenizer and configuration, norms and rope tables, graph."""
-    spec = checkpoint.spec
+    """Bytes of a bundle that are not weights on a grid: tokenizer and configuration, norms, graph."""
     files = sum(len(f.data) for f in checkpoint.files)
     small = sum(
         4 * _count(checkpoint.weights.shape(n))
         for n in checkpoint.weights.names()
         if len(checkpoint.weights.shape(n)) != 2
     )
-    rope = 4 * spec.context_length * spec.rope.dim * (2 if spec.rope.kind == "longrope" else 1)
-    return files + small + rope + GRAPH_BYTES
+    return files + small + GRAPH_BYTES
 
 
 def _count(shape: tuple[int, ...]) -> int:

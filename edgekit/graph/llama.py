@@ -15,14 +15,15 @@ import onnx
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
-from edgekit.graph.rope import switches, table, table_rows
+from edgekit.graph.rope import attention_factor, inverse_frequencies, switches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy.typing as npt
     from numpy.typing import NDArray
 
-    from edgekit.types import ModelSpec, Weights
+    from edgekit.types import ModelSpec, Rope, Weights
 
 FLOAT, INT32, INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 DOC = "A decoder of the LLaMA family. Initializers bear the names of the checkpoint's weights."
@@ -108,14 +109,49 @@ def _step(writer: Writer, spec: ModelSpec) -> Step:
         # transformers: the highest position of the batch decides, for all of it, which factors are used.
         original = writer.constant("rope.original_context", spec.rope.original_context)
         highest = writer.op("ReduceMax", [positions], "rope.highest", keepdims=0)
-        long = writer.op("GreaterOrEqual", [highest, original], "rope.long")
-        long = writer.op("Cast", [long], "rope.long.int64", to=INT64)
+        long = writer.op("GreaterOrEqual", [highest, original], "rope.is_long")
+        long = writer.op("Cast", [long], "rope.is_long.int64", to=INT64)
         offset = writer.op("Mul", [long, original], "rope.offset")
         rows = writer.op("Add", [positions, offset], "rope.rows")
-    shape = (table_rows(spec.rope, spec.context_length), spec.rope.dim // 2)
-    cos = writer.lazy("rope.cos", shape, lambda: table(spec.rope, spec.context_length, sine=False))
-    sin = writer.lazy("rope.sin", shape, lambda: table(spec.rope, spec.context_length, sine=True))
+    cos, sin = rope_tables(writer, spec.rope, spec.context_length)
     return Step(rows, cos, sin, last, total)
+
+
+def rope_tables(writer: Writer, rope: Rope, context: int) -> tuple[ir.Value, ir.Value]:
+    """Cosines and sines of every position's angles times the attention factor, each [rows, rope.dim / 2].
+
+    Only the frequencies are stored: ONNX Runtime folds these nodes into the two tables when a session is made, in
+    float32, as transformers computes them. With longrope the first ``original_context`` rows use the short factors,
+    and row ``original_context + p`` is position p with the long ones.
+    """
+    rows = context
+    if switches(rope, context):
+        rows += rope.original_context
+        short = _angles(writer, inverse_frequencies(rope), rope.original_context, "rope.short")
+        long = _angles(writer, inverse_frequencies(rope, long=True), context, "rope.long")
+        angles = writer.op("Concat", [short, long], "rope.angles", axis=0)
+    else:
+        angles = _angles(writer, inverse_frequencies(rope), context, "rope")
+    factor = attention_factor(rope)
+    tables = []
+    for kind in ("Cos", "Sin"):
+        name = f"rope.{kind.lower()}"
+        if factor == 1:
+            wave = writer.op(kind, [angles], name)
+        else:
+            wave = writer.op(kind, [angles], f"{name}.plain")
+            wave = writer.op("Mul", [wave, writer.constant("rope.factor", factor, np.float32)], name)
+        wave.type, wave.shape = ir.TensorType(FLOAT), ir.Shape((rows, rope.dim // 2))
+        tables.append(wave)
+    return tables[0], tables[1]
+
+
+def _angles(writer: Writer, frequencies: NDArray[np.float32], rows: int, name: str) -> ir.Value:
+    """Position times frequency, [rows, rope.dim / 2]."""
+    ends = [writer.constant(f"rope.position.{end}", end, np.float32) for end in (0, rows, 1)]
+    positions = writer.op("Range", ends, f"{name}.positions")
+    column = writer.op("Unsqueeze", [positions, writer.constant("axis.1", [1])], f"{name}.column")
+    return writer.op("Mul", [column, writer.constant(f"{name}.frequencies", frequencies, np.float32)], f"{name}.angles")
 
 
 # --- the parts of a layer ---------------------------------------------------------------------
@@ -282,10 +318,10 @@ class Writer:
         tensor = ir.LazyTensor(lambda: ir.tensor(read(), name=name), FLOAT, ir.Shape(shape), name=name, cache=False)
         return self._initializer(tensor)
 
-    def constant(self, name: str, value: int | Sequence[int]) -> ir.Value:
-        """An int64 initializer, one for each name."""
+    def constant(self, name: str, value: npt.ArrayLike, dtype: type[np.generic] = np.int64) -> ir.Value:
+        """A small initializer, one for each name."""
         known = self._graph.initializers.get(name)
-        return known if known is not None else self._initializer(ir.tensor(np.asarray(value, np.int64), name=name))
+        return known if known is not None else self._initializer(ir.tensor(np.asarray(value, dtype), name=name))
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         shape = ir.Shape(tensor.shape.numpy())

@@ -1,4 +1,4 @@
-"""Rotary position embedding as numbers: inverse frequencies, attention factors and cos/sin tables.
+"""Rotary position embedding as numbers: inverse frequencies and attention factors.
 
 The formulae are those of transformers' ``modeling_rope_utils.py`` (named at each function), in its order of
 float32 roundings, because at position 100,000 one rounding of a frequency moves an angle by 0.006.
@@ -107,28 +107,3 @@ def attention_factor(rope: Rope) -> float:
 def switches(rope: Rope, context: int) -> bool:
     """Whether sequences of ``context`` tokens need longrope's second list of factors."""
     return rope.kind == "longrope" and context > rope.original_context
-
-
-def table_rows(rope: Rope, context: int) -> int:
-    """Rows of the tables: one a position, and with longrope the short table's rows before them."""
-    return context + rope.original_context if switches(rope, context) else context
-
-
-def table(rope: Rope, context: int, *, sine: bool) -> NDArray[np.float32]:
-    """Cosines or sines of every position's angles times the attention factor, float32 [table_rows, dim / 2].
-
-    With longrope the first ``original_context`` rows use the short factors, and row ``original_context + p`` is
-    position p with the long ones.
-    """
-    if switches(rope, context):
-        short = _waves(inverse_frequencies(rope), rope.original_context, attention_factor(rope), sine=sine)
-        long = _waves(inverse_frequencies(rope, long=True), context, attention_factor(rope), sine=sine)
-        return np.concatenate([short, long])
-    return _waves(inverse_frequencies(rope), context, attention_factor(rope), sine=sine)
-
-
-def _waves(frequencies: NDArray[np.float32], rows: int, factor: float, *, sine: bool) -> NDArray[np.float32]:
-    """Cosines or sines of position times frequency; the product is rounded to float32 as in transformers."""
-    angles = np.arange(rows, dtype=np.float32)[:, None] * frequencies
-    waves = np.sin(angles, dtype=np.float64) if sine else np.cos(angles, dtype=np.float64)
-    return np.asarray(waves * factor, np.float32)

@@ -66,7 +66,7 @@ def _rotate(patch: Patch, x: ir.Value | None, name: str, heads: int, size: int) 
     cos, sin, rows = (patch.input(i) for i in (7, 8, 9))
     if rows is None:
         raise patch.refuse("it has no position_ids")
-    rotated = 2 * patch.stored(7)[1].shape.numpy()[1]
+    rotated = 2 * fixed_size(cos, 1)
     return patch.op(
         "RotaryEmbedding",
         [x, rows, cos, sin],

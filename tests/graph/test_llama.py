@@ -25,6 +25,7 @@ from edgekit.config import load_target
 from edgekit.errors import GraphError, LowerError
 from edgekit.graph import build_graph
 from edgekit.lower import lower
+from edgekit.quantize.evaluate import run_until
 from edgekit.types import Weights
 
 LIMIT = 1e-4
@@ -146,6 +147,18 @@ def test_longrope_switches_its_factors_in_mid_sequence_as_transformers_does(
             output = tiny.torch(torch.tensor(token), past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         assert distance(decoder.feed(token), output.logits.numpy()) < LIMIT
+
+
+@pytest.mark.parametrize("name", ["llama yarn", "mistral window", "phi3 longrope"])
+def test_the_evaluator_of_sensitivities_computes_the_same(name: str, pair: Callable[[str], Pair]) -> None:
+    tiny = pair(name)
+    ids = tiny.ids(60)
+    empty = np.empty((1, 0), np.float32)
+    decoder = tiny.decoder("cpu")
+    feeds = {value.name: empty for value in decoder.model.graph.inputs}
+    feeds |= {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(60)[None]}
+    hidden, head = run_until(decoder.model, feeds, lambda name, weight: iter(()), "logits")
+    assert distance(hidden @ head.inputs[1].const_value.numpy(), tiny.reference(ids)) < LIMIT
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral window", "smollm3", "llama yarn"])

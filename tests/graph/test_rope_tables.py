@@ -1,14 +1,19 @@
 """The tables against transformers' rotary embeddings, to the last position of real contexts."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from edgekit.graph.rope import attention_factor, switches, table, table_rows
+from edgekit.graph.llama import Writer, rope_tables
+from edgekit.graph.rope import attention_factor, switches
 from edgekit.types import Rope, RopeKind
 
 CONTEXT = 131072
@@ -68,26 +73,50 @@ def theirs(rope: Rope, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return tuple(wave[0, :, : rope.dim // 2].numpy() for wave in (cos, sin))
 
 
+def ours(rope: Rope, context: int, optimized: Path) -> list[np.ndarray]:
+    """The tables as a session makes them; ``optimized`` gets the graph that it then runs."""
+    writer = Writer(None, opset=21, name="tables")  # type: ignore[arg-type]
+    for table in rope_tables(writer, rope, context):
+        writer.output(table, ir.DataType.FLOAT, list(table.shape))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # it warns that the optimized file is for this machine
+    options.optimized_model_filepath = str(optimized)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    proto = ir.to_proto(writer.model)
+    onnx.checker.check_model(proto, full_check=True)
+    assert proto.ByteSize() < 10_000
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"]).run(None, {})
+
+
 @pytest.mark.parametrize("name", REAL)
-def test_tables_are_those_of_transformers(name: str) -> None:
+def test_tables_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     kind, theta, numbers = REAL[name]
     rope = Rope(theta=theta, dim=96 if kind == "longrope" else 128, kind=kind, **numbers)
-    places = {"start": np.arange(64), "middle": np.arange(4000, 4096), "end": np.arange(CONTEXT - 64, CONTEXT)}
-    waves = {place: theirs(rope, positions) for place, positions in places.items()}
-    for sine in (False, True):
-        found = table(rope, CONTEXT, sine=sine)
-        assert found.shape == (table_rows(rope, CONTEXT), rope.dim // 2)
-        for place, positions in places.items():
-            long = switches(rope, CONTEXT) and positions.max() >= rope.original_context
-            rows = positions + rope.original_context if long else positions
-            # One rounding of a frequency of 1 / 2 turns position 131,071 by 2e-3: nearly all agree to the bit.
-            assert np.abs(found[rows] - waves[place][sine]).max() < (5e-5 if place == "end" else 2e-6)
+    tables = ours(rope, CONTEXT, tmp_path / "optimized.onnx")
+    rows = CONTEXT + rope.original_context if switches(rope, CONTEXT) else CONTEXT
+    for positions in (np.arange(64), np.arange(4000, 4096), np.arange(CONTEXT - 64, CONTEXT)):
+        long = switches(rope, CONTEXT) and positions.max() >= rope.original_context
+        for found, wave in zip(tables, theirs(rope, positions), strict=True):
+            assert found.shape == (rows, rope.dim // 2)
+            # Where a frequency differs by one rounding, 2**-24 of it, a late position shows it.
+            limit = 5e-5 if positions[-1] > 100_000 else 1e-6
+            assert np.abs(found[positions + rope.original_context * long] - wave).max() < limit
 
 
-def test_longrope_within_its_original_context_has_one_table() -> None:
+@pytest.mark.parametrize("name", ["llama3", "yarn", "longrope"])
+def test_onnxruntime_folds_the_tables_when_it_makes_a_session(name: str, tmp_path: Path) -> None:
+    kind, theta, numbers = REAL[name]
+    numbers = {k: v[:4] if isinstance(v, tuple) else v for k, v in numbers.items()}
+    ours(Rope(theta=theta, dim=8, kind=kind, **numbers), 9000, tmp_path / "optimized.onnx")
+    graph = onnx.load(tmp_path / "optimized.onnx").graph
+    assert not graph.node
+    assert sorted(value.name for value in graph.initializer) == ["rope.cos", "rope.sin"]
+
+
+def test_longrope_within_its_original_context_has_one_table(tmp_path: Path) -> None:
     rope = Rope(theta=10000.0, dim=8, kind="longrope", original_context=64, short_factor=(1, 1, 1, 1))
-    assert table_rows(rope, 64) == 64
-    assert table(rope, 64, sine=True).shape == (64, 4)
+    assert [table.shape for table in ours(rope, 64, tmp_path / "optimized.onnx")] == [(64, 4), (64, 4)]
 
 
 def test_attention_factor_is_one_without_scaling() -> None:
