@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -54,7 +54,8 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
     kv_rows = config["num_key_value_heads"] * config["head_dim"]
 
     def normal(*shape: int) -> NDArray[np.float32]:
-        return (random.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        values: NDArray[np.float32] = (random.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+        return values
 
     weights = {"model.embed_tokens.weight": (random.standard_normal((vocab, hidden)) * 0.3).astype(np.float32)}
     for i in range(config["num_hidden_layers"]):
@@ -136,7 +137,9 @@ class FakeRunner:
         self.vocab_size = vocab_size
         self.context_length = context_length
         self.length = 0
-        self._table = np.random.default_rng(seed).standard_normal((vocab_size, vocab_size)).astype(np.float32)
+        self._table: NDArray[np.float32] = (
+            np.random.default_rng(seed).standard_normal((vocab_size, vocab_size)).astype(np.float32)
+        )
 
     def reset(self) -> None:
         """Forget everything that was fed."""
@@ -145,17 +148,20 @@ class FakeRunner:
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """The last position's logits [V]."""
         self.length += len(tokens)
-        return self._table[tokens[-1]]
+        row: NDArray[np.float32] = self._table[tokens[-1]]
+        return row
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Logits [V] after one token."""
         self.length += 1
-        return self._table[token]
+        row: NDArray[np.float32] = self._table[token]
+        return row
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits [S, V] of a fresh sequence."""
         self.length = len(tokens)
-        return self._table[list(tokens)]
+        rows: NDArray[np.float32] = self._table[list(tokens)]
+        return rows
 
     def close(self) -> None:
         """Nothing to release."""

@@ -1,77 +1,175 @@
-"""A budget in bytes or bits per weight -> a policy: the tensors where 4 bits hurt most get 8, while the bytes last."""
+"""A budget in bytes or bits per weight -> a policy: every linear weight gets the grid where its bytes do most good.
+
+The choices for a weight are the recipe's linear grid, the same with blocks twice as large, and 8 bits in blocks or per
+channel. What each costs in divergence is measured (see sensitivity); bytes go, step by step, where they buy most.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from math import prod
 from typing import TYPE_CHECKING
 
 from edgekit.errors import QuantizeError
 from edgekit.quantize.model import load_method
-from edgekit.quantize.policy import TABLES, pinned_policy, recipe_policy, spend
+from edgekit.quantize.pack import Layout
+from edgekit.quantize.policy import TABLES, count_layers, pinned_policy, recipe_policy
 from edgekit.quantize.sensitivity import measure_sensitivity
+from edgekit.quantize.tensor import Fit, cores, quantize_weight
 from edgekit.types import Grid, Policy, Progress, Recipe, Weights, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import onnx_ir as ir
+
+LARGEST_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Option:
+    """A grid for one weight, its bytes, and the divergence in nats that it is expected to cost."""
+
+    grid: Grid
+    bytes: int
+    divergence: float
 
 
 def fit_budget(
     model: ir.Model, weights: Weights, recipe: Recipe, beside: int, *, progress: Progress = silent
 ) -> Policy:
-    """The recipe's policy, with as many tensors widened to 8 bits as its budget pays for.
+    """The policy that meets the recipe's budget, or the recipe's own when it has none.
 
-    Which ones is measured: each candidate alone is put on its narrow grid and the divergence of the model's output
-    is taken (see sensitivity). Overrides of the recipe stay as they are.
+    A budget decides about all linear weights that the recipe would put on a grid; what an override keeps in floating
+    point stays there, and so does the table's grid.
 
     Args:
         model: the float graph, as built.
-        weights: its weights.
-        recipe: without a budget, its own policy is returned and nothing is measured.
+        weights: its weights; read twice and a half when there is a budget.
+        recipe: ``size_bytes`` or ``bits_per_weight`` is the budget.
         beside: bytes of the bundle that are not two-dimensional weights.
         progress: told the tensors measured.
 
     Raises:
-        QuantizeError: the budget is smaller than everything on the narrow grid.
+        QuantizeError: the budget is smaller than everything on the smallest grid.
     """
-    base = recipe_policy(recipe)
+    base = recipe_policy(recipe, count_layers(weights.names()))
     if recipe.size_bytes is None and recipe.bits_per_weight is None:
         return base
-    shapes = {n: weights.shape(n) for n in weights.names() if n in model.graph.initializers}
-    matrices = {n: s for n, s in shapes.items() if len(s) == 2}
     if recipe.linear is None:
         raise QuantizeError(f"recipe '{recipe.name}' has no linear grid", "a budget needs one")
-    wide = replace(recipe.linear, bits=8, symmetric=True)
-    overridden = {n for n in matrices if n not in TABLES and base(n, matrices[n]) != recipe.linear}
-    candidates = {n: s for n, s in matrices.items() if n not in TABLES and n not in overridden}
-    least = sum(_nbytes(base(n, s), s) for n, s in matrices.items())
-    costs = {n: wide.nbytes(s) - recipe.linear.nbytes(s) for n, s in candidates.items()}
-    most = least + sum(costs.values())
-    budget, unit = _budget(recipe, shapes, beside)
+    shapes = {n: weights.shape(n) for n in weights.names() if n in model.graph.initializers}
+    matrices = {n: s for n, s in shapes.items() if len(s) == 2}
+    free = tuple(n for n, s in matrices.items() if n not in TABLES and base(n, s) is not None)
+    fixed = sum(_nbytes(base(n, matrices[n]), matrices[n]) for n in matrices if n not in free)
+    grids = {n: _grids(recipe.linear, matrices[n]) for n in free}
+    least = fixed + sum(min(_nbytes(g, matrices[n]) for g in grids[n]) for n in free)
+    budget = _budget(recipe, shapes, beside)
     if budget < least:
-        spend(costs, {}, budget - least, least=least + (beside if unit == "bytes" else 0), most=most)
-    if budget >= most:
-        return pinned_policy(base, dict.fromkeys(candidates, wide))
-    gains = measure_sensitivity(
-        model, weights, {n: recipe.linear for n in candidates}, load_method(recipe.method), progress=progress
-    )
-    chosen = spend(costs, gains, budget - least, least=least, most=most)
-    return pinned_policy(base, dict.fromkeys(chosen, wide))
+        raise QuantizeError(*_too_small(recipe, shapes, beside, least))
+    fit = load_method(recipe.method)
+    costs = measure_sensitivity(model, weights, dict.fromkeys(free, recipe.linear), fit, progress=progress)
+    options = _options(weights, grids, costs, recipe.linear, fit, progress)
+    return pinned_policy(base, spend(options, budget - fixed))
 
 
-def _budget(recipe: Recipe, shapes: dict[str, tuple[int, ...]], beside: int) -> tuple[int, str]:
+def spend(options: Mapping[str, tuple[Option, ...]], budget: int) -> dict[str, Grid]:
+    """A grid for every weight: start from the smallest, then take the step that saves the most divergence a byte.
+
+    Args:
+        options: of each weight.
+        budget: bytes for all of them; at least the sum of the smallest options.
+    """
+    hulls = {name: _hull(choices) for name, choices in options.items()}
+    chosen = {name: hull[0] for name, hull in hulls.items()}
+    budget -= sum(o.bytes for o in chosen.values())
+    steps = [_step(name, hull, 0) for name, hull in hulls.items() if len(hull) > 1]
+    heapify(steps)
+    while steps:
+        _, name, at = heappop(steps)
+        hull = hulls[name]
+        cost = hull[at + 1].bytes - hull[at].bytes
+        if cost > budget:
+            continue
+        budget -= cost
+        chosen[name] = hull[at + 1]
+        if at + 2 < len(hull):
+            heappush(steps, _step(name, hull, at + 1))
+    return {name: option.grid for name, option in chosen.items()}
+
+
+def _step(name: str, hull: list[Option], at: int) -> tuple[float, str, int]:
+    a, b = hull[at], hull[at + 1]
+    return (b.divergence - a.divergence) / (b.bytes - a.bytes), name, at
+
+
+def _hull(options: tuple[Option, ...]) -> list[Option]:
+    """The options worth taking, smallest first: each step saves less divergence a byte than the one before."""
+    hull: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.bytes, o.divergence)):
+        if hull and option.divergence >= hull[-1].divergence:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], option):
+            hull.pop()
+        hull.append(option)
+    return hull
+
+
+def _slope(a: Option, b: Option) -> float:
+    return (b.divergence - a.divergence) / (b.bytes - a.bytes)
+
+
+def _grids(linear: Grid, shape: tuple[int, ...]) -> tuple[Grid, ...]:
+    """The choices for a weight of this shape."""
+    wide = replace(linear, bits=8, symmetric=True)
+    grids = (linear, replace(wide, block=0), wide)
+    block = linear.block * 2
+    if 0 < block <= LARGEST_BLOCK and shape[1] % block == 0:
+        return replace(linear, block=block), *grids
+    return grids
+
+
+def _options(
+    weights: Weights,
+    grids: Mapping[str, tuple[Grid, ...]],
+    costs: Mapping[str, float],
+    linear: Grid,
+    fit: Fit,
+    progress: Progress,
+) -> dict[str, tuple[Option, ...]]:
+    """Divergence grows with the square of the weight error: what one grid costs tells what the others do."""
+    options: dict[str, tuple[Option, ...]] = {}
+    with ThreadPoolExecutor(cores()) as pool:
+        for i, (name, choices) in enumerate(grids.items()):
+            progress("weighing grids", i, len(grids), "tensors")
+            errors = {grid: quantize_weight(weights, name, grid, fit, pool).error for grid in choices}
+            scale = costs[name] / max(errors[linear], 1e-12) ** 2
+            shape = weights.shape(name)
+            options[name] = tuple(Option(g, _nbytes(g, shape), scale * errors[g] ** 2) for g in choices)
+    progress("weighing grids", len(grids), len(grids), "tensors")
+    return options
+
+
+def _budget(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: int) -> int:
     """Bytes for the matrices."""
     if recipe.size_bytes is not None:
-        return recipe.size_bytes - beside, "bytes"
+        return recipe.size_bytes - beside
     assert recipe.bits_per_weight is not None
-    count = total = 0
-    for shape in shapes.values():
-        n = 1
-        for dimension in shape:
-            n *= dimension
-        count += n
-        total += 4 * n if len(shape) == 1 else 0
-    return int(recipe.bits_per_weight * count / 8) - total, "weights"
+    small = sum(4 * prod(s) for s in shapes.values() if len(s) != 2)
+    return int(recipe.bits_per_weight * sum(map(prod, shapes.values())) / 8) - small
+
+
+def _too_small(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: int, least: int) -> tuple[str, str]:
+    """The message and the hint for a budget that nothing meets."""
+    if recipe.size_bytes is not None:
+        smallest = f"{(least + beside + 50_000) / 1e6:.1f} MB"
+        return f"{recipe.size_bytes / 1e6:g} MB are not enough: the smallest bundle takes {smallest}", "raise --size-mb"
+    small = sum(4 * prod(s) for s in shapes.values() if len(s) != 2)
+    bits = 8 * (least + small) / sum(map(prod, shapes.values()))
+    return f"{recipe.bits_per_weight:g} bits a weight are not enough: the least is {bits + 0.005:.2f}", "raise --bits"
 
 
 def _nbytes(grid: Grid | None, shape: tuple[int, ...]) -> int:
-    return 4 * shape[0] * shape[1] if grid is None else grid.nbytes(shape)
+    return 4 * prod(shape) if grid is None else Layout.of(shape, grid).nbytes(grid)

@@ -55,7 +55,7 @@ def run_until(
         if weight is not None and weight.const_value is not None:
             x = _widen(inputs[0], rows) if rows > 1 else inputs[0]
             extra = [x[:1] @ changed for changed in variants(str(weight.name), inputs[1])]
-            outputs: tuple[Array | None, ...] = (np.concatenate([x @ inputs[1], *extra]) if extra else x @ inputs[1],)
+            outputs: tuple[Array | None, ...] = (np.concatenate([multiply(x, inputs[1]), *extra]),)
             rows += len(extra)
         else:
             outputs = _op(node)(node, inputs)
@@ -69,6 +69,11 @@ def run_until(
                 if not uses[str(used.name)]:
                     values.pop(str(used.name), None)
     raise QuantizeError(f"the graph has no output '{stop}'", "build it with the native exporter")
+
+
+def multiply(x: Array, weight: Array) -> Array:
+    """[variants,S,K] times [K,N] as one product: NumPy would make one of each variant."""
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
 
 
 def _get(value: ir.Value | None, values: dict[str, Array]) -> Array:

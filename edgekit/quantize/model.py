@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +9,17 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
 from edgekit.errors import QuantizeError, did_you_mean
 from edgekit.quantize.nodes import PRODUCTS, QuantizedTensor, check_layout, store_half
 from edgekit.quantize.pack import Layout
-from edgekit.quantize.policy import recipe_policy
-from edgekit.quantize.tensor import Fit, LazyWeight, quantize_weight
+from edgekit.quantize.policy import count_layers, recipe_policy
+from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import onnx_ir as ir
 
     from edgekit.types import Grid, Policy, Recipe, Weights
 
@@ -77,9 +76,9 @@ def quantize(
         QuantizeError: unknown method; a grid that no kernel takes; a weight that is not used as a matrix.
     """
     fit = load_method(recipe.method)
-    policy = policy or recipe_policy(recipe)
+    policy = policy or recipe_policy(recipe, count_layers(weights.names()))
     level = recipe.accuracy_level if accuracy_level is None else accuracy_level
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(cores())
     tensors: dict[str, QuantizedTensor] = {}
     for name in weights.names():
         value = model.graph.initializers.get(name)

@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import QuantizeError
-from edgekit.quantize.pack import Layout
-from edgekit.quantize.tensor import LazyWeight, Part
 
 if TYPE_CHECKING:
+    from edgekit.quantize.pack import Layout
+    from edgekit.quantize.tensor import LazyWeight, Part
     from edgekit.types import Grid
 
 SHARED_WITH = "edgekit.shared_with"
@@ -85,7 +85,7 @@ class QuantizedTensor:
         )
 
     def _codes(self, graph: ir.Graph, *, flat: bool) -> ir.Value:
-        """The codes [rows, blocks, bytes], or [rows, blocks * bytes] for the gather; the second one shares its bytes."""
+        """The codes [rows, blocks, bytes]; flat, for the gather, [rows, blocks * bytes]. The second of them shares."""
         kind = "table" if flat else "codes"
         if kind not in self._values:
             size = self.layout.code_bytes(self.grid)

@@ -22,8 +22,8 @@ def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArra
     """
     low, high = spans(x)
     if grid.symmetric:
-        extreme = np.where(-low > high, low, high)
+        extreme = np.where(-low > high, low, high).astype(np.float32)
         scale = storable(extreme / -middle(grid), grid)
         return scale, np.full_like(scale, middle(grid))
-    scale = storable((high - low) / levels(grid), grid)
+    scale = storable((high - low) / np.float32(levels(grid)), grid)
     return scale, np.clip(np.rint(-low / scale), 0, levels(grid)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import sqrt
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -28,6 +29,11 @@ CHUNK = 1 << 17
 
 BAND = 1 << 23
 """Weights read at once: bounds the memory of a large table, whatever its height."""
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Executor) -> Packed:
