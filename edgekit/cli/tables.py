@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -37,14 +38,16 @@ _STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow", "info": "cyan"
 def built_lines(built: Built) -> Iterator[RenderableType]:
     """What was built, and what to do with it."""
     m = built.manifest
+    here = Path.cwd()
+    path = built.path.relative_to(here) if built.path.is_relative_to(here) else built.path
     yield Text.assemble(
-        (str(built.path), "bold"),
+        (str(path), "bold"),
         f": {m.recipe.precision.upper()} for {m.target.name}, {words.size(built.bytes)}, ",
         f"{built.ratio:.1f}x smaller than FP32, {built.bits_per_weight:.2f} bits per weight, ",
         f"built in {words.seconds(built.seconds)}",
     )
     for command in ("verify", "run", "bench"):
-        yield Text(f"  edgekit {command} {built.path}", style="dim")
+        yield Text(f"  edgekit {command} {path}", style="dim")
 
 
 # --- inspect ----------------------------------------------------------------------------------
@@ -75,7 +78,7 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
     s, source = inspection.spec, inspection.provenance
     windows = {w for w in s.windows if w}
     yield inspection.kind, inspection.path
-    yield "source", f"{source.id} ({source.kind}), sha256 {source.sha256[:16]}"
+    yield "source", f"{source.id} ({source.kind})" + (f", sha256 {source.sha256[:16]}" if source.sha256 else "")
     yield "architecture", f"{s.architecture}, {s.layers} layers, hidden {s.hidden_size}, mlp {s.intermediate_size}"
     yield (
         "attention",

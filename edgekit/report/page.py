@@ -58,7 +58,7 @@ class Slice:
 class Cell:
     """One weight in the strip: its column (layer), bits a weight, and error (None: kept in floating point).
 
-    ``shade`` is the error's place between the smallest and the largest of the page, on a log scale, 0..1.
+    ``shade`` is the error's place between the smallest and the largest of the strip, on a log scale, 0..1.
     """
 
     column: int
@@ -103,6 +103,7 @@ class Card:
     energy: Number
     slices: tuple[Slice, ...]
     strip: tuple[StripRow, ...]
+    errors: tuple[float, float] | None
     ladders: tuple[Ladder, ...]
     origin: tuple[tuple[str, str], ...]
 
@@ -124,8 +125,6 @@ class Page:
     quality_rows: tuple[Row, ...]
     speed_rows: tuple[Row, ...]
     parts: tuple[str, ...]
-    least_error: float | None
-    most_error: float | None
 
 
 NONE = Number(words.ABSENT, "none")
@@ -135,10 +134,9 @@ _LAYER = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<role
 
 def compose(bundles: Sequence[Bundle]) -> Page:
     """Turn bundles into a page."""
-    errors = [t.error for b in bundles for t in b.manifest.tensors if t.error]
     widest = max(b.manifest.bytes for b in bundles)
     cards = tuple(
-        _card(bundle, plot.Ink(label, index % plot.HUES), widest, errors)
+        _card(bundle, plot.Ink(label, index % plot.HUES), widest)
         for index, (bundle, label) in enumerate(zip(bundles, _labels(bundles), strict=True))
     )
     manifests = [b.manifest for b in bundles]
@@ -152,8 +150,6 @@ def compose(bundles: Sequence[Bundle]) -> Page:
         quality_rows=_quality_rows([m.quality for m in manifests]),
         speed_rows=_speed_rows([m.latency for m in manifests]),
         parts=tuple(p for p in PARTS if any(s.part.part == p for c in cards for s in c.slices)),
-        least_error=min(errors, default=None),
-        most_error=max(errors, default=None),
     )
 
 
@@ -170,17 +166,17 @@ def _model(manifest: Manifest) -> str:
     return manifest.provenance.id.rstrip("/").rpartition("/")[2] or manifest.provenance.id
 
 
-def _card(bundle: Bundle, ink: plot.Ink, widest: int, errors: Sequence[float]) -> Card:
+def _card(bundle: Bundle, ink: plot.Ink, widest: int) -> Card:
     manifest = bundle.manifest
     quality, latency = manifest.quality, manifest.latency
-    graph = graph_bytes(manifest)
+    strip = _strip(manifest.tensors)
     return Card(
         ink=ink,
         model=_model(manifest),
         manifest=manifest,
         sha256=bundle.sha256,
         size=Number(words.size(manifest.bytes), "counted"),
-        ratio=Number(f"{4 * manifest.parameters / graph:.1f}×", "counted"),
+        ratio=Number(f"{4 * manifest.parameters / graph_bytes(manifest):.1f}×", "counted"),
         bits=Number(f"{manifest.bits_per_weight:.2f}", "counted"),
         kld=_interval(quality.kld_mean) if quality else NONE,
         top1=_interval(quality.top1, words.percent) if quality else NONE,
@@ -188,7 +184,8 @@ def _card(bundle: Bundle, ink: plot.Ink, widest: int, errors: Sequence[float]) -
         first=_timed(_first(latency, "ttft")) if latency else NONE,
         energy=_energy(latency.energy) if latency else NONE,
         slices=tuple(Slice(part, part.bytes / widest) for part in bundle_parts(manifest)),
-        strip=_strip(manifest.tensors, errors),
+        strip=strip,
+        errors=_errors(strip),
         ladders=_ladders(latency) if latency else (),
         origin=_origin(bundle),
     )
@@ -255,11 +252,11 @@ def _steps_plot(cards: Sequence[Card]) -> str | None:
     return plot.plot_steps(lines) if lines else None
 
 
-def _strip(tensors: Sequence[TensorEntry], errors: Sequence[float]) -> tuple[StripRow, ...]:
+def _strip(tensors: Sequence[TensorEntry]) -> tuple[StripRow, ...]:
     """The decoder's matrices by kind and layer."""
     found = [(t, m) for t in tensors if len(t.shape) == 2 and (m := _LAYER.fullmatch(t.name))]
-    roles = dict.fromkeys(m["role"] for _, m in found)
-    low, high = (log10(min(errors)), log10(max(errors))) if errors else (0.0, 0.0)
+    errors = [log10(t.error) for t, _ in found if t.error]
+    low, high = min(errors, default=0.0), max(errors, default=0.0)
 
     def cell(tensor: TensorEntry, layer: int) -> Cell:
         # Equal errors everywhere have no place on the scale; they take its middle.
@@ -267,9 +264,16 @@ def _strip(tensors: Sequence[TensorEntry], errors: Sequence[float]) -> tuple[Str
         bits = 8 * tensor.bytes / prod(tensor.shape)
         return Cell(layer, tensor.name, bits, tensor.error, place)
 
+    roles = dict.fromkeys(m["role"] for _, m in found)
     return tuple(
         StripRow(role, tuple(cell(t, int(m["layer"])) for t, m in found if m["role"] == role)) for role in roles
     )
+
+
+def _errors(strip: Sequence[StripRow]) -> tuple[float, float] | None:
+    """The smallest and the largest weight error of a strip; None when everything is in floating point."""
+    found = [cell.error for row in strip for cell in row.cells if cell.error]
+    return (min(found), max(found)) if found else None
 
 
 # --- ladders and tables -----------------------------------------------------------------------

@@ -1,0 +1,78 @@
+from math import prod
+
+import pytest
+
+from edgekit import build_bundle, inspect_model
+from edgekit.errors import BundleError, SourceError
+from edgekit.parts import part_of
+from edgekit.testing import tiny_checkpoint
+from edgekit.types import Grid
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("inspect") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint):
+    return build_bundle(str(checkpoint), precision="int4", out=checkpoint.parent / "bundle")
+
+
+def test_a_checkpoint_is_told_as_it_is_stored(checkpoint):
+    found = inspect_model(checkpoint)
+    assert found.kind == "checkpoint"
+    assert found.bits_per_weight == 32
+    assert found.bytes == 4 * found.parameters
+    assert {tensor.stored for tensor in found.tensors} == {"F32"}
+    assert sum(prod(tensor.shape) for tensor in found.tensors) == found.parameters
+    assert [part.part for part in found.parts] == ["embedding", "attention", "mlp", "norms"]
+    assert sum(part.bytes for part in found.parts) == found.bytes
+    assert sum(part.tensors for part in found.parts) == len(found.tensors)
+
+
+def test_a_bundle_is_told_as_it_ships(checkpoint, bundle):
+    found = inspect_model(bundle.path)
+    assert found.kind == "bundle"
+    assert found.parameters == inspect_model(checkpoint).parameters
+    assert found.bytes == sum(
+        file.stat().st_size for file in bundle.path.rglob("*") if file.name != "edgekit.json" and file.is_file()
+    )
+    assert sum(part.bytes for part in found.parts) == found.bytes
+    assert sum(part.parameters for part in found.parts) == found.parameters
+    by_name = {tensor.name: tensor for tensor in found.tensors}
+    down = by_name["model.layers.1.mlp.down_proj.weight"]
+    assert isinstance(down.grid, Grid)
+    assert down.bytes == down.grid.nbytes(down.shape)
+    assert 0 < down.error < 0.2
+    assert found.bits_per_weight == bundle.manifest.bits_per_weight
+
+
+def test_an_untied_head_is_a_part(tmp_path):
+    found = inspect_model(tiny_checkpoint(tmp_path / "untied", tie_word_embeddings=False))
+    assert "head" in [part.part for part in found.parts]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("model.embed_tokens.weight", "embedding"),
+        ("lm_head.weight", "head"),
+        ("model.norm.weight", "norms"),
+        ("model.layers.3.input_layernorm.weight", "norms"),
+        ("model.layers.3.self_attn.q_norm.weight", "norms"),
+        ("model.layers.3.self_attn.q_proj.bias", "attention"),
+        ("model.layers.3.mlp.gate_proj.weight", "mlp"),
+        ("transformer.h.0.attn.c_attn.weight", "other"),
+    ],
+)
+def test_parts_follow_canonical_names(name, part):
+    assert part_of(name) == part
+
+
+def test_nothing_there_is_an_error(tmp_path):
+    with pytest.raises(SourceError):
+        inspect_model(tmp_path / "nothing")
+    (tmp_path / "edgekit.json").write_text("{}")
+    with pytest.raises(BundleError):
+        inspect_model(tmp_path)
