@@ -7,7 +7,7 @@ AppendCache where it returns past and new positions as a new tensor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -135,6 +135,17 @@ class InPlaceCache:
         self._buffers, self._capacity = grown, capacity
 
 
+class _Flat(NamedTuple):
+    """Memory and its address, which numpy takes a microsecond to tell."""
+
+    array: NDArray[Any]
+    address: int
+
+
+def _flat(array: NDArray[Any]) -> _Flat:
+    return _Flat(array, array.ctypes.data)
+
+
 class AppendCache:
     """Two flat buffers a slot, which change roles after each run.
 
@@ -148,9 +159,9 @@ class AppendCache:
 
     def clear(self) -> None:
         """Forget everything and give the memory back."""
-        empty = [np.empty(1, slot.dtype) for slot in self._slots]
+        empty = [_flat(np.empty(1, slot.dtype)) for slot in self._slots]
         # Past, spare and length change in one assignment, so that Ctrl-C cannot part them.
-        self._state: tuple[list[NDArray[Any]], list[NDArray[Any]], int] = (empty, list(empty), 0)
+        self._state: tuple[list[_Flat], list[_Flat], int] = (empty, list(empty), 0)
 
     @property
     def length(self) -> int:
@@ -161,19 +172,20 @@ class AppendCache:
     def nbytes(self) -> int:
         """Bytes allocated."""
         past, spare, _ = self._state
-        return sum(buffer.nbytes for buffer in (*past, *spare))
+        return sum(buffer.array.nbytes for buffer in (*past, *spare))
 
     def bind(self, binding: Any, total: int) -> None:
         """Bind past and present for a run that ends with ``total`` positions."""
         past, spare, length = self._state
         for i, slot in enumerate(self._slots):
-            width = slot.heads * slot.size
-            if spare[i].size < total * width:
-                spare[i] = np.empty(_room_for(total, self._limit) * width, slot.dtype)
+            needed = slot.heads * total * slot.size
+            if spare[i].array.size < needed:
+                room = slot.heads * _room_for(total, self._limit) * slot.size
+                spare[i] = _flat(np.empty(room, slot.dtype))
             shape = (1, slot.heads, length, slot.size)
-            binding.bind_input(slot.past, "cpu", 0, slot.dtype, shape, past[i].ctypes.data)
+            binding.bind_input(slot.past, "cpu", 0, slot.dtype, shape, past[i].address)
             shape = (1, slot.heads, total, slot.size)
-            binding.bind_output(slot.present, "cpu", 0, slot.dtype, shape, spare[i].ctypes.data)
+            binding.bind_output(slot.present, "cpu", 0, slot.dtype, shape, spare[i].address)
 
     def advance(self, total: int) -> None:
         """The run that was bound is done: ``total`` positions are held now."""
@@ -187,6 +199,6 @@ class AppendCache:
             return
         kept = []
         for slot, buffer in zip(self._slots, past, strict=True):
-            positions = buffer[: slot.heads * held * slot.size].reshape(slot.heads, held, slot.size)
-            kept.append(positions[:, :length].flatten() if length else np.empty(1, slot.dtype))
+            positions = buffer.array[: slot.heads * held * slot.size].reshape(slot.heads, held, slot.size)
+            kept.append(_flat(positions[:, :length].flatten() if length else np.empty(1, slot.dtype)))
         self._state = (kept, spare, length)
