@@ -53,7 +53,7 @@ def run_until(
         inputs = [_get(v, values) for v in node.inputs]
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is not None and weight.const_value is not None:
-            x = _widen(inputs[0], rows) if rows > 1 else inputs[0]
+            x = _widen(inputs[0], rows)
             extra = [x[:1] @ changed for changed in variants(str(weight.name), inputs[1])]
             outputs: tuple[Array | None, ...] = (np.concatenate([multiply(x, inputs[1]), *extra]),)
             rows += len(extra)
@@ -73,7 +73,7 @@ def run_until(
 
 def multiply(x: Array, weight: Array) -> Array:
     """[variants,S,K] times [K,N] as one product: NumPy would make one of each variant."""
-    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 
 def _get(value: ir.Value | None, values: dict[str, Array]) -> Array:
@@ -139,10 +139,10 @@ def _rotary_embedding(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
 
 def _attention(node: ir.Node, inputs: list[Array]) -> tuple[Array, ...]:
     """GroupQueryAttention without a past: [r,S,heads*D] each; causal, with a window where the node has one."""
-    q, k, v = _level(*inputs[:3])
-    rows, length, _ = q.shape
+    rows, length = max(map(len, inputs[:3])), inputs[0].shape[1]
+    q, k, v = (_widen(x, rows) for x in inputs[:3])
     heads, groups = _attribute(node, "num_heads", 0), _attribute(node, "kv_num_heads", 0)
-    q, k, v = (x.reshape(rows if len(x) > 1 else 1, length, n, -1) for x, n in ((q, heads), (k, groups), (v, groups)))
+    q, k, v = (x.reshape(rows, length, n, -1) for x, n in ((q, heads), (k, groups), (v, groups)))
     if _attribute(node, "do_rotary", 0):
         cos, sin = inputs[7][inputs[9]], inputs[8][inputs[9]]
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)

@@ -1,0 +1,224 @@
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from edgekit.build import build_bundle
+from edgekit.config import builtin_recipe
+from edgekit.errors import QuantizeError
+from edgekit.graph import build_graph
+from edgekit.quantize import fit_budget, search
+from edgekit.quantize.budget import Option, spend
+from edgekit.quantize.evaluate import run_until
+from edgekit.quantize.policy import count_layers, recipe_policy
+from edgekit.quantize.sensitivity import measure_sensitivity
+from edgekit.source import open_model
+from edgekit.testing import tiny_checkpoint
+from edgekit.types import Grid, Override
+
+SMALL, MIDDLE, LARGE = Grid(4, 64, False), Grid(4, 32, False), Grid(8, 32, True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", num_hidden_layers=3)
+
+
+@pytest.fixture(scope="module")
+def opened(folder):
+    checkpoint = open_model(str(folder))
+    return checkpoint, build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
+
+
+def test_a_budget_is_spent_where_it_buys_most():
+    options = {
+        "dear": (Option(MIDDLE, 100, 1.0), Option(LARGE, 200, 0.0)),
+        "cheap": (Option(MIDDLE, 100, 0.5), Option(LARGE, 110, 0.1)),
+        "useless": (Option(MIDDLE, 100, 0.0), Option(LARGE, 101, 0.0)),
+    }
+    assert spend(options, 300) == {"dear": MIDDLE, "cheap": MIDDLE, "useless": MIDDLE}
+    assert spend(options, 310) == {"dear": MIDDLE, "cheap": LARGE, "useless": MIDDLE}
+    assert spend(options, 400) == {"dear": MIDDLE, "cheap": LARGE, "useless": MIDDLE}
+    assert spend(options, 410) == {"dear": LARGE, "cheap": LARGE, "useless": MIDDLE}
+
+
+def test_a_step_that_a_larger_one_beats_is_skipped():
+    options = {"w": (Option(SMALL, 100, 1.0), Option(MIDDLE, 110, 0.99), Option(LARGE, 120, 0.0))}
+    assert spend(options, 119) == {"w": SMALL}
+    assert spend(options, 120) == {"w": LARGE}
+
+
+def test_spending_matches_the_best_of_all_combinations_within_one_step():
+    random = np.random.default_rng(0)
+    options = {
+        f"w{i}": tuple(
+            Option(g, int(b), float(d))
+            for g, b, d in zip(
+                (SMALL, MIDDLE, LARGE),
+                np.sort(random.integers(50, 200, 3)),
+                np.sort(random.random(3))[::-1],
+                strict=True,
+            )
+        )
+        for i in range(5)
+    }
+    from itertools import product
+
+    least = sum(o[0].bytes for o in options.values())
+    for extra in (0, 60, 120, 240):
+        chosen = spend(options, least + extra)
+        cost = sum(next(o for o in options[n] if o.grid == g).divergence for n, g in chosen.items())
+        best = min(
+            sum(o.divergence for o in combination)
+            for combination in product(*options.values())
+            if sum(o.bytes for o in combination) <= least + extra
+        )
+        slack = max(o[0].divergence - o[-1].divergence for o in options.values())
+        assert best - 1e-9 <= cost <= best + slack
+
+
+def test_the_evaluator_agrees_with_onnx_runtime(opened):
+    checkpoint, graph = opened
+    spec = checkpoint.spec
+    tokens = np.random.default_rng(1).integers(0, spec.vocab_size, (1, 20))
+    feeds = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((1, 20), np.int64),
+        "position_ids": np.arange(20)[None],
+    }
+    empty = {
+        f"past_key_values.{i}.{kind}": np.zeros((1, spec.kv_heads, 0, spec.head_dim), np.float32)
+        for i in range(spec.layers)
+        for kind in ("key", "value")
+    }
+    hidden, head = run_until(graph, {**feeds, **empty}, lambda *_: iter(()), "logits")
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    expected = session.run(["logits"], {**feeds, **empty})[0]
+    table = head.inputs[1].const_value.numpy()
+    assert np.allclose(hidden @ table.T, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["qwen3", "mistral", "smollm3"],
+)
+def test_the_evaluator_knows_every_operator_of_the_family(architecture, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from edgekit.testing import tiny_config, tiny_tokenizer
+
+    torch.manual_seed(0)
+    config = tiny_config(architecture, sliding_window=7, num_key_value_heads=1, no_rope_layers=[1, 0])
+    values = {k: v for k, v in config.items() if k not in ("architectures", "model_type", "torch_dtype")}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **values, pad_token_id=0))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(tiny_tokenizer())
+    checkpoint = open_model(str(tmp_path))
+    graph = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
+    tokens = np.random.default_rng(1).integers(0, 300, (1, 20))
+    feeds = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((1, 20), np.int64),
+        "position_ids": np.arange(20)[None],
+    }
+    empty = {str(v.name): np.empty((1, 0), np.float32) for v in graph.graph.inputs if v.name not in feeds}
+    hidden, head = run_until(graph, {**feeds, **empty}, lambda *_: iter(()), "logits")
+    logits = hidden @ head.inputs[1].const_value.numpy().T
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_variants_run_side_by_side_as_they_would_alone(opened):
+    """One pass over all candidates gives what a pass for each of them gives."""
+    checkpoint, graph = opened
+    names = [n for n in checkpoint.weights.names() if "proj" in n]
+    together = measure_sensitivity(graph, checkpoint.weights, dict.fromkeys(names, Grid(4, 32, False)), search.fit)
+    assert set(together) == set(names)
+    for name in (names[0], names[9], names[-1]):
+        alone = measure_sensitivity(graph, checkpoint.weights, {name: Grid(4, 32, False)}, search.fit)
+        assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-7)
+
+
+def test_candidates_that_do_not_fit_in_memory_are_measured_in_passes(opened, monkeypatch):
+    import edgekit.quantize.sensitivity as sensitivity
+
+    checkpoint, graph = opened
+    names = [n for n in checkpoint.weights.names() if "proj" in n]
+    grids = dict.fromkeys(names, Grid(4, 32, False))
+    whole = measure_sensitivity(graph, checkpoint.weights, grids, search.fit)
+    monkeypatch.setattr(sensitivity, "MEMORY", 4 * sensitivity.TOKENS * 128 * 4)
+    parts = measure_sensitivity(graph, checkpoint.weights, grids, search.fit)
+    assert parts == pytest.approx(whole, rel=1e-3, abs=1e-7)
+
+
+def test_a_weight_whose_output_goes_nowhere_costs_nothing(tmp_path):
+    """With the second layer's attention output nulled, its queries, keys and values cannot matter; the rest does."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = tiny_checkpoint(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"][:] = 0
+    save_file(weights, folder / "model.safetensors")
+    checkpoint = open_model(str(folder))
+    graph = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
+    names = [n for n in checkpoint.weights.names() if "proj" in n]
+    costs = measure_sensitivity(graph, checkpoint.weights, dict.fromkeys(names, Grid(4, 32, False)), search.fit)
+    nowhere = {n for n in names if "layers.1.self_attn" in n}
+    assert len(nowhere) == 4
+    assert all(abs(costs[n]) < 1e-6 for n in nowhere)
+    assert all(costs[n] > 1e-5 for n in set(names) - nowhere)
+
+
+def test_bits_per_weight_are_met_and_not_exceeded(folder, tmp_path):
+    for bits in (5.6, 6.5, 7.5):
+        bundle = build_bundle(str(folder), out=tmp_path / str(bits), bits=bits, precision="int4")
+        assert bits - 0.35 < bundle.manifest.bits_per_weight <= bits
+        grids = {t.grid.bits for t in bundle.manifest.tensors if t.grid and "proj" in t.name}
+        assert grids == {4, 8}
+
+
+def test_more_bits_never_widen_fewer_tensors(folder, tmp_path):
+    wide = []
+    for bits in (5.6, 7.0, 8.6):
+        bundle = build_bundle(str(folder), out=tmp_path / str(bits), bits=bits, precision="int4")
+        wide.append(sum(t.grid is not None and t.grid.bits == 8 for t in bundle.manifest.tensors))
+    assert wide == sorted(wide)
+    assert wide[0] < wide[-1]
+
+
+def test_a_budget_that_nothing_meets_says_what_the_least_is(folder, tmp_path, opened):
+    with pytest.raises(QuantizeError, match="not enough: the least is 5") as error:
+        build_bundle(str(folder), out=tmp_path / "out", bits=3.0, precision="int4")
+    assert "--bits" in error.value.hint
+    with pytest.raises(QuantizeError, match="MB are not enough") as error:
+        build_bundle(str(folder), out=tmp_path / "out", size_mb=0.05, precision="int4")
+    assert "--size-mb" in error.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_override_keeps_in_float_stays_there(opened):
+    checkpoint, graph = opened
+    recipe = replace(
+        builtin_recipe("int4"), bits_per_weight=9.0, overrides=(Override("*.layers.1.mlp.up_proj.weight", None),)
+    )
+    policy = fit_budget(graph, checkpoint.weights, recipe, 0)
+    assert policy("model.layers.1.mlp.up_proj.weight", (128, 64)) is None
+    assert policy("model.layers.0.mlp.up_proj.weight", (128, 64)) is not None
+
+
+def test_the_first_override_that_matches_wins_and_last_means_the_last_layer():
+    recipe = replace(
+        builtin_recipe("int4"),
+        overrides=(Override("model.layers.{last}.*", LARGE), Override("*.v_proj.*", SMALL)),
+    )
+    policy = recipe_policy(recipe, 12)
+    assert policy("model.layers.11.self_attn.v_proj.weight", (8, 64)) == LARGE
+    assert policy("model.layers.1.self_attn.v_proj.weight", (8, 64)) == SMALL
+    assert policy("model.layers.1.self_attn.q_proj.weight", (8, 64)) == recipe.linear
+    assert policy("model.embed_tokens.weight", (8, 64)) == recipe.embedding
+    assert policy("model.norm.weight", (8,)) is None
+    assert count_layers(["model.layers.0.x", "model.layers.11.x", "transformer.h.3.y"]) == 12
