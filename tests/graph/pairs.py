@@ -18,6 +18,8 @@ from edgekit.source import open_model
 from edgekit.testing import tiny_tokenizer
 from edgekit.types import Checkpoint, ModelSpec
 
+torch.set_num_threads(1)  # threads cost tiny models more than they give
+
 
 @dataclass
 class Decoder:
