@@ -7,6 +7,7 @@ without grouped keys and values, so a model that differs does not open there.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +60,10 @@ class GraphFile:
 def runtime_files(
     files: Sequence[SideFile], spec: ModelSpec, target: Target, graph: GraphFile, precision: Precision
 ) -> tuple[SideFile, ...]:
-    """The checkpoint's files, two of them amended, and genai_config.json.
+    """The checkpoint's files, three of them amended, and genai_config.json.
 
     config.json gains ``transformers.js_config``; tokenizer_config.json names a tokenizer class that transformers 4
-    knows too. Everything else is kept to the byte.
+    knows too; tokenizer.json loses its indentation, half of its bytes. Everything else is kept to the byte.
 
     Raises:
         BundleError: config.json or tokenizer_config.json is not a JSON object.
@@ -76,9 +77,19 @@ def runtime_files(
         # transformers 5's new name for the same class.
         tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
         kept["tokenizer_config.json"] = _dump(tokenizer)
+    if "tokenizer.json" in kept:
+        kept["tokenizer.json"] = _compact(kept["tokenizer.json"])
     generation = _parse(kept, "generation_config.json") if "generation_config.json" in kept else {}
     kept["genai_config.json"] = _dump(_genai_config(spec, target, graph, generation))
     return tuple(SideFile(name, kept[name]) for name in sorted(kept))
+
+
+def _compact(data: bytes) -> bytes:
+    """The same JSON without white space between its tokens; as it is when that is not shorter."""
+    with suppress(ValueError):  # not JSON, or a lone surrogate that only an escape can carry
+        short = json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":")).encode()
+        return min(short, data, key=len)
+    return data
 
 
 def _javascript_config(graph: GraphFile, precision: Precision) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def open_session(bundle: Bundle, threads: int | None = None) -> Session:
     try:
         # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
         handle = onnxruntime.InferenceSession(
-            str(bundle.graph), _options(count), providers=providers, enable_fallback=0
+            str(bundle.graph), _options(count, bundle.manifest.accuracy_level), providers=providers, enable_fallback=0
         )
     except Exception as error:  # onnxruntime's errors have no common base class
         raise _load_error(bundle, error) from error
@@ -86,13 +86,15 @@ def open_session(bundle: Bundle, threads: int | None = None) -> Session:
     return Session(handle, info)
 
 
-def _options(threads: int) -> Any:
+def _options(threads: int, accuracy_level: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what onnxruntime logs as an error it also raises
     # A pattern is planned and kept for every new input shape, and here every token makes one.
     options.enable_mem_pattern = False
+    # Standard-operator graphs become MatMulNBits at load; without this at level 4, whatever the bundle was scored at.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 

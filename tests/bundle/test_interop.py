@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgekit.bundle.interop import GRAPH_NAMES, GraphFile, runtime_files
+from edgekit.bundle.interop import GRAPH_NAMES, GraphFile, _compact, runtime_files
 from edgekit.config import load_target
 from edgekit.errors import BundleError
 from edgekit.types import Bundle, ModelSpec, Precision, SideFile
@@ -31,7 +31,7 @@ def files(
 
 def test_the_checkpoints_files_are_kept(tmp_path: Path, build: Callable[..., Bundle]) -> None:
     path = build(tmp_path / "out").path
-    assert (path / "tokenizer.json").read_bytes() == b"{ }"
+    assert (path / "tokenizer.json").read_bytes() == b"{}"
     assert (path / "chat_template.jinja").read_bytes() == b"{{ x }}"
     assert (path / "generation_config.json").read_bytes() == b'{"temperature": 0.5}'
     config = json.loads((path / "config.json").read_text())
@@ -99,3 +99,15 @@ def test_a_broken_config_is_refused(spec: ModelSpec, data: bytes) -> None:
     broken = (SideFile("config.json", data), SideFile("tokenizer_config.json", b"{}"))
     with pytest.raises(BundleError, match=r"config\.json: not"):
         files(spec, broken)
+
+
+@pytest.mark.parametrize(
+    ("given", "shipped"),
+    [
+        ('{\n  "a": ["\u4f60", 1.5]\n}'.encode(), '{"a":["\u4f60",1.5]}'.encode()),
+        (b'{"lone": "\\ud800"}', b'{"lone": "\\ud800"}'),
+        (b"not JSON", b"not JSON"),
+    ],
+)
+def test_the_tokenizer_loses_nothing_but_white_space(given: bytes, shipped: bytes) -> None:
+    assert _compact(given) == shipped

@@ -136,7 +136,7 @@ def test_zero_is_exact_on_every_grid():
 
 def test_a_scale_too_large_for_float16_is_an_error_that_says_so():
     weight = normal() * np.float32(1e7)
-    with pytest.raises(QuantizeError, match="w: .*float16") as error:
+    with pytest.raises(QuantizeError, match=r"w: .*float16") as error:
         quantized(weight, Grid(4, 32, True))
     assert 'scale = "float32"' in error.value.hint
     assert quantized(weight, Grid(4, 32, True, "float32")).error < 0.1
