@@ -11,8 +11,6 @@ from edgekit.cli.documents import Answer, Token
 from edgekit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from edgekit.run import Chat
     from edgekit.types import Bundle, Sampling
 
@@ -86,44 +84,41 @@ def piped_prompt() -> str:
 def converse(
     bundle: Bundle, sampling: Sampling, *, system: str | None, threads: int | None, context: int | None
 ) -> None:
-    """Chat until the person leaves. Ctrl-C ends an answer, not the chat."""
+    """Chat until the person leaves. Ctrl-C ends an answer or clears a line, not the chat."""
+    import readline  # noqa: F401  # gives input() history and editing
+
     from edgekit.run import Chat
 
     console.note(WELCOME)
     chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=system)
-    for line in _lines():
-        word, _, rest = line.partition(" ")
-        if word == "/exit":
+    while True:
+        try:
+            word, _, rest = input("> ").strip().partition(" ")
+            if word == "/exit":
+                break
+            if word == "/system":
+                chat.close()
+                chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=rest or None)
+                console.note("a new conversation with this system message" if rest else "no system message")
+            elif word:
+                _take(chat, word, rest)
+        except EOFError:
+            console.stream("\n")
             break
-        if word == "/reset":
-            chat.reset()
-            console.note("forgotten")
-        elif word == "/system":
-            chat.close()
-            chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=rest or None)
-            console.note("a new conversation with this system message" if rest else "no system message")
-        elif word.startswith("/"):
-            console.note(WELCOME)
-        else:
-            _reply(chat, line)
+        except KeyboardInterrupt:
+            console.stream("\n")
     chat.close()
 
 
-def _lines() -> Iterator[str]:
-    """What the person types, until Ctrl-D. Ctrl-C at the prompt only clears the line."""
-    import readline  # noqa: F401  # gives input() history and editing
-
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            console.stream("\n")
-            return
-        except KeyboardInterrupt:
-            console.stream("\n")
-            continue
-        if line:
-            yield line
+def _take(chat: Chat, word: str, rest: str) -> None:
+    """Do what one line says; a line that is no command is a question."""
+    if word == "/reset":
+        chat.reset()
+        console.note("forgotten")
+    elif word.startswith("/"):
+        console.note(WELCOME)
+    else:
+        _reply(chat, f"{word} {rest}".strip())
 
 
 def _reply(chat: Chat, text: str) -> None:

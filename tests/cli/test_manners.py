@@ -315,7 +315,9 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(talker, terminal):
     # readline misses a signal that comes while it sets itself up, so it is sent until it is heard.
     while tty.seen.count("> ") < 3:
         tty.interrupt()
-        tty.read(0.5)
+        heard = time.monotonic() + 3
+        while tty.seen.count("> ") < 3 and time.monotonic() < heard:
+            tty.read()
     tty.say("\x04")
     assert tty.end() == 0, tty.seen
 
