@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is set up here, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .PHONY: help demo test lint docs clean
 

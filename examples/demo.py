@@ -17,9 +17,11 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 def edgekit(*arguments: str) -> None:
-    """Run a command as a person would type it."""
-    print(f"\n$ edgekit {' '.join(a if a.isidentifier() or ' ' not in a else repr(a) for a in arguments)}", flush=True)
-    subprocess.run([sys.executable, "-m", "edgekit", *arguments], check=True)
+    """Run a command as a person would type it. It has told what is wrong when it fails; then the demo ends."""
+    print(f"\n$ edgekit {' '.join(repr(a) if ' ' in a else a for a in arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "edgekit", *arguments], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def main() -> None:
