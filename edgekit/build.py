@@ -8,7 +8,7 @@ Read ``build_bundle`` aloud and you know edgekit.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.graph import build_graph, export_with_optimum
 from edgekit.lower import lower
-from edgekit.quantize import fit_budget, quantize
+from edgekit.quantize import fit_budget, quantize, smooth
 from edgekit.source import fingerprint, open_model
 from edgekit.types import (
     Bundle,
@@ -28,6 +28,7 @@ from edgekit.types import (
     Progress,
     Recipe,
     Target,
+    Weights,
     silent,
 )
 
@@ -77,21 +78,21 @@ def build_bundle(
         EdgekitError: of the room that refuses; nothing is left at ``out``.
     """
     chosen = load_target(target) if isinstance(target, str) else target
-    if exporter == "optimum":
-        # Its graphs append to the cache; only ours write into the past's memory.
-        chosen = replace(chosen, shared_kv=False)
     plan = _plan(precision, recipe, size_mb, bits, chosen)
+    if exporter == "optimum":
+        # Its graphs append to the cache and name what they like; only ours write into the past and can be smoothed.
+        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
-        opened = _open(model, exporter, chosen, revision, offline, progress)
-        checkpoint = opened.checkpoint
+        if exporter == "optimum":
+            exported = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
+            model_graph, spec, files, origin, weights = exported
+            checkpoint = Checkpoint(spec, weights, files, origin)
+        else:
+            checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+            model_graph, weights = draw(checkpoint, plan, chosen.opset)
         provenance = beside.submit(fingerprint, checkpoint)
-        small = quantize(
-            opened.graph,
-            checkpoint.weights,
-            plan,
-            accuracy_level=chosen.accuracy_level,
-            policy=fit_budget(opened.graph, checkpoint.weights, plan, _beside_weights(checkpoint), progress=progress),
-        )
+        policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
+        small = quantize(model_graph, weights, plan, accuracy_level=chosen.accuracy_level, policy=policy)
         lowered = lower(small.model, chosen)
         graph = GRAPH_NAMES[plan.precision]
         bundle.write_graph(lowered, graph, progress=progress)
@@ -113,23 +114,14 @@ def build_bundle(
         )
 
 
-@dataclass(frozen=True)
-class _Opened:
-    checkpoint: Checkpoint
-    graph: ir.Model
-
-
-def _open(
-    model: str, exporter: Exporter, target: Target, revision: str | None, offline: bool, progress: Progress
-) -> _Opened:
-    """The checkpoint and its float graph."""
-    if exporter == "optimum":
-        exported = export_with_optimum(model, progress=progress)
-        graph, spec, files, provenance, weights = exported
-        return _Opened(Checkpoint(spec, weights, files, provenance), graph)
-    checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
+    """The float graph of a checkpoint and the weights it reads: the checkpoint's, smoothed if the recipe says so."""
     name = checkpoint.provenance.id.rsplit("/", 1)[-1]
-    return _Opened(checkpoint, build_graph(checkpoint.spec, checkpoint.weights, opset=target.opset, name=name))
+    graph = build_graph(checkpoint.spec, checkpoint.weights, opset=opset, name=name)
+    if not recipe.smooth:
+        return graph, checkpoint.weights
+    weights = smooth(graph, checkpoint.weights, recipe.smooth)
+    return build_graph(checkpoint.spec, weights, opset=opset, name=name), weights
 
 
 def _plan(

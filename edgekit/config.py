@@ -30,7 +30,7 @@ _BLOCKS = (0, 16, 32, 64, 128, 256)
 _GRID_KEYS = ("bits", "block", "symmetric", "scale")
 _OVERRIDE_KEYS = ("match", "grid", "keep")
 _RECIPE_KEYS = (
-    *("name", "precision", "method", "accuracy_level", "size_mb", "bits_per_weight"),
+    *("name", "precision", "method", "accuracy_level", "smooth", "size_mb", "bits_per_weight"),
     *("linear", "embedding", "override"),
 )
 _TARGET_KEYS = (
@@ -99,6 +99,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         embedding=_grid(table, "embedding"),
         overrides=tuple(map(_override, table.tables("override", _OVERRIDE_KEYS))),
         accuracy_level=table.choice("accuracy_level", _ACCURACY_LEVELS, 0),
+        smooth=_smooth(table),
         size_bytes=None if size_mb is None else int(size_mb * 1e6),
         bits_per_weight=table.positive("bits_per_weight"),
     )
@@ -110,6 +111,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if recipe.size_bytes is not None and recipe.bits_per_weight is not None:
         raise table.error("size_mb and bits_per_weight are both set", "keep one of them")
     return recipe
+
+
+def _smooth(table: _Table) -> float:
+    value = table.positive("smooth") or 0.0
+    table.require(value <= 1, "smooth", "between 0 and 1", value)
+    return value
 
 
 def _grid(table: _Table, key: str) -> Grid | None:

@@ -199,7 +199,10 @@ Policy = Callable[[str, tuple[int, ...]], "Grid | None"]
 
 @dataclass(frozen=True)
 class Override:
-    """Tensors whose name matches the glob ``match`` get ``grid`` (None: floating point). The first match wins."""
+    """Tensors whose name matches the glob ``match`` get ``grid`` (None: floating point). The first match wins.
+
+    ``{last}`` in ``match`` stands for the number of the last layer.
+    """
 
     match: str
     grid: Grid | None
@@ -211,7 +214,8 @@ class Recipe:
 
     ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and
     the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
-    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations).
+    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says how
+    much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     """
 
     name: str
@@ -221,6 +225,7 @@ class Recipe:
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
     accuracy_level: int = 0
+    smooth: float = 0.0
     size_bytes: int | None = None
     bits_per_weight: float | None = None
 

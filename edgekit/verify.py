@@ -13,6 +13,7 @@ import numpy as np
 from platformdirs import user_cache_dir
 
 from edgekit import measure
+from edgekit.build import build_bundle, draw
 from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import count_operators, read_initializers
 from edgekit.errors import EdgekitError
@@ -198,11 +199,15 @@ def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
     if checkpoint is None:
         return Check("weights", "skip", "the source is not here to compare with", _NAME_SOURCE)
     stored = read_initializers(bundle)
+    manifest = bundle.manifest
+    weights = checkpoint.weights
+    if manifest.recipe.smooth:
+        _, weights = draw(checkpoint, manifest.recipe, manifest.target.opset)
     entries = [e for e in bundle.manifest.tensors if not e.shared_with]
     sample = entries[:: -(-len(entries) // _SAMPLE)]
     worst, wrong = 0.0, []
     for entry in sample:
-        error, expected = weight_error(stored, entry, checkpoint.weights), expected_error(entry)
+        error, expected = weight_error(stored, entry, weights), expected_error(entry)
         if error is None or error > expected * 1.001 + 1e-7:
             found = "not in the graph" if error is None else f"off by {error:.2e}, built with {expected:.2e}"
             wrong.append(f"{entry.name} ({found})")
@@ -321,8 +326,6 @@ def _find_reference(
 @contextmanager
 def _fp32_runner(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Iterator[OnnxRunner]:
     # The cache lies on a disk; /tmp is often memory, and an FP32 model is large.
-    from edgekit.build import build_bundle
-
     cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="fp32-", dir=cache) as folder:

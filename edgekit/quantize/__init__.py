@@ -4,5 +4,6 @@ from edgekit.quantize.budget import fit_budget
 from edgekit.quantize.model import Quantized, methods, quantize
 from edgekit.quantize.pack import Layout, Packed, unpack
 from edgekit.quantize.policy import recipe_policy
+from edgekit.quantize.smooth import smooth
 
-__all__ = ["Layout", "Packed", "Quantized", "fit_budget", "methods", "quantize", "recipe_policy", "unpack"]
+__all__ = ["Layout", "Packed", "Quantized", "fit_budget", "methods", "quantize", "recipe_policy", "smooth", "unpack"]

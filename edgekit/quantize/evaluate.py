@@ -35,7 +35,8 @@ def run_until(
     Args:
         model: the float graph of graph/.
         feeds: graph inputs by name.
-        variants: called with a product's weight name and value [K,N]; yields the changed weights, one a new row.
+        variants: called with a product's weight name and its input [variants,S,K]; yields changed weights [K,N], a new
+            row for each.
         stop: a graph output, the logits.
 
     Returns:
@@ -54,7 +55,7 @@ def run_until(
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is not None and weight.const_value is not None:
             x = _widen(inputs[0], rows)
-            extra = [x[:1] @ changed for changed in variants(str(weight.name), inputs[1])]
+            extra = [x[:1] @ changed for changed in variants(str(weight.name), x)]
             outputs: tuple[Array | None, ...] = (np.concatenate([multiply(x, inputs[1]), *extra]),)
             rows += len(extra)
         else:
@@ -69,6 +70,20 @@ def run_until(
                 if not uses[str(used.name)]:
                     values.pop(str(used.name), None)
     raise QuantizeError(f"the graph has no output '{stop}'", "build it with the native exporter")
+
+
+def random_tokens(model: ir.Model, count: int = 32, seed: int = 0) -> dict[str, Array]:
+    """Inputs for ``count`` random tokens and an empty past: a probe that needs no data."""
+    table = model.graph.initializers["model.embed_tokens.weight"].shape
+    assert table is not None
+    tokens = np.random.default_rng(seed).integers(0, int(str(table[0])), (1, count))
+    feeds: dict[str, Array] = {
+        "input_ids": tokens,
+        "attention_mask": np.ones((1, count), np.int64),
+        "position_ids": np.arange(count)[None],
+    }
+    empty = (str(v.name) for v in model.graph.inputs if str(v.name) not in feeds)
+    return {**feeds, **{name: np.empty((1, 0), np.float32) for name in empty}}
 
 
 def multiply(x: Array, weight: Array) -> Array:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.quantize.evaluate import multiply, run_until
+from edgekit.quantize.evaluate import multiply, random_tokens, run_until
 from edgekit.quantize.pack import unpack
 from edgekit.quantize.tensor import Fit, cores, quantize_weight
 from edgekit.types import Grid, Progress, Weights, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -87,7 +87,7 @@ def _measure(
             progress("measuring sensitivity", before + len(order) // 2, total, "tensors")
             yield unpack(packed, weights.shape(name), grid).T
 
-    hidden, head = run_until(model, _feeds(model, seed), variants, "logits")
+    hidden, head = run_until(model, random_tokens(model, TOKENS, seed), variants, "logits")
     table = head.inputs[1]
     assert table is not None
     assert table.const_value is not None
@@ -103,20 +103,6 @@ def _measure(
         gains.update(zip(order[i : i + TOGETHER], map(float, divergence), strict=True))
         progress("measuring sensitivity", before + (len(order) + i) // 2, total, "tensors")
     return gains
-
-
-def _feeds(model: ir.Model, seed: int) -> dict[str, NDArray[np.generic]]:
-    """Inputs for TOKENS random tokens and an empty past."""
-    table = model.graph.initializers["model.embed_tokens.weight"].shape
-    assert table is not None
-    tokens = np.random.default_rng(seed).integers(0, int(str(table[0])), (1, TOKENS))
-    feeds: dict[str, NDArray[np.generic]] = {
-        "input_ids": tokens,
-        "attention_mask": np.ones((1, TOKENS), np.int64),
-        "position_ids": np.arange(TOKENS)[None],
-    }
-    empty: Sequence[str] = [str(v.name) for v in model.graph.inputs if str(v.name) not in feeds]
-    return {**feeds, **{name: np.empty((1, 0), np.float32) for name in empty}}
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

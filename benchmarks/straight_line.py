@@ -1,0 +1,257 @@
+"""From FP32 to INT8 and INT4: quality at size, and what the build costs beside onnxruntime-genai's builder.
+
+    python benchmarks/straight_line.py [--text FILE] [--tokens 4096] [--rounds 5] [--results FILE.jsonl]
+
+Quality is measured on the shipped file in ONNX Runtime against the FP32 logits of an off-grid reference (see
+reference.py) and, for comparison, against the packaged 4-bit file itself. Builds run as whole processes, in turn,
+edgekit then the peer; wall is of the process, imports included, RSS the peak that the kernel saw.
+
+The floor of a build is reading the source, one pass of arithmetic a candidate scale, and writing the bundle: the
+program prints what the two transfers alone take here.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime
+from reference import make_reference
+
+from edgekit import build_bundle, load_runner
+from edgekit.config import load_recipe
+from edgekit.measure import Reference, Text, cut_windows, embedded_text, read_text, score
+from edgekit.measure import make_reference as make_logits
+from edgekit.run import Tokenizer
+from edgekit.types import Bundle, Quality
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one build process took."""
+
+    seconds: float
+    rss_bytes: int
+    code: int
+
+
+class PeerRunner:
+    """The logits of another tool's graph, whatever of the usual inputs it takes."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(path), options)
+        self.vocab_size = self._session.get_outputs()[0].shape[-1]
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        length = len(tokens)
+        feeds = {}
+        for value in self._session.get_inputs():
+            if value.name == "input_ids":
+                feeds[value.name] = np.asarray([tokens], np.int64)
+            elif value.name == "attention_mask":
+                feeds[value.name] = np.ones((1, length), np.int64)
+            elif value.name == "position_ids":
+                feeds[value.name] = np.arange(length)[None]
+            else:
+                _, heads, _, _ = value.shape
+                feeds[value.name] = np.zeros((1, heads, 0, self.head_dim), np.float32)
+        return self._session.run(["logits"], feeds)[0][0]
+
+    head_dim = 64
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def spend(command: list[str]) -> Spent:
+    """Run a process and ask the kernel what it took."""
+    started = time.perf_counter()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    pid = os.posix_spawn(
+        command[0],
+        command,
+        environment,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )
+    _, status, usage = os.wait4(pid, 0)
+    return Spent(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
+
+
+def transfers(source: Path, size: int) -> tuple[float, float]:
+    """Seconds to read the source's bytes and to write and sync ``size`` bytes, once, nothing else."""
+    started = time.perf_counter()
+    buffer = bytearray(1 << 22)
+    with (source / "model.safetensors").open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    read = time.perf_counter() - started
+    started = time.perf_counter()
+    with tempfile.NamedTemporaryFile(dir=source.parent) as file:
+        for _ in range(0, size, len(buffer)):
+            file.write(buffer)
+        os.fsync(file.fileno())
+    return read, time.perf_counter() - started
+
+
+def scored(bundle: Bundle, reference: Reference, text: Text, name: str) -> Quality:
+    """The quality of a bundle on the file that ships."""
+    runner = load_runner(bundle)
+    try:
+        return score(
+            runner,
+            reference,
+            text=text.name,
+            text_sha256=text.sha256,
+            reference_name=name,
+            runtime=f"onnxruntime {onnxruntime.__version__}",
+            accuracy_level=bundle.manifest.accuracy_level,
+        )
+    finally:
+        runner.close()
+
+
+def show(label: str, size: float, quality: Quality, extra: str = "") -> None:
+    kld, top1, ratio = quality.kld_mean, quality.top1, quality.ppl_ratio
+    print(
+        f"{label:<34} {size / MB:7.1f} MB  KLD {kld.value:.4f} [{kld.low:.4f}, {kld.high:.4f}]  "
+        f"top-1 {100 * top1.value:5.1f} % [{100 * top1.low:.1f}, {100 * top1.high:.1f}]  "
+        f"PPL x{ratio.value:.4f}  {extra}",
+        flush=True,
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--work", type=Path, default=Path("demo/benchmark"), help="where references and bundles go")
+    parser.add_argument("--text", type=Path, help="a text to score on; CPython's documentation by default")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5, help="of the build comparison")
+    parser.add_argument("--seed", type=int, default=1234, help="of the reference's noise")
+    parser.add_argument("--results", type=Path, help="append JSON lines here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    work: Path = options.work
+    reference = make_reference(options.model, work / "reference", options.seed)
+    text = read_text(options.text) if options.text else embedded_text()
+    lines: list[dict[str, object]] = []
+
+    float32 = build_bundle(str(reference), out=work / "fp32", precision="fp32", force=True)
+    tokenizer = Tokenizer.of(float32)
+    windows = cut_windows(text, tokenizer.encode, options.window, options.tokens)
+    runner = load_runner(float32)
+    off_grid = make_logits(runner, windows)
+    runner.close()
+    packaged = build_bundle(options.model, out=work / "packaged", precision="fp32", force=True)
+    runner = load_runner(packaged)
+    on_grid = make_logits(runner, windows)
+    runner.close()
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
+    )
+    print(f"{text.name}: {windows.size} tokens in windows of {options.window}, no BOS; 95 % bootstrap over windows")
+
+    print(f"\nOff-grid reference, seed {options.seed}, {float32.manifest.bytes / MB:.1f} MB of FP32")
+    small = {}
+    plans = (
+        ("INT8", {"precision": "int8"}),
+        ("INT4, default recipe", {"precision": "int4"}),
+        ("INT4, --size-mb 92", {"precision": "int4", "size_mb": 92}),
+        ("INT4, --size-mb 110", {"precision": "int4", "size_mb": 110}),
+        ("INT4, round to nearest, all alike", {"recipe": replace(load_recipe("int4"), method="rtn", overrides=())}),
+    )
+    full = sum(4 * np.prod(t.shape) for t in float32.manifest.tensors)
+    for label, plan in plans:
+        started = time.perf_counter()
+        bundle = build_bundle(str(reference), out=work / "small", force=True, **plan)
+        seconds = time.perf_counter() - started
+        quality = scored(bundle, off_grid, text, "off-grid")
+        small[label] = bundle
+        ratio = full / bundle.manifest.bytes
+        extra = f"{ratio:.2f}x smaller, {bundle.manifest.bits_per_weight:.3f} bits/weight, built in {seconds:.1f} s"
+        show(label, bundle.manifest.bytes, quality, extra)
+        lines.append({"what": label, "bytes": bundle.manifest.bytes, "ratio": ratio, "quality": asdict(quality)})
+    print(f"the reference's own perplexity: {quality.reference_ppl:.3f}")
+
+    print("\nPackaged file as the reference (already 4-bit: what a user of the demo sees)")
+    for label, plan in plans[:2]:
+        bundle = build_bundle(options.model, out=work / "small", force=True, **plan)
+        quality = scored(bundle, on_grid, text, "packaged")
+        show(label, bundle.manifest.bytes, quality)
+        lines.append({"what": f"{label}, packaged", "bytes": bundle.manifest.bytes, "quality": asdict(quality)})
+
+    lines += compare_builds(reference, work, options.rounds, off_grid, text)
+    if options.results:
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        with options.results.open("a") as file:
+            file.writelines(json.dumps({"seed": options.seed, **line}) + "\n" for line in lines)
+
+
+def compare_builds(
+    reference: Path, work: Path, rounds: int, off_grid: Reference, text: Text
+) -> list[dict[str, object]]:
+    """Builds in turn, edgekit's and onnxruntime-genai's, as whole processes."""
+    peer = work / "genai-int4"
+    ours = [sys.executable, "-m", "edgekit", "build", str(reference), "-o", str(work / "cli"), "--force"]
+    theirs = [
+        *(sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(reference), "-o", str(peer)),
+        *("-p", "int4", "-e", "cpu", "-c", str(work / "cache")),
+    ]
+    print(f"\nFP32 -> INT4 as a whole process, {rounds} rounds in turn")
+    spent: dict[str, list[Spent]] = {"edgekit": [], "onnxruntime-genai": []}
+    for _ in range(rounds):
+        for name, command in (("edgekit", ours), ("onnxruntime-genai", theirs)):
+            one = spend(command)
+            if one.code:
+                print(f"{name}: ended with {one.code}; is it installed in this environment?")
+                return []
+            spent[name].append(one)
+    for name, runs in spent.items():
+        seconds, memory = [s.seconds for s in runs], [s.rss_bytes / MB for s in runs]
+        print(
+            f"{name:<20} wall {median(seconds):6.2f} s [{min(seconds):.2f}, {max(seconds):.2f}]  "
+            f"peak RSS {median(memory):6.0f} MB [{min(memory):.0f}, {max(memory):.0f}]"
+        )
+    pairs = list(zip(spent["edgekit"], spent["onnxruntime-genai"], strict=True))
+    faster = [b.seconds / a.seconds for a, b in pairs]
+    leaner = [b.rss_bytes / a.rss_bytes for a, b in pairs]
+    print(
+        f"edgekit is {median(faster):.2f}x [{min(faster):.2f}, {max(faster):.2f}] faster and takes "
+        f"{median(leaner):.2f}x [{min(leaner):.2f}, {max(leaner):.2f}] less memory (ratios within a round)"
+    )
+    read, write = transfers(reference, 92_000_000)
+    print(f"the floor: reading the source {read:.2f} s, writing and syncing 92 MB {write:.2f} s")
+    size = sum(f.stat().st_size for f in peer.rglob("*") if f.is_file())
+    quality = score(
+        PeerRunner(peer / "model.onnx"),
+        off_grid,
+        text=text.name,
+        text_sha256=text.sha256,
+        reference_name="off-grid",
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        accuracy_level=4,
+    )
+    show("onnxruntime-genai int4", size, quality)
+    return [
+        {"what": f"build, {name}", "seconds": [s.seconds for s in runs], "rss_bytes": [s.rss_bytes for s in runs]}
+        for name, runs in spent.items()
+    ] + [{"what": "onnxruntime-genai int4", "bytes": size, "quality": asdict(quality)}]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Move the outliers of the activations into the weights, where a grid with blocks takes them better. Exact, no data.
+
+A channel whose activations are large is divided by s where it is made and multiplied by s where it is read:
+
+    norm: weight / s          ->  columns of q, k, v or of gate, up: weight * s
+    up:   rows / s, bias / s  ->  columns of down: weight * s
+
+s = 2**round(alpha * log2(a / geometric mean of a)), with a the largest magnitude of the channel while the model reads
+a few random tokens. Powers of two change no bit of the product in floating point. Kernels that round activations to 8
+bits by blocks (accuracy level 4) then lose less of the small channels beside a large one, and the weights of the
+channels that matter get the finer steps (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978; both with data).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.quantize.evaluate import random_tokens, run_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from edgekit.types import Weights
+
+LARGEST = 6
+"""s stays within 2**-6 .. 2**6: beyond, a channel that was silent by chance would be blown up."""
+
+OBSERVED = {"q_proj", "gate_proj", "down_proj"}
+"""The linear layers whose input is looked at; k and v read what q reads, up what gate reads."""
+
+_NAME = re.compile(r"^(model\.layers\.\d+\.)(?:self_attn\.|mlp\.)?(\w+)\.(weight|bias)$")
+
+
+class SmoothedWeights:
+    """Weights with the scales folded in. Computes the same function as the weights it wraps."""
+
+    def __init__(self, weights: Weights, scales: dict[str, NDArray[np.float32]]) -> None:
+        self._weights = weights
+        self._scales = scales
+        self.names, self.shape = weights.names, weights.shape
+        self.stored, self.nbytes = weights.stored, weights.nbytes
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop), scaled."""
+        rows = self._weights.read(name, start, stop)
+        found = _NAME.match(name)
+        if found is None:
+            return rows
+        layer, part, kind = found.groups()
+        columns = self._scales.get(layer + _READ_BY.get(part, ""))
+        if columns is not None and kind == "weight":
+            rows *= columns
+        made = self._scales.get(layer + _MADE_FOR.get(part, ""))
+        if made is not None:
+            made = made[start:stop]
+            rows /= made[:, None] if rows.ndim == 2 else made
+        return rows
+
+
+# Which observed layer's scale multiplies a layer's columns, and which divides what a layer makes.
+_READ_BY = {"q_proj": "q", "k_proj": "q", "v_proj": "q", "gate_proj": "gate", "up_proj": "gate", "down_proj": "down"}
+_MADE_FOR = {"input_layernorm": "q", "post_attention_layernorm": "gate", "up_proj": "down"}
+
+
+def smooth(model: ir.Model, weights: Weights, alpha: float) -> SmoothedWeights:
+    """Observe the model on random tokens and wrap its weights.
+
+    Args:
+        model: the float graph of ``weights``; every weight is read once.
+        weights: the checkpoint's.
+        alpha: how much of the activations' range moves, 0 (nothing) to 1 (all).
+    """
+    scales: dict[str, NDArray[np.float32]] = {}
+
+    def observe(name: str, x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        found = _NAME.match(name)
+        if found and found[2] in OBSERVED:
+            scales[found[1] + _READ_BY[found[2]]] = _scale(x, alpha)
+        return iter(())
+
+    run_until(model, random_tokens(model), observe, "logits")
+    return SmoothedWeights(weights, scales)
+
+
+def _scale(x: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:
+    """Powers of two for the channels of x [1,S,H]."""
+    size = np.log2(np.maximum(np.abs(x).reshape(-1, x.shape[-1]).max(axis=0), np.float32(1e-6)))
+    exponent = np.clip(np.rint(alpha * (size - size.mean())), -LARGEST, LARGEST)
+    scale: NDArray[np.float32] = np.exp2(exponent).astype(np.float32)
+    return scale
