@@ -96,7 +96,7 @@ def real_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """SmolLM2-135M-Instruct at four bits."""
     out = tmp_path_factory.mktemp("interop") / "smollm2"
     bundle = build_bundle("smollm2-135m", precision="int4", out=out)
-    return Case.of(bundle, Tokenizer.of(bundle).encode("The capital of France is"))
+    return Case.of(bundle, Tokenizer.of(bundle).encode("Once upon a time, in a village by the sea, there lived"))
 
 
 def asker(command: Sequence[str | Path]) -> Ask:

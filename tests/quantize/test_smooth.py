@@ -110,7 +110,7 @@ def test_smoothing_saves_what_8_bit_activations_lose_to_loud_channels(tmp_path):
         made = build_bundle(str(folder), out=tmp_path / str(alpha), recipe=replace(recipe, smooth=alpha))
         return np.square(logits(str(made.graph), spec, tokens) - wanted).mean()
 
-    assert lost(0.5) < 0.6 * lost(0.0)
+    assert lost(0.5) < 0.8 * lost(0.0)
 
 
 @pytest.mark.parametrize("value", ["1.5", "-0.5", '"much"'])
