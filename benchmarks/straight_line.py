@@ -47,13 +47,15 @@ class Spent:
 class PeerRunner:
     """The logits of another tool's graph, whatever of the usual inputs it takes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head_dim: int) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options)
         self.vocab_size = self._session.get_outputs()[0].shape[-1]
+        self._head_dim = head_dim
 
     def logits(self, tokens: list[int]) -> np.ndarray:
+        """Logits [S,V] of every position."""
         length = len(tokens)
         feeds = {}
         for value in self._session.get_inputs():
@@ -65,10 +67,8 @@ class PeerRunner:
                 feeds[value.name] = np.arange(length)[None]
             else:
                 _, heads, _, _ = value.shape
-                feeds[value.name] = np.zeros((1, heads, 0, self.head_dim), np.float32)
+                feeds[value.name] = np.zeros((1, heads, 0, self._head_dim), np.float32)
         return self._session.run(["logits"], feeds)[0][0]
-
-    head_dim = 64
 
     def close(self) -> None:
         """Nothing to release."""
@@ -167,7 +167,6 @@ def main() -> None:
     print(f"{text.name}: {windows.size} tokens in windows of {options.window}, no BOS; 95 % bootstrap over windows")
 
     print(f"\nOff-grid reference, seed {options.seed}, {float32.manifest.bytes / MB:.1f} MB of FP32")
-    small = {}
     plans = (
         ("INT8", {"precision": "int8"}),
         ("INT4, default recipe", {"precision": "int4"}),
@@ -181,7 +180,6 @@ def main() -> None:
         bundle = build_bundle(str(reference), out=work / "small", force=True, **plan)
         seconds = time.perf_counter() - started
         quality = scored(bundle, off_grid, text, "off-grid")
-        small[label] = bundle
         ratio = full / bundle.manifest.bytes
         extra = f"{ratio:.2f}x smaller, {bundle.manifest.bits_per_weight:.3f} bits/weight, built in {seconds:.1f} s"
         show(label, bundle.manifest.bytes, quality, extra)
@@ -195,7 +193,7 @@ def main() -> None:
         show(label, bundle.manifest.bytes, quality)
         lines.append({"what": f"{label}, packaged", "bytes": bundle.manifest.bytes, "quality": asdict(quality)})
 
-    lines += compare_builds(reference, work, options.rounds, off_grid, text)
+    lines += compare_builds(reference, work, options.rounds, off_grid, text, float32.manifest.spec.head_dim)
     if options.results:
         options.results.parent.mkdir(parents=True, exist_ok=True)
         with options.results.open("a") as file:
@@ -203,7 +201,7 @@ def main() -> None:
 
 
 def compare_builds(
-    reference: Path, work: Path, rounds: int, off_grid: Reference, text: Text
+    reference: Path, work: Path, rounds: int, off_grid: Reference, text: Text, head_dim: int
 ) -> list[dict[str, object]]:
     """Builds in turn, edgekit's and onnxruntime-genai's, as whole processes."""
     peer = work / "genai-int4"
@@ -238,7 +236,7 @@ def compare_builds(
     print(f"the floor: reading the source {read:.2f} s, writing and syncing 92 MB {write:.2f} s")
     size = sum(f.stat().st_size for f in peer.rglob("*") if f.is_file())
     quality = score(
-        PeerRunner(peer / "model.onnx"),
+        PeerRunner(peer / "model.onnx", head_dim),
         off_grid,
         text=text.name,
         text_sha256=text.sha256,

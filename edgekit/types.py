@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ class Recipe:
 
     ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and
     the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
-    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says how
-    much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
+    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says
+    how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     """
 
     name: str

@@ -62,9 +62,10 @@ _NAME_SOURCE = "name the checkpoint that it was built from: --source"
 _REBUILD = "build it again with `edgekit build`"
 _DECODED = 24
 _SAMPLE = 12
-_STEP_TOLERANCE = 0.02
-"""Largest difference between prompt and step-by-step logits, relative to the largest logit. Kernels for one row and for
-many round differently, most with int8 activations; a wrong mask, position or cache is off by 0.1 and more."""
+_STEP_TOLERANCE = {True: 0.08, False: 1e-3}
+"""Most that prompt and step-by-step logits may differ, as a share of their spread, with 8-bit activations and without.
+Kernels for one row and for many round activations differently (3 % on SmolLM2 at 4 bits); a cache one token off gives
+70 % and more."""
 
 
 def verify_bundle(
@@ -112,7 +113,11 @@ def verify_bundle(
     except EdgekitError as error:
         return Verification(str(path), (*checks, Check("graph", "fail", error.message, error.hint)))
     try:
-        checks += (_check_graph(opened, runner), _check_steps(runner), _check_weights(opened, checkpoint))
+        checks += (
+            _check_graph(opened, runner),
+            _check_steps(runner, opened.manifest.accuracy_level),
+            _check_weights(opened, checkpoint),
+        )
         quality, check = _check_quality(opened, runner, checkpoint, request, progress)
     finally:
         runner.close()
@@ -244,7 +249,7 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
     return Check("graph", "pass", f"loads; inputs and outputs as agreed; {nodes} nodes of {', '.join(domains)}")
 
 
-def _check_steps(runner: OnnxRunner) -> Check:
+def _check_steps(runner: OnnxRunner, accuracy_level: int) -> Check:
     """A greedy continuation, token by token, against the same tokens fed at once."""
     random = np.random.default_rng(0)
     room = min(2 * _DECODED, runner.context_length)
@@ -261,9 +266,10 @@ def _check_steps(runner: OnnxRunner) -> Check:
         return Check("decode", "fail", error.message, error.hint)
     if not (np.isfinite(steps).all() and np.isfinite(whole).all()):
         return Check("decode", "fail", "the logits hold NaN or infinity", _REBUILD)
-    off = float(np.abs(steps - whole).max() / np.abs(whole).max())
-    detail = f"{len(rows)} greedy tokens one by one and at once: logits differ by {off:.1e} of the largest"
-    if off > _STEP_TOLERANCE:
+    spread = np.linalg.norm(whole - whole.mean(axis=-1, keepdims=True))
+    off = float(np.linalg.norm(steps - whole) / spread)
+    detail = f"{len(rows)} greedy tokens one by one and at once: logits differ by {off:.1e} of their spread"
+    if off > _STEP_TOLERANCE[accuracy_level == 4]:
         return Check("decode", "fail", detail, _REBUILD)
     return Check("decode", "pass", detail)
 
