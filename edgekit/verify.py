@@ -62,10 +62,10 @@ _NAME_SOURCE = "name the checkpoint that it was built from: --source"
 _REBUILD = "build it again with `edgekit build`"
 _DECODED = 24
 _SAMPLE = 12
-_STEP_TOLERANCE = {True: 0.08, False: 1e-3}
+_STEP_TOLERANCE = {True: 0.2, False: 1e-3}
 """Most that prompt and step-by-step logits may differ, as a share of their spread, with 8-bit activations and without.
-Kernels for one row and for many round activations differently (3 % on SmolLM2 at 4 bits); a cache one token off gives
-70 % and more."""
+Kernels for one row and for many round activations differently (7 % on SmolLM2 at 4 bits and random tokens); a cache one
+token off gives 70 % and more."""
 
 
 def verify_bundle(

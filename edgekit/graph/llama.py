@@ -306,7 +306,7 @@ class Writer:
         """The initializer [inputs, outputs] of a linear layer; the checkpoint's is [outputs, inputs]."""
         name = f"{name}.weight"
         self._check(name, (outputs, inputs))
-        return self.lazy(name, (inputs, outputs), lambda: np.ascontiguousarray(self._weights.read(name).T))
+        return self.lazy(name, (inputs, outputs), lambda: self._weights.read(name).T)
 
     def weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
         """The initializer of a weight as the checkpoint holds it."""

@@ -38,51 +38,26 @@ class QuantizedTensor:
 
     def replace(self, graph: ir.Graph, node: ir.Node) -> None:
         """Put a quantized node in the place of one that uses the float weight."""
-        if node.op_type == "Gather":
-            made = [*self._scale_nodes(graph), self._gather(graph, node)]
-            output = made[-1].outputs[0]
-        else:
-            made = [*self._scale_nodes(graph), self._product(graph, node)]
-            output = made[-1].outputs[0]
-            if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
-                made.append(ir.node("Add", [output, node.inputs[2]], name=f"{node.name}.add"))
-                output = made[-1].outputs[0]
-        ir.convenience.replace_nodes_and_values(graph, node, [node], made, [node.outputs[0]], [output])
+        made = self._scale_nodes(graph)
+        made.append(self._gather(graph, node) if node.op_type == "Gather" else self._product(graph, node))
+        if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+            made.append(ir.node("Add", [made[-1].outputs[0], node.inputs[2]], name=f"{node.name}.add"))
+        ir.convenience.replace_nodes_and_values(graph, node, [node], made, [node.outputs[0]], [made[-1].outputs[0]])
 
     def _product(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
-        inputs = [node.inputs[0], self._codes(graph, flat=False), self._folded["scales"], self._folded.get("zeros")]
-        attributes = {
-            "K": self.layout.columns,
-            "N": self.layout.rows,
-            "bits": self.grid.bits,
-            "block_size": self.layout.block,
-            "accuracy_level": self.accuracy_level,
-        }
-        return ir.node(
-            "MatMulNBits",
-            inputs if inputs[-1] is not None else inputs[:-1],
-            attributes,
-            domain=CONTRIB,
-            name=node.name,
-            outputs=[ir.Value(name=f"{node.name}.quantized")],
-        )
+        attributes = {"K": self.layout.columns, "N": self.layout.rows, "accuracy_level": self.accuracy_level}
+        return self._node("MatMulNBits", node, [node.inputs[0], self._codes(graph, flat=False)], attributes)
 
     def _gather(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
-        inputs = [self._codes(graph, flat=True), node.inputs[1], self._folded["scales"], self._folded.get("zeros")]
-        attributes = {
-            "bits": self.grid.bits,
-            "block_size": self.layout.block,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        }
-        return ir.node(
-            "GatherBlockQuantized",
-            inputs if inputs[-1] is not None else inputs[:-1],
-            attributes,
-            domain=CONTRIB,
-            name=node.name,
-            outputs=[ir.Value(name=f"{node.name}.quantized")],
-        )
+        attributes = {"gather_axis": 0, "quantize_axis": 1}
+        return self._node("GatherBlockQuantized", node, [self._codes(graph, flat=True), node.inputs[1]], attributes)
+
+    def _node(self, kind: str, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, int]) -> ir.Node:
+        """A node on this weight's grid: scales and zero points follow the inputs."""
+        inputs += [self._folded[part] for part in ("scales", "zeros") if part in self._folded]
+        attributes |= {"bits": self.grid.bits, "block_size": self.layout.block}
+        output = ir.Value(name=f"{node.name}.quantized")
+        return ir.node(kind, inputs, attributes, domain=CONTRIB, name=node.name, outputs=[output])
 
     def _codes(self, graph: ir.Graph, *, flat: bool) -> ir.Value:
         """The codes [rows, blocks, bytes]; flat, for the gather, [rows, blocks * bytes]. The second of them shares."""
