@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -74,18 +75,26 @@ class PeerRunner:
         """Nothing to release."""
 
 
+LAUNCHER = """
+import os, sys, time
+quiet = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_WRONLY, 0) for n in (1, 2)]
+started = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
+"""
+
+
 def spend(command: list[str]) -> Spent:
-    """Run a process and ask the kernel what it took."""
-    started = time.perf_counter()
+    """Run a process and ask the kernel what it took.
+
+    A small process in between starts it: the peak that the kernel reports begins at the size of the parent.
+    """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        environment,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )
-    _, status, usage = os.wait4(pid, 0)
-    return Spent(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
+    launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
+    out = subprocess.run(launched, env=environment, check=True, capture_output=True, text=True).stdout
+    seconds, memory, code = out.split()
+    return Spent(float(seconds), int(memory), int(code))
 
 
 def transfers(source: Path, size: int) -> tuple[float, float]:

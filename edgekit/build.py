@@ -87,10 +87,11 @@ def build_bundle(
             exported = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
             model_graph, spec, files, origin, weights = exported
             checkpoint = Checkpoint(spec, weights, files, origin)
+            provenance = beside.submit(fingerprint, checkpoint)
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+            provenance = beside.submit(fingerprint, checkpoint)
             model_graph, weights = draw(checkpoint, plan, chosen.opset)
-        provenance = beside.submit(fingerprint, checkpoint)
         policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
         small = quantize(model_graph, weights, plan, accuracy_level=chosen.accuracy_level, policy=policy)
         lowered = lower(small.model, chosen)

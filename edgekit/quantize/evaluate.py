@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from edgekit.types import Weights
+
     Array = NDArray[Any]
     Op = Callable[[ir.Node, list[Array]], tuple[Array | None, ...]]
 
@@ -34,7 +36,7 @@ def run_until(
 
     Args:
         model: the float graph of graph/.
-        feeds: graph inputs by name.
+        feeds: graph inputs by name, and values that are known already: their nodes are not evaluated.
         variants: called with a product's weight name and its input [variants,S,K]; yields changed weights [K,N], a new
             row for each.
         stop: a graph output, the logits.
@@ -51,6 +53,8 @@ def run_until(
     for node in model.graph:
         if any(output.name == stop for output in node.outputs):
             return _widen(_get(node.inputs[0], values), rows), node
+        if all(output.name in values for output in node.outputs):
+            continue
         inputs = [_get(v, values) for v in node.inputs]
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         if weight is not None and weight.const_value is not None:
@@ -72,13 +76,13 @@ def run_until(
     raise QuantizeError(f"the graph has no output '{stop}'", "build it with the native exporter")
 
 
-def random_tokens(model: ir.Model, count: int = 32, seed: int = 0) -> dict[str, Array]:
-    """Inputs for ``count`` random tokens and an empty past: a probe that needs no data."""
-    table = model.graph.initializers["model.embed_tokens.weight"].shape
-    assert table is not None
-    tokens = np.random.default_rng(seed).integers(0, int(str(table[0])), (1, count))
+def random_tokens(model: ir.Model, weights: Weights, count: int = 32, seed: int = 0) -> dict[str, Array]:
+    """Feeds for ``count`` random tokens and an empty past: a probe that needs no data. Reads their embeddings only."""
+    table = "model.embed_tokens.weight"
+    tokens = np.random.default_rng(seed).integers(0, weights.shape(table)[0], count).tolist()
     feeds: dict[str, Array] = {
-        "input_ids": tokens,
+        "input_ids": np.asarray([tokens]),
+        "model.embed_tokens": np.stack([weights.read(table, t, t + 1) for t in tokens], axis=1),
         "attention_mask": np.ones((1, count), np.int64),
         "position_ids": np.arange(count)[None],
     }

@@ -61,10 +61,11 @@ def encode(
         grid: the grid.
         out: where to put them; a new array by default. Fresh memory costs more than the arithmetic.
     """
-    codes = np.multiply(x, np.float32(1) / scale, out=out)
+    codes: NDArray[np.float32] = np.multiply(x, np.float32(1) / scale, out=out)
     codes += zero
     np.rint(codes, out=codes)
-    return np.clip(codes, 0, levels(grid), out=codes)
+    np.clip(codes, 0, levels(grid), out=codes)
+    return codes
 
 
 def decode(
@@ -74,7 +75,7 @@ def decode(
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """The weights that codes [block, n] stand for: ``(code - zero) * scale``, as ONNX Runtime computes them."""
-    weights = np.subtract(codes, zero, out=out)
+    weights: NDArray[np.float32] = np.subtract(codes, zero, out=out)
     weights *= scale
     return weights
 
