@@ -5,7 +5,8 @@ has the error it leaves: with d = code - zero,
 
     scale* = sum(x d) / sum(d d),    error = sum(x x) - 2 scale sum(x d) + scale**2 sum(d d)
 
-which is the alternating least squares of k-quants (llama.cpp's make_qkx) with whole zero points.
+of which sum(x x) is the same for all spans. This is the alternating least squares of k-quants (llama.cpp's make_qkx)
+with whole zero points.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ error at 4 bits; at 8 bits a narrower span never pays."""
 
 def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scales and zero points [n] for the blocks [block, n], never worse than round-to-nearest."""
-    squares = np.einsum("ij,ij->j", x, x)
     best = np.full(x.shape[1], np.inf, np.float32)
     best_scale, best_zero = np.ones_like(best), np.zeros_like(best)
     d = np.empty_like(x)
@@ -40,7 +40,7 @@ def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArra
         along, length = np.einsum("ij,ij->j", x, d), np.einsum("ij,ij->j", d, d)
         fitted = storable(along / np.maximum(length, np.float32(1e-30)), grid)
         scale = np.where(length > 0, fitted, first)
-        error = squares - 2 * scale * along + scale * scale * length
+        error = scale * (scale * length - 2 * along)
         better = error < best
         best = np.where(better, error, best)
         best_scale, best_zero = np.where(better, scale, best_scale), np.where(better, zero, best_zero)

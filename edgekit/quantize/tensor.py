@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from math import sqrt
+from math import ceil, sqrt
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -65,11 +65,13 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
             zeros[piece] = z
         return lost, total
 
-    step = max(1, CHUNK // layout.columns)
+    band_rows = max(1, BAND // layout.columns)
     lost = total = 0.0
     try:
-        for at in range(0, rows, max(step, BAND // layout.columns)):
-            band = weights.read(name, at, min(rows, at + max(step, BAND // layout.columns)))
+        for at in range(0, rows, band_rows):
+            band = weights.read(name, at, min(rows, at + band_rows))
+            # Equal pieces, one for each core at least: the last one must not be waited for alone.
+            step = ceil(len(band) / max(cores(), ceil(band.size / CHUNK)))
             pieces = [(band, at, i, min(len(band), i + step)) for i in range(0, len(band), step)]
             for a, b in pool.map(lambda piece: work(*piece), pieces):
                 lost, total = lost + a, total + b
