@@ -2,7 +2,8 @@
 
     source -> graph -> quantize -> lower -> bundle
 
-Read ``build_bundle`` aloud and you know edgekit.
+Read ``build_bundle`` aloud and you know edgekit. The rooms that need onnx_ir are imported where the line reaches them:
+it takes as long to load as the source takes to be hashed, and so the two run side by side.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ from edgekit import __version__
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
-from edgekit.graph import build_graph, export_with_optimum
-from edgekit.lower import lower
-from edgekit.quantize import fit_budget, quantize, smooth
 from edgekit.source import fingerprint, open_model
 from edgekit.types import (
     Bundle,
@@ -84,6 +82,8 @@ def build_bundle(
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         if exporter == "optimum":
+            from edgekit.graph import export_with_optimum
+
             exported = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
             model_graph, spec, files, origin, weights = exported
             checkpoint = Checkpoint(spec, weights, files, origin)
@@ -92,6 +92,9 @@ def build_bundle(
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
             provenance = beside.submit(fingerprint, checkpoint)
             model_graph, weights = draw(checkpoint, plan, chosen.opset)
+        from edgekit.lower import lower
+        from edgekit.quantize import fit_budget, quantize
+
         policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
         small = quantize(model_graph, weights, plan, accuracy_level=chosen.accuracy_level, policy=policy)
         lowered = lower(small.model, chosen)
@@ -117,6 +120,9 @@ def build_bundle(
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
     """The float graph of a checkpoint and the weights it reads: the checkpoint's, smoothed if the recipe says so."""
+    from edgekit.graph import build_graph
+    from edgekit.quantize import smooth
+
     name = checkpoint.provenance.id.rsplit("/", 1)[-1]
     graph = build_graph(checkpoint.spec, checkpoint.weights, opset=opset, name=name)
     if not recipe.smooth:

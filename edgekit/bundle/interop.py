@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
 from edgekit.errors import BundleError
 from edgekit.types import ModelSpec, Precision, SideFile, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import onnx_ir as ir
 
 GRAPH_NAMES: dict[Precision, str] = {
     "fp32": "onnx/model.onnx",
@@ -48,11 +48,11 @@ class GraphFile:
     @classmethod
     def of(cls, model: ir.Model, path: str, external_data: bool) -> GraphFile:
         """Read the names off a model."""
-        cache = [v.dtype for v in model.graph.inputs if (v.name or "").startswith("past_key_values.")]
+        cache = {v.dtype.name for v in model.graph.inputs if v.dtype and (v.name or "").startswith("past_key_values.")}
         return cls(
             path=path,
             inputs=tuple(v.name or "" for v in model.graph.inputs),
-            half_cache=ir.DataType.FLOAT16 in cache,
+            half_cache="FLOAT16" in cache,
             external_data=external_data,
         )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.bundle.disk import inside, sync, writing
-from edgekit.bundle.external import write_model
 from edgekit.bundle.interop import GraphFile, runtime_files
 from edgekit.bundle.manifest import MANIFEST, listed_files, manifest_bytes
 from edgekit.errors import BundleError
@@ -51,6 +50,8 @@ class Draft:
             name: path in the bundle, ``onnx/model_q4.onnx``.
             progress: told the bytes written.
         """
+        from edgekit.bundle.external import write_model  # onnx_ir: only those who write a graph wait for it
+
         path = self._place(name)
         with writing(path, 0):
             path.parent.mkdir(parents=True, exist_ok=True)
