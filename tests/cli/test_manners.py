@@ -263,7 +263,7 @@ def test_interrupting_a_build_leaves_nothing(checkpoint, tmp_path):
     code = (
         "import os, signal, sys\n"
         "from edgekit.cli import main\n"
-        "import edgekit.build as line\n"
+        "import edgekit.lower as line\n"
         "lower = line.lower\n"
         "def stop(*a):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
