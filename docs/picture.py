@@ -33,7 +33,8 @@ def record(command: tuple[str, ...], folder: str) -> Text:
         check=True,
     )
     shown = " ".join(f'"{word}"' if " " in word else word for word in command)
-    lines = [line for line in done.stdout.rstrip().splitlines() if not line.startswith('{"schema"')]
+    shown_output = done.stdout.replace(str(Path.home()), "~")
+    lines = [line for line in shown_output.rstrip().splitlines() if not line.startswith('{"schema"')]
     return Text.assemble(("$ ", "green"), (f"edgekit {shown}\n", "bold"), Text.from_ansi("\n".join(lines)), "\n")
 
 
