@@ -11,6 +11,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
@@ -171,15 +172,8 @@ def _beside_weights(checkpoint: Checkpoint) -> int:
     """Bytes of a bundle that are not weights on a grid: tokenizer and configuration, norms, graph."""
     files = sum(len(f.data) for f in checkpoint.files)
     small = sum(
-        4 * _count(checkpoint.weights.shape(n))
+        4 * prod(checkpoint.weights.shape(n))
         for n in checkpoint.weights.names()
         if len(checkpoint.weights.shape(n)) != 2
     )
     return files + small + GRAPH_BYTES
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count

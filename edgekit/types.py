@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -193,6 +193,10 @@ class Grid:
         return codes + scales + zeros
 
 
+SHARED_WITH = "edgekit.shared_with"
+"""Metadata of an initializer that has no bytes of its own: the name of the one whose bytes it uses. Set by quantize,
+kept by lower, obeyed by bundle."""
+
 Policy = Callable[[str, tuple[int, ...]], "Grid | None"]
 """A tensor's name and shape -> the grid it gets, or None to leave it in floating point."""
 
@@ -309,14 +313,7 @@ class Manifest:
     @property
     def parameters(self) -> int:
         """Weights of the model, a tied head counted once."""
-        total = 0
-        for tensor in self.tensors:
-            if not tensor.shared_with:
-                count = 1
-                for n in tensor.shape:
-                    count *= n
-                total += count
-        return total
+        return sum(prod(t.shape) for t in self.tensors if not t.shared_with)
 
     @property
     def accuracy_level(self) -> int:

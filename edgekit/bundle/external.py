@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from edgekit import __version__
 from edgekit.bundle.disk import require_space, writing
-from edgekit.types import Progress, silent
+from edgekit.types import SHARED_WITH, Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SHARED_WITH = "edgekit.shared_with"
 INLINE_BYTES = 1024
 """Tensors up to this size stay in the protobuf: shapes and axes, which ONNX Runtime reads while it loads the graph."""
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.lower.patch import Patch, initializer, lazy, nodes_of
+from edgekit.types import SHARED_WITH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 def columns_name(stored: ir.Value) -> str:
     """What a stored table is called when it stands on its side; one that shares its bytes has its owner's name."""
-    return f"{stored.metadata_props.get('edgekit.shared_with', stored.name)}.columns"
+    return f"{stored.metadata_props.get(SHARED_WITH, stored.name)}.columns"
 
 
 def _columns(

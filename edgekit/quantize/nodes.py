@@ -13,14 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import QuantizeError
+from edgekit.types import SHARED_WITH
 
 if TYPE_CHECKING:
     from edgekit.quantize.pack import Layout
     from edgekit.quantize.tensor import LazyWeight, Part
     from edgekit.types import Grid
 
-SHARED_WITH = "edgekit.shared_with"
-PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+PRODUCTS = ("MatMul", "FusedMatMul")
 CONTRIB = "com.microsoft"
 
 
@@ -40,8 +40,6 @@ class QuantizedTensor:
         """Put a quantized node in the place of one that uses the float weight."""
         made = self._scale_nodes(graph)
         made.append(self._gather(graph, node) if node.op_type == "Gather" else self._product(graph, node))
-        if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
-            made.append(ir.node("Add", [made[-1].outputs[0], node.inputs[2]], name=f"{node.name}.add"))
         ir.convenience.replace_nodes_and_values(graph, node, [node], made, [node.outputs[0]], [made[-1].outputs[0]])
 
     def _product(self, graph: ir.Graph, node: ir.Node) -> ir.Node:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgekit.types import Grid
 
 SPANS = {4: (1.0, 0.95), 8: (1.0,)}
-"""Fractions of the full span that are tried. More of them, or neighbouring zero points, gain less than 2 % of the
+"""Fractions of the full span that are tried. More of them, or neighbouring zero points, gain less than 3 % of the
 error at 4 bits; at 8 bits a narrower span never pays."""
 
 
