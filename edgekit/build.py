@@ -24,6 +24,7 @@ from edgekit.types import (
     Checkpoint,
     Manifest,
     Precision,
+    Prefill,
     Progress,
     Recipe,
     Target,
@@ -93,7 +94,7 @@ def build_bundle(
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
             provenance = beside.submit(fingerprint, checkpoint)
             model_graph, weights = draw(checkpoint, plan, chosen.opset)
-        from edgekit.lower import lower
+        from edgekit.lower import lower, prefill_graph
         from edgekit.quantize import fit_budget, quantize
 
         policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
@@ -101,6 +102,11 @@ def build_bundle(
         lowered = lower(small.model, chosen)
         graph = GRAPH_NAMES[plan.precision]
         bundle.write_graph(lowered, graph, progress=progress)
+        prefill = None
+        if plan.fast_prefill:
+            prompts, expansions = prefill_graph(lowered)
+            prefill = Prefill(graph.replace(".onnx", "_prefill.onnx"), expansions)
+            bundle.write_graph(prompts, prefill.graph)
         bundle.write_side_files(checkpoint.files, checkpoint.spec, chosen, graph, plan.precision)
         return bundle.finish(
             Manifest(
@@ -115,6 +121,7 @@ def build_bundle(
                 tools=tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy")),
                 tensors=small.entries(),
                 files=(),
+                prefill=prefill,
             )
         )
 

@@ -197,6 +197,10 @@ SHARED_WITH = "edgekit.shared_with"
 """Metadata of an initializer that has no bytes of its own: the name of the one whose bytes it uses. Set by quantize,
 kept by lower, obeyed by bundle."""
 
+JOINED = "edgekit.joined"
+"""Metadata of an initializer that holds several one after another: ``name:rows`` of each, with blanks between. Set by
+lower, read by bundle when weights are read back."""
+
 Policy = Callable[[str, tuple[int, ...]], "Grid | None"]
 """A tensor's name and shape -> the grid it gets, or None to leave it in floating point."""
 
@@ -220,6 +224,7 @@ class Recipe:
     the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
     ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says
     how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
+    ``fast_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
     """
 
     name: str
@@ -230,6 +235,7 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     accuracy_level: int = 0
     smooth: float = 0.0
+    fast_prefill: bool = False
     size_bytes: int | None = None
     bits_per_weight: float | None = None
 
@@ -292,6 +298,50 @@ class TensorEntry:
     shared_with: str = ""
 
 
+EXPANDED = "expanded-at-load"
+"""Where the prompt's graph says its 8-bit weights lie: nowhere. ``run`` provides them."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Bytes of a data file."""
+
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A weight of the prompt's graph, and where in the data file its codes on a grid lie, laid out as MatMulNBits'.
+
+    ``codes`` uint8 [rows, blocks, block * bits / 8]; ``scales`` float16 or float32 [rows, blocks], or [rows, 1] per
+    channel; ``zeros`` packed like the codes, None on a symmetric grid.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    bits: int
+    block: int
+    codes: Region
+    scales: Region
+    half_scales: bool
+    zeros: Region | None
+
+    @property
+    def initializers(self) -> tuple[str, str]:
+        """Names in the graph: the weight int8 [columns, rows], its channels' scales float32 [rows]."""
+        return f"{self.name}.int8", f"{self.name}.channels"
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """The graph for prompts, a path in the bundle, and the weights that it needs made."""
+
+    graph: str
+    expansions: tuple[Expansion, ...]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """edgekit.json: what the bundle is, how it was made, and what has been measured on it."""
@@ -307,6 +357,7 @@ class Manifest:
     tools: tuple[tuple[str, str], ...]
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
+    prefill: Prefill | None = None
     quality: Quality | None = None
     latency: Measurement | None = None
 

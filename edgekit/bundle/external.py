@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +19,10 @@ import onnx_ir as ir
 
 from edgekit import __version__
 from edgekit.bundle.disk import require_space, writing
-from edgekit.types import SHARED_WITH, Progress, silent
+from edgekit.types import EXPANDED, SHARED_WITH, Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -68,10 +68,10 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
         BundleError: the disk is full or the folder cannot be written.
         ValueError: a tensor's bytes are not what its type and shape say, or it shares the bytes of another size.
     """
-    values = [v for v in model.graph.initializers.values() if _is_large(v)]
+    values = [v for v in model.graph.initializers.values() if _is_large(v) and not _lies_beside(v, path)]
     for value in model.graph.initializers.values():
         # An exporter may have put a small tensor into a file of its own, which does not ship.
-        if isinstance(value.const_value, ir.ExternalTensor) and not _is_large(value):
+        if isinstance(value.const_value, ir.ExternalTensor) and not (_is_large(value) or _lies_beside(value, path)):
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
@@ -193,6 +193,14 @@ def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
 def _is_large(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
+
+
+def _lies_beside(value: ir.Value, path: Path) -> bool:
+    """Whether the bytes are those of a file of the bundle already, or of none."""
+    tensor = value.const_value
+    return isinstance(tensor, ir.ExternalTensor) and (
+        tensor.location == EXPANDED or Path(tensor.base_dir) == path.parent
+    )
 
 
 def _owner(value: ir.Value) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from edgekit.types import JOINED
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from edgekit.types import Bundle
 
@@ -24,6 +27,28 @@ def count_operators(bundle: Bundle) -> Counter[tuple[str, str]]:
 
 
 def read_initializers(bundle: Bundle) -> Mapping[str, ir.TensorProtocol]:
-    """The graph's constants by name. Their bytes are mapped from the file, not read, until ``numpy()`` is used."""
-    values = ir.load(bundle.graph).graph.initializers
-    return {name: value.const_value for name, value in values.items() if value.const_value is not None}
+    """The graph's constants by name, and those that were joined under their own names too.
+
+    Their bytes are mapped from the file, not read, until ``numpy()`` is used.
+    """
+    found: dict[str, ir.TensorProtocol] = {}
+    for name, value in ir.load(bundle.graph).graph.initializers.items():
+        if value.const_value is not None:
+            found[name] = value.const_value
+            found.update(_parts(value.const_value))
+    return found
+
+
+def _parts(joined: ir.TensorProtocol) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """What an initializer was joined of; see ``JOINED``."""
+    start = 0
+    for part in joined.metadata_props.get(JOINED, "").split():
+        name, _, rows = part.rpartition(":")
+        shape = ir.Shape([int(rows), *joined.shape.numpy()[1:]])
+        cut = partial(_cut, joined, start, start + int(rows))
+        yield name, ir.LazyTensor(cut, joined.dtype, shape, name=name, cache=False)
+        start += int(rows)
+
+
+def _cut(joined: ir.TensorProtocol, start: int, stop: int) -> ir.TensorProtocol:
+    return ir.tensor(joined.numpy()[start:stop], dtype=joined.dtype)

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Protocol, cast
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from edgekit.errors import LowerError, did_you_mean
+from edgekit.lower.prefill import prefill_graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.types import Target
 
+__all__ = ["Cure", "fixes", "lower", "prefill_graph"]
+
 # A cure may leave work to a later one; those not named come last, by name.
 ORDER = (
     "heads_of_eight",
+    "first_logit",
     "group_query_attention",
     "rotary_embedding",
     "skip_simplified_layer_normalization",

@@ -98,7 +98,7 @@ class InPlaceCache:
         self.length = 0
         self._capacity = 0
         self._buffers: list[NDArray[Any]] = []
-        self._bound = False
+        self._bound: set[int] = set()
 
     @property
     def nbytes(self) -> int:
@@ -109,12 +109,12 @@ class InPlaceCache:
         """Bind past and present for a run that ends with ``total`` positions."""
         if total > self._capacity:
             self._grow(_room_for(total, self._limit))
-        if self._bound:
+        if id(binding) in self._bound:
             return
         for slot, buffer in zip(self._slots, self._buffers, strict=True):
             binding.bind_input(slot.past, "cpu", 0, slot.dtype, buffer.shape, buffer.ctypes.data)
             binding.bind_output(slot.present, "cpu", 0, slot.dtype, buffer.shape, buffer.ctypes.data)
-        self._bound = True
+        self._bound.add(id(binding))
 
     def advance(self, total: int) -> None:
         """The run that was bound is done: ``total`` positions are held now."""
@@ -125,7 +125,7 @@ class InPlaceCache:
         self.length = length
 
     def _grow(self, capacity: int) -> None:
-        self._bound = False
+        self._bound.clear()
         grown = []
         for i, slot in enumerate(self._slots):
             buffer = np.zeros((1, slot.heads, capacity, slot.size), slot.dtype)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.errors import RunError
-from edgekit.run.cache import DTYPES, AppendCache, Cache, InPlaceCache, find_slots
-from edgekit.run.session import Session, SessionInfo, open_session
+from edgekit.run.bound import BoundGraph
+from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
+from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,20 +19,25 @@ if TYPE_CHECKING:
 
     from edgekit.types import Bundle
 
-CHUNK = 256
-"""Tokens fed in one run. The graph computes logits for every token it is fed, so a prompt in one piece would need
-4 * S * V bytes for them (1.6 GB for 8k tokens of a 49k vocabulary) of which only the last row is wanted. From 128
-tokens on, a longer run is no faster: SmolLM2-135M in INT4 on 2 cores, 512 tokens in runs of 64, 128, 256 and 512
-take 1.19, 0.99, 1.02 and 1 times as long."""
+CHUNK = 128
+"""Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
+of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
+
+FEW = 4
+"""Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
 
 
-def load_runner(bundle: Bundle, *, threads: int | None = None, context: int | None = None) -> OnnxRunner:
+def load_runner(
+    bundle: Bundle, *, threads: int | None = None, context: int | None = None, small_memory: bool = False
+) -> OnnxRunner:
     """Open a bundle for running.
 
     Args:
         bundle: the opened bundle.
         threads: intra-op threads; the physical cores this process may use by default.
         context: most tokens the cache may hold; what the model and the target allow by default.
+        small_memory: prompts run on the decoder's graph even where the bundle has one of their own: slower, without
+            the 8-bit weights in memory.
 
     Raises:
         RunError: the session cannot be made, or ``context`` is more than the model was made for.
@@ -41,32 +48,31 @@ def load_runner(bundle: Bundle, *, threads: int | None = None, context: int | No
         limit = min(limit, manifest.target.max_context)
     if context is not None and not 1 <= context <= limit:
         raise RunError(f"context={context}: {bundle.path} holds 1 to {limit} tokens", hint=f"ask for {limit} or less")
-    session = open_session(bundle, threads)
-    return OnnxRunner(session, context=context or limit, shared_kv=manifest.target.shared_kv)
+    prompts = None
+    with ThreadPoolExecutor(1) as beside:
+        if manifest.prefill is not None and not small_memory:
+            prompts = beside.submit(open_prompt_session, bundle, threads)
+        session = open_session(bundle, threads)
+    return OnnxRunner(
+        session,
+        context=context or limit,
+        shared_kv=manifest.target.shared_kv,
+        prompts=None if prompts is None else prompts.result(),
+    )
 
 
 class OnnxRunner:
-    """A Runner over an ONNX Runtime session. Every input and output is bound to memory allocated here."""
+    """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache."""
 
-    def __init__(self, session: Session, *, context: int, shared_kv: bool) -> None:
-        handle = session.handle
-        outputs = {o.name: o for o in handle.get_outputs()}
-        slots = find_slots(handle.get_inputs())
+    def __init__(self, session: Session, *, context: int, shared_kv: bool, prompts: Session | None = None) -> None:
+        slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
         self._context = context
-        self._vocab = _vocab_size(outputs)
         self._cache: Cache = InPlaceCache(slots, context) if shared_kv else AppendCache(slots, context)
-        self._handle = handle
-        self._binding = handle.io_binding()
-        self._dtype = DTYPES[outputs["logits"].type]
-        self._last = np.empty((1, self._vocab), self._dtype)
-        self._ids = np.empty(CHUNK, np.int64)
-        self._positions = np.empty(CHUNK, np.int64)
-        self._mask = np.ones(context, np.int64)
-        self._mask_at = self._mask.ctypes.data
-        self._has_mask = "attention_mask" in session.info.inputs
-        self._has_positions = "position_ids" in session.info.inputs
-        self._bound: NDArray[Any] | None = None
+        self._tokens = BoundGraph(session, context, CHUNK)
+        self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, CHUNK)
+        self._vocab = self._tokens.vocab_size
+        self._last = np.empty((1, self._vocab), self._tokens.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -105,12 +111,13 @@ class OnnxRunner:
             RunError: no tokens, a token outside the vocabulary, or more than the context holds.
         """
         ids = self._accept(tokens)
-        rows = np.empty((min(CHUNK, len(ids)), self._vocab), self._dtype)
+        graph = self._prompts if len(ids) > FEW else self._tokens
+        rows = self._last if graph.last_only else np.empty((min(CHUNK, len(ids)), self._vocab), graph.dtype)
         for start in range(0, len(ids), CHUNK):
             chunk = ids[start : start + CHUNK]
-            self._feed(chunk, rows[: len(chunk)])
-        self._bound = None  # lets go of the rows
-        last: NDArray[np.float32] = rows[len(chunk) - 1].astype(np.float32)
+            graph.feed(chunk, self._cache, rows[: len(chunk)])
+        graph.release()
+        last: NDArray[np.float32] = rows[min(len(chunk), len(rows)) - 1].astype(np.float32)
         return last
 
     def step(self, token: int) -> NDArray[np.float32]:
@@ -119,12 +126,9 @@ class OnnxRunner:
         Raises:
             RunError: the context is full.
         """
-        position = self._cache.length
-        if position >= self._context:
+        if self._cache.length >= self._context:
             raise self._too_long(1)
-        self._ids[0] = token
-        self._positions[0] = position
-        self._run(1, self._last)
+        self._tokens.feed_one(token, self._cache, self._last)
         logits: NDArray[np.float32] = self._last[0].astype(np.float32, copy=False)
         return logits
 
@@ -136,16 +140,17 @@ class OnnxRunner:
         """
         self.reset()
         ids = self._accept(tokens)
-        rows = np.empty((len(ids), self._vocab), self._dtype)
+        rows = np.empty((len(ids), self._vocab), self._prompts.dtype)
         for start in range(0, len(ids), CHUNK):
-            self._feed(ids[start : start + CHUNK], rows[start : start + CHUNK])
-        self._bound = None
+            self._prompts.feed(ids[start : start + CHUNK], self._cache, rows[start : start + CHUNK])
+        self._prompts.release()
         return rows.astype(np.float32, copy=False)
 
     def close(self) -> None:
-        """Release the session and the cache."""
+        """Release the sessions and the cache."""
         self._cache.clear()
-        self._binding = self._handle = self._bound = None
+        self._tokens.close()
+        self._prompts.close()
 
     def _accept(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         ids = np.asarray(tokens, np.int64)
@@ -167,43 +172,3 @@ class OnnxRunner:
             f"more than the context of {self._context}",
             hint="shorten the prompt or start a new conversation",
         )
-
-    def _feed(self, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        count = len(ids)
-        self._ids[:count] = ids
-        self._positions[:count] = np.arange(self.length, self.length + count)
-        self._run(count, rows)
-
-    def _run(self, count: int, rows: NDArray[Any]) -> None:
-        """One run over the first ``count`` of the id buffer, logits into ``rows`` [count, V]."""
-        if self._handle is None:
-            raise RunError("the runner is closed", hint="load it again with load_runner")
-        binding = self._binding
-        total = self._cache.length + count
-        self._cache.bind(binding, total)
-        if self._bound is not rows:
-            self._bound = None  # Ctrl-C may fall between these lines
-            binding.bind_input("input_ids", "cpu", 0, np.int64, (1, count), self._ids.ctypes.data)
-            if self._has_positions:
-                binding.bind_input("position_ids", "cpu", 0, np.int64, (1, count), self._positions.ctypes.data)
-            binding.bind_output("logits", "cpu", 0, self._dtype, (1, *rows.shape), rows.ctypes.data)
-            self._bound = rows
-        if self._has_mask:
-            binding.bind_input("attention_mask", "cpu", 0, np.int64, (1, total), self._mask_at)
-        try:
-            self._handle.run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime's errors have no common base class
-            raise RunError(
-                f"onnxruntime stopped at position {total}: {' '.join(str(error).split())}",
-                hint="`edgekit verify` tells whether the bundle is whole",
-            ) from error
-        self._cache.advance(total)
-
-
-def _vocab_size(outputs: dict[str, Any]) -> int:
-    if "logits" not in outputs or not isinstance(outputs["logits"].shape[-1], int):
-        raise RunError(
-            f"the graph has no output 'logits' with a fixed vocabulary; it has {', '.join(outputs)}",
-            hint="rebuild the bundle with `edgekit build`",
-        )
-    return int(outputs["logits"].shape[-1])

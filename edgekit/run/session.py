@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from edgekit.errors import RunError
+from edgekit.run.expand import expand
 from edgekit.run.threads import physical_cores
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgekit.types import Bundle
 
 
@@ -55,6 +62,27 @@ def open_session(bundle: Bundle, threads: int | None = None) -> Session:
     Raises:
         RunError: the provider is not in this ONNX Runtime, or the graph does not load.
     """
+    return _open(bundle, bundle.graph, threads, {})
+
+
+def open_prompt_session(bundle: Bundle, threads: int | None = None) -> Session:
+    """Load the bundle's graph for prompts, its weights made from those of the other graph.
+
+    Args:
+        bundle: the opened bundle; its manifest has a ``prefill``.
+        threads: as open_session's.
+
+    Raises:
+        RunError: as open_session.
+    """
+    prefill = bundle.manifest.prefill
+    assert prefill is not None
+    count = threads or physical_cores()
+    weights = expand(bundle.graph.with_name(f"{bundle.graph.name}_data"), prefill.expansions, count)
+    return _open(bundle, bundle.path / prefill.graph, threads, dict(weights))
+
+
+def _open(bundle: Bundle, graph: Path, threads: int | None, weights: Mapping[str, NDArray[np.generic]]) -> Session:
     target = bundle.manifest.target
     available = onnxruntime.get_available_providers()
     if target.provider not in available:
@@ -66,11 +94,16 @@ def open_session(bundle: Bundle, threads: int | None = None) -> Session:
     if threads is not None and threads < 1:
         raise RunError(f"threads={threads} is not a number of threads", hint="give 1 or more, or leave it out")
     count = threads or physical_cores()
+    options = _options(count, bundle.manifest.accuracy_level)
+    if weights:
+        # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
     providers = [(target.provider, dict(target.provider_options))]
     try:
         # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
         handle = onnxruntime.InferenceSession(
-            str(bundle.graph), _options(count, bundle.manifest.accuracy_level), providers=providers, enable_fallback=0
+            str(graph), options, providers=providers, enable_fallback=0
         )
     except Exception as error:  # onnxruntime's errors have no common base class
         raise _load_error(bundle, error) from error

@@ -1,0 +1,41 @@
+"""Symptom: the head is multiplied with every position of a prompt, of which only the last is wanted: 100 MB of logits
+and an eighth of the time for 512 tokens of a 49k vocabulary.
+
+Cure: the head reads the positions from ``first_logit`` on, a graph input with a default of 0. Who does not give it
+gets the logits of every position, as the contract says.
+Exactness: nothing is rounded differently.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.lower.patch import initializer
+
+if TYPE_CHECKING:
+    from edgekit.types import Target
+
+FIXES = frozenset({"logits:every-position"})
+PRODUCTS = frozenset({"MatMul", "FusedMatMul", "MatMulNBits", "Gemm"})
+END = np.iinfo(np.int64).max
+
+
+def apply(model: ir.Model, _: Target) -> ir.Model:
+    """Slice what the head reads, [B,S,H] to [B,S - first_logit,H]; a graph whose head is no product stays as it is."""
+    graph = model.graph
+    head = next((o.producer() for o in graph.outputs if o.name == "logits"), None)
+    if head is None or head.op_type not in PRODUCTS:
+        return model
+    first = initializer(graph, ir.tensor(np.zeros(1, np.int64), name="first_logit"))
+    graph.inputs.append(first)
+    end = initializer(graph, ir.tensor(np.asarray([END]), name="first_logit.end"))
+    axis = initializer(graph, ir.tensor(np.asarray([1]), name="first_logit.axis"))
+    hidden = ir.Value(name="first_logit.hidden")
+    graph.insert_before(
+        head, ir.node("Slice", [head.inputs[0], first, end, axis], name="first_logit.hidden", outputs=[hidden])
+    )
+    head.replace_input_with(0, hidden)
+    return model

@@ -1,0 +1,101 @@
+"""8-bit weights out of the 4-bit file: what the graph for prompts multiplies with is made when a bundle is opened.
+
+With s the scale of a block, S the scale of its channel and M = round(256 s / S), in 16-bit integers:
+
+    w = ((code - zero) * M + 128) >> 8
+
+S is the least that keeps every w within -127 .. 127. A weight moves by at most half of S and a 512th of itself: a
+tenth of what rounding to 4 bits moved it.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgekit.types import Expansion, Region
+
+BAND = 1 << 18
+"""Weights expanded at once by a thread: their 16-bit copies stay in its cache."""
+
+
+def expand(file: Path, expansions: Sequence[Expansion], threads: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The initializers of the prompt's graph: name and array, weights [K,N] int8, channel scales [N] float32.
+
+    Args:
+        file: the data file that the expansions' regions lie in.
+        expansions: what to make.
+        threads: how many weights are made side by side.
+    """
+    data = np.memmap(file, np.uint8, "r")
+    with ThreadPoolExecutor(threads) as pool:
+        for expansion, made in zip(expansions, pool.map(lambda e: _expand(data, e), expansions), strict=True):
+            yield from zip(expansion.initializers, made, strict=True)
+
+
+def _expand(data: NDArray[np.uint8], e: Expansion) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    blocks = -(-e.columns // e.block)
+    codes = _take(data, e.codes).reshape(e.rows, -1)
+    scales = _take(data, e.scales).view(np.float16 if e.half_scales else np.float32).reshape(e.rows, -1)
+    scales = np.broadcast_to(scales.astype(np.float32), (e.rows, blocks))
+    zeros = _zeros(data, e, blocks)
+    # The codes span their whole range in every block, but for a little that the search cut off.
+    reach = np.abs(scales) * np.maximum(zeros, 2**e.bits - 1 - zeros)
+    channel = np.maximum(reach.max(axis=1), np.float32(1e-30)) / np.float32(127)
+    weight = np.empty((e.columns, e.rows), np.int8)
+    step = max(1, BAND // e.columns)
+    for start in range(0, e.rows, step):
+        rows = slice(start, start + step)
+        make = _from_nibbles if e.bits == 4 else _from_bytes
+        band = make(codes[rows], zeros[rows], scales[rows] / channel[rows, None], e.block)
+        weight[:, rows] = band[:, : e.columns].T
+    return weight, channel
+
+
+def _from_nibbles(
+    codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int
+) -> NDArray[np.int8]:
+    rows, blocks = ratio.shape
+    wide = np.empty((rows, blocks, block // 2, 2), np.int16)
+    packed = codes.reshape(rows, blocks, block // 2)
+    np.bitwise_and(packed, 15, out=wide[..., 0], casting="unsafe")
+    np.right_shift(packed, 4, out=wide[..., 1], casting="unsafe")
+    flat = wide.reshape(rows, blocks, block)
+    flat -= zeros[..., None]
+    flat *= np.rint(ratio * np.float32(256)).astype(np.int16)[..., None]
+    flat += np.int16(128)
+    flat >>= np.int16(8)
+    return flat.reshape(rows, -1).astype(np.int8)
+
+
+def _from_bytes(
+    codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int
+) -> NDArray[np.int8]:
+    rows, blocks = ratio.shape
+    wide = codes.reshape(rows, blocks, block).astype(np.float32)
+    wide -= zeros[..., None]
+    wide *= ratio[..., None]
+    np.rint(wide, out=wide)
+    # A symmetric code of 0 lies one step below the reach of the others.
+    return np.clip(wide, -127, 127, out=wide).reshape(rows, -1).astype(np.int8)
+
+
+def _zeros(data: NDArray[np.uint8], e: Expansion, blocks: int) -> NDArray[np.int16]:
+    if e.zeros is None:
+        return np.full((e.rows, blocks), 2 ** (e.bits - 1), np.int16)
+    packed = _take(data, e.zeros).reshape(e.rows, -1)
+    if e.bits == 4:
+        packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(e.rows, -1)
+    return np.broadcast_to(packed[:, :blocks], (e.rows, blocks)).astype(np.int16)
+
+
+def _take(data: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:
+    return data[region.offset : region.offset + region.bytes]
