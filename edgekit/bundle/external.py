@@ -68,7 +68,7 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
         BundleError: the disk is full or the folder cannot be written.
         ValueError: a tensor's bytes are not what its type and shape say, or it shares the bytes of another size.
     """
-    values = [v for v in model.graph.initializers.values() if _is_large(v)]
+    values = _large(model)
     for value in model.graph.initializers.values():
         # An exporter may have put a small tensor into a file of its own, which does not ship.
         if isinstance(value.const_value, ir.ExternalTensor) and not _is_large(value):
@@ -77,11 +77,33 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
     total = max((s.offset + s.length for s in slots.values()), default=0)
     require_space(path.parent, total)
     written = (_write_data(values, slots, total, path.with_name(f"{path.name}_data"), progress),) if values else ()
-    model.producer_name, model.producer_version = "edgekit", __version__
-    proto = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
+    proto = _serialize(model)
     with writing(path, total + len(proto)):
         path.write_bytes(proto)
     return (Written(path, len(proto), sha256(proto).hexdigest()), *written)
+
+
+def predict_bytes(model: ir.Model, path: Path) -> tuple[int, int]:
+    """Bytes of the graph and of its data file that ``write_model`` would write; no tensor is evaluated.
+
+    Args:
+        model: changed in place: its lazy tensors become external ones or, where they are small, zeros.
+        path: the ``.onnx`` file that is not written; the graph holds its name.
+    """
+    data = path.with_name(f"{path.name}_data")
+    slots = _lay_out(_large(model))
+    for value in model.graph.initializers.values():
+        if _name(value) in slots:
+            _point(value, slots[_name(value)], data)
+        elif isinstance(value.const_value, ir.LazyTensor):
+            shape, dtype = value.const_value.shape.numpy(), value.const_value.dtype
+            value.const_value = ir.Tensor(np.zeros(shape, dtype.numpy()), dtype=dtype, name=value.name)
+    return len(_serialize(model)), max((s.offset + s.length for s in slots.values()), default=0)
+
+
+def _serialize(model: ir.Model) -> bytes:
+    model.producer_name, model.producer_version = "edgekit", __version__
+    return bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
 
 
 def _write_data(
@@ -102,21 +124,27 @@ def _write_data(
                 progress(task, sink.bytes, total)
                 pending = pool.submit(sink.append, slot.offset, data)
                 del data
-            value.const_value = ir.ExternalTensor(
-                path.name,
-                slot.offset,
-                slot.length,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=_name(value),
-                metadata_props=dict(tensor.metadata_props),
-                base_dir=path.parent,
-            )
             del tensor
+            _point(value, slot, path)
         if pending is not None:
             pending.result()
     progress(task, total, total)
     return sink.written()
+
+
+def _point(value: ir.Value, slot: _Slot, path: Path) -> None:
+    """Put an external tensor in the place of a value's tensor."""
+    tensor = _tensor(value)
+    value.const_value = ir.ExternalTensor(
+        path.name,
+        slot.offset,
+        slot.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=_name(value),
+        metadata_props=dict(tensor.metadata_props),
+        base_dir=path.parent,
+    )
 
 
 class _Sink:
@@ -188,6 +216,10 @@ def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
     for row in range(0, len(array), _TRANSPOSE_ROWS):
         out[row : row + _TRANSPOSE_ROWS] = array[row : row + _TRANSPOSE_ROWS]
     return out
+
+
+def _large(model: ir.Model) -> list[ir.Value]:
+    return [v for v in model.graph.initializers.values() if _is_large(v)]
 
 
 def _is_large(value: ir.Value) -> bool:
