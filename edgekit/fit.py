@@ -54,7 +54,7 @@ FORMULAE = (
         "RAM (estimated)",
         "weights as ONNX Runtime holds them (floats 4 bytes; on a grid codes, zero points, 8 bytes a block; a tied "
         "table twice) + KV 2 * layers * kv_heads * head_dim * 4 bytes * context (twice where the cache is not written "
-        f"in place) + workspace (logits and activations of {CHUNK} tokens, rope tables) + "
+        f"in place) + workspace (logits and activations of {CHUNK} tokens, attention scores, rope tables) + "
         f"{words.size(RUNTIME_BYTES)} of runtime",
     ),
     (

@@ -25,13 +25,13 @@ from edgekit.measure.quality import (
     save_reference,
     score,
 )
-from edgekit.measure.scaling import FORMULA, PRECISION_NATS, estimate_loss, why_incomparable
+from edgekit.measure.scaling import FORMULA, PRECISION_SHARE, estimate_loss, why_incomparable
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
 
 __all__ = [
     "EMBEDDING",
     "FORMULA",
-    "PRECISION_NATS",
+    "PRECISION_SHARE",
     "Latency",
     "Reference",
     "Text",

@@ -2,9 +2,9 @@
 
 Loss, in nats a token, falls with the parameters N as Hoffmann et al. (arXiv:2203.15556, section D.3) fitted it over
 models of 70 million to 16 billion parameters: L = 1.69 + 406.4 / N^0.34 + (a term of the training tokens). Within one
-family only the second term differs. Fewer bits add the KL divergence that they cost; edgekit's own, on SmolLM2-135M, is
-taken for all: larger models lose less, so that the rule leans towards more bits. With these numbers more parameters at
-4 bits beat fewer at 16 for the same bytes, as Dettmers and Zettlemoyer found from 19 million to 176 billion parameters
+family only the second term differs. Fewer bits make it larger by a share, taken from edgekit's own SmolLM2-135M and
+assumed to be the same at every size: 4 bits are worth seven parameters in ten. More parameters at 4 bits then beat
+fewer at 16 for the same bytes, as Dettmers and Zettlemoyer measured it from 19 million to 176 billion parameters
 (arXiv:2212.09720).
 """
 
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
 FITTED = (70e6, 16e9)
 """Parameters of the smallest and the largest model of the fit."""
 
-PRECISION_NATS: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 0.0, "int8": 0.0021, "int4": 0.0884}
-"""KL divergence that a precision costs: SmolLM2-135M on WikiText-2 against an off-grid reference (README, Numbers)."""
+PRECISION_SHARE: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 0.0, "int8": 0.003, "int4": 0.126}
+"""By what share a precision adds to the term of size: KL divergence on WikiText-2 against an off-grid reference, 0.0021
+and 0.0884 nats (README, Numbers), over 406.4 / N^0.34 of SmolLM2's 134,515,008 parameters, 0.700."""
 
 SAME_VOCABULARY = 0.01
 """Vocabularies that differ by less are one, padded differently."""
 
-FORMULA = "406.4 / parameters^0.34 (arXiv:2203.15556) + 0.0021 nats at int8, 0.0884 at int4 (SmolLM2-135M's KLD)"
+FORMULA = "406.4 / parameters^0.34 (arXiv:2203.15556), and what SmolLM2-135M lost: " + ", ".join(
+    f"{share:.1%} more at {precision}" for precision, share in PRECISION_SHARE.items() if share
+)
 
 
 def estimate_loss(parameters: int, precision: Precision) -> float:
     """Nats a token above what a model of unlimited size would reach after the same training: FORMULA."""
-    return 406.4 / pow(parameters, 0.34) + PRECISION_NATS[precision]
+    return 406.4 / pow(parameters, 0.34) * (1 + PRECISION_SHARE[precision])
 
 
 def why_incomparable(specs: Sequence[ModelSpec], parameters: Sequence[int]) -> str:
