@@ -1,8 +1,9 @@
 """What a bundle will take, from a model's configuration alone: bytes on disk, in memory, and per decoded token.
 
 The graph is drawn, quantized and lowered as ``build`` does it, with weights of which only the shapes are known, so the
-bytes on disk are those that a build writes. Memory is an estimate, by the formulae below: within 8 % of the peak of a
-process for SmolLM2-135M at every precision, both dialects, 512 and 2048 tokens (benchmarks/footprint.py).
+bytes on disk are those that a build writes. Memory is an estimate, by the formulae below: within 9 % of the peak of a
+process for SmolLM2-135M in both dialects and an untied model of 600 million parameters, at every precision and 512 to
+4096 tokens (benchmarks/footprint.py).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ imports and some 20 MB for a graph of 30 layers, ONNX Runtime on Linux x86-64.""
 
 HEAD = "lm_head.weight"
 
-ARENA = 2
-"""ONNX Runtime's arena grows by doubling, so that it holds up to twice what the largest step needs."""
+ARENA, SCORES = 2, 3
+"""Copies of a layer's activations and of its attention scores that a session holds, fitted to what two models took:
+ONNX Runtime's arena grows by doubling, so that it holds up to twice what the largest step needs."""
 
 TOKENIZER_BYTES = 32
 """Of a tokenizer.json without white space; SmolLM2's takes 31.8. For models whose tokenizer is not here."""
@@ -158,13 +160,13 @@ def held_bytes(tensors: tuple[TensorEntry, ...], *, tied: bool) -> int:
 def workspace_bytes(spec: ModelSpec, context: int) -> int:
     """Bytes that a session needs besides weights and cache, while the last chunk of a full context is fed.
 
-    With S = min(CHUNK, context) tokens in a run: logits 4 S vocab, and ARENA times what a layer holds at once:
-    4 S (4 hidden + 3 mlp + (heads + 2 kv_heads) head_dim) of activations and two tensors of 4 S heads context scores.
-    Besides, the tables of sines and cosines: 4 rope_dim for every position of the model's context.
+    With S = min(CHUNK, context) tokens in a run: logits 4 S vocab; ARENA times the activations of a layer,
+    4 S (4 hidden + 3 mlp + (heads + 2 kv_heads) head_dim); SCORES times its attention scores, 4 S heads context; and
+    the tables of sines and cosines, 4 rope_dim for every position of the model's context.
     """
     tokens = min(CHUNK, context)
     logits = 4 * tokens * spec.vocab_size
     widths = 4 * spec.hidden_size + 3 * spec.intermediate_size + (spec.heads + 2 * spec.kv_heads) * spec.head_dim
     scores = 4 * tokens * spec.heads * context
     rope = 4 * spec.rope.dim * spec.context_length
-    return logits + ARENA * (4 * tokens * widths + 2 * scores) + rope
+    return logits + ARENA * 4 * tokens * widths + SCORES * scores + rope

@@ -11,7 +11,7 @@ import pytest
 from edgekit import build_bundle
 from edgekit.config import PRECISIONS, builtin_recipe, load_target
 from edgekit.errors import LowerError
-from edgekit.footprint import RUNTIME_BYTES, held_bytes, plan_bundle, predict_footprint, workspace_bytes
+from edgekit.footprint import RUNTIME_BYTES, SCORES, held_bytes, plan_bundle, predict_footprint, workspace_bytes
 from edgekit.measure import kv_bytes_per_position
 from edgekit.quantize import Layout
 from edgekit.source import open_outline
@@ -93,7 +93,7 @@ def test_weights_in_memory_have_a_scale_and_a_sum_for_every_block_of_the_kernel(
 def test_workspace_grows_with_the_context_by_the_scores_and_not_past_a_chunk_by_the_logits(folder):
     spec = open_outline(str(folder)).spec
     small, large = workspace_bytes(spec, 256), workspace_bytes(spec, 512)
-    assert large - small == 2 * 2 * 4 * 256 * spec.heads * 256
+    assert large - small == SCORES * 4 * 256 * spec.heads * 256
     assert workspace_bytes(replace(spec, vocab_size=spec.vocab_size + 1), 512) - large == 4 * 256
 
 
