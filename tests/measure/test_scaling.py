@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 import pytest
-from made import spec
 
 from edgekit.measure import FORMULA, PRECISION_SHARE, estimate_loss, why_incomparable
+from tests.made import spec
 
 
 def test_loss_falls_with_parameters_and_rises_with_what_a_precision_costs():
