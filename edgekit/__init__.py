@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.config import load_recipe as load_recipe
     from edgekit.config import load_target as load_target
     from edgekit.errors import EdgekitError as EdgekitError
+    from edgekit.fit import fit_models as fit_models
     from edgekit.inspect import inspect_model as inspect_model
     from edgekit.report import write_report as write_report
     from edgekit.run import Chat as Chat
@@ -30,6 +31,7 @@ _HOME = {
     "EdgekitError": "edgekit.errors",
     "bench_bundle": "edgekit.bench",
     "build_bundle": "edgekit.build",
+    "fit_models": "edgekit.fit",
     "inspect_model": "edgekit.inspect",
     "load_runner": "edgekit.run",
     "load_recipe": "edgekit.config",
@@ -45,6 +47,7 @@ __all__ = [
     "EdgekitError",
     "bench_bundle",
     "build_bundle",
+    "fit_models",
     "inspect_model",
     "load_recipe",
     "load_runner",

@@ -56,7 +56,7 @@ def bench_bundle(
     """
     manifest = bundle.manifest
     threads = threads or physical_cores()
-    weights = measure.weight_bytes(manifest)
+    weights = measure.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
     runtime = (("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__))
     environment = measure.read_environment(
         cores=physical_cores(),

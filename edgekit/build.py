@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from edgekit.bundle import Draft
+
 Exporter = Literal["native", "optimum"]
 
 
@@ -94,7 +96,7 @@ def build_bundle(
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
             provenance = beside.submit(fingerprint, checkpoint)
             model_graph, weights = draw(checkpoint, plan, chosen.opset)
-        from edgekit.lower import lower, prefill_graph
+        from edgekit.lower import lower
         from edgekit.quantize import fit_budget, quantize
 
         policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
@@ -102,11 +104,7 @@ def build_bundle(
         lowered = lower(small.model, chosen)
         graph = GRAPH_NAMES[plan.precision]
         bundle.write_graph(lowered, graph, progress=progress)
-        prefill = None
-        if plan.fast_prefill:
-            prompts, expansions = prefill_graph(lowered)
-            prefill = Prefill(graph.replace(".onnx", "_prefill.onnx"), expansions)
-            bundle.write_graph(prompts, prefill.graph)
+        prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
         bundle.write_side_files(checkpoint.files, checkpoint.spec, chosen, graph, plan.precision)
         return bundle.finish(
             Manifest(
@@ -137,6 +135,18 @@ def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, 
         return graph, checkpoint.weights
     weights = smooth(graph, checkpoint.weights, recipe.smooth)
     return build_graph(checkpoint.spec, weights, opset=opset, name=name), weights
+
+
+def _write_prefill(bundle: Draft, written: ir.Model, graph: str) -> Prefill | None:
+    """The graph for prompts beside the one that has been written; None where the dialect has no product to expand."""
+    from edgekit.lower import prefill_graph
+
+    prompts, expansions = prefill_graph(written)
+    if not expansions:
+        return None
+    prefill = Prefill(graph.replace(".onnx", "_prefill.onnx"), expansions)
+    bundle.write_graph(prompts, prefill.graph)
+    return prefill
 
 
 def _plan(

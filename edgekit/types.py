@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, prod
+from math import prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -146,7 +146,7 @@ class Checkpoint:
     """A model as it was given to us: the spec, lazy weights and the files beside them.
 
     ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
-    and, where the model has one, chat_template.jinja.
+    and, where the model has one, chat_template.jinja; those of an outline (see source/outline.py) may be absent.
     """
 
     spec: ModelSpec
@@ -177,20 +177,6 @@ class Grid:
     block: int
     symmetric: bool
     scale: ScaleType = "float16"
-
-    def blocks(self, columns: int) -> int:
-        """Blocks in a row of ``columns`` weights; the last one may be short (it is padded)."""
-        return ceil(columns / self.block) if self.block else 1
-
-    def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a [rows, columns] weight on this grid: codes, scales and zero points, padding included."""
-        rows, columns = shape
-        n = self.blocks(columns)
-        width = self.block or columns
-        codes = rows * n * ceil(width * self.bits / 8)
-        scales = rows * n * (2 if self.scale == "float16" else 4)
-        zeros = 0 if self.symmetric else rows * ceil(n * self.bits / 8)
-        return codes + scales + zeros
 
 
 SHARED_WITH = "edgekit.shared_with"

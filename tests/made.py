@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.quantize import Layout
 from edgekit.types import (
     Bundle,
     Ceilings,
@@ -60,17 +61,21 @@ def spec(layers: int = 30) -> ModelSpec:
     )
 
 
+def nbytes(shape: tuple[int, int], grid: Grid) -> int:
+    return Layout.of(shape, grid).nbytes(grid)
+
+
 def tensors(bits: int, layers: int = 30) -> tuple[TensorEntry, ...]:
     random = np.random.default_rng(bits)
     grid8 = Grid(8, 32, symmetric=True)
-    rows = [TensorEntry("model.embed_tokens.weight", (49152, 576), grid8, "U8", grid8.nbytes((49152, 576)), 0.005)]
+    rows = [TensorEntry("model.embed_tokens.weight", (49152, 576), grid8, "U8", nbytes((49152, 576), grid8), 0.005)]
     for i in range(layers):
         rows.append(TensorEntry(f"model.layers.{i}.input_layernorm.weight", (576,), None, "F32", 4 * 576))
         for role, n, k in ROLES:
             eight = bits == 8 or (role in ("self_attn.v_proj", "mlp.down_proj") and i % 7 == 0)
             grid = Grid(8 if eight else 4, 32, symmetric=False)
             error = float((0.006 if eight else 0.09) * np.exp(0.15 * random.standard_normal()))
-            rows.append(TensorEntry(f"model.layers.{i}.{role}.weight", (n, k), grid, "U8", grid.nbytes((n, k)), error))
+            rows.append(TensorEntry(f"model.layers.{i}.{role}.weight", (n, k), grid, "U8", nbytes((n, k), grid), error))
     rows.append(TensorEntry("model.norm.weight", (576,), None, "F32", 4 * 576))
     rows.append(
         TensorEntry("lm_head.weight", (49152, 576), grid8, "U8", 0, 0.005, shared_with="model.embed_tokens.weight")

@@ -71,7 +71,7 @@ def test_the_probes_use_the_runners_threads_and_the_models_size(bundle, no_meter
     wide = Ceilings(Series("read", "B/s", (1e18,)), Series("gemm", "FLOP/s", (1e18,)))
     monkeypatch.setattr(measure, "measure_ceilings", lambda *given: asked.append(given) or wide)
     bench_bundle(bundle, **SMALL | {"threads": 2})
-    assert asked == [(2, measure.weight_bytes(bundle.manifest))]
+    assert asked == [(2, measure.weight_bytes(bundle.manifest.tensors, tied=bundle.manifest.spec.tied))]
 
 
 def test_a_probes_array_is_not_the_models_memory(bundle, no_meter, monkeypatch):

@@ -114,8 +114,8 @@ def test_the_device_of_contributing_shows_up(tmp_path, monkeypatch, capsys):
     assert Path(path).stem in capsys.readouterr().out
     assert run(["targets", "show", Path(path).stem]) == 0
     shown = capsys.readouterr().out
-    assert "17.1 GB/s" in shown
-    assert "8.0 GB" in shown
+    assert "12.8 GB/s" in shown
+    assert "4.0 GB" in shown
 
 
 def test_the_meter_of_contributing_measures(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from edgekit import build_bundle, inspect_model
 from edgekit.errors import BundleError, SourceError
 from edgekit.parts import part_of
+from edgekit.quantize import Layout
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid
 
@@ -43,7 +44,7 @@ def test_a_bundle_is_told_as_it_ships(checkpoint, bundle):
     by_name = {tensor.name: tensor for tensor in found.tensors}
     down = by_name["model.layers.1.mlp.down_proj.weight"]
     assert isinstance(down.grid, Grid)
-    assert down.bytes == down.grid.nbytes(down.shape)
+    assert down.bytes == Layout.of(down.shape, down.grid).nbytes(down.grid)
     assert 0 < down.error < 0.2
     assert found.bits_per_weight == bundle.manifest.bits_per_weight
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekit.bundle.interop import GRAPH_NAMES
 from edgekit.bundle.manifest import SCHEMA, open_bundle, record
+from edgekit.bundle.size import BundleSize, predict_size
 from edgekit.bundle.write import Draft, draft
 
-__all__ = ["GRAPH_NAMES", "SCHEMA", "Draft", "draft", "open_bundle", "record"]
+__all__ = ["GRAPH_NAMES", "SCHEMA", "BundleSize", "Draft", "draft", "open_bundle", "predict_size", "record"]

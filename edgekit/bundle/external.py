@@ -22,7 +22,7 @@ from edgekit.bundle.disk import require_space, writing
 from edgekit.types import EXPANDED, SHARED_WITH, Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,7 +50,9 @@ class _Slot:
     length: int
 
 
-def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> tuple[Written, ...]:
+def write_model(
+    model: ir.Model, path: Path, *, beside: Collection[str] = (), progress: Progress = silent
+) -> tuple[Written, ...]:
     """Write a model; its large initializers become external tensors, in the file and in ``model`` itself.
 
     An initializer whose metadata has ``edgekit.shared_with`` is not written: it points at the bytes of the one named.
@@ -59,6 +61,7 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
     Args:
         model: changed in place; every lazy tensor is evaluated once and dropped.
         path: the ``.onnx`` file. Its folder exists.
+        beside: data files in the same folder that tensors of ``model`` may stay in.
         progress: told the bytes of tensors written.
 
     Returns:
@@ -68,20 +71,44 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
         BundleError: the disk is full or the folder cannot be written.
         ValueError: a tensor's bytes are not what its type and shape say, or it shares the bytes of another size.
     """
-    values = [v for v in model.graph.initializers.values() if _is_large(v) and not _lies_beside(v, path)]
+    values = [v for v in _large(model) if not _stays(v, path, beside)]
     for value in model.graph.initializers.values():
         # An exporter may have put a small tensor into a file of its own, which does not ship.
-        if isinstance(value.const_value, ir.ExternalTensor) and not (_is_large(value) or _lies_beside(value, path)):
+        if isinstance(value.const_value, ir.ExternalTensor) and not (_is_large(value) or _stays(value, path, beside)):
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
     require_space(path.parent, total)
     written = (_write_data(values, slots, total, path.with_name(f"{path.name}_data"), progress),) if values else ()
-    model.producer_name, model.producer_version = "edgekit", __version__
-    proto = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
+    proto = _serialize(model)
     with writing(path, total + len(proto)):
         path.write_bytes(proto)
     return (Written(path, len(proto), sha256(proto).hexdigest()), *written)
+
+
+def predict_bytes(model: ir.Model, path: Path) -> tuple[int, int]:
+    """Bytes of the graph and of its data file that ``write_model`` would write; no tensor is evaluated.
+
+    Args:
+        model: changed in place: its lazy tensors become external ones or, where they are small, zeros.
+        path: the ``.onnx`` file that is not written; the graph holds its name.
+    """
+    data = path.with_name(f"{path.name}_data")
+    slots = _lay_out(_large(model))
+    for value in model.graph.initializers.values():
+        if _name(value) in slots:
+            _point(value, slots[_name(value)], data)
+        elif isinstance(value.const_value, ir.LazyTensor):
+            shape, dtype = value.const_value.shape.numpy(), value.const_value.dtype
+            kept = dict(value.const_value.metadata_props)
+            zeros = np.zeros(shape, dtype.numpy())
+            value.const_value = ir.Tensor(zeros, dtype=dtype, name=value.name, metadata_props=kept)
+    return len(_serialize(model)), max((s.offset + s.length for s in slots.values()), default=0)
+
+
+def _serialize(model: ir.Model) -> bytes:
+    model.producer_name, model.producer_version = "edgekit", __version__
+    return bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
 
 
 def _write_data(
@@ -102,21 +129,27 @@ def _write_data(
                 progress(task, sink.bytes, total)
                 pending = pool.submit(sink.append, slot.offset, data)
                 del data
-            value.const_value = ir.ExternalTensor(
-                path.name,
-                slot.offset,
-                slot.length,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=_name(value),
-                metadata_props=dict(tensor.metadata_props),
-                base_dir=path.parent,
-            )
             del tensor
+            _point(value, slot, path)
         if pending is not None:
             pending.result()
     progress(task, total, total)
     return sink.written()
+
+
+def _point(value: ir.Value, slot: _Slot, path: Path) -> None:
+    """Put an external tensor in the place of a value's tensor."""
+    tensor = _tensor(value)
+    value.const_value = ir.ExternalTensor(
+        path.name,
+        slot.offset,
+        slot.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=_name(value),
+        metadata_props=dict(tensor.metadata_props),
+        base_dir=path.parent,
+    )
 
 
 class _Sink:
@@ -190,17 +223,21 @@ def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
     return out
 
 
+def _large(model: ir.Model) -> list[ir.Value]:
+    return [v for v in model.graph.initializers.values() if _is_large(v)]
+
+
 def _is_large(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
 
 
-def _lies_beside(value: ir.Value, path: Path) -> bool:
-    """Whether the bytes are those of a file of the bundle already, or of none."""
+def _stays(value: ir.Value, path: Path, beside: Collection[str]) -> bool:
+    """Whether the bytes lie in one of the files ``beside`` already, or are made by the runner."""
     tensor = value.const_value
-    return isinstance(tensor, ir.ExternalTensor) and (
-        tensor.location == EXPANDED or Path(tensor.base_dir) == path.parent
-    )
+    if not isinstance(tensor, ir.ExternalTensor):
+        return False
+    return tensor.location == EXPANDED or (tensor.location in beside and Path(tensor.base_dir) == path.parent)
 
 
 def _owner(value: ir.Value) -> str | None:

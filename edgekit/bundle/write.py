@@ -55,7 +55,8 @@ class Draft:
         path = self._place(name)
         with writing(path, 0):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for written in write_model(model, path, progress=progress):
+        beside = [Path(file).name for file in self._files]
+        for written in write_model(model, path, beside=beside, progress=progress):
             at = written.path.relative_to(self.folder).as_posix()
             self._files[at] = FileEntry(at, written.bytes, written.sha256)
         self._graphs[name] = GraphFile.of(model, name, f"{name}_data" in self._files)

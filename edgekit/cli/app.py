@@ -103,6 +103,47 @@ def inspect(
     console.emit(inspection) if json else console.show(*inspection_tables(inspection, tensors=tensors))
 
 
+@app.command(epilog="Example:  edgekit fit smollm2-135m --target raspberry-pi-5 --min-tok-s 20")
+def fit(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Folders with a config.json, hub ids, .gguf files, names.")
+    ],
+    *,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A device, a .toml file, or `here`; may be given again.", show_default="all"),
+    ] = None,
+    here: Annotated[bool, typer.Option("--here", help="Measure this machine, and add it to the targets.")] = False,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of context.", show_default="the model's, at most 4096")
+    ] = None,
+    max_memory_mb: Annotated[
+        float | None, typer.Option(help="Megabytes (10^6) of RAM allowed.", show_default="75 % of the target's")
+    ] = None,
+    max_size_mb: Annotated[float | None, typer.Option(help="Megabytes (10^6) the bundle may take.")] = None,
+    min_tok_s: Annotated[float | None, typer.Option(help="Tokens a second wanted, at the low end of likely.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub ids.")] = None,
+    json: Json = False,
+) -> None:
+    """Say which precision fits which device.
+
+    From the configuration alone, before weights are downloaded: file size, memory at a context length, bytes and tok/s
+    of decoding, and the best choice. Of several models, the one with the best quality for its bytes.
+    """
+    from edgekit.cli.tables import fit_tables
+    from edgekit.config import list_targets
+    from edgekit.fit import HERE, Limits, fit_models
+
+    memory, size = (None if mb is None else int(mb * 1e6) for mb in (max_memory_mb, max_size_mb))
+    with Bars() as progress:
+        found = fit_models(
+            models, targets=(*(target or list_targets()), *((HERE,) if here else ())), context=context,
+            limits=Limits(memory, size, min_tok_s), revision=revision, offline=offline, progress=progress,
+        )  # fmt: skip
+    console.emit(found) if json else console.show(*fit_tables(found))
+
+
 @app.command(epilog="Example:  edgekit verify smollm2-int4 --max-kld 0.25 --record")
 def verify(
     bundle: BundlePath,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit import words
+from edgekit.config import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgekit.cli.documents import Answer, Built, TargetCard
+    from edgekit.fit import Fit, Option
+    from edgekit.footprint import Footprint
     from edgekit.types import (
         Ceilings,
         Check,
@@ -140,6 +143,109 @@ def grid_words(grid: Grid) -> str:
     """``4 bits, block 32, asymmetric``."""
     block = f"block {grid.block}" if grid.block else "per channel"
     return f"{grid.bits} bits, {block}, {'symmetric' if grid.symmetric else 'asymmetric'}"
+
+
+# --- fit --------------------------------------------------------------------------------------
+
+
+def fit_tables(fit: Fit) -> Iterator[RenderableType]:
+    """What each model takes, what fits each target and why not more, quality for its bytes, and every formula."""
+    for model in fit.models:
+        yield Text.assemble(
+            (model.name, "bold"),
+            f": {model.architecture}, {words.count(model.parameters)} parameters; at {words.count(model.context)} "
+            f"tokens of context, of {words.count(model.context_length)}",
+        )
+        yield _footprints_table([o for o in fit.options if o.model == model.name])
+        yield ""
+    yield _matrix_table(fit)
+    yield ""
+    yield _choices_table(fit)
+    if any(option.unknown for option in fit.options):
+        yield Text("unknown: a target's file does not say; --max-memory-mb gives a limit to judge by", style="yellow")
+    if len(fit.models) > 1:
+        yield ""
+        yield from _rank_tables(fit)
+    yield ""
+    for name, formula in fit.formulae:
+        yield Text(f"{name}: {formula}", style="dim")
+    for target in fit.targets:
+        if target.notes and (target.memory_bytes or target.bandwidth_bytes_per_s):
+            yield Text(f"{target.name}: {target.notes}", style="dim")
+
+
+def _footprints_table(options: Sequence[Option]) -> Table:
+    """One row for each precision and dialect; targets whose graphs are alike share one."""
+    numbers = ("file>", "RAM>", "weights>", "+ KV>", "+ workspace>", "+ runtime>", "a token reads>")
+    table = _table("precision", *numbers, "on")
+    rows: dict[tuple[str, Footprint], list[str]] = {}
+    for option in options:
+        if option.footprint:
+            rows.setdefault((option.precision, option.footprint), []).append(option.target)
+    for precision, f in sorted(rows, key=lambda row: PRECISIONS.index(row[0])):
+        m = f.memory
+        file = ("" if f.file_known else "~") + words.size(f.file)
+        parts = (words.size(part) for part in (m.total, m.weights, m.kv, m.workspace, m.runtime, f.token))
+        table.add_row(precision, file, *parts, " ".join(rows[precision, f]))
+    return table
+
+
+def _matrix_table(fit: Fit) -> Table:
+    """A row for each target and model, a column for each precision."""
+    from edgekit.fit import HERE
+
+    several = len(fit.models) > 1
+    table = _table("target", "memory>", "bandwidth>", *(("model",) if several else ()), *(f"{p}>" for p in PRECISIONS))
+    for target in fit.targets:
+        memory = "unknown" if target.memory_bytes is None else words.size(target.memory_bytes)
+        rate = target.bandwidth_bytes_per_s
+        bandwidth = (
+            "unknown" if rate is None else f"{words.size(rate)}/s" + (" measured" if target.name == HERE else "")
+        )
+        for model in fit.models:
+            cells = [_fit_cell(o) for o in fit.options if o.target == target.name and o.model == model.name]
+            table.add_row(target.name, memory, bandwidth, *((model.name,) if several else ()), *cells)
+    return table
+
+
+def _fit_cell(option: Option) -> Text:
+    """The likely tok/s and the most where it fits."""
+    s = option.speed
+    if option.refusals:
+        return Text("no", style="red")
+    shown = f"{_rate(s.low)}-{_rate(s.high)} tok/s (max {_rate(s.at_most)})" if s else "tok/s unknown"
+    return Text("unknown" if option.unknown else shown, style="yellow" if option.unknown else "green")
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else words.number(value, 2)
+
+
+def _choices_table(fit: Fit) -> Table:
+    several = len(fit.models) > 1
+    table = _table("target", *(("model",) if several else ()), "choice", "why not a higher precision")
+    for c in fit.choices:
+        choice = Text(c.precision or "none", style="green" if c.precision else "red")
+        table.add_row(c.target, *((c.model,) if several else ()), choice, c.reason)
+    return table
+
+
+def _rank_tables(fit: Fit) -> Iterator[RenderableType]:
+    """Models against their bytes, and the best that fits each target."""
+    if fit.incomparable:
+        yield Text(f"quality per byte: these models cannot be ranked: {fit.incomparable}", style="yellow")
+        return
+    table = _table("quality per byte", "precision", "parameters>", "file>", "loss, nats (estimated)>", "")
+    for r in fit.ranks:
+        best = Text("best at its size", style="green") if r.best else ""
+        row = (r.model, r.precision, words.count(r.parameters), words.size(r.bytes), f"{r.loss:.3f}")
+        table.add_row(*row, best)
+    yield table
+    yield ""
+    table = _table("target", "best model", "precision", "why")
+    for c in fit.best:
+        table.add_row(c.target, c.model or "none", c.precision or "", c.reason)
+    yield table
 
 
 # --- verify and doctor ------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Symptom: products of 4-bit weights that read the same input round it to 8 bits once each, and threads meet once each;
-a decoded token of SmolLM2-135M spends a quarter of its products' time so.
+"""Symptom: products of 4-bit weights that read the same input round it to 8 bits once each, and threads meet once each.
 
+A decoded token of SmolLM2-135M on two cores spends a quarter of its products' time so.
 Cure: products that read the same input on the same grid become one, their rows one after another in the file. Query,
 key and value go into GroupQueryAttention as they are; others are split.
 Exactness: bit-exact.
@@ -108,9 +108,7 @@ def _join_input(model: ir.Model, nodes: Sequence[ir.Node], rows: Sequence[int], 
     return made
 
 
-def _fold_again(
-    model: ir.Model, before: ir.Node, old: ir.Value | None, value: ir.Value, rows: int
-) -> ir.Value:
+def _fold_again(model: ir.Model, before: ir.Node, old: ir.Value | None, value: ir.Value, rows: int) -> ir.Value:
     """The casts and repetitions between the old initializer and its product, over the new one."""
     chain = []
     while old is not None and (producer := old.producer()) is not None and producer.op_type in FOLDED:
@@ -124,9 +122,7 @@ def _fold_again(
             times = int(shape.const_value.numpy()[1])
             inputs.append(initializer(model.graph, ir.tensor(np.asarray([rows, times]), name=f"{value.name}.shape")))
         name = f"{value.name}.{producer.op_type.lower()}"
-        node = ir.node(
-            producer.op_type, inputs, dict(producer.attributes), name=name, outputs=[ir.Value(name=name)]
-        )
+        node = ir.node(producer.op_type, inputs, dict(producer.attributes), name=name, outputs=[ir.Value(name=name)])
         model.graph.insert_before(before, node)
         value = node.outputs[0]
     return value

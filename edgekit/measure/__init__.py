@@ -6,6 +6,7 @@ from edgekit.measure.ceilings import (
     decode_flop,
     gemm_factor,
     kv_bytes_per_position,
+    measure_bandwidth,
     measure_ceilings,
     prefill_flop,
     roofline,
@@ -24,10 +25,13 @@ from edgekit.measure.quality import (
     save_reference,
     score,
 )
+from edgekit.measure.scaling import FORMULA, PRECISION_SHARE, estimate_loss, why_incomparable
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
 
 __all__ = [
     "EMBEDDING",
+    "FORMULA",
+    "PRECISION_SHARE",
     "Latency",
     "Reference",
     "Text",
@@ -40,10 +44,12 @@ __all__ = [
     "decode_bytes",
     "decode_flop",
     "embedded_text",
+    "estimate_loss",
     "gemm_factor",
     "kv_bytes_per_position",
     "load_reference",
     "make_reference",
+    "measure_bandwidth",
     "measure_ceilings",
     "measure_latency",
     "measure_load",
@@ -59,4 +65,5 @@ __all__ = [
     "save_reference",
     "score",
     "weight_bytes",
+    "why_incomparable",
 ]

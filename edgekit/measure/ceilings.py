@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.types import Manifest, ModelSpec
+    from edgekit.types import ModelSpec, TensorEntry
 
 SMALLEST = 1 << 20
 LARGEST = 512 << 20
@@ -128,11 +128,16 @@ def _read(part: NDArray[np.int32], passes: int) -> None:
         part.max()
 
 
-def weight_bytes(manifest: Manifest) -> int:
-    """Bytes of weights that a decoded token must read: all of them, of an untied embedding one row only."""
+def weight_bytes(tensors: Sequence[TensorEntry], *, tied: bool) -> int:
+    """Bytes of weights that a decoded token must read: all of them, of an untied embedding one row only.
+
+    Args:
+        tensors: of a manifest.
+        tied: the head is the embedding.
+    """
     total = 0
-    for tensor in manifest.tensors:
-        lookup = tensor.name == EMBEDDING and not manifest.spec.tied
+    for tensor in tensors:
+        lookup = tensor.name == EMBEDDING and not tied
         total += tensor.bytes // tensor.shape[0] if lookup else tensor.bytes
     return total
 

@@ -102,9 +102,7 @@ def _open(bundle: Bundle, graph: Path, threads: int | None, weights: Mapping[str
     providers = [(target.provider, dict(target.provider_options))]
     try:
         # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
-        handle = onnxruntime.InferenceSession(
-            str(graph), options, providers=providers, enable_fallback=0
-        )
+        handle = onnxruntime.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base class
         raise _load_error(bundle, error) from error
     info = SessionInfo(

@@ -4,7 +4,8 @@ from edgekit.source.architectures import ARCHITECTURES
 from edgekit.source.corpus import AWKWARD
 from edgekit.source.model import open_model
 from edgekit.source.oracle import source_tokenizer
+from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.provenance import fingerprint
 
-__all__ = ["ARCHITECTURES", "AWKWARD", "PACKAGED", "fingerprint", "open_model", "source_tokenizer"]
+__all__ = ["ARCHITECTURES", "AWKWARD", "PACKAGED", "fingerprint", "open_model", "open_outline", "source_tokenizer"]

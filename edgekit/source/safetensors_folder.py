@@ -34,7 +34,7 @@ def open_folder(folder: Path, provenance: Provenance) -> Checkpoint:
     Raises:
         SourceError: for anything that is missing, damaged, contradictory or unknown.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     generation = folder / "generation_config.json"
     stops = read_json(generation) if generation.is_file() else {}
     spec = parse_config(config, str(folder / "config.json"), stops)
@@ -46,7 +46,8 @@ def open_folder(folder: Path, provenance: Provenance) -> Checkpoint:
     return Checkpoint(spec, weights, side_files, provenance)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a Hugging Face folder. Raises SourceError that says what the folder is when it has none."""
     if (folder / "edgekit.json").is_file():
         raise SourceError(f"{folder} is an edgekit bundle, not a checkpoint", "give the checkpoint it was built from")
     if not (folder / "config.json").is_file():

@@ -8,7 +8,7 @@ from edgekit.build import build_bundle
 from edgekit.config import builtin_recipe
 from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
-from edgekit.quantize import methods, quantize
+from edgekit.quantize import Layout, methods, quantize
 from edgekit.quantize.model import load_method
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
@@ -91,7 +91,7 @@ def test_the_manifest_says_what_became_of_every_tensor(folder, tmp_path):
     query = entries["model.layers.0.self_attn.q_proj.weight"]
     assert (value.grid.bits, query.grid.bits) == (8, 4)
     assert 0 < value.error < 0.02 < query.error < 0.2
-    assert query.bytes == query.grid.nbytes(query.shape)
+    assert query.bytes == Layout.of(query.shape, query.grid).nbytes(query.grid)
     assert entries["model.norm.weight"].grid is None
     assert entries["model.norm.weight"].bytes == 4 * 64
     assert bundle.manifest.bits_per_weight == pytest.approx(

@@ -40,6 +40,20 @@ except EdgekitError as error:
 print(json.dumps(out))
 """
 
+OUTLINE = """
+import json, sys
+from edgekit.errors import EdgekitError
+from edgekit.source import open_outline
+try:
+    outline = open_outline(sys.argv[1], revision=sys.argv[2] or None, offline=sys.argv[3] == "offline")
+    provenance = outline.provenance
+    out = {"layers": outline.spec.layers, "id": provenance.id, "kind": provenance.kind,
+           "revision": provenance.revision, "files": [f.name for f in outline.files]}
+except EdgekitError as error:
+    out = {"error": error.message, "hint": error.hint}
+print(json.dumps(out))
+"""
+
 
 @dataclass
 class Hub:
@@ -118,11 +132,13 @@ def hub(tmp_path: Path) -> Iterator[tuple[Hub, str]]:
     server.server_close()
 
 
-def ask(tmp_path: Path, endpoint: str, model: str, revision: str = "", offline: str = "", **env: str) -> dict[str, Any]:
+def ask(
+    tmp_path: Path, endpoint: str, model: str, revision: str = "", offline: str = "", program: str = OPEN, **env: str
+) -> dict[str, Any]:
     """Open a model in a fresh process; its outcome. Nothing may be drawn or printed besides."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", **env}
-    command = [sys.executable, "-c", OPEN, model, revision, offline]
+    command = [sys.executable, "-c", program, model, revision, offline]
     done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "%|" not in done.stderr, "a progress bar was drawn"
@@ -172,3 +188,30 @@ def test_no_network_and_nothing_cached(tmp_path: Path) -> None:
     out = ask(tmp_path, "http://127.0.0.1:9", "org/tiny")
     assert "'org/tiny' is not in the hub's cache, and the hub cannot be reached" in out["error"]
     assert "HF_ENDPOINT" in out["hint"]
+
+
+def test_an_outline_fetches_the_configuration_and_nothing_else(hub: tuple[Hub, str], tmp_path: Path) -> None:
+    state, endpoint = hub
+    found = ask(tmp_path, endpoint, "org/tiny", program=OUTLINE)
+    assert found == {"layers": 2, "id": "org/tiny", "kind": "hub", "revision": COMMIT, "files": []}
+    assert {path.rpartition("/")[2] for path in state.asked} == {"config.json"}
+    cached = [p.name for p in (tmp_path / "hf").rglob("snapshots/*/*")]
+    assert cached == ["config.json"]
+    state.asked.clear()
+    assert ask(tmp_path, endpoint, "org/tiny", "", "offline", program=OUTLINE) == found
+    assert state.asked == []
+
+
+@pytest.mark.parametrize(
+    ("model", "culprit", "hint"),
+    [
+        ("org/absent", "'org/absent' was not found on the hub", "spelling"),
+        ("org/gated", "'org/gated' is gated", "hf auth login"),
+        ("org/tiny", "'org/tiny' has no config.json", "format of transformers"),
+    ],
+)
+def test_an_outline_says_what_to_do(hub: tuple[Hub, str], tmp_path: Path, model: str, culprit: str, hint: str) -> None:
+    (hub[0].folder / "config.json").unlink()
+    out = ask(tmp_path, hub[1], model, program=OUTLINE)
+    assert culprit in out["error"]
+    assert hint in out["hint"]

@@ -39,6 +39,7 @@ def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Packaged:
         member="edgekit_tiny_model/tiny.gguf",
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
+        config={},
     )
     monkeypatch.setitem(PACKAGED, "tiny", made)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))

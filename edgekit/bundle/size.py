@@ -1,0 +1,46 @@
+"""How large a bundle would be, before anything of it is computed or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.bundle.interop import GRAPH_NAMES, GraphFile, runtime_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+    from edgekit.types import ModelSpec, Precision, SideFile, Target
+
+
+@dataclass(frozen=True)
+class BundleSize:
+    """Bytes of a bundle's files: the graph, its data file, and everything beside them (0 when not known)."""
+
+    graph: int
+    data: int
+    beside: int
+
+
+def predict_size(
+    model: ir.Model, files: Sequence[SideFile], spec: ModelSpec, target: Target, precision: Precision
+) -> BundleSize:
+    """The bytes of the bundle that ``draft`` would write; no tensor is evaluated, nothing is written.
+
+    Args:
+        model: the lowered graph; changed in place, and good for nothing afterwards.
+        files: the checkpoint's side files; empty when they are not known.
+        spec: the decoder's numbers.
+        target: the device.
+        precision: of the weights.
+    """
+    from edgekit.bundle.external import predict_bytes  # onnx_ir: only those who have a graph wait for it
+
+    name = GRAPH_NAMES[precision]
+    graph, data = predict_bytes(model, Path(name))
+    file = GraphFile.of(model, name, data > 0)
+    beside = sum(len(f.data) for f in runtime_files(files, spec, target, file, precision)) if files else 0
+    return BundleSize(graph, data, beside)

@@ -1,0 +1,93 @@
+"""A model before its weights are here: what its configuration says, and the shapes that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.errors import SourceError
+from edgekit.source.architectures import parse_config
+from edgekit.source.fields import read_json
+from edgekit.source.hub import HUB_ID, fetch_config
+from edgekit.source.layout import Shapes, tensor_shapes
+from edgekit.source.model import open_model
+from edgekit.source.packaged import PACKAGED, is_cached
+from edgekit.source.safetensors_folder import read_config
+from edgekit.source.sidefiles import collect_files
+from edgekit.types import Checkpoint, Provenance
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def open_outline(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+    """Open a model as ``open_model`` does, without its weights: no byte of them is downloaded or looked at.
+
+    A folder needs config.json only, and of a hub id only config.json is fetched. The tokenizer's files are part of the
+    result where they lie beside it. A GGUF file is opened as ever: its header is its configuration.
+
+    Args:
+        model: a packaged model's name, a folder, a ``.gguf`` file or a hub id ``org/name``.
+        revision: of a hub id: branch, tag or commit.
+        offline: never use the network; caches only.
+
+    Raises:
+        SourceError: there is no configuration, or it is of a kind we do not know.
+    """
+    path = Path(model).expanduser()
+    if (row := PACKAGED.get(model)) and not is_cached(row):
+        spec = parse_config(row.config, f"the configuration of {row.name}")
+        return Checkpoint(spec, OutlineWeights(row.name, tensor_shapes(spec)), (), Provenance(row.name, "packaged", ""))
+    if model not in PACKAGED and path.is_dir():
+        path = path.resolve()
+        return _outline_folder(path, Provenance(path.name, "folder", "", "", str(path)))
+    if model in PACKAGED or path.is_file() or path.suffix == ".gguf" or not HUB_ID.fullmatch(model):
+        return open_model(model, revision=revision, offline=True)
+    folder = fetch_config(model, revision=revision, offline=offline)
+    return _outline_folder(folder, Provenance(model, "hub", "", folder.name, str(folder)))
+
+
+def _outline_folder(folder: Path, provenance: Provenance) -> Checkpoint:
+    config = read_config(folder)
+    generation = folder / "generation_config.json"
+    stops = read_json(generation) if generation.is_file() else {}
+    spec = parse_config(config, str(folder / "config.json"), stops)
+    files, spec = collect_files(folder, config, spec) if (folder / "tokenizer.json").is_file() else ((), spec)
+    return Checkpoint(spec, OutlineWeights(provenance.id, tensor_shapes(spec)), files, provenance)
+
+
+@dataclass(frozen=True)
+class OutlineWeights:
+    """Weights of which nothing but names and shapes is known."""
+
+    model: str
+    shapes: Shapes
+
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in model order."""
+        return tuple(self.shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that the configuration gives a tensor."""
+        if name not in self.shapes:
+            raise SourceError(f"{self.model} has no tensor '{name}'", "see its config.json")
+        return self.shapes[name]
+
+    def stored(self, name: str) -> str:  # noqa: ARG002 - the seam's signature
+        """Not known."""
+        return ""
+
+    def nbytes(self, name: str) -> int:
+        """Not known."""
+        raise self._absent(name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:  # noqa: ARG002
+        """There is nothing to read."""
+        raise self._absent(name)
+
+    def _absent(self, name: str) -> SourceError:
+        return SourceError(
+            f"{self.model}: only its configuration was opened, and '{name}' was asked for", "open it with open_model"
+        )
