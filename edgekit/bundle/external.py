@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INLINE_BYTES = 1024
-"""Tensors up to this size stay in the protobuf: shapes and axes, which ONNX Runtime reads while it loads the graph."""
+"""Vectors up to this size stay in the protobuf: shapes and axes, which ONNX Runtime reads while it loads the graph."""
 
 ALIGNMENT = 64
 """Offsets are multiples of a cache line. ONNX Runtime maps the file and rounds to pages itself."""
@@ -229,7 +229,9 @@ def _large(model: ir.Model) -> list[ir.Value]:
 
 def _is_large(value: ir.Value) -> bool:
     tensor = value.const_value
-    return tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return False
+    return tensor.nbytes > INLINE_BYTES or len(tensor.shape) > 1
 
 
 def _stays(value: ir.Value, path: Path, beside: Collection[str]) -> bool:

@@ -59,7 +59,9 @@ def build(
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's directory; it must not exist yet.")],
     target: Annotated[str, typer.Option(help="A name of `edgekit targets list`, or a .toml file.")] = "cpu",
     precision: Annotated[Precision | None, typer.Option(help="Of the weights.", show_default="int4")] = None,
-    recipe: Annotated[str | None, typer.Option(help="A .toml file that says how, in the place of --precision.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="fast, small or a .toml file that says how, in the place of --precision.")
+    ] = None,
     size_mb: Annotated[float | None, typer.Option(help="Megabytes (10^6) the whole bundle may take.")] = None,
     bits: Annotated[float | None, typer.Option(help="True bits per weight, scales included, it may take.")] = None,
     exporter: Annotated[

@@ -39,12 +39,18 @@ def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Expansion, ...]]:
     """
     model = model.clone()
     expansions = []
-    scales: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+    middles = None
     for node in nodes_of(model, "MatMulNBits"):
-        if not any(output.is_graph_output() for output in node.outputs):
-            patch = Patch(model, node)
-            expansions.append(_expansion(patch))
-            _replace(patch, expansions[-1], scales)
+        if any(output.is_graph_output() for output in node.outputs):
+            continue
+        middles = middles or _middles(model)
+        patch, x = Patch(model, node), node.inputs[0]
+        assert x is not None
+        if x not in rounded:
+            rounded[x] = _round(patch, x, middles)
+        expansions.append(_expansion(patch))
+        _replace(patch, expansions[-1], *rounded[x])
     used = {value for node in model.graph for value in node.inputs}
     for value in [v for v in model.graph.initializers.values() if v not in used]:
         model.graph.initializers.pop(str(value.name))
@@ -73,27 +79,32 @@ def _region(patch: Patch, index: int) -> Region:
     return Region(tensor.offset or 0, tensor.length or tensor.nbytes)
 
 
-def _replace(patch: Patch, expansion: Expansion, scales: dict[ir.Value, tuple[ir.Value, ir.Value]]) -> None:
-    x = patch.input(0)
-    assert x is not None
-    if x not in scales:
-        scales[x] = _round(patch, x)
-    rounded, scale = scales[x]
+def _replace(patch: Patch, expansion: Expansion, rounded: ir.Value, scale: ir.Value) -> None:
     weight, channel = (initializer(patch.graph, tensor) for tensor in _expanded(expansion))
-    middle = patch.constant("middle", 128, np.uint8)
-    inputs = [rounded, weight, patch.constant("one.float", 1.0, np.float32), channel, middle]
+    one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)
+    inputs = [rounded, weight, one, channel, middle]
     product = patch.op("MatMulIntegerToFloat", inputs, "product", domain="com.microsoft")
     patch.replace(patch.op("Mul", [product, scale], "scaled"))
 
 
-def _round(patch: Patch, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _middles(model: ir.Model) -> ir.Value:
+    """128 for every token, uint8 [S]: the zero points, which have as many elements as the scales."""
+    graph = model.graph
+    ids = next(value for value in graph.inputs if value.name == "input_ids")
+    middle = initializer(graph, ir.tensor(np.asarray(128, np.uint8), name="middle"))
+    count, middles = ir.Value(name="tokens"), ir.Value(name="middles")
+    first = graph[0]
+    graph.insert_before(first, ir.node("Shape", [ids], {"start": 1, "end": 2}, name="tokens", outputs=[count]))
+    graph.insert_before(first, ir.node("Expand", [middle, count], name="middles", outputs=[middles]))
+    return middles
+
+
+def _round(patch: Patch, x: ir.Value, middles: ir.Value) -> tuple[ir.Value, ir.Value]:
     """``x`` [1,S,K] as uint8 around 128, and the scales [1,S,1] of its tokens."""
     size = patch.op("Abs", [x], "size")
     largest = patch.op("ReduceMax", [size, patch.constant("axis.last", [-1])], "largest", keepdims=1)
     scale = patch.op("Mul", [largest, patch.constant("step", 1 / 127, np.float32)], "token_scale")
     flat = patch.op("Reshape", [scale, patch.constant("shape.flat", [-1])], "token_scale.flat")
-    middles = patch.op("Shape", [flat], "tokens")
-    middles = patch.op("Expand", [patch.constant("middle", 128, np.uint8), middles], "middles")
     return patch.op("QuantizeLinear", [x, flat, middles], "rounded", axis=1), scale
 
 

@@ -22,6 +22,10 @@ FIRST_POSITIONS = 256
 """Positions allocated to begin with. Doubling from here costs a few copies in a session's life; allocating the
 whole context of a long-context model at once would take gigabytes that a short chat never touches."""
 
+TIGHT_STEP = 128
+"""Positions added at a time where memory is short: the cache is copied once for that many tokens, a hundredth of their
+time."""
+
 PAST = "past_key_values."
 
 
@@ -77,8 +81,10 @@ class Cache(Protocol):
         """Forget everything and give the memory back."""
 
 
-def _room_for(total: int, limit: int) -> int:
-    """The smallest doubling of FIRST_POSITIONS that holds ``total``, cut at ``limit``."""
+def _room_for(total: int, limit: int, *, tight: bool = False) -> int:
+    """The smallest doubling of FIRST_POSITIONS that holds ``total``, or multiple of TIGHT_STEP; cut at ``limit``."""
+    if tight:
+        return min(-(-total // TIGHT_STEP) * TIGHT_STEP, limit)
     capacity = FIRST_POSITIONS
     while capacity < total:
         capacity *= 2
@@ -88,9 +94,11 @@ def _room_for(total: int, limit: int) -> int:
 class InPlaceCache:
     """One buffer [1, heads, capacity, size] a slot, bound as past and as present; the graph adds to it in place."""
 
-    def __init__(self, slots: tuple[Slot, ...], limit: int) -> None:
+    def __init__(self, slots: tuple[Slot, ...], limit: int, *, tight: bool = False) -> None:
+        """Args: the slots; most positions; ``tight``: grow by little, copy more often."""
         self._slots = slots
         self._limit = limit
+        self._tight = tight
         self.clear()
 
     def clear(self) -> None:
@@ -108,7 +116,7 @@ class InPlaceCache:
     def bind(self, binding: Any, total: int) -> None:
         """Bind past and present for a run that ends with ``total`` positions."""
         if total > self._capacity:
-            self._grow(_room_for(total, self._limit))
+            self._grow(_room_for(total, self._limit, tight=self._tight))
         if id(binding) in self._bound:
             return
         for slot, buffer in zip(self._slots, self._buffers, strict=True):
@@ -126,13 +134,15 @@ class InPlaceCache:
 
     def _grow(self, capacity: int) -> None:
         self._bound.clear()
-        grown = []
+        self._capacity = 0  # Ctrl-C may fall between these lines: what has not grown yet grows the next time
+        if not self._buffers:
+            self._buffers = [np.empty((1, slot.heads, 0, slot.size), slot.dtype) for slot in self._slots]
         for i, slot in enumerate(self._slots):
+            # One at a time: memory holds both copies of one slot, not of all.
             buffer = np.zeros((1, slot.heads, capacity, slot.size), slot.dtype)
-            if self.length:
-                buffer[:, :, : self.length] = self._buffers[i][:, :, : self.length]
-            grown.append(buffer)
-        self._buffers, self._capacity = grown, capacity
+            buffer[:, :, : self.length] = self._buffers[i][:, :, : self.length]
+            self._buffers[i] = buffer
+        self._capacity = capacity
 
 
 class _Flat(NamedTuple):

@@ -23,6 +23,9 @@ CHUNK = 128
 """Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
 of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
 
+SMALL_CHUNK = 64
+"""Tokens fed in one run where memory is short: what a run needs besides the weights grows with them."""
+
 FEW = 4
 """Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
 
@@ -36,8 +39,8 @@ def load_runner(
         bundle: the opened bundle.
         threads: intra-op threads; the physical cores this process may use by default.
         context: most tokens the cache may hold; what the model and the target allow by default.
-        small_memory: prompts run on the decoder's graph even where the bundle has one of their own: slower, without
-            the 8-bit weights in memory.
+        small_memory: prompts run on the decoder's graph even where the bundle has one of their own, the cache grows by
+            little, and the runtime gives memory back after each run: slower at prompts, a third of the memory.
 
     Raises:
         RunError: the session cannot be made, or ``context`` is more than the model was made for.
@@ -52,11 +55,12 @@ def load_runner(
     with ThreadPoolExecutor(1) as beside:
         if manifest.prefill is not None and not small_memory:
             prompts = beside.submit(open_prompt_session, bundle, threads)
-        session = open_session(bundle, threads)
+        session = open_session(bundle, threads, small_memory=small_memory)
     return OnnxRunner(
         session,
         context=context or limit,
         shared_kv=manifest.target.shared_kv,
+        small_memory=small_memory,
         prompts=None if prompts is None else prompts.result(),
     )
 
@@ -64,13 +68,24 @@ def load_runner(
 class OnnxRunner:
     """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache."""
 
-    def __init__(self, session: Session, *, context: int, shared_kv: bool, prompts: Session | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        context: int,
+        shared_kv: bool,
+        small_memory: bool = False,
+        prompts: Session | None = None,
+    ) -> None:
         slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
         self._context = context
-        self._cache: Cache = InPlaceCache(slots, context) if shared_kv else AppendCache(slots, context)
-        self._tokens = BoundGraph(session, context, CHUNK)
-        self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, CHUNK)
+        self._cache: Cache = (
+            InPlaceCache(slots, context, tight=small_memory) if shared_kv else AppendCache(slots, context)
+        )
+        self._chunk = SMALL_CHUNK if small_memory else CHUNK
+        self._tokens = BoundGraph(session, context, self._chunk)
+        self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, self._chunk)
         self._vocab = self._tokens.vocab_size
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
 
@@ -112,9 +127,9 @@ class OnnxRunner:
         """
         ids = self._accept(tokens)
         graph = self._prompts if len(ids) > FEW else self._tokens
-        rows = self._last if graph.last_only else np.empty((min(CHUNK, len(ids)), self._vocab), graph.dtype)
-        for start in range(0, len(ids), CHUNK):
-            chunk = ids[start : start + CHUNK]
+        rows = self._last if graph.last_only else np.empty((min(self._chunk, len(ids)), self._vocab), graph.dtype)
+        for start in range(0, len(ids), self._chunk):
+            chunk = ids[start : start + self._chunk]
             graph.feed(chunk, self._cache, rows[: len(chunk)])
         graph.release()
         last: NDArray[np.float32] = rows[min(len(chunk), len(rows)) - 1].astype(np.float32)
@@ -141,8 +156,9 @@ class OnnxRunner:
         self.reset()
         ids = self._accept(tokens)
         rows = np.empty((len(ids), self._vocab), self._prompts.dtype)
-        for start in range(0, len(ids), CHUNK):
-            self._prompts.feed(ids[start : start + CHUNK], self._cache, rows[start : start + CHUNK])
+        for start in range(0, len(ids), self._chunk):
+            some = slice(start, start + self._chunk)
+            self._prompts.feed(ids[some], self._cache, rows[some])
         self._prompts.release()
         return rows.astype(np.float32, copy=False)
 

@@ -52,17 +52,18 @@ class Session:
     info: SessionInfo
 
 
-def open_session(bundle: Bundle, threads: int | None = None) -> Session:
+def open_session(bundle: Bundle, threads: int | None = None, *, small_memory: bool = False) -> Session:
     """Load a bundle's graph on the provider its target names.
 
     Args:
         bundle: the opened bundle.
         threads: intra-op threads; the physical cores this process may use by default.
+        small_memory: no arena: what a run has used goes back to the system.
 
     Raises:
         RunError: the provider is not in this ONNX Runtime, or the graph does not load.
     """
-    return _open(bundle, bundle.graph, threads, {})
+    return _open(bundle, bundle.graph, threads, {}, small_memory=small_memory)
 
 
 def open_prompt_session(bundle: Bundle, threads: int | None = None) -> Session:
@@ -82,7 +83,14 @@ def open_prompt_session(bundle: Bundle, threads: int | None = None) -> Session:
     return _open(bundle, bundle.path / prefill.graph, threads, dict(weights))
 
 
-def _open(bundle: Bundle, graph: Path, threads: int | None, weights: Mapping[str, NDArray[np.generic]]) -> Session:
+def _open(
+    bundle: Bundle,
+    graph: Path,
+    threads: int | None,
+    weights: Mapping[str, NDArray[np.generic]],
+    *,
+    small_memory: bool = False,
+) -> Session:
     target = bundle.manifest.target
     available = onnxruntime.get_available_providers()
     if target.provider not in available:
@@ -95,6 +103,7 @@ def _open(bundle: Bundle, graph: Path, threads: int | None, weights: Mapping[str
         raise RunError(f"threads={threads} is not a number of threads", hint="give 1 or more, or leave it out")
     count = threads or physical_cores()
     options = _options(count, bundle.manifest.accuracy_level)
+    options.enable_cpu_mem_arena = not small_memory
     if weights:
         # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]

@@ -1,0 +1,133 @@
+"""The graph for prompts: weights expanded from the file, one cache with the graph for tokens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit import build_bundle
+from edgekit.bundle.reading import read_initializers
+from edgekit.quantize import Layout, Packed, unpack
+from edgekit.run import load_runner
+from edgekit.run import session as session_module
+from edgekit.run.expand import expand
+from edgekit.run.runner import CHUNK, FEW
+from edgekit.testing import tiny_checkpoint
+from edgekit.types import Bundle
+
+PROMPT = np.random.default_rng(0).integers(4, 380, CHUNK + 30).tolist()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("prompts")
+    return build_bundle(str(tiny_checkpoint(folder / "model")), recipe="fast", out=folder / "fast")
+
+
+def spread(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b - b.mean(axis=-1, keepdims=True)))
+
+
+def test_expanded_weights_are_those_of_the_file(bundle: Bundle) -> None:
+    prefill, stored = bundle.manifest.prefill, read_initializers(bundle)
+    assert prefill is not None
+    made = dict(expand(bundle.graph.with_name(f"{bundle.graph.name}_data"), prefill.expansions, 2))
+    grids = {t.name: t.grid for t in bundle.manifest.tensors}
+    bits = set()
+    for name in ("self_attn.q_proj+k_proj+v_proj", "self_attn.o_proj", "mlp.gate_proj+up_proj", "mlp.down_proj"):
+        for layer in range(2):
+            weight, channels = (made[f"model.layers.{layer}.{name}.{part}"] for part in ("int8", "channels"))
+            group, _, parts = name.partition(".")
+            wanted = []
+            for part in parts.split("+"):
+                full = f"model.layers.{layer}.{group}.{part}.weight"
+                grid = grids[full]
+                assert grid is not None
+                zeros = stored[f"{full}.zeros"].numpy() if f"{full}.zeros" in stored else None
+                packed = Packed(stored[f"{full}.codes"].numpy(), stored[f"{full}.scales"].numpy(), zeros, 0.0)
+                columns = weight.shape[0]
+                rows = len(packed.scales)
+                assert Layout.of((rows, columns), grid).block == grid.block
+                wanted.append(unpack(packed, (rows, columns), grid))
+                bits.add(grid.bits)
+            exact = np.concatenate(wanted)
+            found = weight.T.astype(np.float32) * channels[:, None]
+            assert weight.dtype == np.int8
+            # Half a step of the channel, and a 512th of the weight for the rounded ratio of scales.
+            assert (np.abs(found - exact) <= 0.5001 * channels[:, None] + np.abs(exact) / 256 + 1e-7).all()
+    assert bits == {4, 8}
+
+
+def test_a_prompt_gives_nearly_the_logits_of_its_tokens_one_by_one(bundle: Bundle) -> None:
+    runner = load_runner(bundle)
+    last = runner.prefill(PROMPT)
+    follow = [runner.step(7).copy(), runner.step(8).copy()]
+    runner.reset()
+    for token in PROMPT:
+        one = runner.step(token)
+    assert spread(last, one) < 0.1
+    assert spread(follow[0], runner.step(7)) < 0.1
+    assert spread(follow[1], runner.step(8)) < 0.1
+
+
+def test_every_position_and_the_last_agree(bundle: Bundle) -> None:
+    runner = load_runner(bundle)
+    every = runner.logits(PROMPT)
+    assert every.shape == (len(PROMPT), 384)
+    assert spread(runner.logits(PROMPT)[-1], every[-1]) == 0
+    runner.reset()
+    assert spread(runner.prefill(PROMPT), every[-1]) < 0.02  # a head over one row is another kernel
+
+
+def test_a_few_tokens_are_no_prompt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = load_runner(bundle)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the graph for prompts was run")
+
+    monkeypatch.setattr(runner._prompts, "feed", refuse)
+    runner.prefill(PROMPT[:FEW])
+    with pytest.raises(AssertionError):
+        runner.prefill(PROMPT[: FEW + 1])
+
+
+def test_small_memory_makes_no_second_session(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "expand", None)
+    runner = load_runner(bundle, small_memory=True)
+    small = runner.prefill(PROMPT)
+    assert runner.cache_nbytes == 2 * 2 * 4 * 2 * 16 * 256  # 158 tokens: two steps of 128
+    monkeypatch.undo()
+    assert spread(load_runner(bundle).prefill(PROMPT), small) < 0.1
+
+
+def test_the_runtime_does_not_look_at_the_expanded_weights_again(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[np.ndarray] = []
+
+    def kept(*arguments: object) -> list[tuple[str, np.ndarray]]:
+        pairs = list(expand(*arguments))  # type: ignore[arg-type]
+        made.extend(array for _, array in pairs)
+        return pairs
+
+    monkeypatch.setattr(session_module, "expand", kept)
+    runner = load_runner(bundle)
+    before = runner.prefill(PROMPT)
+    for array in made:
+        if array.dtype == np.int8:
+            array[...] = 99
+    runner.reset()
+    np.testing.assert_array_equal(runner.prefill(PROMPT), before)
+
+
+def test_a_bundle_of_the_fast_recipe_verifies(bundle: Bundle) -> None:
+    from edgekit import verify_bundle
+
+    wrong = [c for c in verify_bundle(bundle).checks if c.status == "fail" and c.name != "quality"]
+    assert not wrong
+
+
+def test_the_graph_for_prompts_is_one_of_the_files_that_are_checked(bundle: Bundle, tmp_path: Path) -> None:
+    prefill = bundle.manifest.prefill
+    assert prefill is not None
+    assert prefill.graph in {file.path for file in bundle.manifest.files}
