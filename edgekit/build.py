@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from importlib.metadata import version
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -18,14 +19,17 @@ from edgekit import __version__
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
-from edgekit.source import fingerprint, open_model
+from edgekit.record import to_json
+from edgekit.source import fingerprint, open_model, source_stamp
 from edgekit.types import (
     Bundle,
     Checkpoint,
     Manifest,
+    Policy,
     Precision,
     Progress,
     Recipe,
+    Resume,
     Target,
     Weights,
     silent,
@@ -54,7 +58,7 @@ def build_bundle(
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
-    """Build a bundle from a checkpoint.
+    """Build a bundle from a checkpoint. A build that was killed is gone on with by the next one of the same inputs.
 
     Args:
         model: a Hugging Face folder, a hub id, a .gguf file, or the name of a packaged model.
@@ -100,7 +104,9 @@ def build_bundle(
         small = quantize(model_graph, weights, plan, accuracy_level=chosen.accuracy_level, policy=policy)
         lowered = lower(small.model, chosen)
         graph = GRAPH_NAMES[plan.precision]
-        bundle.write_graph(lowered, graph, progress=progress)
+        stamp = source_stamp(checkpoint)
+        resume = Resume(_key(stamp, plan, chosen, exporter, weights, policy), small.errors) if stamp else None
+        bundle.write_graph(lowered, graph, resume=resume, progress=progress)
         bundle.write_side_files(checkpoint.files, checkpoint.spec, chosen, graph, plan.precision)
         return bundle.finish(
             Manifest(
@@ -112,11 +118,22 @@ def build_bundle(
                 target=chosen,
                 graph=graph,
                 exporter=exporter,
-                tools=tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy")),
+                tools=_tools(),
                 tensors=small.entries(),
                 files=(),
             )
         )
+
+
+def _tools() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy"))
+
+
+def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights: Weights, policy: Policy) -> str:
+    """Everything that the bytes of a bundle follow from: a killed build with the same key may be gone on with."""
+    grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
+    words = (__version__, repr(_tools()), stamp, to_json(recipe), to_json(target), exporter, *grids)
+    return sha256("\n".join(words).encode()).hexdigest()
 
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:

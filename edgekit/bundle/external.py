@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from edgekit.bundle.journal import Journal
 
 INLINE_BYTES = 1024
 """Tensors up to this size stay in the protobuf: shapes and axes, which ONNX Runtime reads while it loads the graph."""
@@ -50,7 +52,9 @@ class _Slot:
     length: int
 
 
-def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> tuple[Written, ...]:
+def write_model(
+    model: ir.Model, path: Path, *, journal: Journal | None = None, progress: Progress = silent
+) -> tuple[Written, ...]:
     """Write a model; its large initializers become external tensors, in the file and in ``model`` itself.
 
     An initializer whose metadata has ``edgekit.shared_with`` is not written: it points at the bytes of the one named.
@@ -59,6 +63,7 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
     Args:
         model: changed in place; every lazy tensor is evaluated once and dropped.
         path: the ``.onnx`` file. Its folder exists.
+        journal: of a build that may be gone on with: tensors that it finds finished are not evaluated again.
         progress: told the bytes of tensors written.
 
     Returns:
@@ -76,7 +81,8 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
     require_space(path.parent, total)
-    written = (_write_data(values, slots, total, path.with_name(f"{path.name}_data"), progress),) if values else ()
+    data = path.with_name(f"{path.name}_data")
+    written = (_write_data(values, slots, total, data, journal, progress),) if values else ()
     model.producer_name, model.producer_version = "edgekit", __version__
     proto = ir.serde.serialize_model(model).SerializeToString(deterministic=True)
     with writing(path, total + len(proto)):
@@ -85,15 +91,21 @@ def write_model(model: ir.Model, path: Path, *, progress: Progress = silent) -> 
 
 
 def _write_data(
-    values: Sequence[ir.Value], slots: Mapping[str, _Slot], total: int, path: Path, progress: Progress
+    values: Sequence[ir.Value],
+    slots: Mapping[str, _Slot],
+    total: int,
+    path: Path,
+    journal: Journal | None,
+    progress: Progress,
 ) -> Written:
     """Write the tensors that own their bytes and put external tensors in the place of all."""
     task = f"writing {path.name}"
-    with closing(_Sink(path, total)) as sink, ThreadPoolExecutor(1) as pool:
+    with closing(_Sink(path, total, journal, progress)) as sink, ThreadPoolExecutor(1) as pool:
         pending: Future[None] | None = None
+        finished = sink.bytes
         for value in values:
             slot, tensor = slots[_name(value)], _tensor(value)
-            if _owner(value) is None:
+            if _owner(value) is None and slot.offset + slot.length > finished:
                 data = _contents(tensor)
                 if len(data) != slot.length:
                     raise ValueError(f"{_name(value)}: {len(data)} bytes, its type and shape say {slot.length}")
@@ -122,13 +134,16 @@ def _write_data(
 class _Sink:
     """A file that is appended to and hashed in the same stroke."""
 
-    def __init__(self, path: Path, total: int) -> None:
+    def __init__(self, path: Path, total: int, journal: Journal | None, progress: Progress) -> None:
         self.path = path
-        self.bytes = 0
         self._total = total
-        self._hash = sha256()
+        self._journal = journal
         with writing(path, total):
-            self._file = path.open("wb", buffering=0)
+            self._hash: Any
+            self.bytes, self._hash = journal.recover(path, total, progress) if journal else (0, sha256())
+            self._file = path.open("r+b" if self.bytes else "wb", buffering=0)
+            self._file.truncate(self.bytes)
+            self._file.seek(self.bytes)
 
     def append(self, offset: int, data: memoryview) -> None:
         """Fill up to ``offset`` with zeros and append ``data``."""
@@ -139,6 +154,9 @@ class _Sink:
                 while rest:
                     rest = rest[self._file.write(rest) :]
         self.bytes = offset + len(data)
+        if self._journal:
+            with writing(self.path, self._total):
+                self._journal.note(self.bytes, self._hash.copy().hexdigest())
 
     def written(self) -> Written:
         """What the file has become."""

@@ -79,8 +79,10 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
 
 @cache
 def _keep_memory() -> None:
-    """Free one block of 31 MB: from then on glibc keeps as much for the next arrays, instead of asking the kernel for
-    fresh pages, which cost more than the arithmetic on them. Elsewhere this does nothing."""
+    """Free one block of 31 MB: from then on glibc keeps as much for the next arrays. Elsewhere this does nothing.
+
+    Fresh pages from the kernel cost more than the arithmetic on them.
+    """
     np.empty(31 << 20, np.uint8)
 
 
@@ -119,18 +121,17 @@ def _columns(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
 class LazyWeight:
     """Quantizes a weight the first time one of its parts is taken, and forgets each part as it is taken."""
 
-    def __init__(self, compute: Callable[[], Packed]) -> None:
-        self._compute = compute
+    def __init__(self, compute: Callable[[], Packed], tell: Callable[[float], None] = lambda _: None) -> None:
+        self._compute, self._tell = compute, tell
         self._parts: dict[str, NDArray[np.generic]] = {}
         self._lock = Lock()
-        self.error: float | None = None
 
     def take(self, part: Part) -> NDArray[np.generic]:
         """One part of the packed weight. Taking a part twice quantizes the weight twice."""
         with self._lock:
             if part not in self._parts:
                 packed = self._compute()
-                self.error = packed.error
+                self._tell(packed.error)
                 self._parts = {"codes": packed.codes, "scales": packed.scales}
                 if packed.zeros is not None:
                     self._parts["zeros"] = packed.zeros

@@ -5,6 +5,6 @@ from edgekit.source.corpus import AWKWARD
 from edgekit.source.model import open_model
 from edgekit.source.oracle import source_tokenizer
 from edgekit.source.packaged import PACKAGED
-from edgekit.source.provenance import fingerprint
+from edgekit.source.provenance import fingerprint, source_stamp
 
-__all__ = ["ARCHITECTURES", "AWKWARD", "PACKAGED", "fingerprint", "open_model", "source_tokenizer"]
+__all__ = ["ARCHITECTURES", "AWKWARD", "PACKAGED", "fingerprint", "open_model", "source_stamp", "source_tokenizer"]
