@@ -67,6 +67,7 @@ class Draft:
             journal = Journal(self.folder, resume)
             for leftover in self._leftovers:
                 journal.adopt(leftover, f"{name}_data")
+                shutil.rmtree(leftover, ignore_errors=True)
         for written in write_model(model, path, journal=journal, progress=progress):
             at = written.path.relative_to(self.folder).as_posix()
             self._files[at] = FileEntry(at, written.bytes, written.sha256)
