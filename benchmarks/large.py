@@ -144,7 +144,8 @@ def show(row: Row) -> None:
         f"{row.tool:<18} {row.shape:>5} {row.source_bytes / GB:7.2f} GB {row.out_bytes / GB:6.3f} GB "
         f"{row.seconds:8.2f} s {row.cpu_seconds:7.1f} s {row.peak_rss_bytes / GB:7.3f} GB "
         f"{row.read_bytes / GB:7.2f} GB {row.written_bytes / GB:6.2f} GB "
-        f"{row.floor_read_seconds:6.2f} + {row.floor_write_seconds:5.2f} s {row.seconds / row.floor:6.2f}x {row.seconds / row.source_bytes * GB:6.2f}",
+        f"{row.floor_read_seconds:6.2f} + {row.floor_write_seconds:5.2f} s "
+        f"{row.seconds / row.floor:6.2f}x {row.seconds / row.source_bytes * GB:6.2f}",
         flush=True,
     )
 

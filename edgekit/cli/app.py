@@ -70,7 +70,10 @@ def build(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     json: Json = False,
 ) -> None:
-    """Turn a checkpoint into a bundle for a device."""
+    """Turn a checkpoint into a bundle for a device.
+
+    Ctrl-C gives up and leaves nothing. A build that was killed is gone on with by the same command.
+    """
     from edgekit.build import build_bundle
     from edgekit.cli.documents import Built
     from edgekit.cli.tables import built_lines
