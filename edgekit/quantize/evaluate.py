@@ -106,14 +106,16 @@ def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
     count, columns = weights.shape(name)
     step = max(1, BAND // columns)
     starts = range(0, count, step)
-    out = np.empty((*x.shape[:-1], count), np.float32)
+    flat = x.reshape(-1, columns).T
+    out = np.empty((flat.shape[1], count), np.float32)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(weights.read, name, 0, step)
         for start in starts:
             band = coming.result()
             coming = reader.submit(weights.read, name, start + step, start + 2 * step)
-            out[..., start : start + step] = multiply(x, band.T)
-    return out
+            # The long matrix first: BLAS cuts it for its threads, instead of the few tokens, and is up to 4x faster.
+            out[:, start : start + step] = (band @ flat).T
+    return out.reshape(*x.shape[:-1], count)
 
 
 def _get(value: ir.Value | None, values: dict[str, Array]) -> Array:
