@@ -5,9 +5,9 @@
 
 Builds of random BF16 checkpoints (see shapes.py) to INT4 run as whole processes with the source out of the page cache.
 Wall includes imports; peak RSS is the kernel's for the process, which has no children; bytes are those of its system
-calls (rchar, wchar of /proc/PID/io: who reads twice counts twice, mapped files do not count). The floor, measured beside each
-build, reads every byte of the source once, cold, and then writes and syncs as many bytes as the bundle has; nothing else. A
-peer that fails is a row with its reason; its address space is limited to --limit-gb.
+calls (rchar, wchar of /proc/PID/io: who reads twice counts twice, mapped files do not count). The floor, measured
+beside each build, reads every byte of the source once, cold, and then writes and syncs as many bytes as the bundle has;
+nothing else. A peer that fails is a row with its reason; its address space is limited to --limit-gb.
 """
 
 import argparse
