@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from importlib.metadata import version
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -18,15 +19,18 @@ from edgekit import __version__
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
-from edgekit.source import fingerprint, open_model
+from edgekit.record import to_json
+from edgekit.source import fingerprint, open_model, source_stamp
 from edgekit.types import (
     Bundle,
     Checkpoint,
     Manifest,
+    Policy,
     Precision,
     Prefill,
     Progress,
     Recipe,
+    Resume,
     Target,
     Weights,
     silent,
@@ -57,7 +61,7 @@ def build_bundle(
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
-    """Build a bundle from a checkpoint.
+    """Build a bundle from a checkpoint. A build that was killed is gone on with by the next one of the same inputs.
 
     Args:
         model: a Hugging Face folder, a hub id, a .gguf file, or the name of a packaged model.
@@ -73,17 +77,14 @@ def build_bundle(
         force: replace a bundle that is there.
         progress: told the bytes done of each step.
 
-    Returns:
-        The finished bundle.
-
     Raises:
         EdgekitError: of the room that refuses; nothing is left at ``out``.
     """
     chosen = load_target(target) if isinstance(target, str) else target
     plan = _plan(precision, recipe, size_mb, bits, chosen)
     if exporter == "optimum":
-        # Its graphs append to the cache and name what they like; only ours write into the past and can be smoothed.
-        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0)
+        # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
+        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, fast_prefill=False)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         if exporter == "optimum":
             from edgekit.graph import export_with_optimum
@@ -103,7 +104,8 @@ def build_bundle(
         small = quantize(model_graph, weights, plan, accuracy_level=chosen.accuracy_level, policy=policy)
         lowered = lower(small.model, chosen)
         graph = GRAPH_NAMES[plan.precision]
-        bundle.write_graph(lowered, graph, progress=progress)
+        key = _key(source_stamp(checkpoint), plan, chosen, exporter, weights, policy)
+        bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
         prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
         bundle.write_side_files(checkpoint.files, checkpoint.spec, chosen, graph, plan.precision)
         return bundle.finish(
@@ -116,12 +118,28 @@ def build_bundle(
                 target=chosen,
                 graph=graph,
                 exporter=exporter,
-                tools=tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy")),
+                tools=_tools(),
                 tensors=small.entries(),
                 files=(),
                 prefill=prefill,
             )
         )
+
+
+def _tools() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy"))
+
+
+def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights: Weights, policy: Policy) -> str:
+    """Everything that the bytes of a bundle follow from: a killed build with the same key may be gone on with.
+
+    Empty where the source has no stamp.
+    """
+    if not stamp:
+        return ""
+    grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
+    words = (__version__, repr(_tools()), stamp, to_json(recipe), to_json(target), exporter, *grids)
+    return sha256("\n".join(words).encode()).hexdigest()
 
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:

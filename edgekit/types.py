@@ -31,6 +31,22 @@ def silent(task: str, done: int, total: int, unit: str = "B") -> None:
     """A Progress that says nothing."""
 
 
+RESUMED = "resumed"
+"""The task of the one report that says how much a killed build had finished."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What a killed build needs to be gone on with: a ``key`` of all its inputs, and what it had found out.
+
+    ``errors`` holds the relative weight errors of the tensors made so far. It fills while they are written, and from
+    the journal when their bytes are taken over.
+    """
+
+    key: str
+    errors: dict[str, float]
+
+
 # --- the checkpoint ---------------------------------------------------------------------------
 
 RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]

@@ -6,13 +6,14 @@ most two. There is no 2 GB limit: the protobuf keeps names and offsets only.
 
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgekit.bundle.journal import Journal
+
 INLINE_BYTES = 1024
 """Vectors up to this size stay in the protobuf: shapes and axes, which ONNX Runtime reads while it loads the graph."""
 
 ALIGNMENT = 64
 """Offsets are multiples of a cache line. ONNX Runtime maps the file and rounds to pages itself."""
+
+DIRTY = 1 << 28
+"""Bytes after which the kernel is asked to begin to write them."""
 
 _TRANSPOSE_ROWS = 64
 
@@ -51,7 +57,12 @@ class _Slot:
 
 
 def write_model(
-    model: ir.Model, path: Path, *, beside: Collection[str] = (), progress: Progress = silent
+    model: ir.Model,
+    path: Path,
+    *,
+    beside: Collection[str] = (),
+    journal: Journal | None = None,
+    progress: Progress = silent,
 ) -> tuple[Written, ...]:
     """Write a model; its large initializers become external tensors, in the file and in ``model`` itself.
 
@@ -62,6 +73,7 @@ def write_model(
         model: changed in place; every lazy tensor is evaluated once and dropped.
         path: the ``.onnx`` file. Its folder exists.
         beside: data files in the same folder that tensors of ``model`` may stay in.
+        journal: of a build that may be gone on with: tensors that it finds finished are not evaluated again.
         progress: told the bytes of tensors written.
 
     Returns:
@@ -79,7 +91,8 @@ def write_model(
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
     require_space(path.parent, total)
-    written = (_write_data(values, slots, total, path.with_name(f"{path.name}_data"), progress),) if values else ()
+    data = path.with_name(f"{path.name}_data")
+    written = (_write_data(values, slots, total, data, journal, progress),) if values else ()
     proto = _serialize(model)
     with writing(path, total + len(proto)):
         path.write_bytes(proto)
@@ -112,15 +125,21 @@ def _serialize(model: ir.Model) -> bytes:
 
 
 def _write_data(
-    values: Sequence[ir.Value], slots: Mapping[str, _Slot], total: int, path: Path, progress: Progress
+    values: Sequence[ir.Value],
+    slots: Mapping[str, _Slot],
+    total: int,
+    path: Path,
+    journal: Journal | None,
+    progress: Progress,
 ) -> Written:
     """Write the tensors that own their bytes and put external tensors in the place of all."""
     task = f"writing {path.name}"
-    with closing(_Sink(path, total)) as sink, ThreadPoolExecutor(1) as pool:
+    with closing(_Sink(path, total, journal, progress)) as sink, ThreadPoolExecutor(1) as pool:
         pending: Future[None] | None = None
+        finished = sink.bytes
         for value in values:
             slot, tensor = slots[_name(value)], _tensor(value)
-            if _owner(value) is None:
+            if _owner(value) is None and slot.offset + slot.length > finished:
                 data = _contents(tensor)
                 if len(data) != slot.length:
                     raise ValueError(f"{_name(value)}: {len(data)} bytes, its type and shape say {slot.length}")
@@ -155,13 +174,17 @@ def _point(value: ir.Value, slot: _Slot, path: Path) -> None:
 class _Sink:
     """A file that is appended to and hashed in the same stroke."""
 
-    def __init__(self, path: Path, total: int) -> None:
+    def __init__(self, path: Path, total: int, journal: Journal | None, progress: Progress) -> None:
         self.path = path
-        self.bytes = 0
         self._total = total
-        self._hash = sha256()
+        self._asked = 0
+        self._journal = journal
         with writing(path, total):
-            self._file = path.open("wb", buffering=0)
+            self._hash: Any
+            self.bytes, self._hash = journal.recover(path, total, progress) if journal else (0, sha256())
+            self._file = path.open("r+b" if self.bytes else "wb", buffering=0)
+            self._file.truncate(self.bytes)
+            self._file.seek(self.bytes)
 
     def append(self, offset: int, data: memoryview) -> None:
         """Fill up to ``offset`` with zeros and append ``data``."""
@@ -172,6 +195,13 @@ class _Sink:
                 while rest:
                     rest = rest[self._file.write(rest) :]
         self.bytes = offset + len(data)
+        if self.bytes - self._asked >= DIRTY and hasattr(os, "posix_fadvise"):
+            # Linux begins to write such pages at once; the wait for the disk at the end is shorter by them.
+            os.posix_fadvise(self._file.fileno(), self._asked, self.bytes - self._asked, os.POSIX_FADV_DONTNEED)
+            self._asked = self.bytes
+        if self._journal:
+            with writing(self.path, self._total):
+                self._journal.note(self.bytes, self._hash.copy().hexdigest())
 
     def written(self) -> Written:
         """What the file has become."""
@@ -224,7 +254,10 @@ def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _large(model: ir.Model) -> list[ir.Value]:
-    return [v for v in model.graph.initializers.values() if _is_large(v)]
+    """In the order in which the graph uses them, which is the source's too."""
+    known = model.graph.initializers
+    used = (v for node in model.graph for v in node.inputs if v is not None and known.get(str(v.name)) is v)
+    return [v for v in dict.fromkeys([*used, *known.values()]) if _is_large(v)]
 
 
 def _is_large(value: ir.Value) -> bool:

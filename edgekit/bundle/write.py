@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle.disk import inside, sync, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
+from edgekit.bundle.journal import JOURNAL, Journal
 from edgekit.bundle.manifest import MANIFEST, listed_files, manifest_bytes
 from edgekit.errors import BundleError
 from edgekit.types import (
@@ -21,6 +22,7 @@ from edgekit.types import (
     ModelSpec,
     Precision,
     Progress,
+    Resume,
     SideFile,
     Target,
     silent,
@@ -35,19 +37,24 @@ if TYPE_CHECKING:
 class Draft:
     """The files written so far. Made by ``draft``; nothing of it is seen at ``out`` before ``finish``."""
 
-    def __init__(self, out: Path, folder: Path, force: bool) -> None:
+    def __init__(self, out: Path, folder: Path, force: bool, leftovers: Sequence[Path] = ()) -> None:
         self.out = out
         self.folder = folder
         self._force = force
+        self._leftovers = leftovers
         self._files: dict[str, FileEntry] = {}
         self._graphs: dict[str, GraphFile] = {}
 
-    def write_graph(self, model: ir.Model, name: str, *, progress: Progress = silent) -> None:
+    def write_graph(
+        self, model: ir.Model, name: str, *, resume: Resume | None = None, progress: Progress = silent
+    ) -> None:
         """Write a graph and its ``<name>_data``; see ``external.write_model``.
 
         Args:
             model: its large initializers become external tensors.
             name: path in the bundle, ``onnx/model_q4.onnx``.
+            resume: what makes the build one that can be gone on with when it is killed. A killed build of the same
+                place and key is gone on with here.
             progress: told the bytes written.
         """
         from edgekit.bundle.external import write_model  # onnx_ir: only those who write a graph wait for it
@@ -55,8 +62,14 @@ class Draft:
         path = self._place(name)
         with writing(path, 0):
             path.parent.mkdir(parents=True, exist_ok=True)
+        journal = None
+        if resume:
+            journal = Journal(self.folder, resume)
+            for leftover in self._leftovers:
+                journal.adopt(leftover, f"{name}_data")
+                shutil.rmtree(leftover, ignore_errors=True)
         beside = [Path(file).name for file in self._files]
-        for written in write_model(model, path, beside=beside, progress=progress):
+        for written in write_model(model, path, beside=beside, journal=journal, progress=progress):
             at = written.path.relative_to(self.folder).as_posix()
             self._files[at] = FileEntry(at, written.bytes, written.sha256)
         self._graphs[name] = GraphFile.of(model, name, f"{name}_data" in self._files)
@@ -84,6 +97,7 @@ class Draft:
         """
         manifest = replace(manifest, files=tuple(self._files[name] for name in sorted(self._files)))
         data = manifest_bytes(manifest)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
         with writing(self.out, len(data)):
             (self.folder / MANIFEST).write_bytes(data)
             folders = {self.folder / Path(name).parent for name in self._files}
@@ -104,6 +118,8 @@ class Draft:
 def draft(out: Path | str, *, force: bool = False) -> Iterator[Draft]:
     """Begin a bundle at ``out``. Leaving the block without ``finish``, for whatever reason, leaves nothing behind.
 
+    A process that is killed leaves its hidden folder; the next one of the same place goes on with it or removes it.
+
     Args:
         out: the bundle's folder. It may be absent or empty; a bundle there is replaced when ``force``.
         force: replace a bundle.
@@ -116,15 +132,16 @@ def draft(out: Path | str, *, force: bool = False) -> Iterator[Draft]:
     folder = out.with_name(f".{out.name}.edgekit-{os.getpid()}")
     with writing(out.parent, 0):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out)
+        leftovers = _stale(out)
         folder.mkdir()
     try:
-        yield Draft(out, folder, force)
+        yield Draft(out, folder, force, leftovers)
     except BundleError as error:
         # The hidden folder is gone when this is read.
         raise BundleError(error.message.replace(str(folder), str(out)), error.hint) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in (folder, *leftovers):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _require_free(out: Path, force: bool) -> None:
@@ -168,8 +185,9 @@ def _put(folder: Path, out: Path, force: bool) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _remove_stale(out: Path) -> None:
-    """Remove what killed builds of ``out`` left; a bundle they had set aside goes back to its place."""
+def _stale(out: Path) -> tuple[Path, ...]:
+    """The folders that killed builds of ``out`` left; a bundle they had set aside goes back to its place."""
+    stale = []
     for path in out.parent.glob(f".{out.name}.edgekit-*"):
         pid = path.name.removeprefix(f".{out.name}.edgekit-").removesuffix(".old")
         if not pid.isdigit() or _alive(int(pid)):
@@ -177,7 +195,8 @@ def _remove_stale(out: Path) -> None:
         if path.suffix == ".old" and not out.exists():
             path.rename(out)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            stale.append(path)
+    return tuple(stale)
 
 
 def _alive(pid: int) -> bool:

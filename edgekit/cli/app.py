@@ -60,7 +60,7 @@ def build(
     target: Annotated[str, typer.Option(help="A name of `edgekit targets list`, or a .toml file.")] = "cpu",
     precision: Annotated[Precision | None, typer.Option(help="Of the weights.", show_default="int4")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="fast, small or a .toml file that says how, in the place of --precision.")
+        str | None, typer.Option(help="A recipe, in the place of --precision: fast, small, or a .toml file.")
     ] = None,
     size_mb: Annotated[float | None, typer.Option(help="Megabytes (10^6) the whole bundle may take.")] = None,
     bits: Annotated[float | None, typer.Option(help="True bits per weight, scales included, it may take.")] = None,
@@ -72,7 +72,10 @@ def build(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     json: Json = False,
 ) -> None:
-    """Turn a checkpoint into a bundle for a device."""
+    """Turn a checkpoint into a bundle for a device.
+
+    Ctrl-C gives up and leaves nothing. A build that was killed is gone on with by the same command.
+    """
     from edgekit.build import build_bundle
     from edgekit.cli.documents import Built
     from edgekit.cli.tables import built_lines

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgekit.cli.console import stderr
+from edgekit.types import RESUMED
 from edgekit.words import count, size
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Bars:
     def __call__(self, task: str, done: int, total: int, unit: str = "B") -> None:
         """Report that ``done`` of ``total`` ``unit`` of ``task`` are finished."""
         now = monotonic()
+        if task == RESUMED:
+            stderr().print(f"resumed: {amount(done, total, unit)} were finished by a build that was killed")
+            return
         if not self._terminal:
             if now - self._said >= INTERVAL:
                 self._said = now

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The rewritten model. ``entries`` says what became of each tensor, once the graph has been written."""
+    """The rewritten model. ``entries`` says what became of each tensor, once the graph has been written.
+
+    ``errors`` fills while it is written; what a killed build knew may be put into it.
+    """
 
     model: ir.Model
+    errors: dict[str, float]
     entries: Callable[[], tuple[TensorEntry, ...]]
 
 
@@ -80,28 +84,36 @@ def quantize(
     level = recipe.accuracy_level if accuracy_level is None else accuracy_level
     pool = ThreadPoolExecutor(cores())
     tensors: dict[str, QuantizedTensor] = {}
+    errors: dict[str, float] = {}
     for name in weights.names():
         value = model.graph.initializers.get(name)
         grid = policy(name, weights.shape(name)) if value is not None else None
         if value is None or grid is None:
             continue
-        tensors[name] = _quantize_value(model.graph, value, weights, grid, fit, level, pool)
+        tensors[name] = _quantize_value(model.graph, value, weights, grid, fit, level, pool, errors)
     if recipe.precision == "fp16":
         for name in weights.names():
             value = model.graph.initializers.get(name)
             if value is not None and len(weights.shape(name)) == 2:
                 store_half(model.graph, value)
-    return Quantized(model, partial(_entries, model.graph, weights, tensors))
+    return Quantized(model, errors, partial(_entries, model.graph, weights, tensors, errors))
 
 
 def _quantize_value(
-    graph: ir.Graph, value: ir.Value, weights: Weights, grid: Grid, fit: Fit, level: int, pool: Executor
+    graph: ir.Graph,
+    value: ir.Value,
+    weights: Weights,
+    grid: Grid,
+    fit: Fit,
+    level: int,
+    pool: Executor,
+    errors: dict[str, float],
 ) -> QuantizedTensor:
     name = str(value.name)
     users = [node for node, _ in value.uses()]
     layout = Layout.of(weights.shape(name), grid)
     check_layout(name, grid, layout, gathered=any(n.op_type == "Gather" for n in users))
-    lazy = LazyWeight(partial(quantize_weight, weights, name, grid, fit, pool))
+    lazy = LazyWeight(partial(quantize_weight, weights, name, grid, fit, pool), partial(errors.__setitem__, name))
     tensor = QuantizedTensor(name, grid, layout, lazy, level)
     for node in users:
         if node.op_type != "Gather" and node.op_type not in PRODUCTS:
@@ -114,14 +126,16 @@ def _quantize_value(
     return tensor
 
 
-def _entries(graph: ir.Graph, weights: Weights, tensors: dict[str, QuantizedTensor]) -> tuple[TensorEntry, ...]:
+def _entries(
+    graph: ir.Graph, weights: Weights, tensors: dict[str, QuantizedTensor], errors: dict[str, float]
+) -> tuple[TensorEntry, ...]:
     entries = []
     for name in weights.names():
         shape = weights.shape(name)
         if name in tensors:
             tensor = tensors[name]
             entries.append(
-                TensorEntry(name, shape, tensor.grid, "", tensor.layout.nbytes(tensor.grid), tensor.lazy.error)
+                TensorEntry(name, shape, tensor.grid, "", tensor.layout.nbytes(tensor.grid), errors.get(name))
             )
         elif name in graph.initializers:
             value = graph.initializers[name].const_value

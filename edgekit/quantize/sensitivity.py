@@ -86,7 +86,7 @@ def _measure(
             progress("measuring sensitivity", before + len(order) // 2, total, "tensors")
             yield unpack(packed, weights.shape(name), grid).T
 
-    hidden, head = run_until(model, random_tokens(model, weights, TOKENS, seed), variants, "logits")
+    hidden, head = run_until(model, weights, random_tokens(model, weights, TOKENS, seed), variants, "logits")
     table = head.inputs[1]
     assert table is not None
     assert table.const_value is not None

@@ -84,7 +84,7 @@ def smooth(model: ir.Model, weights: Weights, alpha: float) -> SmoothedWeights:
             scales[found[1] + _READ_BY[found[2]]] = _scale(x, alpha)
         return iter(())
 
-    run_until(model, random_tokens(model, weights), observe, "logits")
+    run_until(model, weights, random_tokens(model, weights), observe, "logits")
     return SmoothedWeights(weights, scales)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from math import ceil, sqrt
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -11,7 +12,7 @@ import numpy as np
 
 from edgekit.errors import QuantizeError
 from edgekit.quantize.grid import decode, encode
-from edgekit.quantize.pack import Layout, Packed, pack_bits
+from edgekit.quantize.pack import Layout, Packed, pack_bits, pack_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 Fit: TypeAlias = "Callable[[NDArray[np.float32], Grid], tuple[NDArray[np.float32], NDArray[np.float32]]]"
 Part = Literal["codes", "scales", "zeros"]
 
-CHUNK = 1 << 19
-"""Weights in one piece of work. Threads pass the interpreter on after every NumPy call, and to wake one takes as long
-as a hundred thousand weights: pieces are long, although they leave the nearest cache."""
+PIECE = 1 << 19
+"""Weights in one piece of work: what a core holds of them, in a few arrays of 2 MB. Threads pass the interpreter on
+after every NumPy call, and to wake one takes as long as a hundred thousand weights, so pieces are no shorter."""
 
-BAND = 1 << 23
-"""Weights read at once: bounds the memory of a large table, whatever its height."""
+LONG = 512
+"""Blocks from this length on are left as rows: NumPy's inner loop runs along them."""
 
 
 def cores() -> int:
@@ -38,14 +39,14 @@ def cores() -> int:
 
 
 def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Executor) -> Packed:
-    """Read a weight band by band and put it on the grid.
+    """Read a weight piece by piece, each where it is worked on, and put it on the grid.
 
     Args:
         weights: where ``name`` [rows, columns] is read from.
         name: the weight.
         grid: its grid.
         fit: a method's ``fit``.
-        pool: threads for pieces of a band.
+        pool: threads for the pieces; memory holds the result and one piece of each.
 
     Raises:
         QuantizeError: a scale that the grid cannot store, naming the weight.
@@ -57,27 +58,32 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
     scales = np.empty((rows, layout.scale_columns), scale_type)
     zeros = None if grid.symmetric else np.empty((rows, layout.zero_bytes(grid)), np.uint8)
 
-    def work(band: NDArray[np.float32], at: int, start: int, stop: int) -> tuple[float, float]:
-        piece = slice(at + start, at + stop)
-        c, s, z, lost, total = _quantize_rows(band[start:stop], layout, grid, fit)
-        codes[piece], scales[piece] = c, s
+    def work(start: int) -> tuple[float, float]:
+        piece = slice(start, min(rows, start + step))
+        w = weights.read(name, piece.start, piece.stop)
+        codes[piece], scales[piece], z, lost, total = _quantize_rows(w, layout, grid, fit)
         if zeros is not None:
             zeros[piece] = z
         return lost, total
 
-    band_rows = max(1, BAND // layout.columns)
-    lost = total = 0.0
+    # The pieces do not depend on the cores: neither do the sums below, to the last bit.
+    step = ceil(rows / ceil(rows * layout.columns / PIECE))
+    _keep_memory()
     try:
-        for at in range(0, rows, band_rows):
-            band = weights.read(name, at, min(rows, at + band_rows))
-            # Equal pieces, one for each core at least: the last one must not be waited for alone.
-            step = ceil(len(band) / max(cores(), ceil(band.size / CHUNK)))
-            pieces = [(band, at, i, min(len(band), i + step)) for i in range(0, len(band), step)]
-            for a, b in pool.map(lambda piece: work(*piece), pieces):
-                lost, total = lost + a, total + b
+        losses = list(pool.map(work, range(0, rows, step)))
     except QuantizeError as error:
         raise QuantizeError(f"{name}: {error.message}", error.hint) from error
+    lost, total = (sum(column) for column in zip(*losses, strict=True))
     return Packed(codes, scales, zeros, sqrt(lost / total) if total else 0.0)
+
+
+@cache
+def _keep_memory() -> None:
+    """Free one block of 31 MB: from then on glibc keeps as much for the next arrays. Elsewhere this does nothing.
+
+    Fresh pages from the kernel cost more than the arithmetic on them.
+    """
+    np.empty(31 << 20, np.uint8)
 
 
 def _quantize_rows(
@@ -87,15 +93,15 @@ def _quantize_rows(
     rows, padding = len(w), layout.blocks * layout.block - layout.columns
     if padding:
         w = np.pad(w, ((0, 0), (0, padding)))
-    shape = (rows, layout.blocks, layout.block)
     size = w.shape[1] if layout.per_channel else layout.block
-    x = np.ascontiguousarray(w.reshape(-1, size).T)
+    blocks = w.reshape(-1, size).T
+    x = blocks if size >= LONG else _columns(blocks)
     scale, zero = fit(x, grid)
-    codes = encode(x, scale, zero, grid)
-    packed = pack_bits(np.ascontiguousarray(codes.astype(np.uint8).T).reshape(shape), grid.bits)
+    codes = encode(x, scale, zero, grid, out=np.empty_like(x))
+    packed = pack_columns(codes, grid.bits).reshape(rows, layout.blocks, -1)
     difference = decode(codes, scale, zero, out=codes)
     difference -= x
-    lost, total = float(np.vdot(difference, difference)), float(np.vdot(x, x))
+    lost, total = (float(np.vdot(a, a)) for a in (difference.ravel("K"), x.ravel("K")))
     zeros = zero.astype(np.uint8).reshape(rows, -1)
     if layout.per_channel and grid.bits < 8:
         zeros = zeros | zeros << np.uint8(grid.bits)
@@ -104,21 +110,28 @@ def _quantize_rows(
     return packed, scale.reshape(rows, -1), zeros, lost, total
 
 
+def _columns(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The transposed blocks [block, n] in C order, a part at a time that stays in the cache."""
+    out = np.empty(blocks.shape, np.float32)
+    for start in range(0, blocks.shape[1], 2048):
+        out[:, start : start + 2048] = blocks[:, start : start + 2048]
+    return out
+
+
 class LazyWeight:
     """Quantizes a weight the first time one of its parts is taken, and forgets each part as it is taken."""
 
-    def __init__(self, compute: Callable[[], Packed]) -> None:
-        self._compute = compute
+    def __init__(self, compute: Callable[[], Packed], tell: Callable[[float], None] = lambda _: None) -> None:
+        self._compute, self._tell = compute, tell
         self._parts: dict[str, NDArray[np.generic]] = {}
         self._lock = Lock()
-        self.error: float | None = None
 
     def take(self, part: Part) -> NDArray[np.generic]:
         """One part of the packed weight. Taking a part twice quantizes the weight twice."""
         with self._lock:
             if part not in self._parts:
                 packed = self._compute()
-                self.error = packed.error
+                self._tell(packed.error)
                 self._parts = {"codes": packed.codes, "scales": packed.scales}
                 if packed.zeros is not None:
                     self._parts["zeros"] = packed.zeros

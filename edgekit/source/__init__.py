@@ -6,6 +6,15 @@ from edgekit.source.model import open_model
 from edgekit.source.oracle import source_tokenizer
 from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
-from edgekit.source.provenance import fingerprint
+from edgekit.source.provenance import fingerprint, source_stamp
 
-__all__ = ["ARCHITECTURES", "AWKWARD", "PACKAGED", "fingerprint", "open_model", "open_outline", "source_tokenizer"]
+__all__ = [
+    "ARCHITECTURES",
+    "AWKWARD",
+    "PACKAGED",
+    "fingerprint",
+    "open_model",
+    "open_outline",
+    "source_stamp",
+    "source_tokenizer",
+]

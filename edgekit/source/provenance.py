@@ -44,6 +44,18 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenan
     return replace(provenance, sha256=sha256)
 
 
+def source_stamp(checkpoint: Checkpoint) -> str:
+    """Paths, sizes and times of the weight files: the same as long as nobody has touched them. "" without files."""
+    weights = checkpoint.weights
+    if not isinstance(weights, FileWeights) or checkpoint.provenance.kind == "optimum":
+        return ""
+    lines = [repr(checkpoint.spec)]
+    for path in sorted(weights.files):
+        stat = path.stat()
+        lines.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    return "\n".join(lines)
+
+
 def _hash(path: Path, before: int, total: int, progress: Progress) -> str:
     digest = hashlib.sha256()
     try:

@@ -157,7 +157,7 @@ def test_the_evaluator_of_sensitivities_computes_the_same(name: str, pair: Calla
     decoder = tiny.decoder("cpu")
     feeds = {value.name: empty for value in decoder.model.graph.inputs}
     feeds |= {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(60)[None]}
-    hidden, head = run_until(decoder.model, feeds, lambda name, weight: iter(()), "logits")
+    hidden, head = run_until(decoder.model, tiny.checkpoint.weights, feeds, lambda name, weight: iter(()), "logits")
     assert distance(hidden @ head.inputs[1].const_value.numpy(), tiny.reference(ids)) < LIMIT
 
 

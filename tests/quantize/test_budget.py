@@ -93,7 +93,7 @@ def test_the_evaluator_agrees_with_onnx_runtime(opened):
         for i in range(spec.layers)
         for kind in ("key", "value")
     }
-    hidden, head = run_until(graph, {**feeds, **empty}, lambda *_: iter(()), "logits")
+    hidden, head = run_until(graph, checkpoint.weights, {**feeds, **empty}, lambda *_: iter(()), "logits")
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
     expected = session.run(["logits"], {**feeds, **empty})[0]
     table = head.inputs[1].const_value.numpy()
@@ -125,7 +125,7 @@ def test_the_evaluator_knows_every_operator_of_the_family(architecture, tmp_path
         "position_ids": np.arange(20)[None],
     }
     empty = {str(v.name): np.empty((1, 0), np.float32) for v in graph.graph.inputs if v.name not in feeds}
-    hidden, head = run_until(graph, {**feeds, **empty}, lambda *_: iter(()), "logits")
+    hidden, head = run_until(graph, checkpoint.weights, {**feeds, **empty}, lambda *_: iter(()), "logits")
     logits = hidden @ head.inputs[1].const_value.numpy().T
     with torch.inference_mode():
         expected = model(torch.from_numpy(tokens)).logits.numpy()

@@ -8,7 +8,7 @@ import pytest
 from edgekit.errors import QuantizeError
 from edgekit.quantize import rtn, search, tensor
 from edgekit.quantize.grid import decode, encode, storable
-from edgekit.quantize.pack import Layout, Packed, pack_bits, unpack, unpack_bits
+from edgekit.quantize.pack import Layout, Packed, pack_bits, pack_columns, unpack, unpack_bits
 from edgekit.quantize.tensor import quantize_weight
 from edgekit.types import Grid
 
@@ -48,9 +48,8 @@ def normal(rows=24, columns=256, seed=0):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_a_weight_on_the_grid_comes_back_bit_for_bit(grid, monkeypatch):
+def test_a_weight_on_the_grid_comes_back_bit_for_bit(grid):
     """What was decoded once is on the grid: packing it again gives the same bytes and the same floats."""
-    monkeypatch.setattr(tensor, "cores", lambda: 1)  # one piece, whose blocks `same` knows
     first = quantized(normal(), grid)
     on_grid = unpack(first, (24, 256), grid)
 
@@ -148,6 +147,24 @@ def test_a_scale_that_vanishes_in_float16_makes_a_block_of_zeros():
     assert np.all(unpack(quantized(weight, Grid(4, 32, False)), weight.shape, Grid(4, 32, False)) == 0)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_columns_are_packed_like_rows(bits):
+    codes = np.random.default_rng(0).integers(0, 2**bits, (7, 32), dtype=np.uint8)
+    for columns in (np.ascontiguousarray(codes.T, np.float32), codes.astype(np.float32).T):
+        assert np.array_equal(pack_columns(columns, bits), pack_bits(codes, bits))
+
+
+def test_scales_become_what_numpy_makes_of_them():
+    random = np.random.default_rng(0)
+    scale = (random.standard_normal(100_000) * np.exp2(random.uniform(-13, 9, 100_000))).astype(np.float32)
+    ties = 1 + (2 * np.arange(1024, dtype=np.float32) + 1) * np.float32(2.0**-11)
+    edges = np.array([2.0**-14, 65503, 65504, -65519, 6e-5, 2.0**-25, 1e-9, 0], np.float32)
+    for values in (scale[np.abs(scale) > 2.0**-14], ties, *edges[:, None], scale):
+        expected = values.astype(np.float16).astype(np.float32)
+        expected[expected == 0] = 1
+        assert np.array_equal(storable(values, Grid(4, 32, True)), expected)
+
+
 def test_bits_are_packed_low_nibble_first():
     assert pack_bits(np.array([[1, 2, 3, 15]], np.uint8), 4).tolist() == [[0x21, 0xF3]]
     assert pack_bits(np.array([[7, 8, 9]], np.uint8), 4).tolist() == [[0x87, 0x09]]
@@ -155,17 +172,17 @@ def test_bits_are_packed_low_nibble_first():
     assert np.array_equal(unpack_bits(pack_bits(codes, 4), 4, 7), codes)
 
 
-def test_rows_are_read_in_bands_and_the_result_does_not_depend_on_them(monkeypatch):
-    weight, grid = normal(64, 256), Grid(4, 32, False)
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_rows_are_read_in_pieces_and_the_result_does_not_depend_on_them(grid, monkeypatch):
+    weight = normal(64, 1024 if grid.block == 0 else 256)
     whole = quantized(weight, grid)
-    monkeypatch.setattr(tensor, "BAND", 256 * 10)
-    monkeypatch.setattr(tensor, "CHUNK", 256 * 3)
+    monkeypatch.setattr(tensor, "PIECE", weight.shape[1] * 10)
     source = OneWeight(weight)
     with ThreadPoolExecutor(2) as pool:
-        banded = quantize_weight(source, "w", grid, search.fit, pool)
+        pieces = quantize_weight(source, "w", grid, search.fit, pool)
     assert len(source.rows) == 7
-    assert np.array_equal(whole.codes, banded.codes)
-    assert np.array_equal(whole.scales, banded.scales)
+    assert np.array_equal(whole.codes, pieces.codes)
+    assert np.array_equal(whole.scales, pieces.scales)
 
 
 def test_encode_and_decode_are_inverse_for_every_code():
