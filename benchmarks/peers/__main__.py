@@ -51,6 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(peers), help=f"of {', '.join(peers)}; all by default")
     parser.add_argument("--variants", default=",".join(variants), help=f"of edgekit: {', '.join(variants)}")
     parser.add_argument("--rounds", type=int, default=7, help="of the speed race; 0 leaves it out")
+    parser.add_argument("--patience", type=float, default=10.0, help="seconds a sample waits for a quiet machine")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m", help="a quantized GGUF file or a packaged name")
     parser.add_argument("--seed", type=int, default=1234, help="of the reference's noise and of the prompts")
@@ -88,7 +89,7 @@ def main() -> None:
             smoke(options, keep)
         else:
             reference = make_reference(options.model, options.work / "reference", options.seed)
-            compare(options, reference, Workloads(), keep)
+            compare(options, reference, Workloads(patience=options.patience), keep)
     print("\n" + whole_report(run))
     draw(run, options.picture)
 
@@ -102,7 +103,7 @@ def smoke(options: argparse.Namespace, keep: Callable[[Record], None]) -> None:
     reference = tiny_checkpoint(options.work / "reference", max_position_embeddings=2048)
     (reference / "reference.json").write_text(json.dumps({"source": "edgekit.testing", "seed": 0}))
     options.tokens, options.window = 256, 64
-    compare(options, reference, Workloads(long=48, short=8, new=16), keep)
+    compare(options, reference, Workloads(long=48, short=8, new=16, patience=0.0), keep)
 
 
 def compare(options: argparse.Namespace, reference: Path, workloads: Workloads, keep: Callable[[Record], None]) -> None:

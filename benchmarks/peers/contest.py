@@ -35,11 +35,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Workloads:
-    """A long prompt (whose prefill is a workload too), a short one, and the tokens decoded after each."""
+    """A long prompt (whose prefill is a workload too), a short one, and the tokens decoded after each.
+
+    ``patience`` is how many seconds each sample waits for other processes to be quiet.
+    """
 
     long: int = 512
     short: int = 32
     new: int = 128
+    patience: float = 10.0
 
 
 SMALLEST_ID = 17
@@ -86,6 +90,7 @@ def _take_turn(
         versions = tuple(session.ready["versions"].items())
         session.ask({"prompt": prompts["warm"], "new": min(8, workloads.new)})
         for name in ("long", "short"):
+            session.settle(workloads.patience)
             prompt, environment = prompts[name], environment_of(threads, versions)
             count = len(prompt)
             answer = session.ask({"prompt": prompt, "new": workloads.new})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from benchmarks.peers.tables import MB, OURS
 
@@ -67,9 +68,14 @@ def draw(run: Run, out: Path) -> None:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for place, (title, unit, points) in zip(axes, panels, strict=True):
             _panel(place, title, unit, points)
+        klds = [kld for _, _, points in panels for point in points for kld in point.kld]
+        axes[0].set_ylim(min(klds) / 2, max(klds) * 2)
         axes[0].set_ylabel("KL divergence from FP32, nats (lower is better)")
         out.parent.mkdir(parents=True, exist_ok=True)
         dated = {"Date": None, "Creator": None} if out.suffix == ".svg" else {}
+        figure.draw_without_rendering()
+        for place, (_, _, points) in zip(axes, panels, strict=True):
+            _name(place, points)
         figure.savefig(out, metadata=dated, dpi=110)
 
 
@@ -109,7 +115,7 @@ def _panel(axes: Axes, title: str, unit: str, points: list[Point]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     right = max(point.high for point in points)
-    axes.set_xlim(0, 1.12 * right)
+    axes.set_xlim(0, 1.4 * right)  # room for a title
     for point in points:
         color = BLUE if point.ours else GREY
         value, low, high = point.kld
@@ -123,20 +129,40 @@ def _panel(axes: Axes, title: str, unit: str, points: list[Point]) -> None:
             markersize=9 if point.ours else 7,
             elinewidth=1.2,
         )
-    for point, (x, y, side) in zip(points, _labels(points, right), strict=True):
-        axes.annotate(
+
+
+PLACES = [(dx, dy) for dy in (13, -13, 0, 26, -26, 39, -39) for dx in (9, -9)]
+"""Offsets of a label from its point, in points of type, the best first; the sign of the first says to which side."""
+
+
+def _name(axes: Axes, points: list[Point]) -> None:
+    """Write each title where it hides neither a point nor another title. Needs a figure that is laid out."""
+    spots = [axes.transData.transform((point.x, point.kld[0])) for point in points]
+    bars = [axes.transData.transform([(point.low, point.kld[0]), (point.high, point.kld[0])]) for point in points]
+    taken = [Bbox.from_extents(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
+    taken += [Bbox.from_extents(x0, y0 - 2, x1, y1 + 2) for (x0, y0), (x1, y1) in bars]
+    for point in points:
+        color, weight = (BLUE, "bold") if point.ours else (GREY, "normal")
+        label = axes.annotate(
             point.title,
             (point.x, point.kld[0]),
-            (x, y),
+            PLACES[0],
             textcoords="offset points",
-            ha=side,
             va="center",
-            color=BLUE if point.ours else GREY,
-            weight="bold" if point.ours else "normal",
+            color=color,
+            weight=weight,
             fontsize=9,
         )
-
-
-def _labels(points: list[Point], right: float) -> list[tuple[float, float, str]]:
-    """Offsets in points and alignment: above a point, on the side that has room."""
-    return [(-7, 11, "right") if point.x > 0.55 * right else (7, 11, "left") for point in points]
+        best = None
+        for dx, dy in PLACES:
+            label.set(position=(dx, dy), horizontalalignment="left" if dx > 0 else "right")
+            box = label.get_window_extent()
+            outside = (
+                box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1 or not axes.bbox.y0 < box.y0 < box.y1 < axes.bbox.y1
+            )
+            hidden = sum(box.overlaps(other) for other in taken) + 3 * outside
+            if best is None or hidden < best[0]:
+                best = (hidden, dx, dy, box)
+        _, dx, dy, box = best
+        label.set(position=(dx, dy), horizontalalignment="left" if dx > 0 else "right")
+        taken.append(box)

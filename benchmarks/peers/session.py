@@ -81,6 +81,15 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end()
 
+    def settle(self, patience: float) -> None:
+        """Wait until other processes are quiet (a tenth of a core), for at most ``patience`` seconds."""
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            before = Busy.now(self._process.pid)
+            time.sleep(0.4)
+            if Busy.now(self._process.pid).foreign(before) < 0.1:
+                return
+
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """One question, one answer, and ``foreign_cores`` while it was worked on.
 

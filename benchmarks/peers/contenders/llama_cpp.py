@@ -64,7 +64,8 @@ class LlamaModel:
     def _prefill(self, tokens: list[int]) -> Any:
         for start in range(0, len(tokens), BATCH):
             piece = tokens[start : start + BATCH]
-            self._decode(self._llama.llama_batch_get_one((ctypes.c_int32 * len(piece))(*piece), len(piece)))
+            ids = (ctypes.c_int32 * len(piece))(*piece)  # the batch points into it, and does not keep it alive
+            self._decode(self._llama.llama_batch_get_one(ids, len(piece)))
         return self._row(-1)
 
     def _step(self, token: int) -> Any:
