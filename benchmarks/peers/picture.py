@@ -74,6 +74,7 @@ def draw(run: Run, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         dated = {"Date": None, "Creator": None} if out.suffix == ".svg" else {}
         figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # titles are placed by what is there now
         for place, (_, _, points) in zip(axes, panels, strict=True):
             _name(place, points)
         figure.savefig(out, metadata=dated, dpi=110)
@@ -115,7 +116,7 @@ def _panel(axes: Axes, title: str, unit: str, points: list[Point]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     right = max(point.high for point in points)
-    axes.set_xlim(0, 1.4 * right)  # room for a title
+    axes.set_xlim(0, 1.15 * right)
     for point in points:
         color = BLUE if point.ours else GREY
         value, low, high = point.kld
@@ -141,7 +142,8 @@ def _name(axes: Axes, points: list[Point]) -> None:
     bars = [axes.transData.transform([(point.low, point.kld[0]), (point.high, point.kld[0])]) for point in points]
     taken = [Bbox.from_extents(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     taken += [Bbox.from_extents(x0, y0 - 2, x1, y1 + 2) for (x0, y0), (x1, y1) in bars]
-    for point in points:
+    # From the right: those at the edge have the fewest places.
+    for point in sorted(points, key=lambda point: -point.x):
         color, weight = (BLUE, "bold") if point.ours else (GREY, "normal")
         label = axes.annotate(
             point.title,
@@ -166,3 +168,7 @@ def _name(axes: Axes, points: list[Point]) -> None:
         _, dx, dy, box = best
         label.set(position=(dx, dy), horizontalalignment="left" if dx > 0 else "right")
         taken.append(box)
+        if abs(dy) > 20:
+            line = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+            below = (dx, dy - 7 if dy > 0 else dy + 7)
+            axes.annotate("", (point.x, point.kld[0]), below, textcoords="offset points", arrowprops=line)
