@@ -132,7 +132,7 @@ def _panel(axes: Axes, title: str, unit: str, points: list[Point]) -> None:
         )
 
 
-PLACES = [(dx, dy) for dy in (13, -13, 0, 26, -26, 39, -39) for dx in (9, -9)]
+PLACES = [(dx, dy) for dy in (13, -13, 0, 26, -26, 39, -39, 52, -52) for dx in (9, -9)]
 """Offsets of a label from its point, in points of type, the best first; the sign of the first says to which side."""
 
 

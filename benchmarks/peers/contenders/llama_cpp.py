@@ -90,7 +90,7 @@ def _sources(place: Place) -> Path:
 
 
 def _install(place: Place) -> list[Command]:
-    archive = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", str(place.folder)]
+    archive = ["download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "-d", str(place.folder)]
     native = ["/usr/bin/env", "CMAKE_ARGS=-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"]
     return [
         [place.python, "-m", "pip", *archive, f"llama-cpp-python=={RELEASE}"],
