@@ -14,87 +14,26 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import onnxruntime
+from graph_runner import GraphRunner
 from reference import make_reference
+from scoring import make_yardstick
+from spending import Spent, spend
 
 from edgekit import build_bundle, load_runner
 from edgekit.config import load_recipe
-from edgekit.measure import Reference, Text, cut_windows, embedded_text, read_text, score
-from edgekit.measure import make_reference as make_logits
-from edgekit.run import Tokenizer
+from edgekit.measure import Reference, Text, score
 from edgekit.types import Bundle, Quality
 
 MB = 1e6
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What one build process took."""
-
-    seconds: float
-    rss_bytes: int
-    code: int
-
-
-class PeerRunner:
-    """The logits of another tool's graph, whatever of the usual inputs it takes."""
-
-    def __init__(self, path: Path, head_dim: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options)
-        self.vocab_size = self._session.get_outputs()[0].shape[-1]
-        self._head_dim = head_dim
-
-    def logits(self, tokens: list[int]) -> np.ndarray:
-        """Logits [S,V] of every position."""
-        length = len(tokens)
-        feeds = {}
-        for value in self._session.get_inputs():
-            if value.name == "input_ids":
-                feeds[value.name] = np.asarray([tokens], np.int64)
-            elif value.name == "attention_mask":
-                feeds[value.name] = np.ones((1, length), np.int64)
-            elif value.name == "position_ids":
-                feeds[value.name] = np.arange(length)[None]
-            else:
-                _, heads, _, _ = value.shape
-                feeds[value.name] = np.zeros((1, heads, 0, self._head_dim), np.float32)
-        return self._session.run(["logits"], feeds)[0][0]
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-
-LAUNCHER = """
-import os, sys, time
-quiet = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_WRONLY, 0) for n in (1, 2)]
-started = time.perf_counter()
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
-_, status, usage = os.wait4(pid, 0)
-print(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
-"""
-
-
-def spend(command: list[str]) -> Spent:
-    """Run a process and ask the kernel what it took.
-
-    A small process in between starts it: the peak that the kernel reports begins at the size of the parent.
-    """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    launched = [sys.executable, "-S", "-c", LAUNCHER, *command]
-    out = subprocess.run(launched, env=environment, check=True, capture_output=True, text=True).stdout
-    seconds, memory, code = out.split()
-    return Spent(float(seconds), int(memory), int(code))
 
 
 def transfers(source: Path, size: int) -> tuple[float, float]:
@@ -157,23 +96,18 @@ def main() -> None:
     options = parse()
     work: Path = options.work
     reference = make_reference(options.model, work / "reference", options.seed)
-    text = read_text(options.text) if options.text else embedded_text()
     lines: list[dict[str, object]] = []
 
-    float32 = build_bundle(str(reference), out=work / "fp32", precision="fp32", force=True)
-    tokenizer = Tokenizer.of(float32)
-    windows = cut_windows(text, tokenizer.encode, options.window, options.tokens)
-    runner = load_runner(float32)
-    off_grid = make_logits(runner, windows)
-    runner.close()
-    packaged = build_bundle(options.model, out=work / "packaged", precision="fp32", force=True)
-    runner = load_runner(packaged)
-    on_grid = make_logits(runner, windows)
-    runner.close()
+    protocol = (options.text, options.window, options.tokens)
+    yardstick = make_yardstick(str(reference), work / "fp32", *protocol)
+    off_grid, text, float32 = yardstick.reference, yardstick.text, yardstick.bundle
+    on_grid = make_yardstick(options.model, work / "packaged", *protocol).reference
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
     )
-    print(f"{text.name}: {windows.size} tokens in windows of {options.window}, no BOS; 95 % bootstrap over windows")
+    print(
+        f"{text.name}: {off_grid.tokens.size} tokens in windows of {options.window}, no BOS; 95 % bootstrap of windows"
+    )
 
     print(f"\nOff-grid reference, seed {options.seed}, {float32.manifest.bytes / MB:.1f} MB of FP32")
     plans = (
@@ -245,7 +179,7 @@ def compare_builds(
     print(f"the floor: reading the source {read:.2f} s, writing and syncing 92 MB {write:.2f} s")
     size = sum(f.stat().st_size for f in peer.rglob("*") if f.is_file())
     quality = score(
-        PeerRunner(peer / "model.onnx", head_dim),
+        GraphRunner(peer / "model.onnx", head_dim),
         off_grid,
         text=text.name,
         text_sha256=text.sha256,

@@ -1,0 +1,1 @@
+"""edgekit and its peers side by side, on one machine, in one run: ``python -m benchmarks.peers``."""

@@ -1,0 +1,51 @@
+"""What every quality number of the benchmarks is measured against: an FP32 model's predictions on a text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import build_bundle, load_runner
+from edgekit.measure import (
+    Reference,
+    Text,
+    cut_windows,
+    embedded_text,
+    load_reference,
+    make_reference,
+    read_text,
+    reference_key,
+    save_reference,
+)
+from edgekit.run import Tokenizer
+from edgekit.types import Bundle
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A text, what the FP32 model says about it, and that model's bundle."""
+
+    text: Text
+    reference: Reference
+    bundle: Bundle
+
+
+def make_yardstick(model: str, out: Path, text: Path | None, window: int, tokens: int) -> Yardstick:
+    """Build a model in FP32 at ``out`` and run it over windows of a text; its predictions are kept beside the bundle.
+
+    Args:
+        model: as `build_bundle` takes it.
+        out: the FP32 bundle's folder; it is replaced.
+        text: a file; CPython's documentation by default.
+        window: tokens in each window, none of them added.
+        tokens: in all.
+    """
+    spoken = read_text(text) if text else embedded_text()
+    bundle = build_bundle(model, out=out, precision="fp32", force=True)
+    windows = cut_windows(spoken, Tokenizer.of(bundle).encode, window, tokens)
+    kept = out.parent / f"predictions-{reference_key(bundle.manifest.provenance.sha256, spoken.sha256, windows)}.npz"
+    reference = load_reference(kept)
+    if reference is None:
+        runner = load_runner(bundle)
+        reference = make_reference(runner, windows)
+        runner.close()
+        save_reference(reference, kept)
+    return Yardstick(spoken, reference, bundle)

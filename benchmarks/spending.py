@@ -1,0 +1,38 @@
+"""What a process took, as the kernel saw it: wall clock and peak resident memory."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+LAUNCHER = """
+import os, sys, time
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+quiet = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+started = time.perf_counter()
+pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ, file_actions=quiet)
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
+"""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one process, its children included, took."""
+
+    seconds: float
+    rss_bytes: int
+    code: int
+
+
+def spend(command: list[str], log: Path = Path(os.devnull), folder: Path | None = None) -> Spent:
+    """Run a process in ``folder``, without the hub, its output appended to ``log``; ask the kernel what it took.
+
+    A small process in between starts it: the peak that the kernel reports begins at the size of the parent.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    launched = [sys.executable, "-S", "-c", LAUNCHER, str(log), *command]
+    out = subprocess.run(launched, env=environment, cwd=folder, check=True, capture_output=True, text=True).stdout
+    seconds, memory, code = out.split()
+    return Spent(float(seconds), int(memory), int(code))
