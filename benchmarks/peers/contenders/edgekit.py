@@ -24,6 +24,9 @@ class Variant:
 VARIANTS = {
     "edgekit-int4": Variant("edgekit INT4", ("--precision", "int4")),
     "edgekit-int4-92": Variant("edgekit INT4, 92 MB", ("--precision", "int4", "--size-mb", "92")),
+    "edgekit-fast": Variant("edgekit fast", ("--recipe", "fast")),
+    "edgekit-small": Variant("edgekit small", ("--recipe", "small")),
+    "edgekit-small-memory": Variant("edgekit small, little memory", ("--recipe", "small"), {"small_memory": True}),
     "edgekit-int8": Variant("edgekit INT8", ("--precision", "int8")),
 }
 
