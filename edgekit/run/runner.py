@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,50 +11,50 @@ from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
+from edgekit.run.settings import choose_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from edgekit.types import Bundle
-
-CHUNK = 128
-"""Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
-of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
-
-FEW = 4
-"""Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
+    from edgekit.types import Bundle, Settings
 
 
 def load_runner(
-    bundle: Bundle, *, threads: int | None = None, context: int | None = None, small_memory: bool = False
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    small_memory: bool = False,
+    settings: Settings | None = None,
 ) -> OnnxRunner:
     """Open a bundle for running.
 
     Args:
         bundle: the opened bundle.
-        threads: intra-op threads; the physical cores this process may use by default.
+        threads: intra-op threads; wins over ``settings``.
         context: most tokens the cache may hold; what the model and the target allow by default.
         small_memory: prompts run on the decoder's graph even where the bundle has one of their own: slower, without
             the 8-bit weights in memory.
+        settings: by default those that `edgekit bench --tune` found on this class of machine, else default_settings().
 
     Raises:
         RunError: the session cannot be made, or ``context`` is more than the model was made for.
     """
     manifest = bundle.manifest
-    limit = manifest.spec.context_length
-    if manifest.target.max_context is not None:
-        limit = min(limit, manifest.target.max_context)
+    limit = manifest.context_length
     if context is not None and not 1 <= context <= limit:
         raise RunError(f"context={context}: {bundle.path} holds 1 to {limit} tokens", hint=f"ask for {limit} or less")
+    settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
     prompts = None
     with ThreadPoolExecutor(1) as beside:
-        if manifest.prefill is not None and not small_memory:
-            prompts = beside.submit(open_prompt_session, bundle, threads)
-        session = open_session(bundle, threads)
+        if settings.prompt_graph == "own":
+            prompts = beside.submit(open_prompt_session, bundle, settings)
+        session = open_session(bundle, settings)
     return OnnxRunner(
         session,
+        settings=settings,
         context=context or limit,
         shared_kv=manifest.target.shared_kv,
         prompts=None if prompts is None else prompts.result(),
@@ -62,15 +62,24 @@ def load_runner(
 
 
 class OnnxRunner:
-    """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache."""
+    """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache.
 
-    def __init__(self, session: Session, *, context: int, shared_kv: bool, prompts: Session | None = None) -> None:
+    Attributes:
+        info: what runs the decoder's graph.
+        settings: how.
+    """
+
+    def __init__(
+        self, session: Session, *, settings: Settings, context: int, shared_kv: bool, prompts: Session | None = None
+    ) -> None:
         slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
+        self.settings = settings
+        self._chunk = min(settings.chunk, context)
         self._context = context
         self._cache: Cache = InPlaceCache(slots, context) if shared_kv else AppendCache(slots, context)
-        self._tokens = BoundGraph(session, context, CHUNK)
-        self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, CHUNK)
+        self._tokens = BoundGraph(session, context, self._chunk)
+        self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, self._chunk)
         self._vocab = self._tokens.vocab_size
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
 
@@ -111,10 +120,10 @@ class OnnxRunner:
             RunError: no tokens, a token outside the vocabulary, or more than the context holds.
         """
         ids = self._accept(tokens)
-        graph = self._prompts if len(ids) > FEW else self._tokens
-        rows = self._last if graph.last_only else np.empty((min(CHUNK, len(ids)), self._vocab), graph.dtype)
-        for start in range(0, len(ids), CHUNK):
-            chunk = ids[start : start + CHUNK]
+        graph = self._prompts if len(ids) > self.settings.few else self._tokens
+        rows = self._last if graph.last_only else np.empty((min(self._chunk, len(ids)), self._vocab), graph.dtype)
+        for start in range(0, len(ids), self._chunk):
+            chunk = ids[start : start + self._chunk]
             graph.feed(chunk, self._cache, rows[: len(chunk)])
         graph.release()
         last: NDArray[np.float32] = rows[min(len(chunk), len(rows)) - 1].astype(np.float32)
@@ -141,8 +150,8 @@ class OnnxRunner:
         self.reset()
         ids = self._accept(tokens)
         rows = np.empty((len(ids), self._vocab), self._prompts.dtype)
-        for start in range(0, len(ids), CHUNK):
-            self._prompts.feed(ids[start : start + CHUNK], self._cache, rows[start : start + CHUNK])
+        for start in range(0, len(ids), self._chunk):
+            self._prompts.feed(ids[start : start + self._chunk], self._cache, rows[start : start + self._chunk])
         self._prompts.release()
         return rows.astype(np.float32, copy=False)
 
