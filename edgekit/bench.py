@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit import __version__, measure
 from edgekit.run import choose_settings, find_tuning, load_runner, physical_cores
-from edgekit.types import Bundle, Energy, Measurement, PowerProbe, Progress, Runner, silent
+from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, PowerProbe, Progress, Runner, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,14 +57,7 @@ def bench_bundle(
     manifest = bundle.manifest
     settings, tuning = choose_settings(manifest, threads=threads), find_tuning(manifest)
     weights = measure.weight_bytes(manifest)
-    runtime = (("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__))
-    environment = measure.read_environment(
-        cores=physical_cores(),
-        threads=settings.threads,
-        runtime=runtime,
-        provider=manifest.target.provider,
-        provider_options=manifest.target.provider_options,
-    )
+    environment = _environment(manifest, settings.threads)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
     measure.reset_peak_memory()
@@ -104,6 +97,16 @@ def bench_bundle(
         gemm_factor=factor,
         settings=settings,
         tuned=tuning is not None and settings == tuning.settings,
+    )
+
+
+def _environment(manifest: Manifest, threads: int) -> Environment:
+    return measure.read_environment(
+        cores=physical_cores(),
+        threads=threads,
+        runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
+        provider=manifest.target.provider,
+        provider_options=manifest.target.provider_options,
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit import tune
+from edgekit import measure, tune
+from edgekit.bench import bench_bundle
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle, record
 from edgekit.cli import run
@@ -18,7 +19,7 @@ from edgekit.record import from_json, to_json
 from edgekit.run import default_settings, load_runner, machine_class, runtime_class
 from edgekit.testing import tiny_checkpoint
 from edgekit.tune import tune_bundle, verdict, wins
-from edgekit.types import Series, Settings, Trial, Tuning
+from edgekit.types import Ceilings, Series, Settings, Trial, Tuning
 
 OTHERS = Settings(threads=1, spinning=False, pinned=True, prompt_graph="decoder", chunk=64, few=2)
 SHARED = {"settings": OTHERS, "kept": False, "left_out": ("why",), "time": "2026-01-01T00:00:00+00:00"}
@@ -229,6 +230,18 @@ def test_threads_are_pinned_to_all_cores_but_the_first(bundle, monkeypatch):
     options = runner._tokens._handle.get_session_options()
     assert options.get_session_config_entry("session.intra_op_thread_affinities") == "1"
     runner.close()
+
+
+def test_a_bench_runs_on_the_tuned_settings_and_says_so(bundle, monkeypatch):
+    wide = Ceilings(Series("read", "B/s", (1e18,)), Series("gemm", "FLOP/s", (1e18,)))
+    monkeypatch.setattr(measure, "measure_ceilings", lambda *_: wide)
+    monkeypatch.setattr(measure, "choose_meter", lambda: (None, "no meter here"))
+    small = {"pp": (8,), "tg": (2,), "depth": (0,), "repetitions": 1}
+    tuned = record(bundle, tuning=tuning())
+    m = bench_bundle(tuned, **small)
+    assert (m.settings, m.tuned, m.environment.threads) == (OTHERS, True, 1)
+    m = bench_bundle(tuned, **small, threads=2)
+    assert (m.settings, m.tuned, m.environment.threads) == (replace(OTHERS, threads=2), False, 2)
 
 
 # --- for real ---------------------------------------------------------------------------------

@@ -33,7 +33,10 @@ Model = Annotated[
 ]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads.", show_default="the physical cores this process may use")
+    int | None,
+    typer.Option(
+        min=1, help="CPU threads.", show_default="as `bench --tune` found, else the physical cores this process may use"
+    ),
 ]
 
 
