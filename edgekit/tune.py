@@ -45,6 +45,9 @@ ERROR = 0.05
 MARGIN = 0.02
 """A gain of less than this is not worth a setting."""
 
+BUSY = 0.1
+"""A process that waits for a core this share of its time shares the machine: what it finds is true of that mix only."""
+
 TOKENS = 32
 CHUNKS = (64, 256, 512)
 FEWS = (1, 2, 4, 8, 16)
@@ -73,15 +76,22 @@ class _Bench:
     decode: _Workload
     rounds: int
     progress: Progress
+    waited: list[float]
+    """The share of a trial that was spent waiting for a core."""
 
     @property
     def phases(self) -> tuple[_Workload, ...]:
         """Both phases of an answer."""
         return self.prompt, self.decode
 
-    def few(self, tokens: int) -> _Workload:
-        """Prompts of ``tokens`` tokens after a long one."""
-        return _Workload(f"pp{tokens}@{self.prompt.tokens}", "few", tokens, self.prompt.tokens)
+    def few(self, one: int, other: int) -> tuple[_Workload, ...]:
+        """Short prompts after a long one: the shortest and the longest whose graph ``few`` decides, here or there.
+
+        Both, because kernels work on tiles of rows: four tokens may be cheaper than three.
+        """
+        depth = self.prompt.tokens
+        lengths = sorted({min(one, other) + 1, max(one, other)})
+        return tuple(_Workload(f"pp{n}@{depth}", "few", n, depth) for n in lengths)
 
     def trial(self, change: str, base: Settings, other: Settings, workloads: Sequence[_Workload]) -> Trial:
         """Measure ``other`` beside ``base``."""
@@ -100,7 +110,7 @@ def tune_bundle(
 ) -> Tuning:
     """Find the fastest settings. Nothing is written: ``bundle.record`` does that.
 
-    Two models are in memory at once.
+    Two models are in memory at once. What was found while others used the machine is not for keeping: ask is_quiet().
 
     Args:
         bundle: the opened bundle.
@@ -128,6 +138,7 @@ def tune_bundle(
         _Workload(f"tg{TOKENS}@{prompt}", "decode", TOKENS, prompt),
         rounds,
         progress,
+        [],
     )
     default = choose_settings(bundle.manifest, settings=default_settings(bundle.manifest), threads=threads)
     best = default
@@ -147,8 +158,8 @@ def tune_bundle(
         best, few = _tune_few(bench, best)
         trials += few
     if best != default:
-        workloads = (*bench.phases, *([bench.few(max(best.few, default.few))] if best.few != default.few else ()))
-        last = bench.trial("all together, against the defaults", default, best, workloads)
+        short = bench.few(best.few, default.few) if best.few != default.few else ()
+        last = bench.trial("all together, against the defaults", default, best, (*bench.phases, *short))
         trials.append(last)
         best = best if last.won else default
     return Tuning(
@@ -158,6 +169,7 @@ def tune_bundle(
         kept=best == default,
         trials=tuple(trials),
         left_out=left_out,
+        waited=max(bench.waited, default=None),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -172,6 +184,11 @@ def verdict(ratios: Sequence[float]) -> Verdict:
     if middle <= 1 / (1 + MARGIN) and sum(r < 1 for r in ratios) >= needed:
         return "slower"
     return "no difference"
+
+
+def is_quiet(tuning: Tuning) -> bool:
+    """Whether the machine was the process's own: only then does a tuning speak for its class."""
+    return tuning.waited is None or tuning.waited <= BUSY
 
 
 def wins(ratios: Sequence[Series]) -> bool:
@@ -221,10 +238,7 @@ def _on_decoder(settings: Settings) -> Settings:
 
 
 def _tune_few(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
-    """Move the crossing of the two graphs up while the decoder's is the faster, else down while it is the slower.
-
-    The length measured is the one the change is hardest to win at: the longest going up, the shortest going down.
-    """
+    """Move the crossing of the two graphs up while the decoder's is the faster, else down while it is the slower."""
     trials: list[Trial] = []
     at = FEWS.index(best.few) if best.few in FEWS else None
     if at is None:
@@ -232,8 +246,7 @@ def _tune_few(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
     for steps in (FEWS[at + 1 :], FEWS[:at][::-1]):
         began = best.few
         for few in steps:
-            workload = bench.few(few if few > best.few else few + 1)
-            trial = bench.trial(f"few {few}", best, replace(best, few=few), (workload,))
+            trial = bench.trial(f"few {few}", best, replace(best, few=few), bench.few(few, best.few))
             trials.append(trial)
             if not trial.won:
                 break
@@ -254,6 +267,7 @@ def _compare(
     try:
         runners.append(load_runner(bench.bundle, settings=base))
         runners.append(load_runner(bench.bundle, settings=other))
+        began = measure.core_seconds()
         for i in range(-1, bench.rounds):
             bench.progress(f"trying {change}", i + 1, bench.rounds, "rounds")
             tokens = random.integers(runners[0].vocab_size, size=max(bench.prompt.tokens, depth))
@@ -266,6 +280,10 @@ def _compare(
                 ratios[workload.name].append(before / after)
             if i + 1 >= ENOUGH and not any(_open(samples, bench.rounds) for samples in ratios.values()):
                 break
+        ended = measure.core_seconds()  # before the threads and their counts are gone
+        if began and ended:
+            ran, waited = ended[0] - began[0], ended[1] - began[1]
+            bench.waited.append(waited / max(ran + waited, 1e-9))
     finally:
         for runner in runners:
             runner.close()

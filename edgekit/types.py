@@ -382,7 +382,8 @@ class Tuning:
     """The settings that were the fastest on a class of machine, and the trials that say so.
 
     ``machine`` and ``runtime`` must be those of the process for it to apply. ``kept``: the default settings stayed.
-    ``left_out`` says what was not tried and why.
+    ``left_out`` says what was not tried and why. ``waited``: the share of its running time that the process waited for
+    a core, in the worst trial; None where the system does not tell.
     """
 
     machine: str
@@ -391,6 +392,7 @@ class Tuning:
     kept: bool
     trials: tuple[Trial, ...]
     left_out: tuple[str, ...]
+    waited: float | None
     time: str
 
 

@@ -22,7 +22,7 @@ from edgekit.tune import tune_bundle, verdict, wins
 from edgekit.types import Ceilings, Series, Settings, Trial, Tuning
 
 OTHERS = Settings(threads=1, spinning=False, pinned=True, prompt_graph="decoder", chunk=64, few=2)
-SHARED = {"settings": OTHERS, "kept": False, "left_out": ("why",), "time": "2026-01-01T00:00:00+00:00"}
+SHARED = {"settings": OTHERS, "kept": False, "left_out": ("why",), "waited": 0.02, "time": "2026-01-01T00:00:00+00:00"}
 
 
 def tuning(machine: str | None = None, runtime: str | None = None, **change: object) -> Tuning:
@@ -119,6 +119,20 @@ def test_the_crossing_goes_down_where_the_prompts_graph_is_faster(built, monkeyp
 
     speeds(monkeypatch, speed)
     assert tune_bundle(built, threads=1).settings.few == 1
+
+
+def test_the_crossing_stays_where_one_length_between_would_lose(built, monkeypatch):
+    """Four tokens fill a tile of the decoder's kernels, three do not."""
+
+    def speed(settings, workload):
+        if workload.kind != "few" or settings.few >= workload.tokens:
+            return 1.0
+        return 0.7 if workload.tokens == 4 else 1.2
+
+    speeds(monkeypatch, speed)
+    found = tune_bundle(built, threads=1)
+    assert found.settings.few == 4
+    assert [s.name for t in found.trials if t.change == "few 2" for s in t.ratios] == ["pp3@480", "pp4@480"]
 
 
 def test_a_winner_that_does_not_win_again_is_dropped(built, monkeypatch):
@@ -247,7 +261,8 @@ def test_a_bench_runs_on_the_tuned_settings_and_says_so(bundle, monkeypatch):
 # --- for real ---------------------------------------------------------------------------------
 
 
-def test_a_real_tuning_is_written_and_the_bundle_still_opens(bundle, capsys):
+def test_a_real_tuning_is_written_and_the_bundle_still_opens(bundle, capsys, monkeypatch):
+    monkeypatch.setattr(tune, "BUSY", 1.0)  # the tests' machine may be busy
     arguments = ["bench", str(bundle.path), "--tune", "--pp", "48", "--repetitions", "2"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
@@ -267,11 +282,22 @@ def test_a_real_tuning_is_written_and_the_bundle_still_opens(bundle, capsys):
 def test_a_lost_trial_ends_early(built, monkeypatch):
     seconds = iter([[1.0], [2.0]] * 20)  # whoever goes second is half as fast, the default first in odd rounds
     monkeypatch.setattr(tune, "_measure", lambda *_: next(seconds))
-    bench = tune._Bench(built, tune._Workload("pp8", "prompt", 8, 0), None, 8, lambda *_: None)
+    bench = tune._Bench(built, tune._Workload("pp8", "prompt", 8, 0), None, 8, lambda *_: None, [])
     default = default_settings(built.manifest)
     trial = bench.trial("x", default, default, (bench.prompt,))
     assert trial.ratios[0].samples == (2.0, 0.5) * 2 + (2.0,)
     assert not trial.won
+
+
+def test_what_was_found_on_a_busy_machine_is_shown_and_not_written(bundle, capsys, monkeypatch):
+    times = iter([(1.0, 0.0), (2.0, 0.5)] + [(9.0, 9.0), (10.0, 9.0)] * 20)  # a third of the first trial is waiting
+    monkeypatch.setattr(measure, "core_seconds", lambda: next(times))
+    monkeypatch.setattr(tune, "_measure", lambda runner, tokens, workloads: [1.0] * len(workloads))
+    assert run(["bench", str(bundle.path), "--tune", "--repetitions", "1"]) == 1
+    captured = capsys.readouterr()
+    assert "spinning off" in captured.out
+    assert "nothing was written: others used the machine, 33 % of a trial" in captured.err
+    assert open_bundle(bundle.path) == bundle
 
 
 def test_options_that_tuning_does_not_take_are_refused(bundle, capsys):

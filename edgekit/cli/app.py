@@ -13,7 +13,7 @@ import typer
 from edgekit import __version__
 from edgekit.cli import console
 from edgekit.cli.progress import Bars
-from edgekit.errors import ConfigError, GateFailed
+from edgekit.errors import ConfigError, GateFailed, MeasureError
 from edgekit.types import Precision, Sampling, Verification
 
 app = typer.Typer(
@@ -261,7 +261,7 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     from edgekit.bundle import open_bundle, record
     from edgekit.cli.tables import tuning_tables
     from edgekit.record import to_json
-    from edgekit.tune import ROUNDS, tune_bundle
+    from edgekit.tune import ROUNDS, is_quiet, tune_bundle
 
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
     if idle := [name for name in ("tg", "depth", "warmup", "record") if name in given]:
@@ -272,12 +272,20 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
             opened, prompt=prompt, threads=threads, progress=progress,
             rounds=ctx.params["repetitions"] if "repetitions" in given else ROUNDS,
         )  # fmt: skip
-    record(opened, tuning=tuning)
+    quiet = is_quiet(tuning)
+    if quiet:
+        record(opened, tuning=tuning)
     line = to_json(tuning)
     if output:
         with output.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     console.emit(tuning) if json else console.show(*tuning_tables(tuning))
+    if not quiet:
+        raise MeasureError(
+            f"{path}: nothing was written: others used the machine, "
+            f"{100 * (tuning.waited or 0):.0f} % of a trial went by waiting for a core",
+            "stop what else runs and tune again",
+        )
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

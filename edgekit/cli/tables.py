@@ -288,10 +288,12 @@ def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
             table.add_row("" if i else trial.change, s.name, *ratios, str(s.n), said)
     yield table
     yield ""
-    outcome = "the defaults stay" if tuning.kept else "written for this class of machine"
+    outcome = "the defaults stay" if tuning.kept else "for this class of machine"
     yield _facts(
         [("settings", f"{settings_words(tuning.settings)} ({outcome})"), *(("not tried", w) for w in tuning.left_out)]
     )
+    if tuning.waited is not None:
+        yield Text(f"waiting for a core: {words.percent(tuning.waited)} of the worst trial", style="dim")
     yield Text("speed with the change over that without it, within a round; lost trials end early", style="dim")
 
 

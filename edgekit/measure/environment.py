@@ -90,6 +90,17 @@ def peak_memory(root: Path = Path("/")) -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
+def core_seconds(root: Path = Path("/")) -> tuple[float, float] | None:
+    """Seconds that the threads alive now ran on a core, and seconds that they were ready and waited for one.
+
+    Linux: the first two numbers of /proc/self/task/*/schedstat, in nanoseconds
+    (https://docs.kernel.org/scheduler/sched-stats.html). None elsewhere.
+    """
+    rows = [read_word(task / "schedstat").split() for task in (root / "proc/self/task").glob("*")]
+    rows = [row for row in rows if len(row) == 3]
+    return (sum(int(row[0]) for row in rows) / 1e9, sum(int(row[1]) for row in rows) / 1e9) if rows else None
+
+
 def _battery(root: Path) -> tuple[float | None, bool | None]:
     """Charge in percent and whether the machine lives on it."""
     supplies = sorted((root / "sys/class/power_supply").glob("*"))
