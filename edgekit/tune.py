@@ -47,7 +47,7 @@ MARGIN = 0.02
 
 BUSY = 0.2
 """A process that waits for a core this share of its time shares the machine: what it finds is true of that mix only.
-On two cores the trials' own threads wait for each other up to a ninth of the time, beside one neighbour over a third."""
+On two cores the trials' own threads wait for each other up to a ninth of the time; beside a neighbour, over a third."""
 
 TOKENS = 32
 CHUNKS = (64, 256, 512)
