@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import __version__, measure
-from edgekit.run import load_runner, physical_cores
-from edgekit.types import Bundle, Energy, Measurement, PowerProbe, Progress, Runner, silent
+from edgekit.run import choose_settings, find_tuning, load_runner, physical_cores
+from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, PowerProbe, Progress, Runner, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the measurement record."""
 
 LOADS = 3
@@ -46,7 +46,7 @@ def bench_bundle(
         depth: tokens of context before decoding; what does not fit the model is left out and said in ``workload``.
         repetitions: rounds that count.
         warmup: rounds that do not.
-        threads: of the runtime and of both probes; the physical cores this process may use by default.
+        threads: of the runtime and of both probes; by default the tuned number, else the physical cores.
         meter: measures energy; by default the first that surely includes the processor, if there is one.
         progress: hears of every workload.
 
@@ -55,20 +55,13 @@ def bench_bundle(
         MeasureError: no workload fits, or a number came out above what the machine can do.
     """
     manifest = bundle.manifest
-    threads = threads or physical_cores()
+    settings, tuning = choose_settings(manifest, threads=threads), find_tuning(manifest)
     weights = measure.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
-    runtime = (("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__))
-    environment = measure.read_environment(
-        cores=physical_cores(),
-        threads=threads,
-        runtime=runtime,
-        provider=manifest.target.provider,
-        provider_options=manifest.target.provider_options,
-    )
+    environment = _environment(manifest, settings.threads)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
     measure.reset_peak_memory()
-    runner, load = measure.measure_load(lambda: load_runner(bundle, threads=threads), LOADS)
+    runner, load = measure.measure_load(lambda: load_runner(bundle, settings=settings), LOADS)
     try:
         latency = measure.measure_latency(
             runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, progress=progress
@@ -79,7 +72,7 @@ def bench_bundle(
     finally:
         runner.close()
     progress("ceilings", 0, 1, "probes")
-    ceilings = measure.measure_ceilings(threads, weights)
+    ceilings = measure.measure_ceilings(settings.threads, weights)
     progress("ceilings", 1, 1, "probes")
     factor = measure.gemm_factor(manifest.accuracy_level == 4, measure.cpu_flags())
     return Measurement(
@@ -102,6 +95,18 @@ def bench_bundle(
         energy=energy,
         roofline=measure.roofline(latency.series, ceilings, manifest.spec, weights, factor),
         gemm_factor=factor,
+        settings=settings,
+        tuned=tuning is not None and settings == tuning.settings,
+    )
+
+
+def _environment(manifest: Manifest, threads: int) -> Environment:
+    return measure.read_environment(
+        cores=physical_cores(),
+        threads=threads,
+        runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
+        provider=manifest.target.provider,
+        provider_options=manifest.target.provider_options,
     )
 
 

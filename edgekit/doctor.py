@@ -42,6 +42,7 @@ def examine(root: Path = Path("/")) -> tuple[Check, ...]:
         _python(),
         _dependencies(),
         _processor(root),
+        _class(root),
         _instructions(root),
         _memory(),
         _disk(),
@@ -108,6 +109,14 @@ def _processor(root: Path) -> Check:
         f"{allowed} of {os.cpu_count()} logical ones allowed, governor {environment.governor or 'unknown'}"
     )
     return Check("processor", "pass", detail)
+
+
+def _class(root: Path) -> Check:
+    from edgekit.run import machine_class, runtime_class
+
+    return Check(
+        "tuned as", "info", f"{machine_class(root)}, {runtime_class()}: what `bench --tune` writes settings for"
+    )
 
 
 def _instructions(root: Path) -> Check:

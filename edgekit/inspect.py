@@ -76,4 +76,5 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         tensors=manifest.tensors,
         parts=bundle_parts(manifest),
         files=manifest.files,
+        tunings=manifest.tunings,
     )

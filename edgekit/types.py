@@ -345,6 +345,60 @@ class Prefill:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How a bundle is run. They change the speed; the logits only by rounding, or by the graph that prompts take.
+
+    ``spinning``: threads wait for work in a loop instead of asleep. ``pinned``: each thread but the caller's keeps to
+    one physical core. ``prompt_graph``: ``own`` is the bundle's graph for prompts. ``chunk``: most tokens of one run of
+    a prompt. ``few``: up to this many tokens at once run on the decoder's graph, whatever ``prompt_graph`` says.
+
+    Raises ValueError where a number is below 1.
+    """
+
+    threads: int
+    spinning: bool
+    pinned: bool
+    prompt_graph: Literal["own", "decoder"]
+    chunk: int
+    few: int
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.chunk, self.few) < 1:
+            raise ValueError(f"threads {self.threads}, chunk {self.chunk} and few {self.few} count from 1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One change of the settings, measured in rounds beside the settings that stood until then.
+
+    ``ratios`` by workload (``pp512``, ``tg32@512``): one sample a round, the speed with the change over that without.
+    """
+
+    change: str
+    ratios: tuple[Series, ...]
+    won: bool
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The settings that were the fastest on a class of machine, and the trials that say so.
+
+    ``machine`` and ``runtime`` must be those of the process for it to apply. ``kept``: the default settings stayed.
+    ``left_out`` says what was not tried and why. ``waited``: the share of its running time that the process waited for
+    a core, in the worst trial; None where the system does not tell.
+    """
+
+    machine: str
+    runtime: str
+    settings: Settings
+    kept: bool
+    trials: tuple[Trial, ...]
+    left_out: tuple[str, ...]
+    waited: float | None
+    time: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """edgekit.json: what the bundle is, how it was made, and what has been measured on it."""
 
@@ -362,6 +416,13 @@ class Manifest:
     prefill: Prefill | None = None
     quality: Quality | None = None
     latency: Measurement | None = None
+    tunings: tuple[Tuning, ...] = ()
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that the model and the target allow."""
+        limit = self.target.max_context
+        return self.spec.context_length if limit is None else min(limit, self.spec.context_length)
 
     @property
     def parameters(self) -> int:
@@ -590,6 +651,7 @@ class Measurement:
     by their formulae in measure/; MBU and MFU follow from them and the ceilings. ``roofline`` holds, by series,
     the fraction of the ceiling that was reached: MBU for ``tg``, MFU for ``pp``. ``gemm_factor`` is what the fp32
     GEMM rate was multiplied by to be a ceiling for the model's own arithmetic (1 in fp32), None when not known.
+    ``settings`` are those it ran with; ``tuned`` says that they came from a tuning for this class of machine.
     """
 
     schema: int
@@ -611,6 +673,8 @@ class Measurement:
     energy: Energy
     roofline: tuple[tuple[str, float], ...] = ()
     gemm_factor: float | None = None
+    settings: Settings | None = None
+    tuned: bool = False
 
     def get(self, name: str) -> Series | None:
         """The series called ``name``, or None."""
@@ -691,3 +755,4 @@ class Inspection:
     tensors: tuple[TensorEntry, ...]
     parts: tuple[SizePart, ...]
     files: tuple[FileEntry, ...] = field(default=())
+    tunings: tuple[Tuning, ...] = ()

@@ -18,7 +18,7 @@ from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import count_operators, read_initializers
 from edgekit.errors import EdgekitError
 from edgekit.readback import expected_error, weight_error
-from edgekit.run import Tokenizer, load_runner
+from edgekit.run import Tokenizer, default_settings, load_runner
 from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
 from edgekit.types import Bundle, Check, Checkpoint, Precision, Progress, Quality, Verification, silent
 
@@ -109,7 +109,8 @@ def verify_bundle(
     checkpoint, found = _open_source(opened, source, asked, progress)
     checks += (found, *_check_text(opened, checkpoint))
     try:
-        runner = load_runner(opened)
+        # Quality belongs to the file: no tuning of this machine may choose another graph for it.
+        runner = load_runner(opened, settings=default_settings(opened.manifest))
     except EdgekitError as error:
         return Verification(str(path), (*checks, Check("graph", "fail", error.message, error.hint)))
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundle.disk import inside, sync, writing
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
-from edgekit.types import Bundle, FileEntry, Manifest, Measurement, Progress, Quality, silent
+from edgekit.types import Bundle, FileEntry, Manifest, Measurement, Progress, Quality, Tuning, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +55,16 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
     return Bundle(path, manifest)
 
 
-def record(bundle: Bundle, *, quality: Quality | None = None, latency: Measurement | None = None) -> Bundle:
+def record(
+    bundle: Bundle,
+    *,
+    quality: Quality | None = None,
+    latency: Measurement | None = None,
+    tuning: Tuning | None = None,
+) -> Bundle:
     """Write what was measured into edgekit.json, in one stroke; what is not given stays as it was.
+
+    A tuning takes the place of an older one of the same machine and runtime.
 
     Raises:
         BundleError: edgekit.json cannot be written.
@@ -65,6 +73,7 @@ def record(bundle: Bundle, *, quality: Quality | None = None, latency: Measureme
         bundle.manifest,
         quality=quality or bundle.manifest.quality,
         latency=latency or bundle.manifest.latency,
+        tunings=bundle.manifest.tunings if tuning is None else _with(tuning, bundle.manifest.tunings),
     )
     data = manifest_bytes(manifest)
     new = bundle.path / f".{MANIFEST}-{os.getpid()}"
@@ -76,6 +85,11 @@ def record(bundle: Bundle, *, quality: Quality | None = None, latency: Measureme
         finally:
             new.unlink(missing_ok=True)
     return replace(bundle, manifest=manifest)
+
+
+def _with(tuning: Tuning, others: Sequence[Tuning]) -> tuple[Tuning, ...]:
+    same = (tuning.machine, tuning.runtime)
+    return (*(t for t in others if (t.machine, t.runtime) != same), tuning)
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

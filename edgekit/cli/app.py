@@ -13,7 +13,7 @@ import typer
 from edgekit import __version__
 from edgekit.cli import console
 from edgekit.cli.progress import Bars
-from edgekit.errors import ConfigError, GateFailed
+from edgekit.errors import ConfigError, GateFailed, MeasureError
 from edgekit.types import Precision, Sampling, Verification
 
 app = typer.Typer(
@@ -33,7 +33,10 @@ Model = Annotated[
 ]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads.", show_default="the physical cores this process may use")
+    int | None,
+    typer.Option(
+        min=1, help="CPU threads.", show_default="as `bench --tune` found, else the physical cores this process may use"
+    ),
 ]
 
 
@@ -252,6 +255,7 @@ def run(
 
 @app.command(epilog="Example:  edgekit bench smollm2-int4 --depth 0,512,2048 --record")
 def bench(
+    ctx: typer.Context,
     bundle: BundlePath,
     *,
     pp: Annotated[str, typer.Option(help="Prompt lengths to prefill, with commas.")] = "512",
@@ -260,14 +264,22 @@ def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before them, not counted.")] = 1,
     threads: Threads = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
+    ] = False,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
     json: Json = False,
 ) -> None:
     """Measure a bundle's speed on this machine.
 
-    Prints a table and, last, one line of JSON: the measurement record.
+    Prints a table and, last, one line of JSON: the measurement record. With --tune: tries threads, spinning, pinning,
+    which graph prompts take and in runs of what length, on prompts of --pp tokens; what wins is used whenever the
+    bundle is opened on this class of machine.
     """
+    if tune:
+        _tune(ctx, bundle, max(_numbers("--pp", pp)), threads, output, json)
+        return
     from edgekit.bench import bench_bundle
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
@@ -289,6 +301,37 @@ def bench(
     if not json:
         console.show(*bench_tables(measurement))
     typer.echo(line)
+
+
+def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, output: Path | None, json: bool) -> None:
+    from edgekit.bundle import open_bundle, record
+    from edgekit.cli.tables import tuning_tables
+    from edgekit.record import to_json
+    from edgekit.tune import ROUNDS, is_quiet, tune_bundle
+
+    given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
+    if idle := [name for name in ("tg", "depth", "warmup", "record") if name in given]:
+        raise ConfigError(f"--{idle[0]} has no part in --tune", "it takes --pp, --repetitions, --threads and --output")
+    opened = open_bundle(path)
+    with Bars() as progress:
+        tuning = tune_bundle(
+            opened, prompt=prompt, threads=threads, progress=progress,
+            rounds=ctx.params["repetitions"] if "repetitions" in given else ROUNDS,
+        )  # fmt: skip
+    quiet = is_quiet(tuning)
+    if quiet:
+        record(opened, tuning=tuning)
+    line = to_json(tuning)
+    if output:
+        with output.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    console.emit(tuning) if json else console.show(*tuning_tables(tuning))
+    if not quiet:
+        raise MeasureError(
+            f"{path}: nothing was written: others used the machine, "
+            f"{100 * (tuning.waited or 0):.0f} % of a trial went by waiting for a core",
+            "stop what else runs and tune again",
+        )
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
         Measurement,
         Quality,
         Series,
+        Settings,
         Target,
         TensorEntry,
+        Tuning,
         Verification,
     )
 
@@ -93,6 +95,8 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
     yield "vocabulary", f"{words.count(s.vocab_size)}, head {'tied' if s.tied else 'untied'}"
     yield "parameters", words.count(inspection.parameters)
     yield "size", f"{words.size(inspection.bytes)}, {inspection.bits_per_weight:.2f} bits per weight"
+    for t in inspection.tunings:
+        yield "tuned", f"for {t.machine}, {t.runtime}: {settings_words(t.settings)}"
 
 
 def _layers_table(tensors: Sequence[TensorEntry]) -> Table:
@@ -304,6 +308,7 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
         [
             ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights a token"),
             ("machine", f"{e.cpu or 'unknown processor'}, {e.threads} threads, {e.provider}"),
+            *((("settings", f"{settings_words(m.settings)} ({_origin(m.tuned)})"),) if m.settings else ()),
             *_ceiling_rows(m.ceilings),
         ]
     )
@@ -361,6 +366,45 @@ def _ladder_rows(m: Measurement) -> Iterator[tuple[str, str]]:
                 f"peak {peak} -> achievable {words.number(series.mean / fraction)} {series.unit} -> achieved "
                 f"{words.number(series.mean)} {series.unit} ({word} {words.percent(fraction)})",
             )
+
+
+# --- tuning -----------------------------------------------------------------------------------
+
+
+def settings_words(s: Settings) -> str:
+    """``2 threads, spinning, prompts on a graph of their own in runs of 128, from 5 tokens on``."""
+    threads = f"{s.threads} thread{'s' * (s.threads != 1)}{', pinned' if s.pinned else ''}"
+    own = f"a graph of their own in runs of {s.chunk}, from {s.few + 1} tokens on"
+    graph = own if s.prompt_graph == "own" else f"the decoder's graph in runs of {s.chunk}"
+    return f"{threads}, {'spinning' if s.spinning else 'not spinning'}, prompts on {graph}"
+
+
+def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
+    """Every trial, phase by phase, and what came of it."""
+    from edgekit.tune import verdict
+
+    yield _facts([("machine", f"{tuning.machine}, {tuning.runtime}")])
+    yield ""
+    table = _table("change", "phase", "median>", "from>", "to>", "rounds>", "verdict")
+    for trial in tuning.trials:
+        for i, s in enumerate(trial.ratios):
+            ratios = (f"{value:.3f}x" for value in (s.percentile(50), min(s.samples), max(s.samples)))
+            last = i == len(trial.ratios) - 1
+            said = f"{verdict(s.samples)}{(': taken' if trial.won else ': not taken') if last else ''}"
+            table.add_row("" if i else trial.change, s.name, *ratios, str(s.n), said)
+    yield table
+    yield ""
+    outcome = "the defaults stay" if tuning.kept else "for this class of machine"
+    yield _facts(
+        [("settings", f"{settings_words(tuning.settings)} ({outcome})"), *(("not tried", w) for w in tuning.left_out)]
+    )
+    if tuning.waited is not None:
+        yield Text(f"waiting for a core: {words.percent(tuning.waited)} of the worst trial", style="dim")
+    yield Text("speed with the change over that without it, within a round; lost trials end early", style="dim")
+
+
+def _origin(tuned: bool) -> str:
+    return "tuned for this class of machine" if tuned else "the defaults: `bench --tune` looks for better ones"
 
 
 # --- the rest ---------------------------------------------------------------------------------

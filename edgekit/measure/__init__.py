@@ -13,7 +13,7 @@ from edgekit.measure.ceilings import (
     weight_bytes,
 )
 from edgekit.measure.energy import choose_meter, meter_energy, meters
-from edgekit.measure.environment import cpu_flags, peak_memory, read_environment, reset_peak_memory
+from edgekit.measure.environment import core_seconds, cpu_flags, peak_memory, read_environment, reset_peak_memory
 from edgekit.measure.latency import Latency, decode, measure_latency, measure_load
 from edgekit.measure.quality import (
     Reference,
@@ -38,6 +38,7 @@ __all__ = [
     "bootstrap",
     "choose_meter",
     "compare",
+    "core_seconds",
     "cpu_flags",
     "cut_windows",
     "decode",

@@ -7,6 +7,7 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.machine import processor_name, read_field
 from edgekit.measure.sampling import read_word
 from edgekit.types import Environment
 
@@ -38,12 +39,12 @@ def read_environment(
     """
     frequency = _number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     load = read_word(root / "proc/loadavg").split()
-    memory = _field(root / "proc/meminfo", "MemTotal").split()
+    memory = read_field(root / "proc/meminfo", "MemTotal").split()
     percent, on_battery = _battery(root)
     return Environment(
         host=platform.node(),
         system=platform.platform(),
-        cpu=_field(root / "proc/cpuinfo", "model name") or _field(root / "proc/cpuinfo", "Model"),
+        cpu=processor_name(root),
         cores=cores,
         threads=threads,
         memory_bytes=int(memory[0]) * 1024 if memory else None,
@@ -62,7 +63,7 @@ def read_environment(
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """The instruction-set flags of the first processor (``flags`` on x86, ``Features`` on ARM); empty when unknown."""
     cpuinfo = root / "proc/cpuinfo"
-    return frozenset((_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split())
+    return frozenset((read_field(cpuinfo, "flags") or read_field(cpuinfo, "Features")).split())
 
 
 def reset_peak_memory(root: Path = Path("/")) -> bool:
@@ -82,11 +83,22 @@ def peak_memory(root: Path = Path("/")) -> int:
 
     Pages of mapped files count while they are resident. Without /proc: getrusage, which cannot be reset.
     """
-    kib = _field(root / "proc/self/status", "VmHWM").split()
+    kib = read_field(root / "proc/self/status", "VmHWM").split()
     if kib:
         return int(kib[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def core_seconds(root: Path = Path("/")) -> tuple[float, float] | None:
+    """Seconds that the threads alive now ran on a core, and seconds that they were ready and waited for one.
+
+    Linux: the first two numbers of /proc/self/task/*/schedstat, in nanoseconds
+    (https://docs.kernel.org/scheduler/sched-stats.html). None elsewhere.
+    """
+    rows = [read_word(task / "schedstat").split() for task in (root / "proc/self/task").glob("*")]
+    rows = [row for row in rows if len(row) == 3]
+    return (sum(int(row[0]) for row in rows) / 1e9, sum(int(row[1]) for row in rows) / 1e9) if rows else None
 
 
 def _battery(root: Path) -> tuple[float | None, bool | None]:
@@ -127,12 +139,3 @@ def _number(path: Path) -> float | None:
         return float(read_word(path))
     except ValueError:
         return None
-
-
-def _field(path: Path, name: str) -> str:
-    """The value of the first ``name : value`` line."""
-    for line in read_word(path).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""

@@ -4,8 +4,9 @@ from edgekit.run.chat import Chat
 from edgekit.run.generation import Finish, Generation, generate
 from edgekit.run.runner import CHUNK, OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
+from edgekit.run.settings import choose_settings, default_settings, find_tuning, machine_class, runtime_class
 from edgekit.run.text import Tokenizer
-from edgekit.run.threads import physical_cores
+from edgekit.run.threads import core_cpus, physical_cores
 
 __all__ = [
     "CHUNK",
@@ -15,7 +16,13 @@ __all__ = [
     "OnnxRunner",
     "SessionInfo",
     "Tokenizer",
+    "choose_settings",
+    "core_cpus",
+    "default_settings",
+    "find_tuning",
     "generate",
     "load_runner",
+    "machine_class",
     "physical_cores",
+    "runtime_class",
 ]

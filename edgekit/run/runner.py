@@ -11,33 +11,29 @@ from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
+from edgekit.run.settings import choose_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from edgekit.types import Bundle
-
-CHUNK = 128
-"""Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
-of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
-
-SMALL_CHUNK = 64
-"""Tokens fed in one run where memory is short: what a run needs besides the weights grows with them."""
-
-FEW = 4
-"""Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
+    from edgekit.types import Bundle, Settings
 
 
 def load_runner(
-    bundle: Bundle, *, threads: int | None = None, context: int | None = None, small_memory: bool = False
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    small_memory: bool = False,
+    settings: Settings | None = None,
 ) -> OnnxRunner:
     """Open a bundle for running.
 
     Args:
         bundle: the opened bundle.
-        threads: intra-op threads; the physical cores this process may use by default.
+        threads: intra-op threads; wins over ``settings``.
         context: most tokens the cache may hold; what the model and the target allow by default.
         small_memory: prompts run on the decoder's graph even where the bundle has one of their own, the cache grows by
             little, and the runtime gives memory back after each run: slower at prompts, a third of the memory.
@@ -46,18 +42,18 @@ def load_runner(
         RunError: the session cannot be made, or ``context`` is more than the model was made for.
     """
     manifest = bundle.manifest
-    limit = manifest.spec.context_length
-    if manifest.target.max_context is not None:
-        limit = min(limit, manifest.target.max_context)
+    limit = manifest.context_length
     if context is not None and not 1 <= context <= limit:
         raise RunError(f"context={context}: {bundle.path} holds 1 to {limit} tokens", hint=f"ask for {limit} or less")
+    settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
     prompts = None
     with ThreadPoolExecutor(1) as beside:
-        if manifest.prefill is not None and not small_memory:
-            prompts = beside.submit(open_prompt_session, bundle, threads)
-        session = open_session(bundle, threads, small_memory=small_memory)
+        if settings.prompt_graph == "own":
+            prompts = beside.submit(open_prompt_session, bundle, settings)
+        session = open_session(bundle, settings, small_memory=small_memory)
     return OnnxRunner(
         session,
+        settings=settings,
         context=context or limit,
         shared_kv=manifest.target.shared_kv,
         small_memory=small_memory,
@@ -66,12 +62,18 @@ def load_runner(
 
 
 class OnnxRunner:
-    """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache."""
+    """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache.
+
+    Attributes:
+        info: what runs the decoder's graph.
+        settings: how.
+    """
 
     def __init__(
         self,
         session: Session,
         *,
+        settings: Settings,
         context: int,
         shared_kv: bool,
         small_memory: bool = False,
@@ -79,11 +81,12 @@ class OnnxRunner:
     ) -> None:
         slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
+        self.settings = settings
+        self._chunk = min(settings.chunk, context)
         self._context = context
         self._cache: Cache = (
             InPlaceCache(slots, context, tight=small_memory) if shared_kv else AppendCache(slots, context)
         )
-        self._chunk = SMALL_CHUNK if small_memory else CHUNK
         self._tokens = BoundGraph(session, context, self._chunk)
         self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, self._chunk)
         self._vocab = self._tokens.vocab_size
@@ -126,7 +129,7 @@ class OnnxRunner:
             RunError: no tokens, a token outside the vocabulary, or more than the context holds.
         """
         ids = self._accept(tokens)
-        graph = self._prompts if len(ids) > FEW else self._tokens
+        graph = self._prompts if len(ids) > self.settings.few else self._tokens
         rows = self._last if graph.last_only else np.empty((min(self._chunk, len(ids)), self._vocab), graph.dtype)
         for start in range(0, len(ids), self._chunk):
             chunk = ids[start : start + self._chunk]

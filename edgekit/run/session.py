@@ -10,7 +10,7 @@ import onnxruntime
 
 from edgekit.errors import RunError
 from edgekit.run.expand import expand
-from edgekit.run.threads import physical_cores
+from edgekit.run.threads import core_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.types import Bundle
+    from edgekit.types import Bundle, Settings
 
 
 @dataclass(frozen=True)
@@ -52,41 +52,41 @@ class Session:
     info: SessionInfo
 
 
-def open_session(bundle: Bundle, threads: int | None = None, *, small_memory: bool = False) -> Session:
+def open_session(bundle: Bundle, settings: Settings, *, small_memory: bool = False) -> Session:
     """Load a bundle's graph on the provider its target names.
 
     Args:
         bundle: the opened bundle.
-        threads: intra-op threads; the physical cores this process may use by default.
+        settings: threads, and how they wait.
         small_memory: no arena: what a run has used goes back to the system.
 
     Raises:
         RunError: the provider is not in this ONNX Runtime, or the graph does not load.
     """
-    return _open(bundle, bundle.graph, threads, {}, small_memory=small_memory)
+    return _open(bundle, bundle.graph, settings, {}, small_memory=small_memory)
 
 
-def open_prompt_session(bundle: Bundle, threads: int | None = None) -> Session:
+def open_prompt_session(bundle: Bundle, settings: Settings) -> Session:
     """Load the bundle's graph for prompts, its weights made from those of the other graph.
 
     Args:
         bundle: the opened bundle; its manifest has a ``prefill``.
-        threads: as open_session's.
+        settings: as open_session's.
 
     Raises:
         RunError: as open_session.
     """
     prefill = bundle.manifest.prefill
     assert prefill is not None
-    count = threads or physical_cores()
-    weights = expand(bundle.graph.with_name(f"{bundle.graph.name}_data"), prefill.expansions, count)
-    return _open(bundle, bundle.path / prefill.graph, threads, dict(weights))
+    data = bundle.graph.with_name(f"{bundle.graph.name}_data")
+    weights = expand(data, prefill.expansions, settings.threads)
+    return _open(bundle, bundle.path / prefill.graph, settings, dict(weights))
 
 
 def _open(
     bundle: Bundle,
     graph: Path,
-    threads: int | None,
+    settings: Settings,
     weights: Mapping[str, NDArray[np.generic]],
     *,
     small_memory: bool = False,
@@ -99,15 +99,14 @@ def _open(
             f"have; it has {', '.join(available)}",
             hint="install the onnxruntime package that contains it, or build for --target cpu",
         )
-    if threads is not None and threads < 1:
-        raise RunError(f"threads={threads} is not a number of threads", hint="give 1 or more, or leave it out")
-    count = threads or physical_cores()
-    options = _options(count, bundle.manifest.accuracy_level)
+    options = _options(settings, bundle.manifest.accuracy_level)
     options.enable_cpu_mem_arena = not small_memory
     if weights:
         # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
+        # Threads that go on waiting after a prompt would take the decoder's processors: a tenth of its speed.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     providers = [(target.provider, dict(target.provider_options))]
     try:
         # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
@@ -118,7 +117,7 @@ def _open(
         runtime=(("onnxruntime", onnxruntime.__version__),),
         provider=target.provider,
         provider_options=target.provider_options,
-        threads=count,
+        threads=settings.threads,
         inputs=tuple(i.name for i in handle.get_inputs()),
         outputs=tuple(o.name for o in handle.get_outputs()),
         placement=_placement(handle),
@@ -126,11 +125,17 @@ def _open(
     return Session(handle, info)
 
 
-def _options(threads: int, accuracy_level: int) -> Any:
+def _options(settings: Settings, accuracy_level: int) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what onnxruntime logs as an error it also raises
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
+    cores = core_cpus() if settings.pinned else ()
+    if 1 < settings.threads <= len(cores):
+        # The calling thread is not ONNX Runtime's to place: the first core is left to it. Its CPUs count from 1.
+        places = ";".join(str(cpu + 1) for cpu in cores[1 : settings.threads])
+        options.add_session_config_entry("session.intra_op_thread_affinities", places)
     # A pattern is planned and kept for every new input shape, and here every token makes one.
     options.enable_mem_pattern = False
     # Standard-operator graphs become MatMulNBits at load; without this at level 4, whatever the bundle was scored at.

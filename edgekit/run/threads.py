@@ -31,6 +31,22 @@ def physical_cores(root: Path = Path("/"), affinity: Collection[int] | None = No
     return max(1, min(cores, int(quota)))
 
 
+def core_cpus(root: Path = Path("/"), affinity: Collection[int] | None = None) -> tuple[int, ...]:
+    """One logical CPU, the lowest, of each physical core in the affinity mask; empty where the topology is not shown.
+
+    Args:
+        root: where /sys is read.
+        affinity: logical CPUs that may be used; the process's own mask by default.
+    """
+    first: dict[str, int] = {}
+    for cpu in sorted(_own_cpus() if affinity is None else affinity):
+        siblings = _siblings(root / "sys/devices/system/cpu", cpu)
+        if siblings is None:
+            return ()
+        first.setdefault(siblings, cpu)
+    return tuple(first.values())
+
+
 def _own_cpus() -> Collection[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
@@ -41,11 +57,15 @@ def _distinct_cores(directory: Path, cpus: Collection[int]) -> int | None:
     """Cores that ``cpus`` lie on, by their sibling lists; None where the topology is not shown."""
     cores = set()
     for cpu in cpus:
-        siblings = _read(directory / f"cpu{cpu}/topology/thread_siblings_list")
+        siblings = _siblings(directory, cpu)
         if siblings is None:
             return None
         cores.add(siblings)
     return len(cores)
+
+
+def _siblings(directory: Path, cpu: int) -> str | None:
+    return _read(directory / f"cpu{cpu}/topology/thread_siblings_list")
 
 
 def _quotas(root: Path) -> Iterator[float]:

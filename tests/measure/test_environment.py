@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.measure.environment import cpu_flags, peak_memory, read_environment, reset_peak_memory
+from edgekit.measure.environment import core_seconds, cpu_flags, peak_memory, read_environment, reset_peak_memory
 
 LAPTOP = {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: fma avx2\n\nprocessor\t: 1\nflags\t\t: none\n",
@@ -83,3 +83,12 @@ def test_peak_memory_rises_with_an_array_and_falls_after_a_reset():
 def test_without_proc_the_peak_comes_from_getrusage(tmp_path):
     assert peak_memory(tmp_path) > 1_000_000
     assert reset_peak_memory(tmp_path) is False
+
+
+def test_core_seconds_are_summed_over_threads(tmp_path):
+    assert core_seconds(tmp_path) is None
+    for task, text in (("7", "1500000000 250000000 12\n"), ("8", "500000000 750000000 3\n"), ("9", "")):
+        path = tmp_path / f"proc/self/task/{task}/schedstat"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert core_seconds(tmp_path) == (2.0, 1.0)

@@ -5,7 +5,7 @@ import pytest
 
 from edgekit.build import build_bundle
 from edgekit.run import Tokenizer, generate, load_runner
-from edgekit.run.runner import CHUNK
+from edgekit.run.settings import CHUNK
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
 

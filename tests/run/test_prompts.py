@@ -11,7 +11,7 @@ from edgekit.quantize import Layout, Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
 from edgekit.run.expand import expand
-from edgekit.run.runner import CHUNK, FEW
+from edgekit.run.settings import CHUNK, FEW
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle
 

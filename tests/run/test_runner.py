@@ -6,7 +6,7 @@ import pytest
 from edgekit.errors import RunError
 from edgekit.run import load_runner
 from edgekit.run.cache import FIRST_POSITIONS
-from edgekit.run.runner import CHUNK
+from edgekit.run.settings import CHUNK
 
 DIALECTS = pytest.mark.parametrize("dialect", ["in place", "append"])
 TOKENS = np.random.default_rng(1).integers(0, 50, 1100).tolist()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgekit.run import physical_cores
+from edgekit.run import core_cpus, machine_class, physical_cores
 
 
 @pytest.fixture
@@ -26,6 +26,23 @@ ALL = range(8)
 )
 def test_siblings_count_once(machine, affinity, cores):
     assert physical_cores(machine, affinity) == cores
+
+
+@pytest.mark.parametrize(
+    ("affinity", "cpus"), [(ALL, (0, 1, 2, 3)), ({4, 0}, (0,)), ({5, 6, 7}, (5, 6, 7)), ({0, 99}, ())]
+)
+def test_one_cpu_of_each_core(machine, affinity, cpus):
+    assert core_cpus(machine, affinity) == cpus
+
+
+def test_the_class_of_a_machine_is_its_processor_and_cores(machine, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: ALL, raising=False)
+    write(machine / "proc/cpuinfo", "processor : 0\nmodel name\t: Made-up CPU @ 2 GHz\n")
+    assert machine_class(machine) == "Made-up CPU @ 2 GHz, 4 cores"
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {2, 6}, raising=False)
+    assert machine_class(machine) == "Made-up CPU @ 2 GHz, 1 core"
+    write(machine / "proc/cpuinfo", "processor : 0\nModel : A Board Rev 1.0\n")
+    assert machine_class(machine) == "A Board Rev 1.0, 1 core"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""Which settings a bundle runs with: the caller's, else those tuned for this class of machine, else the defaults."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnxruntime
+
+from edgekit.errors import RunError
+from edgekit.machine import processor_name
+from edgekit.run.threads import physical_cores
+from edgekit.types import Settings
+
+if TYPE_CHECKING:
+    from edgekit.types import Manifest, Tuning
+
+CHUNK = 128
+"""Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
+of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
+
+SMALL_CHUNK = 64
+"""Tokens fed in one run where memory is short: what a run needs besides the weights grows with them."""
+
+FEW = 4
+"""Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
+
+
+def machine_class(root: Path = Path("/")) -> str:
+    """What decides the speed of a machine: its processor and the physical cores that this process may use.
+
+    Args:
+        root: where ``proc`` and ``sys`` are looked for.
+    """
+    cores = physical_cores(root)
+    return f"{processor_name(root) or platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}"
+
+
+def runtime_class() -> str:
+    """The runtime without its patch version: ``onnxruntime 1.24``."""
+    return f"onnxruntime {'.'.join(onnxruntime.__version__.split('.')[:2])}"
+
+
+def find_tuning(manifest: Manifest) -> Tuning | None:
+    """The tuning for this class of machine and this runtime, or None."""
+    if not manifest.tunings:
+        return None
+    here = (machine_class(), runtime_class())
+    return next((t for t in manifest.tunings if (t.machine, t.runtime) == here), None)
+
+
+def default_settings(manifest: Manifest) -> Settings:
+    """What a bundle runs with where nothing was measured."""
+    return Settings(
+        threads=physical_cores(),
+        spinning=True,
+        pinned=False,
+        prompt_graph="decoder" if manifest.prefill is None else "own",
+        chunk=CHUNK,
+        few=FEW,
+    )
+
+
+def choose_settings(
+    manifest: Manifest, *, settings: Settings | None = None, threads: int | None = None, small_memory: bool = False
+) -> Settings:
+    """The settings to run with.
+
+    Args:
+        manifest: the bundle's.
+        settings: in the place of the tuned ones and the defaults.
+        threads: wins over the settings'.
+        small_memory: prompts run on the decoder's graph, in short runs.
+
+    Raises:
+        RunError: ``threads`` is not positive.
+    """
+    if threads is not None and threads < 1:
+        raise RunError(f"threads={threads} is not a number of threads", hint="give 1 or more, or leave it out")
+    if settings is None:
+        tuning = find_tuning(manifest)
+        settings = default_settings(manifest) if tuning is None else tuning.settings
+    if threads is not None:
+        settings = replace(settings, threads=threads)
+    if small_memory or manifest.prefill is None:
+        settings = replace(settings, prompt_graph="decoder")
+    if small_memory:
+        settings = replace(settings, chunk=min(settings.chunk, SMALL_CHUNK))
+    return settings

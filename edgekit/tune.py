@@ -1,0 +1,334 @@
+"""Which settings run a bundle the fastest on this class of machine, by measurement.
+
+One change at a time is measured beside the settings that stand, both models held open, in rounds of both. What counts
+is the ratio within a round, so a drift of the machine meets both alike. A change is taken when it is faster on some
+workload and slower on none, by a sign test; among several values the one with the best medians. At the end the winner
+is measured once more against the defaults, which stay unless it wins that as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from math import comb, prod
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from edgekit import measure
+from edgekit.errors import MeasureError
+from edgekit.run import choose_settings, core_cpus, default_settings, load_runner, machine_class, runtime_class
+from edgekit.types import Bundle, Progress, Series, Settings, Trial, Tuning, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgekit.run import OnnxRunner
+
+    _Change = Callable[[Settings], Settings]
+    _Stage = tuple[tuple["_Workload", ...], tuple[tuple[str, _Change], ...]]
+    """Workloads, and the changes that are measured on them, with their names."""
+
+ROUNDS = 8
+"""Rounds of a trial: at eight, one may go the other way."""
+
+ENOUGH = 5
+"""After this many rounds a trial that cannot be won any more ends: five of five can at least say `slower`."""
+
+ERROR = 0.05
+"""The sign test's: how likely it may be that changes without effect pass it."""
+
+MARGIN = 0.02
+"""A gain of less than this is not worth a setting."""
+
+BUSY = 0.2
+"""A process that waits for a core this share of its time shares the machine: what it finds is true of that mix only.
+On two cores the trials' own threads wait for each other up to a ninth of the time; beside a neighbour, over a third."""
+
+TOKENS = 32
+CHUNKS = (64, 256, 512)
+FEWS = (1, 2, 4, 8, 16)
+SHORT = 8
+"""Prompts of a few tokens are this many to one sample."""
+
+Verdict = Literal["faster", "slower", "no difference"]
+
+
+@dataclass(frozen=True)
+class _Workload:
+    """Tokens after ``depth`` others: a ``prompt``, ``decode`` one by one, or SHORT prompts of a ``few``."""
+
+    name: str
+    kind: Literal["prompt", "decode", "few"]
+    tokens: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every trial of a tuning shares."""
+
+    bundle: Bundle
+    prompt: _Workload
+    decode: _Workload
+    rounds: int
+    progress: Progress
+    waited: list[float]
+    """The share of a trial that was spent waiting for a core."""
+
+    @property
+    def phases(self) -> tuple[_Workload, ...]:
+        """Both phases of an answer."""
+        return self.prompt, self.decode
+
+    def few(self, one: int, other: int) -> tuple[_Workload, ...]:
+        """Short prompts after a long one: the shortest and the longest whose graph ``few`` decides, here or there.
+
+        Both, because kernels work on tiles of rows: four tokens may be cheaper than three.
+        """
+        depth = self.prompt.tokens
+        lengths = sorted({min(one, other) + 1, max(one, other)})
+        return tuple(_Workload(f"pp{n}@{depth}", "few", n, depth) for n in lengths)
+
+    def trial(self, change: str, base: Settings, other: Settings, workloads: Sequence[_Workload]) -> Trial:
+        """Measure ``other`` beside ``base``."""
+        ratios = _compare(self, change, base, other, workloads)
+        series = tuple(Series(name, "x", tuple(samples)) for name, samples in ratios.items())
+        return Trial(change, series, wins(series))
+
+
+def tune_bundle(
+    bundle: Bundle,
+    *,
+    prompt: int = 512,
+    threads: int | None = None,
+    rounds: int = ROUNDS,
+    progress: Progress = silent,
+) -> Tuning:
+    """Find the fastest settings. Nothing is written: ``bundle.record`` does that.
+
+    Two models are in memory at once. What was found while others used the machine is not for keeping: ask is_quiet().
+
+    Args:
+        bundle: the opened bundle.
+        prompt: tokens of the prompt, and the depth of decoding; less where the context is small.
+        threads: of every trial; by default they are tried as well.
+        rounds: most rounds of a trial; with less than five no change can win.
+        progress: hears of every round.
+
+    Raises:
+        RunError: the bundle does not load.
+        MeasureError: ``rounds`` or ``prompt`` is not positive, or the context is too small for any workload.
+    """
+    if rounds < 1 or prompt < 1:
+        raise MeasureError("rounds and the prompt's tokens count from 1", "")
+    context = bundle.manifest.context_length
+    prompt = min(prompt, context - TOKENS)
+    if prompt < 2 * FEWS[-1]:
+        raise MeasureError(
+            f"nothing to tune on: {TOKENS} tokens after a prompt of {2 * FEWS[-1]} or more, in a context of {context}",
+            "leave --tune out: the default settings are used",
+        )
+    bench = _Bench(
+        bundle,
+        _Workload(f"pp{prompt}", "prompt", prompt, 0),
+        _Workload(f"tg{TOKENS}@{prompt}", "decode", TOKENS, prompt),
+        rounds,
+        progress,
+        [],
+    )
+    default = choose_settings(bundle.manifest, settings=default_settings(bundle.manifest), threads=threads)
+    best = default
+    trials: list[Trial] = []
+    stages, left_out = _stages(bench, default, threads is not None)
+    for workloads, changes in stages:
+        won: list[tuple[float, Settings]] = []
+        for words, change in changes:
+            other = change(best)
+            trial = bench.trial(words, best, other, workloads)
+            trials.append(trial)
+            if trial.won:
+                won.append((_gain(trial.ratios), other))
+        if won:
+            best = max(won, key=lambda pair: pair[0])[1]
+    if best.prompt_graph == "own":
+        best, few = _tune_few(bench, best)
+        trials += few
+    if best != default:
+        short = bench.few(best.few, default.few) if best.few != default.few else ()
+        last = bench.trial("all together, against the defaults", default, best, (*bench.phases, *short))
+        trials.append(last)
+        best = best if last.won else default
+    return Tuning(
+        machine=machine_class(),
+        runtime=runtime_class(),
+        settings=best,
+        kept=best == default,
+        trials=tuple(trials),
+        left_out=left_out,
+        waited=max(bench.waited, default=None),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def verdict(ratios: Sequence[float]) -> Verdict:
+    """What samples of a ratio of speeds say: a one-sided sign test at ERROR, and a median that is off by MARGIN."""
+    n = len(ratios)
+    needed = _needed(n)
+    middle = median(ratios)
+    if middle >= 1 + MARGIN and sum(r > 1 for r in ratios) >= needed:
+        return "faster"
+    if middle <= 1 / (1 + MARGIN) and sum(r < 1 for r in ratios) >= needed:
+        return "slower"
+    return "no difference"
+
+
+def is_quiet(tuning: Tuning) -> bool:
+    """Whether the machine was the process's own: only then does a tuning speak for its class."""
+    return tuning.waited is None or tuning.waited <= BUSY
+
+
+def wins(ratios: Sequence[Series]) -> bool:
+    """Whether a change is taken: faster on some workload, slower on none."""
+    said = [verdict(series.samples) for series in ratios]
+    return "faster" in said and "slower" not in said
+
+
+def _stages(bench: _Bench, default: Settings, threads_given: bool) -> tuple[tuple[_Stage, ...], tuple[str, ...]]:
+    """What is tried, in this order, and why the rest is left out."""
+    stages: list[_Stage] = []
+    left_out = []
+    most = default.threads
+    fewer = [2**i for i in range(most.bit_length()) if 2**i < most]
+    if threads_given or not fewer:
+        left_out.append(f"threads: {most} asked for" if threads_given else "threads: one core")
+    else:
+        stages.append((bench.phases, tuple((f"threads {n}", _threads(n)) for n in fewer)))
+    stages.append((bench.phases, (("spinning off", lambda s: replace(s, spinning=False)),)))
+    cores = len(core_cpus())
+    if 1 < most <= cores:
+        stages.append((bench.phases, (("pinned to cores", lambda s: replace(s, pinned=True)),)))
+    elif most == 1:
+        left_out.append("affinity: one thread, and that is the caller's")
+    else:
+        left_out.append(f"affinity: {most} threads, and {cores or 'an unknown number of'} cores to pin them to")
+    if bench.bundle.manifest.prefill is None:
+        left_out.append("a graph for each phase: the bundle has one")
+    else:
+        stages.append(((bench.prompt,), (("prompts on the decoder's graph", _on_decoder),)))
+    left_out.append(f"execution provider: the target names one, {bench.bundle.manifest.target.provider}")
+    sizes = [size for size in CHUNKS if size // 2 < bench.prompt.tokens]
+    stages.append(((bench.prompt,), tuple((f"chunk {size}", _chunk(size)) for size in sizes)))
+    return tuple(stages), tuple(left_out)
+
+
+def _threads(count: int) -> _Change:
+    return lambda settings: replace(settings, threads=count)
+
+
+def _chunk(size: int) -> _Change:
+    return lambda settings: replace(settings, chunk=size)
+
+
+def _on_decoder(settings: Settings) -> Settings:
+    return replace(settings, prompt_graph="decoder")
+
+
+def _tune_few(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
+    """Move the crossing of the two graphs up while the decoder's is the faster, else down while it is the slower."""
+    trials: list[Trial] = []
+    at = FEWS.index(best.few) if best.few in FEWS else None
+    if at is None:
+        return best, trials
+    for steps in (FEWS[at + 1 :], FEWS[:at][::-1]):
+        began = best.few
+        for few in steps:
+            trial = bench.trial(f"few {few}", best, replace(best, few=few), bench.few(few, best.few))
+            trials.append(trial)
+            if not trial.won:
+                break
+            best = replace(best, few=few)
+        if best.few != began:
+            break
+    return best, trials
+
+
+def _compare(
+    bench: _Bench, change: str, base: Settings, other: Settings, workloads: Sequence[_Workload]
+) -> dict[str, list[float]]:
+    """Ratios of speed, other over base, by workload: one a round, the two taking turns in going first."""
+    random = np.random.default_rng(0)
+    ratios: dict[str, list[float]] = {w.name: [] for w in workloads}
+    depth = max(w.depth for w in workloads)
+    runners: list[OnnxRunner] = []
+    try:
+        runners.append(load_runner(bench.bundle, settings=base))
+        runners.append(load_runner(bench.bundle, settings=other))
+        began = measure.core_seconds()
+        for i in range(-1, bench.rounds):
+            bench.progress(f"trying {change}", i + 1, bench.rounds, "rounds")
+            tokens = random.integers(runners[0].vocab_size, size=max(bench.prompt.tokens, depth))
+            seconds: dict[int, list[float]] = {}
+            for side in (0, 1) if i % 2 else (1, 0):
+                seconds[side] = _measure(runners[side], tokens, workloads)
+            if i < 0:
+                continue  # the first round warms both
+            for workload, before, after in zip(workloads, seconds[0], seconds[1], strict=True):
+                ratios[workload.name].append(before / after)
+            if i + 1 >= ENOUGH and not any(_open(samples, bench.rounds) for samples in ratios.values()):
+                break
+        ended = measure.core_seconds()  # before the threads and their counts are gone
+        if began and ended:
+            ran, waited = ended[0] - began[0], ended[1] - began[1]
+            bench.waited.append(waited / max(ran + waited, 1e-9))
+    finally:
+        for runner in runners:
+            runner.close()
+    return ratios
+
+
+def _measure(runner: OnnxRunner, tokens: NDArray[np.int64], workloads: Sequence[_Workload]) -> list[float]:
+    """Seconds of each workload. Some tokens are fed before, untimed: the other model's threads may still spin."""
+    runner.reset()
+    runner.prefill(tokens[: FEWS[-1]].tolist())
+    seconds = []
+    for w in workloads:
+        if w.kind == "prompt" or runner.length < w.depth:
+            runner.reset()
+            started = perf_counter()
+            runner.prefill(tokens[: w.tokens if w.kind == "prompt" else w.depth].tolist())
+            taken = perf_counter() - started
+        if w.kind != "prompt":
+            runner.rewind(w.depth)
+        if w.kind == "decode":
+            taken = sum(measure.decode(runner, tokens[: w.tokens]))
+        elif w.kind == "few":
+            taken = 0.0
+            for start in range(SHORT):
+                runner.rewind(w.depth)
+                part = tokens[start : start + w.tokens].tolist()
+                started = perf_counter()
+                runner.prefill(part)
+                taken += perf_counter() - started
+        seconds.append(taken)
+    return seconds
+
+
+def _open(ratios: Sequence[float], rounds: int) -> bool:
+    """Whether this workload can still come out faster."""
+    return sum(r > 1 for r in ratios) + rounds - len(ratios) >= _needed(rounds)
+
+
+def _needed(n: int) -> int:
+    """The least k for which k or more of n tosses of a coin come up heads with a chance of at most ERROR."""
+    tails = (sum(comb(n, i) for i in range(k, n + 1)) / 2**n for k in range(n + 1))
+    return next((k for k, chance in enumerate(tails) if chance <= ERROR), n + 1)
+
+
+def _gain(ratios: Sequence[Series]) -> float:
+    """The geometric mean of the medians."""
+    return prod(median(series.samples) for series in ratios) ** (1 / len(ratios))
