@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
+from edgekit.run.lookup import LENGTHS, Pace
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class OnnxRunner:
         self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, CHUNK)
         self._vocab = self._tokens.vocab_size
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
+        self._several: NDArray[Any] | None = None
+        self.pace = Pace()
 
     @property
     def vocab_size(self) -> int:
@@ -131,6 +134,21 @@ class OnnxRunner:
         self._tokens.feed_one(token, self._cache, self._last)
         logits: NDArray[np.float32] = self._last[0].astype(np.float32, copy=False)
         return logits
+
+    def verify(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed a draft, up to 16 tokens, on the graph of the steps; return all their logits [S, V].
+
+        The array is reused by the next call. The numbers are not a step's to the bit: see lookup.py.
+
+        Raises:
+            RunError: as prefill.
+        """
+        ids = self._accept(tokens)
+        if self._several is None:
+            self._several = np.empty((1 + max(LENGTHS), self._vocab), self._tokens.dtype)
+        rows = self._several[: len(ids)]
+        self._tokens.feed(ids, self._cache, rows)
+        return rows.astype(np.float32, copy=False)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits [S, V] of every position of a fresh sequence; the cache is reset first.
