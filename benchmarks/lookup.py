@@ -160,7 +160,9 @@ def main() -> None:
             for turn, (one, other) in enumerate(pairs):
                 ratios[turn].append((one, other))
             line = describe(work.kind, work.name, [a.seconds / b.seconds for a, b in pairs], pairs)
-            lines.append(line | {"prompt_tokens": len(work.prompt), "seconds": [[a.seconds, b.seconds] for a, b in pairs]})
+            lines.append(
+                line | {"prompt_tokens": len(work.prompt), "seconds": [[a.seconds, b.seconds] for a, b in pairs]}
+            )
         rounds = [
             sum(a.seconds * len(a.tokens) for a, _ in r) / sum(b.seconds * len(a.tokens) for a, b in r)
             for r in ratios.values()
