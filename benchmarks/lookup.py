@@ -2,11 +2,11 @@
 
     python benchmarks/lookup.py BUNDLE [--text FILE] [--rounds 5] [--new 128] [--threads N] [--results FILE.jsonl]
 
-Texts to work on are paragraphs of CPython's help topics (or of --text), picked by a rule, not by result: the first
-paragraph of 60 to 120 words without code, at evenly spaced places. The tasks are those a person would use it for; a small
-model does not do all of them well, which is no reason to leave one out. "elsewhere" is what lookup cannot help.
+Texts to work on are paragraphs of CPython's help topics (or of --text), picked by a rule, not by result: three
+paragraphs of 60 to 120 words without code, at evenly spaced places. The tasks are those a person would use it for; a
+small model does not do all of them well, which is no reason to leave one out. "elsewhere" is what does not ask for it.
 
-Plain and lookup answer in turn, the order changing from round to round, each as a new process would: nothing learnt from
+Plain and lookup answer in turn, the order drawn anew for each pair, each as a new process would: nothing is learnt from
 the answer before. Time is from the end of the prompt to the end of the answer, by token; ratios are plain / lookup
 within a round, so above 1 lookup is faster. An answer is identical when every token is.
 """
@@ -146,9 +146,10 @@ def main() -> None:
     works = workloads(tokenizer, text.content, runner.vocab_size)
     answer(runner, tokenizer, works[0], 32, lookup=True)
     plain, drafted = defaultdict(list), defaultdict(list)
-    for turn in range(options.rounds):
+    order = random.Random(0)
+    for _ in range(options.rounds):
         for work in works:
-            for lookup in random.Random(turn).sample((False, True), 2):
+            for lookup in order.sample((False, True), 2):
                 kept = drafted if lookup else plain
                 kept[work.name].append(answer(runner, tokenizer, work, options.new, lookup=lookup))
     print(f"{bundle.path.name}, {runner.info.threads} threads, {options.rounds} rounds; paragraphs of {text.name}")
