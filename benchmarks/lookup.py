@@ -29,7 +29,7 @@ import numpy as np
 from edgekit.bundle import open_bundle
 from edgekit.measure import embedded_text, read_text
 from edgekit.run import OnnxRunner, Tokenizer, generate, load_runner
-from edgekit.run.lookup import Pace
+from edgekit.run.lookup import EXACT, ROUNDING, Pace
 from edgekit.types import Sampling
 
 TASKS = {
@@ -112,10 +112,12 @@ def workloads(tokenizer: Tokenizer, content: str, vocab: int) -> list[Workload]:
     return made
 
 
-def answer(runner: OnnxRunner, tokenizer: Tokenizer, work: Workload, new: int, *, lookup: bool) -> Answer:
+def answer(
+    runner: OnnxRunner, tokenizer: Tokenizer, work: Workload, new: int, *, lookup: bool, rounding: float
+) -> Answer:
     runner.reset()
     logits = runner.prefill(work.prompt)
-    runner.pace = Pace()
+    runner.pace = Pace(rounding)
     # The prompt's time is not of interest: its last logits stand ready.
     prefill, runner.prefill = runner.prefill, lambda _: logits
     reset, runner.reset = runner.reset, lambda: None
@@ -144,14 +146,16 @@ def main() -> None:
     runner = load_runner(bundle, threads=options.threads, context=2048)
     text = read_text(options.text) if options.text else embedded_text()
     works = workloads(tokenizer, text.content, runner.vocab_size)
-    answer(runner, tokenizer, works[0], 32, lookup=True)
+    rounding = ROUNDING.get(bundle.manifest.accuracy_level, EXACT)
+    answer(runner, tokenizer, works[0], 32, lookup=True, rounding=rounding)
     plain, drafted = defaultdict(list), defaultdict(list)
     order = random.Random(0)
     for _ in range(options.rounds):
         for work in works:
             for lookup in order.sample((False, True), 2):
                 kept = drafted if lookup else plain
-                kept[work.name].append(answer(runner, tokenizer, work, options.new, lookup=lookup))
+                done = answer(runner, tokenizer, work, options.new, lookup=lookup, rounding=rounding)
+                kept[work.name].append(done)
     print(f"{bundle.path.name}, {runner.info.threads} threads, {options.rounds} rounds; paragraphs of {text.name}")
     lines = []
     for kind in (*TASKS, "elsewhere"):

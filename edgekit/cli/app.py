@@ -178,8 +178,13 @@ def run(
     threads: Threads = None,
     context: Annotated[int | None, typer.Option(min=1, help="Room in the cache.", show_default="the model's")] = None,
     lookup: Annotated[
-        bool, typer.Option(help="Draft what was said before and check it in one run; greedy answers only.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--lookup/--no-lookup",
+            help="Draft what was said before and check it in one run; greedy answers only.",
+            show_default="where it changes no answer",
+        ),
+    ] = None,
     signals: Annotated[bool, typer.Option("--signals", help="Show each token's log-probability and margin.")] = False,
     json: Json = False,
 ) -> None:

@@ -28,7 +28,7 @@ def answer(
     context: int | None = None,
     signals: bool = False,
     streamed: bool = True,
-    lookup: bool = True,
+    lookup: bool | None = None,
 ) -> Answer:
     """Answer one prompt, printing the text as it comes unless ``streamed`` is False.
 
@@ -91,7 +91,7 @@ def converse(
     system: str | None,
     threads: int | None,
     context: int | None,
-    lookup: bool = True,
+    lookup: bool | None = None,
 ) -> None:
     """Chat until the person leaves. Ctrl-C ends an answer or clears a line, not the chat."""
     import readline  # noqa: F401  # gives input() history and editing

@@ -30,7 +30,7 @@ class Chat:
         context: int | None = None,
         sampling: Sampling | None = None,
         system: str | None = None,
-        lookup: bool = True,
+        lookup: bool | None = None,
     ) -> None:
         """Open the bundle.
 

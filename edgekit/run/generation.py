@@ -34,7 +34,7 @@ def generate(
     *,
     signals: bool = False,
     cached: int = 0,
-    lookup: bool = True,
+    lookup: bool | None = None,
 ) -> Generation:
     """Continue a prompt.
 
@@ -46,7 +46,7 @@ def generate(
         signals: fill in ``logprob`` and ``margin`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
         lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
-            ``lookup.Verifier``; see lookup.py for what is exact about it.
+            ``lookup.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
 
     Raises:
         RunError: at the first token, when the prompt is empty or leaves no room for one new token.
@@ -73,7 +73,7 @@ class Generation(Iterator[Emitted]):
         *,
         signals: bool = False,
         cached: int = 0,
-        lookup: bool = True,
+        lookup: bool | None = None,
     ) -> None:
         """Args: as generate."""
         self.finish: Finish | None = None
@@ -82,7 +82,7 @@ class Generation(Iterator[Emitted]):
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._gate = StopGate(sampling.stop)
-        self._drafts = lookup and sampling.temperature <= 0 and sampling.repetition_penalty == 1.0
+        self._drafts = lookup if sampling.temperature <= 0 and sampling.repetition_penalty == 1.0 else False
         self._lookahead: Lookahead | None = None
         self._steps = self._generate(prompt, signals, cached)
 
@@ -120,7 +120,7 @@ class Generation(Iterator[Emitted]):
                 runner.reset()
             logits = runner.prefill(prompt[cached:])
             seen[list(prompt)] = True
-            if self._drafts and isinstance(runner, Verifier):
+            if self._drafts is not False and isinstance(runner, Verifier) and (self._drafts or runner.pace.exact):
                 self._lookahead = Lookahead(runner, prompt, logits)
             while self.finish is None:
                 token = choose(logits, seen, self._sampling, random)

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
-from edgekit.run.lookup import LENGTHS, Pace
+from edgekit.run.lookup import EXACT, LENGTHS, ROUNDING, Pace
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slow
 
 FEW = 4
 """Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
-
-EXACT, ROUNDING = 1e-3, {4: 0.33}
-"""Largest difference between logits of a step and of a run over several tokens, in standard deviations of the logits.
-SmolLM2-135M on AVX512-VNNI and accuracy level 4: 0.24 to 0.29; in floating point 1e-5, where 1e-3 costs nothing."""
 
 
 def load_runner(

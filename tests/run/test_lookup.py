@@ -203,6 +203,14 @@ def test_only_greedy_answers_are_drafted(tokenizer, sampling):
     assert generation.drafted == 0 and not runner.runs
 
 
+def test_drafts_that_may_change_an_answer_are_asked_for(tokenizer):
+    for rounding, asked, expected in ((0.0, None, True), (0.3, None, False), (0.3, True, True), (0.0, False, False)):
+        runner = Copyist(tokenizer.encode(TEXT), rounding=rounding)
+        generation = generate(runner, tokenizer, PROMPT, Sampling(), lookup=asked)
+        list(generation)
+        assert (generation.drafted > 0) == bool(runner.runs) == expected
+
+
 def test_a_runner_without_runs_over_drafts_steps(tokenizer):
     assert not isinstance(FakeRunner(), Verifier)
     generation = generate(FakeRunner(), tokenizer, PROMPT, Sampling(max_new_tokens=30))
