@@ -11,9 +11,10 @@ accepted only where the best logit leads by more than the ``guard``, the largest
 measured for any logit, and more if a larger one is seen on the way; every closer decision is made by a step. A token
 that was accepted is thus the one a step would choose, as far as differences stay within what was seen. Its keys and
 values keep the rounding of their run, so that a later step may decide a near-tie otherwise than without drafts. With
-activations in floating point differences are about 1e-5 of a logit, and that is a case of theory. With 8-bit
-activations (accuracy level 4) every difference grows to the size of their rounding, and it happens:
-benchmarks/lookup.py counts how often.
+activations in floating point differences are about 1e-5 of a logit, and no answer changed: 26 of 26 identical, 1504
+tokens of SmolLM2-135M in FP32. With 8-bit activations (accuracy level 4) every difference grows to the size of their
+rounding, and answers do change: 22 of 44 identical with the fast recipe, greedy all the same but another one at near-
+ties. So drafts are off there unless asked for. The counts are benchmarks/lookup.py's.
 """
 
 from __future__ import annotations
