@@ -73,7 +73,11 @@ def hints(command: Any) -> dict[str, Any]:
 def row(parameter: Any, annotations: dict[str, Any]) -> str:
     """One line of the table."""
     argument = parameter.param_type_name == "argument"
-    names = [(parameter.metavar or parameter.name.upper()).replace("|", "\\|")] if argument else parameter.opts
+    names = (
+        [(parameter.metavar or parameter.name.upper()).replace("|", "\\|")]
+        if argument
+        else [*parameter.opts, *parameter.secondary_opts]
+    )
     choices = " \\| ".join(choice for choice in words(annotations.get(parameter.name)))
     name = ", ".join(f"`{n}`" for n in names) + (f" {choices}" if choices else "")
     return f"| {name} | {parameter.help} | {default(parameter)} |"

@@ -226,6 +226,14 @@ def run(
     ] = False,
     threads: Threads = None,
     context: Annotated[int | None, typer.Option(min=1, help="Room in the cache.", show_default="the model's")] = None,
+    lookup: Annotated[
+        bool | None,
+        typer.Option(
+            "--lookup/--no-lookup",
+            help="Draft what was said before and check it in one run; greedy answers only.",
+            show_default="where it changes no answer",
+        ),
+    ] = None,
     signals: Annotated[bool, typer.Option("--signals", help="Show each token's log-probability and margin.")] = False,
     json: Json = False,
 ) -> None:
@@ -241,11 +249,11 @@ def run(
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
     if prompt is None and sys.stdin.isatty() and not json:
-        chat.converse(opened, sampling, system=system, threads=threads, context=context)
+        chat.converse(opened, sampling, system=system, threads=threads, context=context, lookup=lookup)
         return
     answer = chat.answer(
         opened, chat.piped_prompt() if prompt is None else prompt, sampling, system=system, raw=raw, threads=threads,
-        context=context, signals=signals, streamed=not json,
+        context=context, signals=signals, streamed=not json, lookup=lookup,
     )  # fmt: skip
     if json:
         console.emit(answer)

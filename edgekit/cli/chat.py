@@ -28,6 +28,7 @@ def answer(
     context: int | None = None,
     signals: bool = False,
     streamed: bool = True,
+    lookup: bool | None = None,
 ) -> Answer:
     """Answer one prompt, printing the text as it comes unless ``streamed`` is False.
 
@@ -46,7 +47,7 @@ def answer(
     runner = load_runner(bundle, threads=threads, context=context)
     start = perf_counter()
     tokens, pieces = [], []
-    generation = generate(runner, tokenizer, ids, sampling, signals=signals)
+    generation = generate(runner, tokenizer, ids, sampling, signals=signals, lookup=lookup)
     try:
         for emitted in generation:
             pieces.append(emitted.text)
@@ -65,6 +66,8 @@ def answer(
         prompt_tokens=len(ids),
         new_tokens=len(tokens),
         seconds=perf_counter() - start,
+        drafted=generation.drafted,
+        accepted=generation.accepted,
         tokens=tuple(tokens) if signals else (),
     )
 
@@ -82,7 +85,13 @@ def piped_prompt() -> str:
 
 
 def converse(
-    bundle: Bundle, sampling: Sampling, *, system: str | None, threads: int | None, context: int | None
+    bundle: Bundle,
+    sampling: Sampling,
+    *,
+    system: str | None,
+    threads: int | None,
+    context: int | None,
+    lookup: bool | None = None,
 ) -> None:
     """Chat until the person leaves. Ctrl-C ends an answer or clears a line, not the chat."""
     import readline  # noqa: F401  # gives input() history and editing
@@ -90,7 +99,7 @@ def converse(
     from edgekit.run import Chat
 
     console.note(WELCOME)
-    chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=system)
+    chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=system, lookup=lookup)
     while True:
         try:
             word, _, rest = input("> ").strip().partition(" ")
@@ -98,7 +107,9 @@ def converse(
                 break
             if word == "/system":
                 chat.close()
-                chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=rest or None)
+                chat = Chat(
+                    bundle, threads=threads, context=context, sampling=sampling, system=rest or None, lookup=lookup
+                )
                 console.note("a new conversation with this system message" if rest else "no system message")
             elif word:
                 _take(chat, word, rest)

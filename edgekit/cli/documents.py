@@ -62,13 +62,18 @@ class Token:
 
 @dataclass(frozen=True)
 class Answer:
-    """The outcome of ``run`` with one prompt. ``finish``: eos, stop, length, context or cancelled."""
+    """The outcome of ``run`` with one prompt. ``finish``: eos, stop, length, context or cancelled.
+
+    ``drafted`` tokens were looked up and run over ahead; ``accepted`` of them were right.
+    """
 
     text: str
     finish: str
     prompt_tokens: int
     new_tokens: int
     seconds: float
+    drafted: int
+    accepted: int
     tokens: tuple[Token, ...]
 
 

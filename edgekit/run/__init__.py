@@ -2,9 +2,9 @@
 
 from edgekit.run.chat import Chat
 from edgekit.run.generation import Finish, Generation, generate
-from edgekit.run.runner import CHUNK, OnnxRunner, load_runner
+from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
-from edgekit.run.settings import choose_settings, default_settings, find_tuning, machine_class, runtime_class
+from edgekit.run.settings import CHUNK, choose_settings, default_settings, find_tuning, machine_class, runtime_class
 from edgekit.run.text import Tokenizer
 from edgekit.run.threads import core_cpus, physical_cores
 

@@ -30,6 +30,7 @@ class Chat:
         context: int | None = None,
         sampling: Sampling | None = None,
         system: str | None = None,
+        lookup: bool | None = None,
     ) -> None:
         """Open the bundle.
 
@@ -39,6 +40,7 @@ class Chat:
             context: as in load_runner.
             sampling: greedy by default.
             system: the system prompt.
+            lookup: as in generate.
 
         Raises:
             RunError: the bundle cannot be run here.
@@ -47,6 +49,7 @@ class Chat:
         self._tokenizer = Tokenizer.of(bundle)
         self._runner = load_runner(bundle, threads=threads, context=context)
         self._system = system
+        self._lookup = lookup
         self._prompt: list[int] = []
         self._generation: Generation | None = None
         self._answer: Generator[str] | None = None
@@ -97,7 +100,9 @@ class Chat:
         cached = _common(held, prompt[:-1])
         self._runner.rewind(cached)
         self._prompt = prompt
-        self._generation = generate(self._runner, self._tokenizer, prompt, self.sampling, cached=cached)
+        self._generation = generate(
+            self._runner, self._tokenizer, prompt, self.sampling, cached=cached, lookup=self._lookup
+        )
         answer = ""
         for emitted in self._generation:
             answer += emitted.text

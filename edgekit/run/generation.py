@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgekit.errors import RunError
+from edgekit.run.lookup import Lookahead, Verifier
 from edgekit.run.sampling import choose
 from edgekit.run.sampling import signals as measure_signals
 from edgekit.types import Emitted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+
+    from numpy.typing import NDArray
 
     from edgekit.run.text import Tokenizer
     from edgekit.types import Runner, Sampling
@@ -31,6 +34,7 @@ def generate(
     *,
     signals: bool = False,
     cached: int = 0,
+    lookup: bool | None = None,
 ) -> Generation:
     """Continue a prompt.
 
@@ -41,11 +45,13 @@ def generate(
         sampling: how tokens are chosen and when to stop.
         signals: fill in ``logprob`` and ``margin`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
+        lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
+            ``lookup.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
 
     Raises:
         RunError: at the first token, when the prompt is empty or leaves no room for one new token.
     """
-    return Generation(runner, tokenizer, prompt, sampling, signals=signals, cached=cached)
+    return Generation(runner, tokenizer, prompt, sampling, signals=signals, cached=cached, lookup=lookup)
 
 
 class Generation(Iterator[Emitted]):
@@ -54,6 +60,8 @@ class Generation(Iterator[Emitted]):
     Attributes:
         finish: why it ended, None until then.
         tokens: what was generated so far, the end token included.
+        drafted: tokens that were drafted and run over.
+        accepted: how many of them were right.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Generation(Iterator[Emitted]):
         *,
         signals: bool = False,
         cached: int = 0,
+        lookup: bool | None = None,
     ) -> None:
         """Args: as generate."""
         self.finish: Finish | None = None
@@ -73,7 +82,19 @@ class Generation(Iterator[Emitted]):
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._gate = StopGate(sampling.stop)
+        self._drafts = lookup if sampling.temperature <= 0 and sampling.repetition_penalty == 1.0 else False
+        self._lookahead: Lookahead | None = None
         self._steps = self._generate(prompt, signals, cached)
+
+    @property
+    def drafted(self) -> int:
+        """See the class."""
+        return self._lookahead.drafted if self._lookahead else 0
+
+    @property
+    def accepted(self) -> int:
+        """See the class."""
+        return self._lookahead.accepted if self._lookahead else 0
 
     def __next__(self) -> Emitted:
         """Make the next token."""
@@ -99,30 +120,41 @@ class Generation(Iterator[Emitted]):
                 runner.reset()
             logits = runner.prefill(prompt[cached:])
             seen[list(prompt)] = True
+            if self._drafts is not False and isinstance(runner, Verifier) and (self._drafts or runner.pace.exact):
+                self._lookahead = Lookahead(runner, prompt, logits)
             while self.finish is None:
                 token = choose(logits, seen, self._sampling, random)
                 seen[token] = True
                 self.tokens.append(token)
                 measured = measure_signals(logits, token) if signals else (nan, nan)
                 text = "" if token in self._tokenizer.eos_ids else self._gate.push(stream.push(token))
-                self.finish = self._end(token)
+                self.finish = self._end(token, len(prompt))
                 if self.finish:
                     text += self._gate.push(stream.finish()) + self._gate.finish()
                 yield Emitted(token, text, *measured)
                 if self.finish is None:
-                    logits = runner.step(token)
+                    logits = self._step(token)
         except (GeneratorExit, KeyboardInterrupt):
             self.finish = self.finish or "cancelled"
             raise
+        finally:
+            if self._lookahead:
+                self._lookahead.settle()
 
-    def _end(self, token: int) -> Finish | None:
+    def _step(self, token: int) -> NDArray[np.float32]:
+        if self._lookahead:
+            return self._lookahead.step(token, self._sampling.max_new_tokens - len(self.tokens))
+        return self._runner.step(token)
+
+    def _end(self, token: int, prompt_length: int) -> Finish | None:
         if token in self._tokenizer.eos_ids:
             return "eos"
         if self._gate.hit:
             return "stop"
         if len(self.tokens) >= self._sampling.max_new_tokens:
             return "length"
-        return "context" if self._runner.length >= self._runner.context_length else None
+        # The runner holds all but this token, or more where it ran ahead.
+        return "context" if prompt_length + len(self.tokens) > self._runner.context_length else None
 
 
 class StopGate:

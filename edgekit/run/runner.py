@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
+from edgekit.run.lookup import EXACT, LENGTHS, ROUNDING, Pace
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 from edgekit.run.settings import choose_settings
 
@@ -36,7 +37,8 @@ def load_runner(
         threads: intra-op threads; wins over ``settings``.
         context: most tokens the cache may hold; what the model and the target allow by default.
         small_memory: prompts run on the decoder's graph even where the bundle has one of their own, the cache grows by
-            little, and the runtime gives memory back after each run: slower at prompts, a third of the memory.
+            little, and the runtime gives memory back after each run: slower at prompts, half the memory.
+        settings: by default those that `edgekit bench --tune` found on this class of machine, else default_settings().
 
     Raises:
         RunError: the session cannot be made, or ``context`` is more than the model was made for.
@@ -58,6 +60,7 @@ def load_runner(
         shared_kv=manifest.target.shared_kv,
         small_memory=small_memory,
         prompts=None if prompts is None else prompts.result(),
+        rounding=ROUNDING.get(manifest.accuracy_level, EXACT),
     )
 
 
@@ -67,6 +70,7 @@ class OnnxRunner:
     Attributes:
         info: what runs the decoder's graph.
         settings: how.
+        pace: what drafts have cost and brought so far; see lookup.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class OnnxRunner:
         shared_kv: bool,
         small_memory: bool = False,
         prompts: Session | None = None,
+        rounding: float = EXACT,
     ) -> None:
         slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
@@ -91,6 +96,8 @@ class OnnxRunner:
         self._prompts = self._tokens if prompts is None else BoundGraph(prompts, context, self._chunk)
         self._vocab = self._tokens.vocab_size
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
+        self._several: NDArray[Any] | None = None
+        self.pace = Pace(rounding)
 
     @property
     def vocab_size(self) -> int:
@@ -149,6 +156,21 @@ class OnnxRunner:
         self._tokens.feed_one(token, self._cache, self._last)
         logits: NDArray[np.float32] = self._last[0].astype(np.float32, copy=False)
         return logits
+
+    def verify(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed a draft, up to 16 tokens, on the graph of the steps; return all their logits [S, V].
+
+        The array is reused by the next call. The numbers are not a step's to the bit: see lookup.py.
+
+        Raises:
+            RunError: as prefill.
+        """
+        ids = self._accept(tokens)
+        if self._several is None:
+            self._several = np.empty((1 + max(LENGTHS), self._vocab), self._tokens.dtype)
+        rows = self._several[: len(ids)]
+        self._tokens.feed(ids, self._cache, rows)
+        return rows.astype(np.float32, copy=False)
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits [S, V] of every position of a fresh sequence; the cache is reset first.

@@ -112,6 +112,16 @@ def test_run_json_holds_signals(bundle, capsys):
     assert all(token["logprob"] <= 0 <= token["margin"] for token in document["tokens"])
 
 
+def test_run_json_tells_how_drafts_went(bundle, capsys):
+    arguments = ["run", str(bundle), "the dog, the dog, the dog, the dog,", "--raw", "--json", "--max-new-tokens", "60"]
+    documents = []
+    for option in ("--lookup", "--no-lookup"):
+        assert run([*arguments, option]) == 0
+        documents.append(strict(capsys.readouterr().out))
+    assert documents[0]["drafted"] >= documents[0]["accepted"] >= 0
+    assert documents[1]["drafted"] == documents[1]["accepted"] == 0
+
+
 def test_run_shows_signals_on_stderr(bundle, capsys):
     assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3", "--signals"]) == 0
     assert "logprob" in capsys.readouterr().err
