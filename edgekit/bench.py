@@ -32,6 +32,7 @@ def bench_bundle(
     repetitions: int = 5,
     warmup: int = 1,
     threads: int | None = None,
+    small_memory: bool = False,
     meter: PowerProbe | None = None,
     progress: Progress = silent,
 ) -> Measurement:
@@ -47,6 +48,7 @@ def bench_bundle(
         repetitions: rounds that count.
         warmup: rounds that do not.
         threads: of the runtime and of both probes; by default the tuned number, else the physical cores.
+        small_memory: as in load_runner.
         meter: measures energy; by default the first that surely includes the processor, if there is one.
         progress: hears of every workload.
 
@@ -55,13 +57,15 @@ def bench_bundle(
         MeasureError: no workload fits, or a number came out above what the machine can do.
     """
     manifest = bundle.manifest
-    settings, tuning = choose_settings(manifest, threads=threads), find_tuning(manifest)
+    settings, tuning = choose_settings(manifest, threads=threads, small_memory=small_memory), find_tuning(manifest)
     weights = measure.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
     environment = _environment(manifest, settings.threads)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
     measure.reset_peak_memory()
-    runner, load = measure.measure_load(lambda: load_runner(bundle, settings=settings), LOADS)
+    runner, load = measure.measure_load(
+        lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
+    )
     try:
         latency = measure.measure_latency(
             runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, progress=progress

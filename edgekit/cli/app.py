@@ -32,6 +32,9 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
 ]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
+SmallMemory = Annotated[
+    bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens, slower prompts.")
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -234,6 +237,7 @@ def run(
             show_default="where it changes no answer",
         ),
     ] = None,
+    small_memory: SmallMemory = False,
     signals: Annotated[bool, typer.Option("--signals", help="Show each token's log-probability and margin.")] = False,
     json: Json = False,
 ) -> None:
@@ -249,11 +253,14 @@ def run(
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
     if prompt is None and sys.stdin.isatty() and not json:
-        chat.converse(opened, sampling, system=system, threads=threads, context=context, lookup=lookup)
+        chat.converse(
+            opened, sampling, system=system, threads=threads, context=context, lookup=lookup,
+            small_memory=small_memory,
+        )  # fmt: skip
         return
     answer = chat.answer(
         opened, chat.piped_prompt() if prompt is None else prompt, sampling, system=system, raw=raw, threads=threads,
-        context=context, signals=signals, streamed=not json, lookup=lookup,
+        context=context, signals=signals, streamed=not json, lookup=lookup, small_memory=small_memory,
     )  # fmt: skip
     if json:
         console.emit(answer)
@@ -272,6 +279,7 @@ def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before them, not counted.")] = 1,
     threads: Threads = None,
+    small_memory: SmallMemory = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
     ] = False,
@@ -298,7 +306,7 @@ def bench(
     with Bars() as progress:
         measurement = bench_bundle(
             opened, pp=_numbers("--pp", pp), tg=_numbers("--tg", tg), depth=_numbers("--depth", depth),
-            repetitions=repetitions, warmup=warmup, threads=threads, progress=progress,
+            repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
         )  # fmt: skip
     line = to_json(measurement)
     if record:
@@ -318,8 +326,11 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     from edgekit.tune import ROUNDS, is_quiet, tune_bundle
 
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-    if idle := [name for name in ("tg", "depth", "warmup", "record") if name in given]:
-        raise ConfigError(f"--{idle[0]} has no part in --tune", "it takes --pp, --repetitions, --threads and --output")
+    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:
+        raise ConfigError(
+            f"--{idle[0].replace('_', '-')} has no part in --tune",
+            "it takes --pp, --repetitions, --threads and --output",
+        )
     opened = open_bundle(path)
     with Bars() as progress:
         tuning = tune_bundle(

@@ -29,6 +29,7 @@ def answer(
     signals: bool = False,
     streamed: bool = True,
     lookup: bool | None = None,
+    small_memory: bool = False,
 ) -> Answer:
     """Answer one prompt, printing the text as it comes unless ``streamed`` is False.
 
@@ -44,7 +45,7 @@ def answer(
     messages = [{"role": "system", "content": system}] if system is not None else []
     text = prompt if raw else tokenizer.render_chat([*messages, {"role": "user", "content": prompt}])
     ids = tokenizer.encode(text, special=raw)
-    runner = load_runner(bundle, threads=threads, context=context)
+    runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
     start = perf_counter()
     tokens, pieces = [], []
     generation = generate(runner, tokenizer, ids, sampling, signals=signals, lookup=lookup)
@@ -92,6 +93,7 @@ def converse(
     threads: int | None,
     context: int | None,
     lookup: bool | None = None,
+    small_memory: bool = False,
 ) -> None:
     """Chat until the person leaves. Ctrl-C ends an answer or clears a line, not the chat."""
     import readline  # noqa: F401  # gives input() history and editing
@@ -99,7 +101,15 @@ def converse(
     from edgekit.run import Chat
 
     console.note(WELCOME)
-    chat = Chat(bundle, threads=threads, context=context, sampling=sampling, system=system, lookup=lookup)
+    chat = Chat(
+        bundle,
+        threads=threads,
+        context=context,
+        sampling=sampling,
+        system=system,
+        lookup=lookup,
+        small_memory=small_memory,
+    )
     while True:
         try:
             word, _, rest = input("> ").strip().partition(" ")
@@ -108,7 +118,13 @@ def converse(
             if word == "/system":
                 chat.close()
                 chat = Chat(
-                    bundle, threads=threads, context=context, sampling=sampling, system=rest or None, lookup=lookup
+                    bundle,
+                    threads=threads,
+                    context=context,
+                    sampling=sampling,
+                    system=rest or None,
+                    lookup=lookup,
+                    small_memory=small_memory,
                 )
                 console.note("a new conversation with this system message" if rest else "no system message")
             elif word:

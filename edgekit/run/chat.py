@@ -31,6 +31,7 @@ class Chat:
         sampling: Sampling | None = None,
         system: str | None = None,
         lookup: bool | None = None,
+        small_memory: bool = False,
     ) -> None:
         """Open the bundle.
 
@@ -41,13 +42,14 @@ class Chat:
             sampling: greedy by default.
             system: the system prompt.
             lookup: as in generate.
+            small_memory: as in load_runner.
 
         Raises:
             RunError: the bundle cannot be run here.
         """
         self.sampling = sampling or Sampling()
         self._tokenizer = Tokenizer.of(bundle)
-        self._runner = load_runner(bundle, threads=threads, context=context)
+        self._runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
         self._system = system
         self._lookup = lookup
         self._prompt: list[int] = []
