@@ -23,7 +23,7 @@ MANIFEST = "edgekit.json"
 SCHEMA = 2
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 18
 _REBUILD = "build it again, or copy it again from where it came"
 
 
