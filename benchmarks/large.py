@@ -111,7 +111,11 @@ def measure(tool: str, command: list[str], shape: str, source: Path, out: Path, 
     log.unlink()
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) if out.is_dir() else 0
     weights = sum(f.stat().st_size for f in source.glob("*.safetensors"))
-    reason = f"ended with {process.returncode}: {said_last[:160]}" if process.returncode else ""
+    reason = (
+        f"ended with {process.returncode}: {said_last.replace(str(source.parent), '')[:160]}"
+        if process.returncode
+        else ""
+    )
     transfer = floor(source, size, source.parent) if not reason else (0.0, 0.0)
     return Row(
         tool, shape, weights, size, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, *moved,

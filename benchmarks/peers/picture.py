@@ -64,7 +64,7 @@ def draw(run: Run, out: Path) -> None:
     ]
     panels = [panel for panel in panels if panel[2]]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * len(panels) + 0.4, 4.8), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(4.6 * len(panels) + 0.4, 6.4), layout="constrained", facecolor="white")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for place, (title, unit, points) in zip(axes, panels, strict=True):
             _panel(place, title, unit, points)
@@ -132,7 +132,7 @@ def _panel(axes: Axes, title: str, unit: str, points: list[Point]) -> None:
         )
 
 
-PLACES = [(dx, dy) for dy in (13, -13, 0, 26, -26, 39, -39, 52, -52) for dx in (9, -9)]
+PLACES = [(dx, dy) for dy in (13, -13, 0, 26, -26, 39, -39, 52, -52, 65, -65, 78, -78, 91, -91) for dx in (9, -9)]
 """Offsets of a label from its point, in points of type, the best first; the sign of the first says to which side."""
 
 
