@@ -29,7 +29,7 @@ def test_both_phases_are_taken_apart_and_the_products_run_alone(recipe, tmp_path
         assert "attention" in section
     alone = re.search(r"its products alone\s+([\d.]+) ms", done.stdout)
     assert alone
-    # Codes, scales and zero points of all weights, the table's once: what the manifest says the tensors take, norms aside.
+    # Codes, scales and zero points of all weights, the table once: what the manifest says, norms aside.
     read = float(re.search(r"read ([\d.]+) MB", done.stdout)[1])
     stored = sum(t.bytes for t in bundle.manifest.tensors if t.grid) / 1e6
     assert read == pytest.approx(stored, abs=0.06)
