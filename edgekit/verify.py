@@ -62,10 +62,10 @@ _NAME_SOURCE = "name the checkpoint that it was built from: --source"
 _REBUILD = "build it again with `edgekit build`"
 _DECODED = 24
 _SAMPLE = 12
-_STEP_TOLERANCE = {True: 0.2, False: 1e-3}
+_STEP_TOLERANCE = {True: 0.35, False: 1e-3}
 """Most that prompt and step-by-step logits may differ, as a share of their spread, with 8-bit activations and without.
-Kernels for one row and for many round activations differently (7 % on SmolLM2 at 4 bits and random tokens); a cache one
-token off gives 70 % and more."""
+Kernels for one row and for many round activations differently: 7 % on SmolLM2 at 4 bits, 20 % with a prompt's graph in
+8-bit integers. A cache one token off gives 70 % and more. The limit is as far from 20 % as from 70 % in proportion."""
 
 
 def verify_bundle(
