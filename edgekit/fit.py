@@ -253,11 +253,15 @@ def _plan(
     """The bundle, drawn once for all targets of a dialect; or why it cannot be built."""
     if precision not in target.precisions:
         return f"the target does not take {precision}"
+    route = next((r for r in target.npu.routes if precision in r.precisions), None) if target.npu else None
+    recipe = builtin_recipe(precision, route)
+    # A bundle for an NPU holds the graph of its fallback beside the compiled ones.
+    target = load_target(target.fallback) if target.fallback else target
     dialect = (target.opset, target.lacks, target.quirks, target.accuracy_level, target.shared_kv)
-    key = (outline.provenance, precision, *dialect)
+    key = (outline.provenance, recipe.name, *dialect)
     if key not in drawn:
         try:
-            drawn[key] = plan_bundle(outline, builtin_recipe(precision), target)
+            drawn[key] = plan_bundle(outline, recipe, target)
         except (QuantizeError, LowerError) as error:
             return error.message
     return drawn[key]

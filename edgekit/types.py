@@ -11,11 +11,12 @@ from math import prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from edgekit.device import Precision as Precision
+from edgekit.device import Target as Target
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 # --- progress ---------------------------------------------------------------------------------
 
@@ -240,35 +241,6 @@ class Recipe:
     fast_prefill: bool = False
     size_bytes: int | None = None
     bits_per_weight: float | None = None
-
-
-# --- the target -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Target:
-    """A device, as data. Read from ``targets/<name>.toml``; nothing else in edgekit knows a provider's name.
-
-    ``lacks`` names operators (``op:GroupQueryAttention``) and ``quirks`` misbehaviours; each is cured by the
-    file in lower/ that says so. ``shared_kv``: the graph may write present into past's buffer.
-    Unknown numbers are None, never zero.
-    """
-
-    name: str
-    title: str
-    provider: str
-    opset: int
-    precisions: tuple[Precision, ...]
-    verified: Literal["executed", "emulator", "compile-only", "cpu-only", "none"]
-    provider_options: tuple[tuple[str, str], ...] = ()
-    lacks: frozenset[str] = frozenset()
-    quirks: frozenset[str] = frozenset()
-    shared_kv: bool = False
-    accuracy_level: int | None = None
-    max_context: int | None = None
-    memory_bytes: int | None = None
-    bandwidth_bytes_per_s: float | None = None
-    notes: str = ""
 
 
 # --- the bundle -------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ __all__ = ["Cure", "fixes", "lower", "prefill_graph"]
 ORDER = (
     "heads_of_eight",
     "first_logit",
+    "symmetric_products",
+    "host_inputs",
+    "static_attention",
+    "half_cache",
     "group_query_attention",
     "rotary_embedding",
     "skip_simplified_layer_normalization",

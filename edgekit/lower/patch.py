@@ -111,6 +111,10 @@ class Patch:
             self.graph, self.node, [self.node], self._nodes, self.node.outputs[: len(values)], values
         )
 
+    def append(self) -> None:
+        """Put the new nodes behind all others; the old one stays."""
+        self.graph.extend(self._nodes)
+
     def refuse(self, why: str) -> LowerError:
         """The error for a node that cannot be rewritten."""
         return LowerError(f"{self.node.op_type} '{self.node.name}': {why}", "build for a target that has the operator")

@@ -62,7 +62,8 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 def test_every_lack_has_a_cure_and_every_cure_a_target() -> None:
     targets = [load_target(name) for name in list_targets()]
-    named = {name for target in targets for name in target.lacks | target.quirks}
+    routes = [route for target in targets if target.npu for route in target.npu.routes]
+    named = {name for place in (*targets, *routes) for name in place.lacks | place.quirks}
     assert named == set(fixes())
 
 

@@ -1,0 +1,149 @@
+"""A device as data: what ``targets/*.toml`` says about it, and where each number comes from. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+Activations = Literal["float16", "uint16"]
+"""What an NPU computes in: half precision, or 16-bit integers with a scale and zero point for every tensor."""
+
+Certainty = Literal["measured", "stated", "derived", "reported", "chosen"]
+"""How sure a number is: we measured it; its maker states it; it follows from stated numbers; others report it; or it is
+no property of the device but our choice, for the reason given."""
+
+Verified = Literal["executed", "emulator", "compile-only", "cpu-only", "none"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the number called ``key`` comes from."""
+
+    key: str
+    certainty: Certainty
+    text: str
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An execution provider that comes as a Python package of its own.
+
+    ``module`` has ``get_library_path()``; ``paths`` are provider options whose value the named function of the module
+    gives. ``requirement`` is what to install, ``extra`` edgekit's name for it, ``platforms`` (``Linux x86_64``) where
+    it holds a compiler, ``licence`` whose terms it comes under.
+    """
+
+    module: str
+    requirement: str
+    extra: str
+    platforms: tuple[str, ...]
+    licence: str
+    paths: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Window:
+    """A static graph's width: ``tokens`` at once over a cache of ``past`` slots."""
+
+    tokens: int
+    past: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a compiled graph must reach on the emulator, at one precision.
+
+    ``top1`` and ``kld`` (nats per token) against FP32: what quantization and NPU lose together. ``npu_top1``,
+    ``npu_kld`` and ``npu_cosine`` against the same graph on the CPU: what the NPU alone loses.
+    """
+
+    precision: Precision
+    top1: float
+    kld: float
+    npu_top1: float
+    npu_kld: float
+    npu_cosine: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to compute on an NPU: what its graphs lack, which recipe makes the weights, what it must reach.
+
+    ``masked`` is added to attention scores where a token must not look; it must fit the activations' range.
+    """
+
+    activations: Activations
+    precisions: tuple[Precision, ...]
+    lacks: frozenset[str]
+    quirks: frozenset[str]
+    options: tuple[tuple[str, str], ...]
+    recipes: tuple[tuple[Precision, str], ...]
+    gates: tuple[Gate, ...]
+    masked: float
+
+    def gate(self, precision: Precision) -> Gate | None:
+        """The limits of a precision, None where none are set."""
+        return next((g for g in self.gates if g.precision == precision), None)
+
+
+@dataclass(frozen=True)
+class Npu:
+    """The part of a device that runs compiled graphs.
+
+    ``family`` names the file in ``targets/families`` that says how to compile for it. ``context`` is the cache's slots,
+    ``prefill_tokens`` the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is
+    split by layers. ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to
+    reach. The first route is the one taken when none is asked for.
+    """
+
+    name: str
+    family: str
+    plugin: Plugin
+    options: tuple[tuple[str, str], ...]
+    prefill_tokens: int
+    context: int
+    largest_graph_bytes: int
+    efficiency: tuple[float, float]
+    routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device, as data. Read from ``targets/<name>.toml``; nothing else in edgekit knows a provider's name.
+
+    ``lacks`` names operators (``op:GroupQueryAttention``) and ``quirks`` misbehaviours; each is cured by the
+    file in lower/ that says so. ``shared_kv``: the graph may write present into past's buffer. ``chip`` is the SoC.
+    A device with an ``npu`` also gets the graph of the target ``fallback``, for its CPU. ``window`` is set when a
+    static graph is lowered. Unknown numbers are None, never zero; ``sources`` says where each comes from.
+    """
+
+    name: str
+    title: str
+    provider: str
+    opset: int
+    precisions: tuple[Precision, ...]
+    verified: Verified
+    provider_options: tuple[tuple[str, str], ...] = ()
+    lacks: frozenset[str] = frozenset()
+    quirks: frozenset[str] = frozenset()
+    shared_kv: bool = False
+    accuracy_level: int | None = None
+    max_context: int | None = None
+    memory_bytes: int | None = None
+    bandwidth_bytes_per_s: float | None = None
+    peak_int8_ops_per_s: float | None = None
+    chip: str = ""
+    fallback: str = ""
+    npu: Npu | None = None
+    window: Window | None = None
+    sources: tuple[Source, ...] = ()
+    notes: str = ""
+
+    def compiled(self, route: Route, window: Window) -> Self:
+        """The target that one static graph for its NPU is lowered for: the route's lacks and quirks, a width."""
+        return replace(self, lacks=route.lacks, quirks=route.quirks, window=window)

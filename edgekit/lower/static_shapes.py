@@ -1,0 +1,38 @@
+"""Symptom: "dynamic shape is not supported": an NPU compiles for numbers.
+
+Cure: batch 1, as many tokens as the target's graph takes at once, as many slots of cache as it holds.
+Exactness: nothing is computed differently.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from edgekit.errors import LowerError
+
+if TYPE_CHECKING:
+    from edgekit.types import Target
+
+FIXES = frozenset({"shapes:dynamic"})
+
+
+def apply(model: ir.Model, target: Target) -> ir.Model:
+    """Put numbers in the place of names in the shapes of inputs and outputs."""
+    if target.window is None:
+        raise LowerError(
+            f"target {target.name}: a static graph of how many tokens?", "lower it for target.compiled(route, window)"
+        )
+    tokens, past = target.window.tokens, target.window.past
+    sizes = {
+        "batch_size": 1,
+        "sequence_length": tokens,
+        "past_sequence_length": past,
+        "total_sequence_length": past + tokens,
+        "slots": past + tokens,
+    }
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([d if isinstance(d, int) else sizes.get(str(d.value), d) for d in value.shape])
+    return model

@@ -1,0 +1,30 @@
+"""Symptom: an NPU's MatMulNBits takes no zero points, or computes them on another unit.
+
+Cure: none that keeps the weights, so the build stops and says which grid works.
+Exactness: nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.errors import LowerError
+from edgekit.lower.patch import Patch, nodes_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.types import Target
+
+FIXES = frozenset({"MatMulNBits:zero-points"})
+
+
+def apply(model: ir.Model, target: Target) -> ir.Model:
+    """Refuse products on a grid with zero points."""
+    for node in nodes_of(model, "MatMulNBits"):
+        if Patch(model, node).input(3) is not None:
+            raise LowerError(
+                f"{node.name}: its grid has zero points, which {target.title} does not take",
+                "a recipe for this device has symmetric = true in every grid; without --recipe one is chosen",
+            )
+    return model
