@@ -1,6 +1,7 @@
 """The straight line: a checkpoint in, a bundle out.
 
-    source -> graph -> quantize -> lower -> bundle
+    source -> graph -> quantize -> lower -> bundle            and, where the device has an NPU, npu.py:
+                               quantize -> lower -> compile -> bundle
 
 Read ``build_bundle`` aloud and you know edgekit. The rooms that need onnx_ir are imported where the line reaches them:
 it takes as long to load as the source takes to be hashed, and so the two run side by side.
@@ -9,7 +10,7 @@ it takes as long to load as the source takes to be hashed, and so the two run si
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from math import prod
@@ -25,6 +26,7 @@ from edgekit.types import (
     Bundle,
     Checkpoint,
     Manifest,
+    NpuBuild,
     Policy,
     Precision,
     Prefill,
@@ -42,8 +44,24 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.bundle import Draft
+    from edgekit.device import Activations
 
 Exporter = Literal["native", "optimum"]
+
+
+@dataclass(frozen=True)
+class ForNpu:
+    """What to do about NPUs, where the target has one.
+
+    ``activations`` are what it computes in, by default what its file names first for the precision; ``context`` the
+    slots of its cache, by default the file's. ``also`` names more devices whose binaries go into the same bundle.
+    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows.
+    """
+
+    activations: Activations | None = None
+    context: int | None = None
+    also: tuple[str | Target, ...] = ()
+    emulate: bool = True
 
 
 def build_bundle(
@@ -59,6 +77,7 @@ def build_bundle(
     revision: str | None = None,
     offline: bool = False,
     force: bool = False,
+    npu: ForNpu = ForNpu(),
     progress: Progress = silent,
 ) -> Bundle:
     """Build a bundle from a checkpoint. A build that was killed is gone on with by the next one of the same inputs.
@@ -67,7 +86,8 @@ def build_bundle(
         model: a Hugging Face folder, a hub id, a .gguf file, or the name of a packaged model.
         out: the bundle's folder; must not exist, unless it is a bundle and ``force`` is set.
         target: a target's name or TOML file.
-        precision: int4 (the default), int8, fp16 or fp32; with ``recipe``, must agree with it.
+        precision: int4, int8, fp16 or fp32; with ``recipe``, must agree with it. By default int4, and for an NPU
+            what its file names first.
         recipe: a recipe's TOML file, instead of the precision's own recipe.
         exporter: "native" for the LLaMA family, "optimum" for any decoder that optimum-onnx exports.
         size_mb: megabytes (10**6) that the whole bundle may take; 8-bit tensors are chosen by sensitivity.
@@ -75,13 +95,16 @@ def build_bundle(
         revision: of a hub id.
         offline: never ask the hub.
         force: replace a bundle that is there.
+        npu: how to build for the NPU of a target that has one.
         progress: told the bytes done of each step.
 
     Raises:
         EdgekitError: of the room that refuses; nothing is left at ``out``.
     """
     chosen = load_target(target) if isinstance(target, str) else target
-    plan = _plan(precision, recipe, size_mb, bits, chosen)
+    devices = _devices(chosen, npu)
+    plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
+    portable = load_target(chosen.fallback) if devices else chosen
     if exporter == "optimum":
         # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, fast_prefill=False)
@@ -101,13 +124,20 @@ def build_bundle(
         from edgekit.quantize import fit_budget, quantize
 
         policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
-        small = quantize(model_graph, weights, plan, accuracy_level=chosen.accuracy_level, policy=policy)
-        lowered = lower(small.model, chosen)
+        small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
+        quantized = small.model.clone() if devices else None
+        lowered = lower(small.model, portable)
         graph = GRAPH_NAMES[plan.precision]
         key = _key(source_stamp(checkpoint), plan, chosen, exporter, weights, policy)
         bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
         prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
-        bundle.write_side_files(checkpoint.files, checkpoint.spec, chosen, graph, plan.precision)
+        bundle.write_side_files(checkpoint.files, checkpoint.spec, portable, graph, plan.precision)
+        npus: tuple[NpuBuild, ...] = ()
+        if quantized is not None:
+            from edgekit.npu import Sources, compile_for
+
+            made = Sources(checkpoint, plan, quantized, lowered, graph)
+            npus = compile_for(bundle, made, devices, npu.activations, emulate=npu.emulate, progress=progress)
         return bundle.finish(
             Manifest(
                 schema=SCHEMA,
@@ -122,8 +152,31 @@ def build_bundle(
                 tensors=small.entries(),
                 files=(),
                 prefill=prefill,
+                npus=npus,
             )
         )
+
+
+def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:
+    """The devices with an NPU that are built for, the first one first; none where the target has no NPU.
+
+    Raises:
+        ConfigError: one of them has no NPU, or takes another fallback; options for an NPU and no NPU.
+    """
+    named = (target, *(load_target(t) if isinstance(t, str) else t for t in npu.also))
+    without = next((t for t in named if t.npu is None), None)
+    if without is not None and (npu.also or npu.activations or npu.context):
+        raise ConfigError(
+            f"target '{without.name}' has no NPU that graphs are compiled for", "see `edgekit targets list`"
+        )
+    if without is not None:
+        return ()
+    other = next((t for t in named if t.fallback != target.fallback), None)
+    if other is not None:
+        raise ConfigError(
+            f"{other.name} and {target.name} do not share a bundle: their CPUs take other graphs", "build two"
+        )
+    return tuple(replace(t, npu=replace(t.npu, context=npu.context)) if npu.context and t.npu else t for t in named)
 
 
 def _tools() -> tuple[tuple[str, str], ...]:
@@ -168,11 +221,22 @@ def _write_prefill(bundle: Draft, written: ir.Model, graph: str) -> Prefill | No
 
 
 def _plan(
-    precision: Precision | None, recipe: str | Recipe | None, size_mb: float | None, bits: float | None, target: Target
+    precision: Precision | None,
+    recipe: str | Recipe | None,
+    size_mb: float | None,
+    bits: float | None,
+    target: Target,
+    activations: Activations | None,
 ) -> Recipe:
     """The recipe to follow, with the budget of the command line."""
     if recipe is None:
-        plan = builtin_recipe(precision or "int4")
+        wanted: Precision = precision or (target.precisions[0] if target.npu else "int4")
+        route = None
+        if target.npu and wanted in target.precisions:
+            from edgekit.npu import choose_route
+
+            route = choose_route(target, wanted, activations)
+        plan = builtin_recipe(wanted, route)
     else:
         plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
         if precision is not None and precision != plan.precision:

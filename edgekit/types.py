@@ -11,6 +11,8 @@ from math import prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from edgekit.compiled import NpuBuild as NpuBuild
+from edgekit.device import Activations as Activations
 from edgekit.device import Precision as Precision
 from edgekit.device import Target as Target
 
@@ -386,6 +388,7 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
+    npus: tuple[NpuBuild, ...] = ()
     quality: Quality | None = None
     latency: Measurement | None = None
     tunings: tuple[Tuning, ...] = ()

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,12 @@ def writing(path: Path, needed: int) -> Iterator[None]:
         if error.errno in _FULL:
             raise _full(path, needed, shutil.disk_usage(_existing(path)).free) from error
         raise BundleError(f"{path}: cannot be written: {error.strerror or error}", "choose another folder") from error
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MANIFEST = "edgekit.json"
-SCHEMA = 2
+SCHEMA = 3
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
 
 _CHUNK = 1 << 18

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from edgekit.errors import BundleError
 from edgekit.types import JOINED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from edgekit.types import Bundle
 
@@ -52,3 +55,38 @@ def _parts(joined: ir.TensorProtocol) -> Iterator[tuple[str, ir.TensorProtocol]]
 
 def _cut(joined: ir.TensorProtocol, start: int, stop: int) -> ir.TensorProtocol:
     return ir.tensor(joined.numpy()[start:stop], dtype=joined.dtype)
+
+
+@dataclass(frozen=True)
+class ContextFacts:
+    """What an EPContext graph says: operators that are not compiled, the binary beside it, who compiled it for what."""
+
+    others: tuple[str, ...]
+    binary: str
+    compatibility: str
+
+
+def read_context(path: Path) -> ContextFacts:
+    """Read a compiled graph.
+
+    Raises:
+        BundleError: it cannot be read, or holds no EPContext node with a binary of its own file.
+    """
+    try:
+        model = ir.load(path)
+    except Exception as error:  # protobuf's and onnx_ir's errors have no common base class
+        raise BundleError(f"{path}: not an ONNX graph: {error}", "build the bundle again") from error
+    nodes = [node for node in model.graph if node.op_type == "EPContext"]
+    binaries = {a.as_string() for n in nodes if (a := n.attributes.get("ep_cache_context"))}
+    if len(binaries) != 1:
+        raise BundleError(
+            f"{path}: {len(nodes)} compiled nodes with {len(binaries)} binaries", "build the bundle again"
+        )
+    notes = [v for k, v in model.metadata_props.items() if k.startswith("ep_compatibility_info.")]
+    others = tuple(node.op_type for node in model.graph if node.op_type != "EPContext")
+    return ContextFacts(others, binaries.pop(), notes[0] if notes else "")
+
+
+def node_names(path: Path) -> tuple[tuple[str, str], ...]:
+    """(name, operator) of each node of a graph's file, in order. Weights are not read."""
+    return tuple((str(node.name), node.op_type) for node in ir.load(path).graph)

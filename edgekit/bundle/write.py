@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.bundle.disk import inside, sync, writing
+from edgekit.bundle.disk import hash_file, inside, sync, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
 from edgekit.bundle.journal import JOURNAL, Journal
 from edgekit.bundle.manifest import MANIFEST, listed_files, manifest_bytes
@@ -81,6 +81,15 @@ class Draft:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         self._files[name] = FileEntry(name, len(data), sha256(data).hexdigest())
+
+    def adopt_file(self, name: str, path: Path) -> None:
+        """Move a file that lies in ``folder`` already, but not yet in the bundle, to its place."""
+        place = self._place(name)
+        size = path.stat().st_size
+        with writing(place, size):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+        self._files[name] = FileEntry(name, size, hash_file(place))
 
     def write_side_files(
         self, files: Sequence[SideFile], spec: ModelSpec, target: Target, graph: str, precision: Precision

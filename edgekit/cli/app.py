@@ -14,7 +14,7 @@ from edgekit import __version__
 from edgekit.cli import console
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, GateFailed, MeasureError
-from edgekit.types import Precision, Sampling, Verification
+from edgekit.types import Activations, Precision, Sampling, Verification
 
 app = typer.Typer(
     name="edgekit",
@@ -64,7 +64,9 @@ def build(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's directory; it must not exist yet.")],
     target: Annotated[str, typer.Option(help="A name of `edgekit targets list`, or a .toml file.")] = "cpu",
-    precision: Annotated[Precision | None, typer.Option(help="Of the weights.", show_default="int4")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the weights.", show_default="int4; an NPU's first")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe, in the place of --precision: fast, small, or a .toml file.")
     ] = None,
@@ -73,6 +75,18 @@ def build(
     exporter: Annotated[
         Literal["native", "optimum"], typer.Option(help="optimum: for architectures outside the native builder.")
     ] = "native",
+    also: Annotated[
+        list[str] | None, typer.Option(help="One more device with an NPU for the same bundle; may be given again.")
+    ] = None,
+    activations: Annotated[
+        Activations | None, typer.Option(help="What an NPU computes in.", show_default="the device's first")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Tokens an NPU's cache holds.", show_default="the device's")
+    ] = None,
+    emulate: Annotated[
+        bool, typer.Option("--emulate/--no-emulate", help="Execute an NPU's graphs on its emulator: some minutes.")
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -82,7 +96,7 @@ def build(
 
     Ctrl-C gives up and leaves nothing. A build that was killed is gone on with by the same command.
     """
-    from edgekit.build import build_bundle
+    from edgekit.build import ForNpu, build_bundle
     from edgekit.cli.documents import Built
     from edgekit.cli.tables import built_lines
 
@@ -91,6 +105,7 @@ def build(
         bundle = build_bundle(
             model, target=target, precision=precision, recipe=recipe, out=out, exporter=exporter, size_mb=size_mb,
             bits=bits, force=force, offline=offline, revision=revision, progress=progress,
+            npu=ForNpu(activations, context, tuple(also or ()), emulate),
         )  # fmt: skip
     result = Built.of(bundle, perf_counter() - start)
     console.emit(result) if json else console.show(*built_lines(result))

@@ -1,5 +1,6 @@
 """Latency, ceilings, energy, environment and quality of what runs."""
 
+from edgekit.measure.agreement import agree
 from edgekit.measure.ceilings import (
     EMBEDDING,
     decode_bytes,
@@ -35,6 +36,7 @@ __all__ = [
     "Latency",
     "Reference",
     "Text",
+    "agree",
     "bootstrap",
     "choose_meter",
     "compare",

@@ -16,7 +16,7 @@ import numpy as np
 from edgekit.errors import QuantizeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Op = Callable[[ir.Node, list[Array]], tuple[Array | None, ...]]
 
+
+TABLE = "model.embed_tokens.weight"
 
 BAND = 1 << 22
 """Weights of a matrix that are in memory at once; twice as many, as the next are read while these are multiplied."""
@@ -82,13 +84,36 @@ def run_until(
     raise QuantizeError(f"the graph has no output '{stop}'", "build it with the native exporter")
 
 
+def reference_logits(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> Array:
+    """Logits [S, V] of the float model for a sequence, float32; every weight is read once and none is kept.
+
+    Args:
+        model: the float graph of graph/, with an untied or tied head.
+        weights: of the model.
+        tokens: S token ids.
+
+    Raises:
+        QuantizeError: an operator that graph/ does not write.
+    """
+    hidden, head = run_until(model, weights, feeds_of(model, weights, tokens), lambda *_: iter(()), "logits")
+    table = head.inputs[1]
+    assert table is not None
+    logits: Array = _multiply_by_weight(hidden, weights, str(table.name))[0]
+    return logits
+
+
 def random_tokens(model: ir.Model, weights: Weights, count: int = 32, seed: int = 0) -> dict[str, Array]:
     """Feeds for ``count`` random tokens and an empty past: a probe that needs no data. Reads their embeddings only."""
-    table = "model.embed_tokens.weight"
-    tokens = np.random.default_rng(seed).integers(0, weights.shape(table)[0], count).tolist()
+    vocabulary = weights.shape(TABLE)[0]
+    return feeds_of(model, weights, np.random.default_rng(seed).integers(0, vocabulary, count).tolist())
+
+
+def feeds_of(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> dict[str, Array]:
+    """Feeds for tokens and an empty past. Reads their embeddings only."""
+    count = len(tokens)
     feeds: dict[str, Array] = {
-        "input_ids": np.asarray([tokens]),
-        "model.embed_tokens": np.stack([weights.read(table, t, t + 1) for t in tokens], axis=1),
+        "input_ids": np.asarray([list(tokens)]),
+        "model.embed_tokens": np.stack([weights.read(TABLE, t, t + 1) for t in tokens], axis=1),
         "attention_mask": np.ones((1, count), np.int64),
         "position_ids": np.arange(count)[None],
     }

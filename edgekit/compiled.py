@@ -1,0 +1,128 @@
+"""What becomes of a model that is compiled for an NPU: the nouns. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit.device import Activations, Target  # noqa: TC001 - record.py resolves these annotations at run time
+
+Role = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A node and who runs it. ``reason`` is the provider's, where it refused the node.
+
+    ``provider`` is "" for a node that ONNX Runtime computed while compiling: it only read constants.
+    """
+
+    node: str
+    operator: str
+    provider: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each node of a graph runs."""
+
+    graph: str
+    nodes: tuple[Placed, ...]
+
+    def off(self, provider: str) -> tuple[Placed, ...]:
+        """The nodes that neither ``provider`` runs nor anybody needs to."""
+        return tuple(node for node in self.nodes if node.provider not in ("", provider))
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """DRAM bytes of one run of a compiled graph, as its compiler reports them."""
+
+    read: int
+    written: int
+    spilled: int
+    filled: int
+
+    @property
+    def total(self) -> int:
+        """All bytes that pass the memory bus."""
+        return self.read + self.written + self.spilled + self.filled
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """One static graph and what it was compiled to; paths are the bundle's.
+
+    ``context`` is the EPContext graph that a session opens, ``binary`` what lies beside it; ``compatibility`` is what
+    the compiler noted about itself and the chip. ``executed``: it ran on the emulator when the bundle was built.
+    ``shared``: its weights are those of another graph's binary. Seconds and peak RSS are of this machine.
+    """
+
+    role: Role
+    part: int
+    tokens: int
+    source: str
+    context: str
+    binary: str
+    shared: bool
+    executed: bool
+    nodes: int
+    compatibility: str
+    traffic: Traffic | None
+    seconds: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far logits are from others: the share of equal top-1, mean KL in nats a token, mean cosine."""
+
+    top1: float
+    kld: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """Logits of a compiled graph on the emulator, for ``tokens`` tokens of a text.
+
+    ``total`` is the emulator against FP32, ``quantization`` the same graph on the CPU against FP32, ``npu`` the
+    emulator against the same graph on the CPU. ``repeatable``: a second run gave the same bits.
+    """
+
+    role: Role
+    tokens: int
+    text: str
+    total: Agreement
+    quantization: Agreement
+    npu: Agreement
+    repeatable: bool
+
+
+@dataclass(frozen=True)
+class NpuBuild:
+    """The part of a bundle that is for an NPU.
+
+    ``tools`` are the compiler's packages and versions, ``options`` what it was given. ``host`` is the graph that makes
+    the inputs; ``past`` counts the cache's slots. ``placement`` is the file that says where each node runs.
+    """
+
+    target: Target
+    activations: Activations
+    options: tuple[tuple[str, str], ...]
+    tools: tuple[tuple[str, str], ...]
+    host: str
+    past: int
+    graphs: tuple[CompiledGraph, ...]
+    placement: str
+    emulations: tuple[Emulation, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """What goes to the device, relative to the bundle."""
+        return f"npu/{self.target.name}"
+
+    def chain(self, role: Role, *, shared: bool = False) -> tuple[CompiledGraph, ...]:
+        """The parts of one role, in the order in which they run."""
+        return tuple(g for g in self.graphs if g.role == role and g.shared == shared)

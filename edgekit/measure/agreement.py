@@ -1,0 +1,43 @@
+"""How far logits are from other logits of the same tokens: top-1, KL divergence, cosine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.compiled import Agreement
+from edgekit.errors import MeasureError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROWS = 64
+"""Positions computed at once in float64."""
+
+
+def agree(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Agreement:
+    """Compare logits [S, V], S at least 1.
+
+    ``kld`` is the mean of KL(softmax(reference) || softmax(logits)) in nats, over the whole vocabulary.
+
+    Raises:
+        MeasureError: NaN or infinity in ``logits``.
+    """
+    if not np.isfinite(logits).all():
+        raise MeasureError("the logits hold NaN or infinity", "build it with --activations float16, or more bits")
+    same, kld, cosine = 0, 0.0, 0.0
+    for start in range(0, len(reference), _ROWS):
+        p, q = (a[start : start + _ROWS].astype(np.float64) for a in (reference, logits))
+        same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+        cosine += float(((p * q).sum(axis=1) / np.linalg.norm(p, axis=1) / np.linalg.norm(q, axis=1)).sum())
+        log_p, log_q = _log_softmax(p), _log_softmax(q)
+        kld += float((np.exp(log_p) * (log_p - log_q)).sum())
+    count = len(reference)
+    return Agreement(same / count, max(0.0, kld / count), cosine / count)
+
+
+def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = x - x.max(axis=1, keepdims=True)
+    out: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return out

@@ -1,0 +1,447 @@
+"""The line for an NPU: static graphs -> compiled -> every node's place proven -> executed on the emulator.
+
+It begins where ``build`` has a quantized model, and ends with what goes to the device, in ``npu/<target>/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from edgekit import measure
+from edgekit.bundle.reading import node_names, read_context
+from edgekit.compiled import CompiledGraph, Emulation, NpuBuild, Placed, Placement, Role
+from edgekit.errors import ConfigError, GateFailed, RunError
+from edgekit.lower import fixes, lower_static, share_bytes
+from edgekit.quantize import reference_logits
+from edgekit.record import to_json
+from edgekit.run import physical_cores
+from edgekit.run.npu import (
+    StaticRunner,
+    Task,
+    compile_graphs,
+    emulate,
+    open_on_cpu,
+    plugin_versions,
+    require_compiler,
+    run_graphs,
+)
+from edgekit.source import source_tokenizer
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from edgekit.bundle import Draft
+    from edgekit.device import Activations, Gate, Npu, Precision, Route, Target
+    from edgekit.measure import Text
+    from edgekit.run.npu import Compilation
+    from edgekit.types import Checkpoint, Recipe
+
+TOKENS, STEPS = 64, 8
+"""What a build runs on the emulator: tokens of a prompt, then tokens one by one."""
+
+ROLES: tuple[Role, Role] = ("prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A sequence of token ids, the FP32 logits [S, V] of it, and the text it comes from."""
+
+    tokens: tuple[int, ...]
+    logits: NDArray[np.float32]
+    text: str
+
+
+def npu_of(target: Target) -> Npu:
+    """The target's NPU.
+
+    Raises:
+        ConfigError: it has none that graphs are compiled for.
+    """
+    if target.npu is None:
+        raise ConfigError(f"target '{target.name}' has no NPU to compile for", "see `edgekit targets list`")
+    return target.npu
+
+
+def choose_route(target: Target, precision: Precision, activations: Activations | None = None) -> Route:
+    """How to compute on a target's NPU: the first route that takes the precision, or the one asked for.
+
+    Raises:
+        ConfigError: the NPU has no such route, or it does not take the precision.
+    """
+    npu = npu_of(target)
+    routes = [r for r in npu.routes if activations in (None, r.activations)]
+    if not routes:
+        has = ", ".join(r.activations for r in npu.routes)
+        raise ConfigError(f"{npu.name} of {target.title} does not compute in {activations}", f"it has {has}")
+    chosen = next((r for r in routes if precision in r.precisions), None)
+    if chosen is None:
+        takes = " or ".join(dict.fromkeys(p for r in routes for p in r.precisions))
+        how = f" with {activations} activations" if activations else ""
+        raise ConfigError(f"{npu.name} of {target.title} does not take {precision} weights{how}", f"it takes {takes}")
+    return chosen
+
+
+def check_room(target: Target, kv_bytes_per_slot: int, weight_bytes: int) -> None:
+    """Raise unless weights and cache leave the device a quarter of its memory.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    npu = npu_of(target)
+    needed = weight_bytes + kv_bytes_per_slot * npu.context
+    if target.memory_bytes is not None and needed > 0.75 * target.memory_bytes:
+        raise ConfigError(
+            f"{target.title}: weights of {weight_bytes:,} bytes and a cache for {npu.context} tokens need "
+            f"{needed:,} bytes, more than three quarters of its {target.memory_bytes:,}",
+            "build fewer bits (--precision int4) or a shorter context (--context)",
+        )
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the graphs for an NPU are made of.
+
+    ``quantized`` is the model before any cure, ``written`` its portable form, which lies at ``graph``.
+    """
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    quantized: ir.Model
+    written: ir.Model
+    graph: str
+
+
+def compile_for(
+    bundle: Draft,
+    sources: Sources,
+    targets: Sequence[Target],
+    activations: Activations | None,
+    *,
+    emulate: bool,
+    progress: Progress = silent,
+) -> tuple[NpuBuild, ...]:
+    """Compile a model for the NPUs of several devices, into one bundle.
+
+    Args:
+        bundle: its portable graph is written.
+        sources: the model.
+        targets: devices with an NPU.
+        activations: as ``choose_route``'s.
+        emulate: execute the graphs too.
+        progress: told each step.
+
+    Raises:
+        ConfigError: a device has no such route, or not the memory.
+        RunError: no compiler here, or it failed.
+        GateFailed: see ``NpuLine.build``.
+    """
+    spec, precision = sources.checkpoint.spec, sources.recipe.precision
+    weight_bytes = sum(v.const_value.nbytes for v in sources.written.graph.initializers.values() if v.const_value)
+    for target in targets:
+        context = npu_of(target).context
+        if context > spec.context_length:
+            raise ConfigError(
+                f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context"
+            )
+        check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
+        require_compiler(npu_of(target).plugin)
+    probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
+    line = NpuLine(bundle, sources.quantized, sources.written, sources.graph, progress)
+    return tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
+
+
+def make_probe(
+    checkpoint: Checkpoint, recipe: Recipe, count: int, *, text: Text | None = None, progress: Progress = silent
+) -> Probe:
+    """FP32 logits for the beginning of a text, computed from the checkpoint's own weights, each read once.
+
+    Args:
+        checkpoint: the model.
+        recipe: says whether weights are smoothed, which changes no logit.
+        count: tokens.
+        text: by default CPython's help topics.
+        progress: told that it goes on.
+
+    Raises:
+        MeasureError: the text is too short.
+    """
+    from edgekit.build import draw
+
+    text = text or measure.embedded_text()
+    half = -(-count // 2)
+    tokens = measure.cut_windows(text, source_tokenizer(checkpoint), half, 2 * half).ravel()[:count].tolist()
+    progress("FP32 reference", 0, 1, "texts")
+    logits = reference_logits(*draw(checkpoint, replace(recipe, smooth=0.0), 21), tokens)
+    progress("FP32 reference", 1, 1, "texts")
+    return Probe(tuple(tokens), logits, text.name)
+
+
+class NpuLine:
+    """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
+
+    def __init__(self, bundle: Draft, model: ir.Model, written: ir.Model, graph: str, progress: Progress) -> None:
+        """``model`` is quantized, not lowered; ``written`` is its portable form, at ``graph``: its bytes are shared."""
+        self._bundle, self._model, self._progress = bundle, model, progress
+        self._stem = graph.removesuffix(".onnx")
+        self._bytes = dict(written.graph.initializers)
+        self._static: dict[str, dict[Role, tuple[str, ...]]] = {}
+
+    def build(self, target: Target, route: Route, precision: Precision, probe: Probe | None) -> NpuBuild:
+        """Compile for one device, prove where each node runs and, with a probe, execute.
+
+        Raises:
+            RunError: no compiler here, or it failed.
+            GateFailed: a node would run on the CPU, or the emulator's logits are farther off than the target allows.
+        """
+        npu = npu_of(target)
+        require_compiler(npu.plugin)
+        folder = f"npu/{target.name}"
+        static = self._write_static(target, npu, route, f"{folder}/host.onnx")
+        options = (*npu.options, *route.options)
+        placements: list[Placement] = []
+        graphs = [
+            compiled
+            for jobs, place in ((_apart(static), folder), (_together(static), f"{folder}/shared"))
+            for job in jobs
+            for compiled in self._compile(target, options, job, place, placements)
+        ]
+        self._bundle.write_file(f"{folder}/placement.json", _document(placements))
+        made = NpuBuild(
+            target=target,
+            activations=route.activations,
+            options=tuple(sorted(options)),
+            tools=plugin_versions(npu.plugin),
+            host=f"{folder}/host.onnx",
+            past=npu.context,
+            graphs=tuple(graphs),
+            placement=f"{folder}/placement.json",
+        )
+        if probe is None:
+            return made
+        emulations = emulate_build(self._bundle.folder, made, probe, progress=self._progress)
+        require_gate(target, route.gate(precision), emulations)
+        return replace(
+            made, emulations=emulations, graphs=tuple(replace(g, executed=not g.shared) for g in made.graphs)
+        )
+
+    def _write_static(self, target: Target, npu: Npu, route: Route, host: str) -> dict[Role, tuple[str, ...]]:
+        """Write what does not depend on the chip, once, and the host's graph, which goes to each device."""
+        lowered = lower_static(self._model, target, npu, route)
+        self._bundle.write_graph(lowered.host, host)
+        key = f"{self._stem}.{route.activations}.{npu.prefill_tokens}x{npu.context}"
+        if key not in self._static:
+            self._static[key] = {
+                "prefill": self._write_chain(lowered.prefill, f"{key}.prefill"),
+                "decode": self._write_chain(lowered.decode, f"{key}.decode"),
+            }
+        return self._static[key]
+
+    def _write_chain(self, chain: Sequence[ir.Model], stem: str) -> tuple[str, ...]:
+        names = [f"{stem}.onnx"] if len(chain) == 1 else [f"{stem}.{i}.onnx" for i in range(len(chain))]
+        for model, name in zip(chain, names, strict=True):
+            share_bytes(model, self._bytes)
+            self._bundle.write_graph(model, name, progress=self._progress)
+            self._bytes = {**model.graph.initializers, **self._bytes}
+        return tuple(names)
+
+    def _compile(
+        self,
+        target: Target,
+        options: Sequence[tuple[str, str]],
+        job: Sequence[tuple[Role, int, str]],
+        place: str,
+        placements: list[Placement],
+    ) -> list[CompiledGraph]:
+        """Compile the graphs of one job: several share the weights of the first."""
+        root, npu, share = self._bundle.folder, npu_of(target), len(job) > 1
+        with TemporaryDirectory(dir=root) as folder:
+            pairs = [(root / name, Path(folder) / f"{role}{_number(part, name)}.onnx") for role, part, name in job]
+            done = compile_graphs(
+                npu.plugin,
+                target.provider,
+                options,
+                pairs,
+                share=share,
+                threads=physical_cores(),
+                progress=self._progress,
+            )
+            placed = [Placement(c.output.name, _with_folded(c)) for c in done]
+            for placement, compilation in zip(placed, done, strict=True):
+                require_placed(target, placement, compilation.error)
+            if not share:
+                placements += placed
+            compiled = []
+            for (role, part, name), c, placement in zip(job, done, placed, strict=True):
+                facts = read_context(c.output)
+                if facts.others:
+                    raise GateFailed(f"{name}: {', '.join(sorted(set(facts.others)))} would run on the CPU", _CURE)
+                self._bundle.adopt_file(f"{place}/{c.output.name}", c.output)
+                if (c.output.parent / facts.binary).is_file():
+                    self._bundle.adopt_file(f"{place}/{facts.binary}", c.output.parent / facts.binary)
+                compiled.append(
+                    CompiledGraph(
+                        role=role,
+                        part=part,
+                        tokens=npu.prefill_tokens if role == "prefill" else 1,
+                        source=name,
+                        context=f"{place}/{c.output.name}",
+                        binary=f"{place}/{facts.binary}",
+                        shared=share,
+                        executed=False,
+                        nodes=len(placement.nodes),
+                        compatibility=facts.compatibility,
+                        traffic=c.traffic,
+                        seconds=c.seconds,
+                        peak_rss_bytes=c.peak_rss_bytes,
+                    )
+                )
+        return compiled
+
+
+_CURE = "add what it lacks to the route's `lacks` in targets/families; `edgekit targets show` lists what can be cured"
+
+
+def require_placed(target: Target, placement: Placement, error: str) -> None:
+    """Raise unless every node of a graph runs on the target's provider and it was compiled.
+
+    Raises:
+        GateFailed: a node would run elsewhere, with the provider's reason and the file in lower/ that cures it.
+        RunError: it was not compiled for another reason.
+    """
+    off = placement.off(target.provider)
+    if off:
+        first, known = off[0], fixes()
+        file = known.get(f"op:{first.operator}")
+        cure = f"edgekit/{file} cures it: put 'op:{first.operator}' into the route's lacks" if file else _CURE
+        raise GateFailed(
+            f"{placement.graph} for {target.name}: {len(off)} of {len(placement.nodes)} nodes would run on the CPU, "
+            f"first {first.operator} '{first.node}': {first.reason or 'no reason was given'}",
+            cure,
+        )
+    if error:
+        raise RunError(
+            f"{placement.graph} cannot be compiled for {target.name}: {error}",
+            "`edgekit targets check` tries one layer and the head in seconds",
+        )
+
+
+def require_gate(target: Target, gate: Gate | None, emulations: Sequence[Emulation]) -> None:
+    """Raise unless the emulator's logits are as near as a gate asks; without a gate there is nothing to ask.
+
+    Raises:
+        GateFailed: with each number that falls short beside its limit.
+    """
+    short = [line for emulation in emulations for line in (shortfalls(gate, emulation) if gate else ())]
+    if short:
+        raise GateFailed(
+            f"{target.name}: on the emulator, {'; '.join(short)}",
+            "build with more bits (--precision int8), or without the check: --no-emulate",
+        )
+
+
+def shortfalls(gate: Gate, emulation: Emulation) -> tuple[str, ...]:
+    """What of an emulation is worse than a gate allows, in words. Shares are judged to the nearest token."""
+    slack = 0.5 / emulation.tokens
+    lines = []
+    for name, value, limit, upper in (
+        ("top-1 against FP32", emulation.total.top1, gate.top1 - slack, False),
+        ("KL against FP32", emulation.total.kld, gate.kld, True),
+        ("top-1 against the same graph on the CPU", emulation.npu.top1, gate.npu_top1 - slack, False),
+        ("KL against the same graph on the CPU", emulation.npu.kld, gate.npu_kld, True),
+        ("cosine against the same graph on the CPU", emulation.npu.cosine, gate.npu_cosine, False),
+    ):
+        if (value > limit) if upper else (value < limit):
+            lines.append(f"{emulation.role}: {name} is {value:.4g}, {'at most' if upper else 'at least'} {limit:.4g}")
+    if not emulation.repeatable:
+        lines.append(f"{emulation.role}: a second run gave other bits")
+    return tuple(lines)
+
+
+def emulate_build(
+    root: Path, build: NpuBuild, probe: Probe, *, steps: int = STEPS, progress: Progress = silent
+) -> tuple[Emulation, ...]:
+    """Execute the compiled graphs of a bundle and compare them with FP32 and with the same graphs on the CPU.
+
+    Args:
+        root: the bundle's folder.
+        build: what was compiled.
+        probe: the tokens; the last ``steps`` go through the decode graph, those before through the prefill graph.
+        steps: tokens one by one.
+        progress: told the tokens run.
+
+    Raises:
+        RunError: the emulator fails.
+    """
+    npu, threads = npu_of(build.target), physical_cores()
+    prompt, last = probe.tokens[: len(probe.tokens) - steps], probe.tokens[len(probe.tokens) - steps :]
+    task = Task(
+        plugin=npu.plugin,
+        provider=build.target.provider,
+        options=build.options,
+        host=root / build.host,
+        prefill=tuple(root / g.context for g in build.chain("prefill")),
+        decode=tuple(root / g.context for g in build.chain("decode")),
+        tokens=prompt,
+        steps=last,
+        repeat=min(len(prompt), npu.prefill_tokens),
+        threads=threads,
+    )
+    emulated = emulate(task, progress)
+    chains = [[open_on_cpu(root / g.source, threads) for g in build.chain(role)] for role in ROLES]
+    runner = StaticRunner(open_on_cpu(root / build.host, threads), *chains)
+    try:
+        on_cpu = run_graphs(runner, replace(task, repeat=0))
+    finally:
+        runner.close()
+    count = len(prompt)
+    rows = (
+        (emulated.prefill, on_cpu.prefill, probe.logits[:count]),
+        (emulated.decode, on_cpu.decode, probe.logits[count:]),
+    )
+    return tuple(
+        Emulation(
+            role=role,
+            tokens=len(ours),
+            text=probe.text,
+            total=measure.agree(reference, ours),
+            quantization=measure.agree(reference, cpu),
+            npu=measure.agree(cpu, ours),
+            repeatable=same,
+        )
+        for role, (ours, cpu, reference), same in zip(ROLES, rows, emulated.repeated, strict=True)
+        if len(ours)
+    )
+
+
+def _apart(static: dict[Role, tuple[str, ...]]) -> list[list[tuple[Role, int, str]]]:
+    """Each graph alone: the emulator loads no binary with shared weights."""
+    return [[(role, i, name)] for role in ROLES for i, name in enumerate(static[role])]
+
+
+def _together(static: dict[Role, tuple[str, ...]]) -> list[list[tuple[Role, int, str]]]:
+    """The prefill and the decode graph of each part: they have the same weights."""
+    return [[(role, i, static[role][i]) for role in ROLES] for i in range(len(static["prefill"]))]
+
+
+def _number(part: int, name: str) -> str:
+    """``.0`` where the model was split, as in the static graph's name."""
+    return f".{part}" if name.endswith(f".{part}.onnx") else ""
+
+
+def _with_folded(compilation: Compilation) -> tuple[Placed, ...]:
+    """The nodes of a static graph; those the provider was not asked about were constants by then."""
+    asked = {placed.node: placed for placed in compilation.placed}
+    mine = [asked.pop(node, Placed(node, operator, "")) for node, operator in node_names(compilation.source)]
+    return (*mine, *asked.values())
+
+
+def _document(placements: Sequence[Placement]) -> bytes:
+    return ("[\n" + ",\n".join(to_json(p, indent=1) for p in placements) + "\n]\n").encode()

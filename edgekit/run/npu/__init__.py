@@ -1,0 +1,19 @@
+"""Graphs for an NPU: compiled on this machine by the provider's own compiler, executed by its emulator or the NPU."""
+
+from edgekit.run.npu.compiling import Compilation, compile_graphs
+from edgekit.run.npu.emulating import Emulated, Task, emulate, run_graphs
+from edgekit.run.npu.plugin import plugin_versions, require_compiler
+from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
+
+__all__ = [
+    "Compilation",
+    "Emulated",
+    "StaticRunner",
+    "Task",
+    "compile_graphs",
+    "emulate",
+    "open_on_cpu",
+    "plugin_versions",
+    "require_compiler",
+    "run_graphs",
+]

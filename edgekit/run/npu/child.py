@@ -1,0 +1,85 @@
+"""The process that holds the vendor's compiler or emulator: it may crash, log and hold memory without harm to ours.
+
+``python -m edgekit.run.npu.child JOB RESULT`` reads a Job as JSON and writes an Outcome. What the provider logs goes to
+stderr; a line ``edgekit: <n>`` there says that graph n begins.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import onnxruntime
+
+from edgekit.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
+from edgekit.record import from_json, to_json
+from edgekit.run.npu.plugin import session_options
+
+MARK = "edgekit: "
+
+
+@dataclass(frozen=True)
+class Job:
+    """Graphs to compile, in order. ``share``: those after the first use the first's binary for their weights."""
+
+    plugin: Plugin
+    provider: str
+    options: tuple[tuple[str, str], ...]
+    graphs: tuple[tuple[Path, Path], ...]
+    share: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Seconds of each graph that was compiled, the most memory of the process, and what stopped it."""
+
+    seconds: tuple[float, ...]
+    peak_rss_bytes: int
+    error: str
+
+
+def main(job_path: str, outcome_path: str) -> None:
+    """Compile the graphs of a job; what goes wrong stands in the outcome."""
+    job = from_json(Job, Path(job_path).read_text(encoding="utf-8"))
+    seconds, error = [], ""
+    # Before any session, or the compiler's own lines are lost.
+    onnxruntime.set_default_logger_severity(0)
+    for i, (source, output) in enumerate(job.graphs):
+        sys.stderr.write(f"\n{MARK}{i}\n")
+        sys.stderr.flush()
+        start = perf_counter()
+        try:
+            _compile(job, i, source, output)
+        except Exception as problem:  # onnxruntime's errors have no common base class
+            error = " ".join(str(problem).split())
+            break
+        seconds.append(perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    Path(outcome_path).write_text(to_json(Outcome(tuple(seconds), peak, error)), encoding="utf-8")
+
+
+def _compile(job: Job, index: int, source: Path, output: Path) -> None:
+    options = session_options(job.plugin, job.provider, job.options, job.threads)
+    options.log_severity_level = 0
+    if job.share:
+        options.add_session_config_entry("ep.share_ep_contexts", "1")
+        if index == len(job.graphs) - 1:
+            options.add_session_config_entry("ep.stop_share_ep_contexts", "1")
+    flags = onnxruntime.OrtCompileApiFlags
+    compiler = onnxruntime.ModelCompiler(
+        options,
+        str(source),
+        embed_compiled_data_into_model=False,
+        flags=int(flags.ERROR_IF_NO_NODES_COMPILED) | int(flags.ERROR_IF_OUTPUT_FILE_EXISTS),
+        # The provider crashes on scales that are still to be cast: constants are folded first.
+        graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    )
+    compiler.compile_to_file(str(output))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

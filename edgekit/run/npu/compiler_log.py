@@ -1,0 +1,75 @@
+"""What Qualcomm's provider and its compiler say while they compile: who takes each node, and the bytes on the DRAM bus.
+
+The bytes are logged at the most verbose level only. Lines of interest::
+
+    ... LogNodeSupport] Validation FAILED for 1 nodes in OrtNodeUnit (Erf) :
+        Operator type: Erf Node name: erf Node index: 4
+        REASON : ...
+    ... read_total_bytes=148248576 ...
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from edgekit.compiled import Placed, Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_VERDICT = re.compile(r"Validation (PASSED|FAILED) for \d+ nodes? in OrtNodeUnit")
+_NODE = re.compile(r"^\s*Operator type: (\S+) Node name: (.*?) Node index: \d+")
+_REASON = re.compile(r"^\s*REASON : (.*)")
+_BYTES = re.compile(r"\b(spill|fill|write_total|read_total)_bytes=(\d+)")
+
+
+class CompilerLog:
+    """Reads a log line by line. ``placed`` and ``traffic`` are of the lines read so far."""
+
+    def __init__(self, provider: str, elsewhere: str) -> None:
+        """``elsewhere`` is the provider that takes what ``provider`` refuses."""
+        self._providers = {"PASSED": provider, "FAILED": elsewhere}
+        self._verdict = ""
+        self._unit: list[str] = []
+        self._nodes: dict[str, Placed] = {}
+        self._bytes: dict[str, int] = {}
+
+    def read(self, line: str) -> None:
+        """Take one line."""
+        if found := _VERDICT.search(line):
+            self._verdict, self._unit = found[1], []
+        elif self._verdict and (found := _NODE.match(line)):
+            operator, name = found.groups()
+            self._nodes[name] = Placed(name, operator, self._providers[self._verdict])
+            self._unit.append(name)
+        elif self._verdict and (found := _REASON.match(line)):
+            for name in self._unit:
+                node = self._nodes[name]
+                self._nodes[name] = Placed(node.node, node.operator, node.provider, found[1].strip())
+        else:
+            if not line.startswith(("\t", " ")):
+                self._verdict = ""
+            for kind, count in _BYTES.findall(line):
+                self._bytes[kind] = int(count)
+
+    @property
+    def placed(self) -> tuple[Placed, ...]:
+        """Nodes the provider was asked about, in order; its last word counts."""
+        return tuple(self._nodes.values())
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """DRAM bytes of a run; None where the compiler did not say."""
+        if "read_total" not in self._bytes:
+            return None
+        kinds = ("read_total", "write_total", "spill", "fill")
+        return Traffic(*(self._bytes.get(kind, 0) for kind in kinds))
+
+
+def read_log(lines: Iterable[str], provider: str, elsewhere: str) -> CompilerLog:
+    """Read a whole log."""
+    log = CompilerLog(provider, elsewhere)
+    for line in lines:
+        log.read(line)
+    return log

@@ -1,0 +1,112 @@
+"""Static graphs in, binaries for an NPU out, with the provider's word on every node."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import onnxruntime
+
+from edgekit.errors import RunError
+from edgekit.record import from_json, to_json
+from edgekit.run.npu.child import MARK, Job, Outcome
+from edgekit.run.npu.compiler_log import CompilerLog
+from edgekit.run.npu.plugin import require_compiler
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgekit.compiled import Placed, Traffic
+    from edgekit.device import Plugin
+
+KEPT = 40
+"""Last lines of the provider's log that an error may quote from."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One compiled graph. ``error`` is the runtime's when it was not compiled, and then there are no files."""
+
+    source: Path
+    output: Path
+    placed: tuple[Placed, ...]
+    traffic: Traffic | None
+    seconds: float
+    peak_rss_bytes: int
+    error: str
+
+
+def compile_graphs(
+    plugin: Plugin,
+    provider: str,
+    options: Sequence[tuple[str, str]],
+    graphs: Sequence[tuple[Path, Path]],
+    *,
+    share: bool = False,
+    threads: int = 1,
+    progress: Progress = silent,
+) -> tuple[Compilation, ...]:
+    """Compile static graphs in a process of their own.
+
+    Args:
+        plugin: the provider's package.
+        provider: its name.
+        options: what it is given.
+        graphs: pairs of a static graph and the EPContext graph to write; the binary comes beside the latter.
+        share: all use the binary of the first for their weights.
+        threads: of the compiler.
+        progress: told the graphs compiled.
+
+    Returns:
+        One for each graph up to the first that could not be compiled, which is the last.
+
+    Raises:
+        RunError: no compiler here, or it crashed.
+    """
+    require_compiler(plugin)
+    elsewhere = onnxruntime.get_available_providers()[-1]
+    with TemporaryDirectory() as folder:
+        job, outcome = Path(folder) / "job.json", Path(folder) / "outcome.json"
+        made = Job(plugin, provider, tuple(options), tuple(graphs), share, threads)
+        job.write_text(to_json(made), encoding="utf-8")
+        logs, tail, status = _run(job, outcome, len(graphs), (provider, elsewhere), progress)
+        if not outcome.is_file():
+            graph = graphs[max(0, len(logs) - 1)][0].name
+            said = f": {tail[-1]}" if tail else ""
+            raise RunError(
+                f"the compiler of {plugin.module} ended with status {status} while compiling {graph}{said}",
+                "report it with the model's name; another recipe or target may avoid it",
+            )
+        done = from_json(Outcome, outcome.read_text(encoding="utf-8"))
+    compilations: list[Compilation] = []
+    for (source, output), log, seconds in zip(graphs, logs, (*done.seconds, 0.0), strict=False):
+        error = done.error if len(compilations) == len(done.seconds) else ""
+        compilations.append(Compilation(source, output, log.placed, log.traffic, seconds, done.peak_rss_bytes, error))
+    return tuple(compilations)
+
+
+def _run(
+    job: Path, outcome: Path, count: int, providers: tuple[str, str], progress: Progress
+) -> tuple[list[CompilerLog], list[str], int]:
+    """Start the child and read its log as it comes: it is long, and is not kept."""
+    logs: list[CompilerLog] = []
+    tail: list[str] = []
+    command = [sys.executable, "-m", "edgekit.run.npu.child", str(job), str(outcome)]
+    with Popen(command, stderr=PIPE, stdout=DEVNULL, stdin=DEVNULL, cwd=job.parent) as child:
+        assert child.stderr is not None
+        for raw in child.stderr:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            if line.startswith(MARK):
+                progress("compiling", len(logs), count, "graphs")
+                logs.append(CompilerLog(*providers))
+            elif logs:
+                logs[-1].read(line)
+            tail = [*tail[1 - KEPT :], line] if line.strip() else tail
+        status = child.wait()
+    progress("compiling", count, count, "graphs")
+    return logs, tail, status

@@ -1,0 +1,89 @@
+"""An execution provider that comes as a package of its own: found, checked and registered with ONNX Runtime."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+from packaging.requirements import Requirement
+
+from edgekit.errors import RunError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from edgekit.device import Plugin
+
+
+def require_compiler(plugin: Plugin) -> None:
+    """Raise unless this machine can compile with the plugin.
+
+    Raises:
+        RunError: the package is missing, of another version than asked for, or has no compiler for this platform.
+    """
+    here = f"{platform.system()} {platform.machine()}"
+    if here not in plugin.platforms:
+        raise RunError(
+            f"{plugin.module} has its compiler and emulator for {', '.join(plugin.platforms)}; this is {here}",
+            "build on such a machine, in a container or in CI: the bundle runs anywhere the device is",
+        )
+    _load(plugin)
+
+
+def plugin_versions(plugin: Plugin) -> tuple[tuple[str, str], ...]:
+    """(package, version) of ONNX Runtime and the plugin.
+
+    Raises:
+        RunError: as require_compiler.
+    """
+    _load(plugin)
+    name = Requirement(plugin.requirement).name
+    return (("onnxruntime", onnxruntime.__version__), (name, version(name)))
+
+
+def session_options(plugin: Plugin, provider: str, options: tuple[tuple[str, str], ...], threads: int) -> Any:
+    """Options of a session on the plugin's device that fails rather than use the CPU for a node.
+
+    Raises:
+        RunError: as require_compiler, or the plugin offers no device.
+    """
+    module = _load(plugin)
+    _register(plugin.module, provider, module.get_library_path())
+    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
+    if not devices:
+        raise RunError(f"{plugin.module} offers no device for {provider} here", "see `edgekit doctor`")
+    paths = {option: getattr(module, function)() for option, function in plugin.paths}
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads = threads
+    made.log_severity_level = 4
+    made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    made.add_provider_for_devices(devices[:1], {**paths, **dict(options)})
+    return made
+
+
+@cache
+def _register(module: str, provider: str, path: str) -> None:
+    try:
+        onnxruntime.register_execution_provider_library(provider, path)
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise RunError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {module}: {' '.join(str(error).split())}",
+            "install versions that belong together: pip install -U onnxruntime " + module.replace("_", "-"),
+        ) from error
+
+
+def _load(plugin: Plugin) -> ModuleType:
+    wanted = Requirement(plugin.requirement)
+    fix = f"pip install 'edgekit[{plugin.extra}]'"
+    try:
+        module = import_module(plugin.module)
+        found = version(wanted.name)
+    except (ImportError, PackageNotFoundError) as error:
+        raise RunError(f"{wanted.name} is not installed: it holds the NPU's compiler and emulator", fix) from error
+    if not wanted.specifier.contains(found, prereleases=True):
+        raise RunError(f"{wanted.name} {found} is installed and {wanted.specifier} is needed", fix)
+    return module

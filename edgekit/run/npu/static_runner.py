@@ -1,0 +1,163 @@
+"""Static graphs held open: tokens in, logits out, the cache in the host's memory. Implements ``types.Runner``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from edgekit.errors import RunError
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PAST, NEW = "past_key_values.", "new."
+
+
+def open_on_cpu(graph: Path, threads: int) -> Any:
+    """A session of a static graph, or of the host's, on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    cpu = onnxruntime.get_available_providers()[-1]
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=[cpu])
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise RunError(f"{graph.name}: {' '.join(str(error).split())}", "build the bundle again") from error
+
+
+class StaticRunner:
+    """A Runner over a host graph and two chains of static ones.
+
+    Prompts run in pieces of the prefill graph's width, filled up with tokens that nothing sees; single tokens run on
+    the decode graph.
+    """
+
+    def __init__(
+        self, host: Any, prefill: Sequence[Any], decode: Sequence[Any], *, progress: Progress = silent
+    ) -> None:
+        """Sessions of the host's graph and of both chains, in order; ``progress`` is told the runs of ``logits``."""
+        self._host, self._prefill, self._decode = host, tuple(prefill), tuple(decode)
+        self._progress = progress
+        inputs = [i for session in self._prefill for i in session.get_inputs()]
+        self._width: int = next(i.shape[1] for i in self._host_inputs(inputs) if len(i.shape) == 3)
+        self._vocab: int = self._prefill[-1].get_outputs()[0].shape[-1]
+        kinds = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(uint16)": np.uint16}
+        self._cache = {i.name: np.zeros(i.shape, kinds[i.type]) for i in inputs if i.name.startswith(PAST)}
+        self._past: int = next(iter(self._cache.values())).shape[2]
+        self._length = 0
+
+    @staticmethod
+    def _host_inputs(inputs: Sequence[Any]) -> list[Any]:
+        return [i for i in inputs if not i.name.startswith(PAST)]
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        return self._vocab
+
+    @property
+    def context_length(self) -> int:
+        """Slots of the cache."""
+        return self._past
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache now."""
+        return self._length
+
+    def reset(self) -> None:
+        """Forget everything that was fed."""
+        self._length = 0
+        for array in self._cache.values():
+            array[:] = 0
+
+    def rewind(self, length: int) -> None:
+        """Forget the tokens from position ``length`` on."""
+        if not 0 <= length <= self._length:
+            raise RunError(f"cannot go back to position {length}: {self._length} tokens are held")
+        self._length = length
+
+    def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Feed tokens; return the last position's logits [V].
+
+        Raises:
+            RunError: no tokens, one outside the vocabulary, or more than the cache holds.
+        """
+        last: NDArray[np.float32] = self._feed_all(tokens)[-1].copy()
+        return last
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Feed one token on the decode graph; return its logits [V].
+
+        Raises:
+            RunError: the cache is full.
+        """
+        ids = self._accept([token])
+        row: NDArray[np.float32] = self._feed(self._decode, ids, 1)[0]
+        return row
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [S, V] of every position of a fresh sequence; the cache is reset first.
+
+        Raises:
+            RunError: as prefill.
+        """
+        self.reset()
+        return self._feed_all(tokens)
+
+    def close(self) -> None:
+        """Release the sessions and the cache."""
+        self._host, self._prefill, self._decode = None, (), ()
+        self._cache.clear()
+
+    def _feed_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        ids = self._accept(tokens)
+        rows = np.empty((len(ids), self._vocab), np.float32)
+        for start in range(0, len(ids), self._width):
+            self._progress("running", start, len(ids), "tokens")
+            piece = ids[start : start + self._width]
+            rows[start : start + len(piece)] = self._feed(self._prefill, piece, self._width)
+        self._progress("running", len(ids), len(ids), "tokens")
+        return rows
+
+    def _feed(self, chain: Sequence[Any], ids: NDArray[np.int64], width: int) -> NDArray[np.float32]:
+        """Run a chain over up to ``width`` tokens; logits of those."""
+        filled = np.zeros((1, width), np.int64)
+        filled[0, : len(ids)] = ids
+        places = self._length + np.arange(width)[None]
+        values = _run(self._host, {"input_ids": filled, "position_ids": places})
+        values |= self._cache
+        fresh = slice(self._length, self._length + len(ids))
+        for session in chain:
+            given = _run(session, {i.name: values[i.name] for i in session.get_inputs()})
+            values |= given
+            for name, value in given.items():
+                if name.startswith(NEW):
+                    self._cache[name.replace(NEW, PAST)][:, :, fresh] = value[:, :, : len(ids)]
+        self._length += len(ids)
+        rows: NDArray[np.float32] = values["logits"][0, : len(ids)].astype(np.float32, copy=False)
+        return rows
+
+    def _accept(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        ids = np.asarray(tokens, np.int64)
+        if not ids.size:
+            raise RunError("no tokens to feed", "give a prompt of at least one token")
+        if ids.min() < 0 or ids.max() >= self._vocab:
+            raise RunError(f"a token is outside the vocabulary of {self._vocab}", "encode with the bundle's tokenizer")
+        if self._length + ids.size > self._past:
+            raise RunError(
+                f"{self._length} tokens held and {ids.size} new ones are more than the cache's {self._past} slots",
+                "shorten the prompt, or build for a longer context",
+            )
+        return ids
+
+
+def _run(session: Any, feeds: dict[str, Any]) -> dict[str, Any]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
