@@ -196,16 +196,18 @@ def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights
 
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
-    """The float graph of a checkpoint and the weights it reads: the checkpoint's, smoothed if the recipe says so."""
+    """The float graph of a checkpoint and the weights it reads: smoothed and turned if the recipe says so."""
     from edgekit.graph import build_graph
-    from edgekit.quantize import smooth
+    from edgekit.quantize import RotatedWeights, smooth
 
     name = checkpoint.provenance.id.rsplit("/", 1)[-1]
-    graph = build_graph(checkpoint.spec, checkpoint.weights, opset=opset, name=name)
-    if not recipe.smooth:
-        return graph, checkpoint.weights
-    weights = smooth(graph, checkpoint.weights, recipe.smooth)
-    return build_graph(checkpoint.spec, weights, opset=opset, name=name), weights
+    spec, weights = checkpoint.spec, checkpoint.weights
+    graph = build_graph(spec, weights, opset=opset, name=name)
+    if recipe.smooth:
+        weights = smooth(graph, weights, recipe.smooth)
+    if recipe.rotate:
+        spec, weights = replace(spec, tied=False), RotatedWeights(weights)
+    return build_graph(spec, weights, opset=opset, name=name), weights
 
 
 def _write_prefill(bundle: Draft, written: ir.Model, graph: str) -> Prefill | None:

@@ -28,7 +28,7 @@ _BLOCKS = (0, 16, 32, 64, 128, 256)
 _GRID_KEYS = ("bits", "block", "symmetric", "scale")
 _OVERRIDE_KEYS = ("match", "grid", "keep")
 _RECIPE_KEYS = (
-    *("name", "precision", "method", "accuracy_level", "smooth", "fast_prefill"),
+    *("name", "precision", "method", "accuracy_level", "smooth", "rotate", "fast_prefill"),
     *("size_mb", "bits_per_weight"),
     *("linear", "embedding", "override"),
 )
@@ -60,6 +60,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         overrides=tuple(map(_override, table.tables("override", _OVERRIDE_KEYS))),
         accuracy_level=table.choice("accuracy_level", _ACCURACY_LEVELS, 0),
         smooth=_smooth(table),
+        rotate=table.get("rotate", bool, False),
         fast_prefill=table.get("fast_prefill", bool, False),
         size_bytes=None if size_mb is None else int(size_mb * 1e6),
         bits_per_weight=table.positive("bits_per_weight"),

@@ -86,6 +86,11 @@ class Route:
     gates: tuple[Gate, ...]
     masked: float
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the activations' scales are found on tokens before the build, not while the model runs."""
+        return self.activations == "uint16"
+
     def gate(self, precision: Precision) -> Gate | None:
         """The limits of a precision, None where none are set."""
         return next((g for g in self.gates if g.precision == precision), None)

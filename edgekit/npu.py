@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgekit import measure
+from edgekit.bundle.external import write_model
 from edgekit.bundle.reading import node_names, read_context
 from edgekit.compiled import CompiledGraph, Emulation, NpuBuild, Placed, Placement, Role
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.lower import fixes, lower_static, share_bytes
-from edgekit.quantize import reference_logits
+from edgekit.quantize import observed, quantize_activations, reference_logits
 from edgekit.record import to_json
 from edgekit.run import physical_cores
 from edgekit.run.npu import (
@@ -23,6 +24,7 @@ from edgekit.run.npu import (
     Task,
     compile_graphs,
     emulate,
+    observe_ranges,
     open_on_cpu,
     plugin_versions,
     require_compiler,
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 
 TOKENS, STEPS = 64, 8
 """What a build runs on the emulator: tokens of a prompt, then tokens one by one."""
+
+CALIBRATION_TOKENS, WINDOW, CALIBRATION_CHARACTERS = 2048, 128, 60_000
+"""How many tokens scales are found on, in windows of how many, from how many characters of text."""
 
 ROLES: tuple[Role, Role] = ("prefill", "decode")
 
@@ -154,7 +159,8 @@ def compile_for(
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
         require_compiler(npu_of(target).plugin)
     probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
-    line = NpuLine(bundle, sources.quantized, sources.written, sources.graph, progress)
+    windows = calibration_windows(sources.checkpoint, min(npu_of(t).context for t in targets))
+    line = NpuLine(bundle, sources, windows, progress)
     return tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
 
 
@@ -184,14 +190,25 @@ def make_probe(
     return Probe(tuple(tokens), logits, text.name)
 
 
+def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int64]:
+    """Tokens that an NPU's scales are found on: the end of CPython's help topics, of which a probe takes the beginning.
+
+    Returns:
+        [windows, tokens], of at most ``longest`` tokens each.
+    """
+    text = measure.embedded_text()
+    tail = measure.Text(f"the end of {text.name}", text.content[-CALIBRATION_CHARACTERS:])
+    return measure.cut_windows(tail, source_tokenizer(checkpoint), min(WINDOW, longest), CALIBRATION_TOKENS)
+
+
 class NpuLine:
     """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
 
-    def __init__(self, bundle: Draft, model: ir.Model, written: ir.Model, graph: str, progress: Progress) -> None:
-        """``model`` is quantized, not lowered; ``written`` is its portable form, at ``graph``: its bytes are shared."""
-        self._bundle, self._model, self._progress = bundle, model, progress
-        self._stem = graph.removesuffix(".onnx")
-        self._bytes = dict(written.graph.initializers)
+    def __init__(self, bundle: Draft, sources: Sources, windows: NDArray[np.int64], progress: Progress) -> None:
+        """The bytes of the portable graph are used again; ``windows`` [windows, tokens] are what scales are found on."""
+        self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
+        self._stem = sources.graph.removesuffix(".onnx")
+        self._bytes = dict(sources.written.graph.initializers)
         self._static: dict[str, dict[Role, tuple[str, ...]]] = {}
 
     def build(self, target: Target, route: Route, precision: Precision, probe: Probe | None) -> NpuBuild:
@@ -236,13 +253,29 @@ class NpuLine:
         """Write what does not depend on the chip, once, and the host's graph, which goes to each device."""
         lowered = lower_static(self._model, target, npu, route)
         self._bundle.write_graph(lowered.host, host)
+        prefill, decode = lowered.prefill, lowered.decode
         key = f"{self._stem}.{route.activations}.{npu.prefill_tokens}x{npu.context}"
         if key not in self._static:
+            if route.calibrated:
+                prefill, decode = self._calibrated(prefill, decode, host)
             self._static[key] = {
-                "prefill": self._write_chain(lowered.prefill, f"{key}.prefill"),
-                "decode": self._write_chain(lowered.decode, f"{key}.decode"),
+                "prefill": self._write_chain(prefill, f"{key}.prefill"),
+                "decode": self._write_chain(decode, f"{key}.decode"),
             }
         return self._static[key]
+
+    def _calibrated(
+        self, prefill: Sequence[ir.Model], decode: Sequence[ir.Model], host: str
+    ) -> tuple[tuple[ir.Model, ...], tuple[ir.Model, ...]]:
+        """Both chains with their activations on codes. The weights are written where they stay: with the first."""
+        root = self._bundle.folder
+        with TemporaryDirectory(dir=root) as folder:
+            paths = [Path(folder) / f"observed.{i}.onnx" for i in range(len(prefill))]
+            for model, path in zip(prefill, paths, strict=True):
+                write_model(observed(model), path)
+            ranges = observe_ranges(root / host, paths, self._windows, physical_cores(), self._progress)
+        coded = [tuple(quantize_activations(m, ranges) for m in chain) for chain in (prefill, decode)]
+        return coded[0], coded[1]
 
     def _write_chain(self, chain: Sequence[ir.Model], stem: str) -> tuple[str, ...]:
         names = [f"{stem}.onnx"] if len(chain) == 1 else [f"{stem}.{i}.onnx" for i in range(len(chain))]

@@ -229,6 +229,7 @@ class Recipe:
     the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
     ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says
     how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
+    ``rotate``: the residual stream is turned, exactly, so that no channel stands out (see quantize/rotate.py).
     ``fast_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
     """
 
@@ -240,9 +241,19 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     accuracy_level: int = 0
     smooth: float = 0.0
+    rotate: bool = False
     fast_prefill: bool = False
     size_bytes: int | None = None
     bits_per_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """The least and the largest number that the value ``name`` of a graph took on calibration tokens."""
+
+    name: str
+    low: float
+    high: float
 
 
 # --- the bundle -------------------------------------------------------------------------------

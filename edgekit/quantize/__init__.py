@@ -1,19 +1,24 @@
 """ir.Model + Recipe -> ir.Model. One grid for all; one file per method: a method is a function ``fit``."""
 
+from edgekit.quantize.activations import observed, quantize_activations
 from edgekit.quantize.budget import fit_budget
 from edgekit.quantize.evaluate import reference_logits
 from edgekit.quantize.model import Quantized, methods, quantize
 from edgekit.quantize.pack import Layout, Packed, unpack
 from edgekit.quantize.policy import recipe_policy
+from edgekit.quantize.rotate import RotatedWeights
 from edgekit.quantize.smooth import smooth
 
 __all__ = [
     "Layout",
     "Packed",
     "Quantized",
+    "RotatedWeights",
     "fit_budget",
     "methods",
+    "observed",
     "quantize",
+    "quantize_activations",
     "recipe_policy",
     "reference_logits",
     "smooth",

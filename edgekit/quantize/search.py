@@ -18,7 +18,7 @@ import numpy as np
 from edgekit.quantize.grid import encode, levels, middle, spans, storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -31,9 +31,16 @@ error at 4 bits; at 8 bits a narrower span never pays."""
 
 def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scales and zero points [n] for the blocks [block, n], never worse than round-to-nearest."""
+    return best_of(x, grid, _starts(x, grid))
+
+
+def best_of(
+    x: NDArray[np.float32], grid: Grid, starts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The scales and zero points [n] of the start that leaves each block the smallest error, its scale refined."""
     d = np.empty_like(x)
     best: tuple[NDArray[np.float32], ...] = ()
-    for first, zero in _starts(x, grid):
+    for first, zero in starts:
         encode(x, first, zero, grid, out=d)
         d -= zero
         along, length = np.einsum("ij,ij->j", x, d), np.einsum("ij,ij->j", d, d)

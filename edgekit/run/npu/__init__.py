@@ -1,5 +1,6 @@
 """Graphs for an NPU: compiled on this machine by the provider's own compiler, executed by its emulator or the NPU."""
 
+from edgekit.run.npu.calibrating import observe_ranges
 from edgekit.run.npu.compiling import Compilation, compile_graphs
 from edgekit.run.npu.emulating import Emulated, Task, emulate, run_graphs
 from edgekit.run.npu.plugin import plugin_versions, require_compiler
@@ -12,6 +13,7 @@ __all__ = [
     "Task",
     "compile_graphs",
     "emulate",
+    "observe_ranges",
     "open_on_cpu",
     "plugin_versions",
     "require_compiler",

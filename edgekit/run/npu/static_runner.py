@@ -8,10 +8,9 @@ import numpy as np
 import onnxruntime
 
 from edgekit.errors import RunError
-from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,11 +38,16 @@ class StaticRunner:
     """
 
     def __init__(
-        self, host: Any, prefill: Sequence[Any], decode: Sequence[Any], *, progress: Progress = silent
+        self,
+        host: Any,
+        prefill: Sequence[Any],
+        decode: Sequence[Any],
+        *,
+        watch: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        """Sessions of the host's graph and of both chains, in order; ``progress`` is told the runs of ``logits``."""
+        """Sessions of the host's graph and of both chains, in order; ``watch`` is shown what each session gives."""
+        self._watch = watch
         self._host, self._prefill, self._decode = host, tuple(prefill), tuple(decode)
-        self._progress = progress
         inputs = [i for session in self._prefill for i in session.get_inputs()]
         self._width: int = next(i.shape[1] for i in self._host_inputs(inputs) if len(i.shape) == 3)
         self._vocab: int = self._prefill[-1].get_outputs()[0].shape[-1]
@@ -120,10 +124,8 @@ class StaticRunner:
         ids = self._accept(tokens)
         rows = np.empty((len(ids), self._vocab), np.float32)
         for start in range(0, len(ids), self._width):
-            self._progress("running", start, len(ids), "tokens")
             piece = ids[start : start + self._width]
             rows[start : start + len(piece)] = self._feed(self._prefill, piece, self._width)
-        self._progress("running", len(ids), len(ids), "tokens")
         return rows
 
     def _feed(self, chain: Sequence[Any], ids: NDArray[np.int64], width: int) -> NDArray[np.float32]:
@@ -137,6 +139,7 @@ class StaticRunner:
         for session in chain:
             given = _run(session, {i.name: values[i.name] for i in session.get_inputs()})
             values |= given
+            self._watch(given)
             for name, value in given.items():
                 if name.startswith(NEW):
                     self._cache[name.replace(NEW, PAST)][:, :, fresh] = value[:, :, : len(ids)]

@@ -1,0 +1,44 @@
+"""As search, with scales above zero: for symmetric grids, where a sign would be lost.
+
+QNN's per-channel and block encodings drop the sign of a scale without a word. So the largest weight sits on the code
+2**(bits-1) - 1 whatever its sign, and code 0 stays free at the full span. No data.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.errors import QuantizeError
+from edgekit.quantize.grid import middle, storable
+from edgekit.quantize.search import best_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edgekit.types import Grid
+
+SPANS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 8: (1.0, 0.95)}
+"""Fractions of the full span that are tried: long blocks, as per channel, gain by cutting off their outliers."""
+
+
+def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scales and zero points [n] for the blocks [block, n].
+
+    Raises:
+        QuantizeError: a grid with zero points.
+    """
+    if not grid.symmetric:
+        raise QuantizeError("method 'positive' is for symmetric grids", "set symmetric = true, or another method")
+    scale, zero = best_of(x, grid, _starts(x, grid))
+    return np.abs(scale), zero
+
+
+def _starts(x: NDArray[np.float32], grid: Grid) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    largest = np.abs(x).max(axis=0)
+    for span in SPANS[grid.bits]:
+        scale = storable(largest * np.float32(span / (middle(grid) - 1)), grid)
+        yield scale, np.full_like(scale, middle(grid))

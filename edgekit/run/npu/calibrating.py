@@ -1,0 +1,49 @@
+"""Which numbers the values of a static graph take: it is run over tokens, and gives least and largest itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
+from edgekit.types import Progress, Range, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+LOW, HIGH = "/low", "/high"
+
+
+def observe_ranges(
+    host: Path, chain: Sequence[Path], windows: NDArray[np.int64], threads: int, progress: Progress = silent
+) -> tuple[Range, ...]:
+    """Run windows of tokens, each from an empty cache.
+
+    Args:
+        host: the graph that makes the inputs.
+        chain: prefill graphs with outputs ``<value>/low`` and ``<value>/high`` (``quantize.observed``).
+        windows: [windows, tokens].
+        threads: of ONNX Runtime.
+        progress: told the windows.
+    """
+    found: dict[str, Range] = {}
+
+    def watch(values: dict[str, NDArray[np.float32]]) -> None:
+        for name in (n.removesuffix(LOW) for n in values if n.endswith(LOW)):
+            low, high = float(values[name + LOW]), float(values[name + HIGH])
+            known = found.get(name, Range(name, low, high))
+            found[name] = Range(name, min(low, known.low), max(high, known.high))
+
+    sessions = [open_on_cpu(path, threads) for path in chain]
+    runner = StaticRunner(open_on_cpu(host, threads), sessions, (), watch=watch)
+    try:
+        for i, window in enumerate(windows.tolist()):
+            progress("calibrating", i, len(windows), "windows")
+            runner.logits(window)
+        progress("calibrating", len(windows), len(windows), "windows")
+    finally:
+        runner.close()
+    return tuple(found.values())
