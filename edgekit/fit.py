@@ -82,8 +82,8 @@ NPU_FORMULAE = (
         "weights as the file has them (floats 2 bytes) + KV 2 * layers * kv_heads * head_dim * 2 bytes * npu.context",
     ),
     (
-        "RAM on an NPU (estimated)",
-        "that of the graph for its CPU, which the bundle holds too; what the compiled ones take is not known here",
+        "file and RAM on an NPU",
+        "those of the graph for its CPU, which the bundle holds too; what the compiled ones add is not known here",
     ),
     (
         "context on an NPU",
@@ -321,7 +321,7 @@ def _plan(
 
 
 def _on_cpu(target: Target) -> Target:
-    """The target whose graph runs on the CPU: a bundle for an NPU holds that of its fallback beside the compiled ones."""
+    """Whose graph runs on the CPU: a bundle for an NPU holds that of its fallback beside the compiled ones."""
     return load_target(target.fallback) if target.fallback else target
 
 

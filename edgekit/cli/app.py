@@ -427,7 +427,8 @@ def targets_lint(
     console.emit(lint) if json else console.show(*lint_tables(lint))
     if lint.problems:
         files = dict.fromkeys(p.file for p in lint.problems)
-        raise GateFailed(f"{len(lint.problems)} problems in {', '.join(files)}", lint.problems[0].hint)
+        count = f"{len(lint.problems)} problem{'s' * (len(lint.problems) > 1)}"
+        raise GateFailed(f"{count} in {', '.join(files)}", lint.problems[0].hint)
 
 
 @app.command(epilog="Example:  edgekit doctor --install optimum")
