@@ -122,9 +122,8 @@ def _numbers_table(numbers: Mapping[str, Value | Gate], sources: Sequence[Source
 def _value_words(key: str, value: Value) -> str:
     """A number in the unit that its key tells."""
     if isinstance(value, tuple):
-        if key == "npu.efficiency":
-            return f"{float(value[0]):.0%} to {float(value[1]):.0%}"  # type: ignore[arg-type]
-        return ", ".join(f"{name} {setting}" for name, setting in value)  # type: ignore[misc]
+        parts = (f"{part:.0%}" if isinstance(part, float) else " ".join(part) for part in value)
+        return (" to " if key == "npu.efficiency" else ", ").join(parts)
     if key.endswith("_bytes_per_s"):
         return f"{words.size(value)}/s"
     if key.endswith("_bytes"):
