@@ -18,6 +18,14 @@ Certainty = Literal["measured", "stated", "derived", "reported", "chosen"]
 no property of the device but our choice, for the reason given."""
 
 Verified = Literal["executed", "emulator", "compile-only", "cpu-only", "none"]
+"""How far a device's graphs were seen to work: run on such a device; compiled for it and run on its maker's emulator;
+compiled and not run; run on this computer's CPU alone; not at all."""
+
+NUMBERS = ("max_context", "memory_bytes", "bandwidth_bytes_per_s", "peak_int8_ops_per_s", "accuracy_level")
+"""Fields of a Target whose numbers need a source."""
+
+Value = int | float | tuple[float, float] | tuple[tuple[str, str], ...]
+"""A number, a range, or named options."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class Npu:
     ``family`` names the file in ``targets/families`` that says how to compile for it. ``context`` is the cache's slots,
     ``prefill_tokens`` the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is
     split by layers. ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to
-    reach. The first route is the one taken when none is asked for.
+    reach. The first route is the one taken when none is asked for. ``sources`` are those of the family's file.
     """
 
     name: str
@@ -115,6 +123,18 @@ class Npu:
     largest_graph_bytes: int
     efficiency: tuple[float, float]
     routes: tuple[Route, ...]
+    sources: tuple[Source, ...] = ()
+
+    def numbers(self) -> dict[str, Value | Gate]:
+        """The family's numbers that need a source, by the source's key."""
+        found: dict[str, Value | Gate] = {
+            "prefill_tokens": self.prefill_tokens,
+            "largest_graph_bytes": self.largest_graph_bytes,
+        }
+        for route in self.routes:
+            found[f"{route.activations}.masked"] = route.masked
+            found |= {f"{route.activations}.gate.{gate.precision}": gate for gate in route.gates}
+        return found
 
 
 @dataclass(frozen=True)
@@ -124,7 +144,8 @@ class Target:
     ``lacks`` names operators (``op:GroupQueryAttention``) and ``quirks`` misbehaviours; each is cured by the
     file in lower/ that says so. ``shared_kv``: the graph may write present into past's buffer. ``chip`` is the SoC.
     A device with an ``npu`` also gets the graph of the target ``fallback``, for its CPU. ``window`` is set when a
-    static graph is lowered. Unknown numbers are None, never zero; ``sources`` says where each comes from.
+    static graph is lowered. ``peak_int8_ops_per_s`` is of what ``provider`` reaches. Unknown numbers are None, never
+    zero; ``sources`` says where each comes from.
     """
 
     name: str
@@ -152,3 +173,16 @@ class Target:
     def compiled(self, route: Route, window: Window) -> Self:
         """The target that one static graph for its NPU is lowered for: the route's lacks and quirks, a width."""
         return replace(self, lacks=route.lacks, quirks=route.quirks, window=window)
+
+    def numbers(self) -> dict[str, Value]:
+        """The device's numbers that need a source, by the source's key; unknown ones are left out."""
+        found: dict[str, Value] = {key: getattr(self, key) for key in NUMBERS if getattr(self, key) is not None}
+        if self.npu is not None:
+            found["npu.context"] = self.npu.context
+            found["npu.efficiency"] = self.npu.efficiency
+            found["npu.options"] = self.npu.options
+        return found
+
+    def source(self, key: str) -> Source | None:
+        """Where the number called ``key`` comes from, None where the file does not say."""
+        return next((source for source in self.sources if source.key == key), None)

@@ -1,7 +1,8 @@
-"""A device's TOML file in, a Target out; and ``lint``, which asks every number for its source.
+"""A device's TOML file in, a Target out.
 
 ``targets/<name>.toml`` is a device, ``targets/families/<name>.toml`` what the NPUs of one family have in common: how
-graphs are compiled for them and what these must reach.
+graphs are compiled for them and what these must reach. A device that is a file of the user's may have its family in a
+folder ``families`` beside it. ``lint`` asks every number for its source.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from edgekit.device import Activations, Certainty, Gate, Npu, Plugin, Precision, Route, Source, Target, Verified
-from edgekit.table import Table, file_names
+from edgekit.device import (
+    NUMBERS,
+    Activations,
+    Certainty,
+    Gate,
+    Npu,
+    Plugin,
+    Precision,
+    Route,
+    Source,
+    Target,
+    Verified,
+)
+from edgekit.table import Table, file_names, is_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from importlib.resources.abc import Traversable
 
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_NUMBERS = ("max_context", "memory_bytes", "bandwidth_bytes_per_s", "peak_int8_ops_per_s")
-"""Keys of a device whose numbers need a source."""
-
-_NPU_NUMBERS = ("context", "efficiency", "options")
-"""The same in its [npu] table."""
-
 _KEYS = (
     *("name", "title", "chip", "provider", "provider_options", "opset", "precisions", "verified", "lacks", "quirks"),
-    *("shared_kv", "accuracy_level", *_NUMBERS, "fallback", "npu", "sources", "notes"),
+    *("shared_kv", *NUMBERS, "fallback", "npu", "sources", "notes"),
 )
 _NPU_KEYS = ("name", "family", "context", "efficiency", "options")
 _FAMILY_KEYS = ("name", "title", "plugin", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources")
@@ -34,6 +40,11 @@ _PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
 _GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
 _SOURCE_KEYS = ("certainty", "text")
+_SOURCED = (*NUMBERS, "npu.context", "npu.efficiency", "npu.options")
+_FAMILY_SOURCED = (
+    *("prefill_tokens", "largest_graph_bytes", "options"),
+    *(f"{a}.{what}" for a in get_args(Activations) for what in ("masked", *(f"gate.{p}" for p in _PRECISIONS))),
+)
 
 
 def list_targets() -> tuple[str, ...]:
@@ -67,44 +78,14 @@ def load_target(name_or_path: str | Path) -> Target:
         peak_int8_ops_per_s=table.positive("peak_int8_ops_per_s"),
         chip=table.get("chip", str, ""),
         fallback=table.get("fallback", str, ""),
-        npu=_npu(table.table("npu", _NPU_KEYS)) if table.has("npu") else None,
-        sources=_sources(table),
+        npu=_npu(table.table("npu", _NPU_KEYS), name_or_path) if table.has("npu") else None,
+        sources=_sources(table, _SOURCED),
         notes=table.get("notes", str, ""),
     )
 
 
-def lint_target(target: Target) -> tuple[str, ...]:
-    """What is wrong with a device's file beyond its form: numbers without a source, sources without a number.
-
-    Args:
-        target: as ``load_target`` gave it.
-
-    Returns:
-        One line for each; none when all is well.
-    """
-    return tuple(_lint(target))
-
-
-def _lint(target: Target) -> Iterator[str]:
-    known = {source.key for source in target.sources}
-    numbers = {key for key in _NUMBERS if getattr(target, key) is not None}
-    if target.npu is not None:
-        numbers |= {f"npu.{key}" for key in _NPU_NUMBERS}
-    if target.accuracy_level is not None:
-        numbers.add("accuracy_level")
-    for key in sorted(numbers - known):
-        yield f"{target.name}: '{key}' has no source; add it under [sources]"
-    for key in sorted(known - numbers):
-        yield f"{target.name}: the source of '{key}' belongs to no number"
-    for source in target.sources:
-        if not source.text.strip():
-            yield f"{target.name}: the source of '{source.key}' says nothing"
-    if target.npu is not None and not target.fallback:
-        yield f"{target.name}: it has an NPU and no fallback for its CPU"
-
-
-def _npu(table: Table) -> Npu:
-    family = Table.open(table.get("family", str), _folder() / "families", "family", _FAMILY_KEYS)
+def _npu(table: Table, device: str | Path) -> Npu:
+    family = _family(table.get("family", str), device)
     plugin = family.table("plugin", _PLUGIN_KEYS)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
@@ -126,7 +107,15 @@ def _npu(table: Table) -> Npu:
         largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
         efficiency=(efficiency[0], efficiency[1]),
         routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
+        sources=_sources(family, _FAMILY_SOURCED),
     )
+
+
+def _family(name: str, device: str | Path) -> Table:
+    """The family's file: beside the device's where that is one of the user's, else one of ours."""
+    beside = Path(device).parent / "families"
+    theirs = is_path(device) and (beside / f"{name}.toml").is_file()
+    return Table.open(name, beside if theirs else _folder() / "families", "family", _FAMILY_KEYS)
 
 
 def _route(table: Table) -> Route:
@@ -150,10 +139,9 @@ def _gate(precision: Precision, table: Table) -> Gate:
     return Gate(precision, top1, kld, npu_top1, npu_kld, cosine)
 
 
-def _sources(table: Table) -> tuple[Source, ...]:
+def _sources(table: Table, keys: tuple[str, ...]) -> tuple[Source, ...]:
     if not table.has("sources"):
         return ()
-    keys = (*_NUMBERS, "accuracy_level", *(f"npu.{key}" for key in _NPU_NUMBERS))
     sources = table.table("sources", keys)
     rows = [(key, sources.table(key, _SOURCE_KEYS)) for key in keys if sources.has(key)]
     return tuple(Source(key, row.choice("certainty", get_args(Certainty)), row.get("text", str)) for key, row in rows)

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, get_args
 
 from edgekit import measure, words
 from edgekit.config import builtin_recipe, list_targets, load_target
+from edgekit.device import Source
 from edgekit.errors import ConfigError, LowerError, QuantizeError
-from edgekit.footprint import RUNTIME_BYTES, TOKENIZER_BYTES, Footprint, Plan, plan_bundle, predict_footprint
+from edgekit.footprint import (
+    RUNTIME_BYTES,
+    TOKENIZER_BYTES,
+    Footprint,
+    Plan,
+    npu_token_bytes,
+    plan_bundle,
+    predict_footprint,
+)
 from edgekit.run import CHUNK, physical_cores
 from edgekit.source import open_outline
 from edgekit.types import Checkpoint, Precision, Progress, Target, silent
@@ -67,6 +76,23 @@ FORMULAE = (
 )
 """What the numbers are made of, by what they are called."""
 
+NPU_FORMULAE = (
+    (
+        "a token on an NPU reads (estimated)",
+        "weights as the file has them (floats 2 bytes) + KV 2 * layers * kv_heads * head_dim * 2 bytes * npu.context",
+    ),
+    (
+        "file and RAM on an NPU",
+        "those of the graph for its CPU, which the bundle holds too; what the compiled ones add is not known here",
+    ),
+    (
+        "context on an NPU",
+        "its graphs are made for npu.context tokens: more is refused, and where no context is asked for they are "
+        "judged at that many",
+    ),
+)
+"""What is different where graphs are compiled for an NPU; its efficiency is each target's own."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -90,12 +116,14 @@ class Speed:
 class Option:
     """A model at a precision on a target. It fits when there is nothing in ``refusals`` and nothing in ``unknown``.
 
-    ``footprint`` is None when it cannot be built for the target, ``speed`` when the bandwidth is not known.
+    ``context`` is what it was judged at. ``footprint`` is None when it cannot be built for the target, ``speed`` when
+    the bandwidth is not known.
     """
 
     model: str
     target: str
     precision: Precision
+    context: int
     footprint: Footprint | None
     speed: Speed | None
     refusals: tuple[str, ...]
@@ -173,7 +201,7 @@ def fit_models(
     Args:
         models: folders with a config.json, hub ids, ``.gguf`` files or packaged names.
         targets: names or TOML files; ``here`` is this machine, measured. All that ship by default.
-        context: tokens of context; at most 4096 by default.
+        context: tokens of context; by default at most 4096, and on an NPU at most what its graphs hold.
         limits: what a choice must keep to besides the target's memory.
         revision: of the hub ids.
         offline: never ask the hub.
@@ -191,7 +219,14 @@ def fit_models(
     plans = _plan_all(dict(zip(named, outlines, strict=True)), known, progress)
     known = [_measure_here(t, plans, lengths) if t.name == HERE else t for t in known]
     options = tuple(
-        _judge(name, target, precision, plans[target.name, name, precision], lengths[name], limits)
+        _judge(
+            name,
+            target,
+            precision,
+            plans[target.name, name, precision],
+            _judged_at(target, lengths[name], context),
+            limits,
+        )
         for target in known
         for name in named
         for precision in get_args(Precision)
@@ -211,7 +246,7 @@ def fit_models(
         ranks=_rank(described, options) if comparable else (),
         best=tuple(_choose_model(t.name, described, options) for t in known) if comparable else (),
         incomparable=why,
-        formulae=(*FORMULAE, ("loss (estimated)", measure.FORMULA)) if comparable else FORMULAE,
+        formulae=(*_formulae(known), *((("loss (estimated)", measure.FORMULA),) if comparable else ())),
     )
 
 
@@ -229,6 +264,25 @@ def _context(name: str, outline: Checkpoint, context: int | None) -> int:
     if context is not None and not 1 <= context <= limit:
         raise ConfigError(f"context={context}: {name} holds 1 to {limit} tokens", f"ask for {limit} or less")
     return context or min(CONTEXT, limit)
+
+
+def _judged_at(target: Target, length: int, asked: int | None) -> int:
+    """Tokens of context that a target is judged at: an NPU's graphs have a number of their own."""
+    return length if asked or target.npu is None else min(length, target.npu.context)
+
+
+def _efficiency(target: Target, precision: Precision) -> tuple[float, float]:
+    """Lowest and highest fraction of the bandwidth that decoding is expected to reach."""
+    return target.npu.efficiency if target.npu else EFFICIENCY[precision]
+
+
+def _formulae(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
+    """What the numbers are made of on these targets."""
+    ranges = [f"{low:.0%} to {high:.0%} on {t.name}" for t in targets if t.npu for low, high in (t.npu.efficiency,)]
+    if not ranges:
+        return FORMULAE
+    speed = f"of the same max {', '.join(ranges)}: chosen in the target's file (npu.efficiency), not measured"
+    return (*FORMULAE, ("tok/s on an NPU (estimated)", speed), *NPU_FORMULAE)
 
 
 def _parameters(outline: Checkpoint) -> int:
@@ -255,8 +309,7 @@ def _plan(
         return f"the target does not take {precision}"
     route = next((r for r in target.npu.routes if precision in r.precisions), None) if target.npu else None
     recipe = builtin_recipe(precision, route)
-    # A bundle for an NPU holds the graph of its fallback beside the compiled ones.
-    target = load_target(target.fallback) if target.fallback else target
+    target = _on_cpu(target)
     dialect = (target.opset, target.lacks, target.quirks, target.accuracy_level, target.shared_kv)
     key = (outline.provenance, recipe.name, *dialect)
     if key not in drawn:
@@ -265,6 +318,11 @@ def _plan(
         except (QuantizeError, LowerError) as error:
             return error.message
     return drawn[key]
+
+
+def _on_cpu(target: Target) -> Target:
+    """Whose graph runs on the CPU: a bundle for an NPU holds that of its fallback beside the compiled ones."""
+    return load_target(target.fallback) if target.fallback else target
 
 
 def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> Target:
@@ -282,7 +340,10 @@ def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> T
         title=f"this machine: {machine.cpu or 'unknown processor'}",
         memory_bytes=machine.memory_bytes,
         bandwidth_bytes_per_s=max(series.samples),
-        notes=f"bandwidth measured now: {series.name}, best of {series.n}",
+        sources=(
+            Source("memory_bytes", "measured", "as the system tells it"),
+            Source("bandwidth_bytes_per_s", "measured", f"now: {series.name}, best of {series.n}"),
+        ),
     )
 
 
@@ -292,16 +353,20 @@ def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> T
 def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, context: int, limits: Limits) -> Option:
     """Hold one model at one precision against a target and the limits."""
     if isinstance(plan, str):
-        return Option(model, target.name, precision, None, None, (plan,), ())
-    footprint = predict_footprint(plan, context, shared_kv=target.shared_kv)
+        return Option(model, target.name, precision, context, None, None, (plan,), ())
+    footprint = predict_footprint(plan, context, shared_kv=_on_cpu(target).shared_kv)
+    if target.npu:
+        footprint = replace(footprint, token=npu_token_bytes(plan, target.npu.context))
     speed = None
     if target.bandwidth_bytes_per_s is not None:
         most = target.bandwidth_bytes_per_s / footprint.token
-        low, high = EFFICIENCY[precision]
+        low, high = _efficiency(target, precision)
         speed = Speed(most, low * most, high * most)
     refusals, unknown = [], []
     if target.max_context is not None and context > target.max_context:
         refusals.append(f"the target holds {target.max_context} tokens")
+    if target.npu is not None and context > target.npu.context:
+        refusals.append(f"the NPU's graphs hold {target.npu.context} tokens")
     allowed = limits.memory
     if allowed is None and target.memory_bytes is not None:
         allowed = int((1 - SYSTEM_SHARE) * target.memory_bytes)
@@ -316,7 +381,7 @@ def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, c
     elif limits.speed is not None and speed is not None and speed.low < limits.speed:
         likely = f"{words.number(speed.low)} to {words.number(speed.high)} tok/s likely"
         refusals.append(f"{likely}, at most {words.number(speed.at_most)}, {words.number(limits.speed)} wanted")
-    return Option(model, target.name, precision, footprint, speed, tuple(refusals), tuple(unknown))
+    return Option(model, target.name, precision, context, footprint, speed, tuple(refusals), tuple(unknown))
 
 
 def _choose(target: str, model: str, options: Iterable[Option]) -> Choice:

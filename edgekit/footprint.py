@@ -137,6 +137,20 @@ def predict_footprint(plan: Plan, context: int, *, shared_kv: bool) -> Footprint
     )
 
 
+def npu_token_bytes(plan: Plan, slots: int) -> int:
+    """Bytes that a token reads on an NPU: what a compiled graph must at least read.
+
+    Weights as the file has them, floats in half precision, and every slot of a cache of 16-bit numbers: its length is
+    fixed, whatever is in it.
+
+    Args:
+        plan: the bundle.
+        slots: of the cache.
+    """
+    read = [t if t.grid else replace(t, bytes=2 * prod(t.shape)) for t in plan.tensors]
+    return weight_bytes(read, tied=plan.spec.tied) + kv_bytes_per_position(plan.spec) // 2 * slots
+
+
 def held_bytes(tensors: tuple[TensorEntry, ...], *, tied: bool) -> int:
     """Bytes of the weights in memory, as ONNX Runtime's CPU holds them.
 

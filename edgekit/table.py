@@ -21,6 +21,12 @@ def file_names(folder: Traversable) -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether a file of the user's is meant, rather than the name of one that ships with edgekit."""
+    text = str(name_or_path)
+    return isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text
+
+
 @dataclass(frozen=True)
 class Table:
     """One table of one TOML file. Its keys are checked when it is made; its getters check the values."""
@@ -40,7 +46,7 @@ class Table:
     def open(cls, name_or_path: str | Path, folder: Traversable, noun: str, known: tuple[str, ...]) -> Table:
         """Read a file that ships in ``folder`` or, given a path, one of the user's."""
         text = str(name_or_path)
-        ours = not (isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text)
+        ours = not is_path(name_or_path)
         source = folder / f"{text}.toml" if ours else Path(text)
         if not source.is_file():
             names = file_names(folder)

@@ -155,6 +155,22 @@ def test_unknown_target_lists_the_known() -> None:
     assert "cpu" in caught.value.hint
 
 
+def test_unknown_family_of_an_npu_lists_the_known(tmp_path: Path) -> None:
+    npu = '[npu]\nname = "N"\nfamily = "hexagon-flaot"\ncontext = 8\nefficiency = [0.1, 0.2]\n'
+    with pytest.raises(ConfigError) as caught:
+        load_target(write(tmp_path, "phone.toml", TARGET + npu))
+    assert caught.value.message == "unknown family 'hexagon-flaot'"
+    assert "did you mean 'hexagon-float'?" in caught.value.hint
+
+
+def test_a_phone_of_ours_has_the_options_of_its_family_and_its_own() -> None:
+    npu = load_target("galaxy-s24").npu
+    assert npu is not None
+    assert dict(npu.options) == {"htp_graph_finalization_optimization_mode": "3", "soc_model": "57"}
+    assert npu.routes[0].activations == "float16"
+    assert npu.numbers()["prefill_tokens"] == npu.prefill_tokens
+
+
 def test_missing_recipe_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: no such recipe file"):
         load_recipe(tmp_path / "nowhere.toml")

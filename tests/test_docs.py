@@ -14,7 +14,7 @@ from typer.main import get_command
 import edgekit
 import edgekit.measure.power
 import edgekit.quantize
-from edgekit import config
+from edgekit import device_file
 from edgekit.cli import run
 from edgekit.cli.app import app
 from edgekit.config import load_recipe
@@ -109,13 +109,14 @@ def test_the_device_of_contributing_shows_up(tmp_path, monkeypatch, capsys):
     path, text = next((path, text) for path, text in diffs().items() if path.startswith("targets/"))
     folder = shutil.copytree(ROOT / "targets", tmp_path / "targets")
     (folder / Path(path).name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(config, "_targets", lambda: folder)
+    monkeypatch.setattr(device_file, "_folder", lambda: folder)
     assert run(["targets", "list"]) == 0
     assert Path(path).stem in capsys.readouterr().out
     assert run(["targets", "show", Path(path).stem]) == 0
     shown = capsys.readouterr().out
     assert "12.8 GB/s" in shown
     assert "4.0 GB" in shown
+    assert run(["targets", "lint", Path(path).stem]) == 0
 
 
 def test_the_meter_of_contributing_measures(tmp_path, monkeypatch):

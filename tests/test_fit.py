@@ -60,7 +60,7 @@ def test_every_target_that_ships_is_asked_by_default(model):
             assert choice.precision is None
             assert "memory unknown" in choice.reason
         else:
-            assert choice.precision == "fp32"
+            assert choice.precision == next(p for p in PRECISIONS if p in target.precisions)
 
 
 def test_the_highest_precision_whose_memory_fits_is_chosen_and_the_others_are_explained(model, device):
@@ -168,8 +168,36 @@ def test_this_machine_is_measured_only_when_it_is_asked_for(model, monkeypatch):
     (here,) = found.targets
     assert asked == [min(o.footprint.token for o in found.options)]
     assert here.memory_bytes > 10**8
-    assert "measured" in here.notes
+    source = here.source("bandwidth_bytes_per_s")
+    assert source.certainty == "measured"
+    assert "best of 1" in source.text
     assert all(o.speed.at_most == here.bandwidth_bytes_per_s / o.footprint.token for o in found.options)
+
+
+def test_an_npu_is_judged_by_its_own_efficiency_context_and_bytes(model):
+    fitted = fit_models([model], targets=["galaxy-s24"])
+    (target,) = fitted.targets
+    half, int8 = (by_precision(fitted)[p] for p in ("fp16", "int8"))
+    low, high = target.npu.efficiency
+    for option in (half, int8):
+        assert option.context == target.npu.context < fitted.models[0].context
+        assert option.speed.at_most == target.bandwidth_bytes_per_s / option.footprint.token
+        assert (option.speed.low, option.speed.high) == (low * option.speed.at_most, high * option.speed.at_most)
+    weights = 2 * fitted.models[0].parameters
+    assert half.footprint.token == weights + 2 * 32 * 5 * 64 * 2 * target.npu.context, "everything in half precision"
+    assert int8.footprint.token < 0.7 * half.footprint.token
+    text = " ".join(formula for _, formula in fitted.formulae)
+    assert f"{low:.0%} to {high:.0%} on galaxy-s24" in text
+    assert "npu.efficiency" in text
+    assert "npu.efficiency" not in " ".join(f for _, f in fit_models([model], targets=["cpu"]).formulae)
+
+
+def test_more_context_than_an_npus_graphs_hold_is_refused(model):
+    limit = load_target("galaxy-s24").npu.context
+    assert by_precision(fit_models([model], targets=["galaxy-s24"], context=limit))["int8"].fits
+    refused = by_precision(fit_models([model], targets=["galaxy-s24"], context=limit + 1))["int8"]
+    assert refused.refusals == (f"the NPU's graphs hold {limit} tokens",)
+    assert refused.context == limit + 1
 
 
 def test_several_models_are_ranked_by_what_their_bytes_buy(tmp_path, device):

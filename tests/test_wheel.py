@@ -54,7 +54,11 @@ def call(python, tmp_path, *arguments):
 
 def test_the_wheel_holds_all_data_and_no_tests(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for path in (*ROOT.glob("targets/*.toml"), *ROOT.glob("edgekit/recipes/*.toml"), *ROOT.glob("edgekit/report/*.j2")):
+    for path in (
+        *ROOT.glob("targets/**/*.toml"),
+        *ROOT.glob("edgekit/recipes/*.toml"),
+        *ROOT.glob("edgekit/report/*.j2"),
+    ):
         inside = path.relative_to(ROOT).as_posix()
         assert (inside if inside.startswith("edgekit/") else f"edgekit/{inside}") in names
     assert "edgekit/report/style.css" in names
@@ -71,6 +75,8 @@ def test_it_is_the_wheel_that_runs(installed, tmp_path):
 def test_targets_are_found(installed, tmp_path):
     listed = json.loads(call(installed, tmp_path, "targets", "list", "--json"))
     assert {target["name"] for target in listed["targets"]} == {path.stem for path in ROOT.glob("targets/*.toml")}
+    families = {target["npu"]["family"] for target in listed["targets"] if target["npu"]}
+    assert families == {path.stem for path in ROOT.glob("targets/families/*.toml")}
 
 
 def test_doctor_knows_its_packages(installed, tmp_path):

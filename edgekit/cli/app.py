@@ -400,7 +400,7 @@ def report(
 def targets_list(json: Json = False) -> None:
     """List the devices that ship with edgekit."""
     from edgekit.cli.documents import TargetList
-    from edgekit.cli.tables import targets_table
+    from edgekit.cli.target_tables import targets_table
     from edgekit.config import list_targets, load_target
 
     known = tuple(load_target(name) for name in list_targets())
@@ -412,14 +412,38 @@ def targets_show(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
     json: Json = False,
 ) -> None:
-    """Show a device, and the rewrites its graphs go through."""
+    """Show a device: every number with its source, and the rewrites its graphs go through."""
     from edgekit.cli.documents import TargetCard
-    from edgekit.cli.tables import target_table
+    from edgekit.cli.target_tables import target_tables
     from edgekit.config import load_target
     from edgekit.lower import fixes
 
     card = TargetCard.of(load_target(target), fixes())
-    console.emit(card) if json else console.show(target_table(card))
+    console.emit(card) if json else console.show(*target_tables(card))
+
+
+@targets.command("lint", epilog="Example:  edgekit targets lint my-phone.toml")
+def targets_lint(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TARGET...]", help="Names of the list, or .toml files.", show_default="all"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Look for problems in device files.
+
+    A number without a source, a name that nothing goes by, an operator that nothing cures; in the files of the devices
+    and of their NPUs' families. Ends with exit code 3 when there is any.
+    """
+    from edgekit.cli.target_tables import lint_tables
+    from edgekit.lint import lint_targets
+
+    lint = lint_targets(names or ())
+    console.emit(lint) if json else console.show(*lint_tables(lint))
+    if lint.problems:
+        files = dict.fromkeys(p.file for p in lint.problems)
+        count = f"{len(lint.problems)} problem{'s' * (len(lint.problems) > 1)}"
+        raise GateFailed(f"{count} in {', '.join(files)}", lint.problems[0].hint)
 
 
 @app.command(epilog="Example:  edgekit doctor --install optimum")

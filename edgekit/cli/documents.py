@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgekit.device import Gate, Npu, Route, Source
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
 
 
@@ -101,16 +102,39 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
+class RouteCard:
+    """A way to compute on an NPU: each of its limits with where it comes from, and its rewrites."""
+
+    route: Route
+    gates: tuple[tuple[Gate, Source | None], ...]
+    rewrites: tuple[Rewrite, ...]
+
+
+@dataclass(frozen=True)
 class TargetCard:
-    """The outcome of ``targets show``."""
+    """The outcome of ``targets show``. ``rewrites`` are of the device's own graph, those for its NPU in ``routes``."""
 
     target: Target
     rewrites: tuple[Rewrite, ...]
+    routes: tuple[RouteCard, ...]
 
     @classmethod
     def of(cls, target: Target, fixes: dict[str, str]) -> Self:
-        """Pair what a target lacks with the files that cure it."""
-        return cls(target, tuple(Rewrite(name, fixes.get(name)) for name in sorted(target.lacks | target.quirks)))
+        """Pair what a target and its routes lack with the files that cure it."""
+        npu = target.npu
+        return cls(
+            target, _rewrites(target, fixes), tuple(_route(npu, route, fixes) for route in npu.routes) if npu else ()
+        )
+
+
+def _route(npu: Npu, route: Route, fixes: dict[str, str]) -> RouteCard:
+    sources = {source.key: source for source in npu.sources}
+    gates = tuple((gate, sources.get(f"{route.activations}.gate.{gate.precision}")) for gate in route.gates)
+    return RouteCard(route, gates, _rewrites(route, fixes))
+
+
+def _rewrites(place: Target | Route, fixes: dict[str, str]) -> tuple[Rewrite, ...]:
+    return tuple(Rewrite(name, fixes.get(name)) for name in sorted(place.lacks | place.quirks))
 
 
 @dataclass(frozen=True)

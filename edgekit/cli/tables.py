@@ -7,18 +7,20 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from edgekit import words
+from edgekit.cli.layout import columns as _table
+from edgekit.cli.layout import facts as _facts
 from edgekit.config import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
+    from rich.table import Table
 
-    from edgekit.cli.documents import Answer, Built, TargetCard
+    from edgekit.cli.documents import Answer, Built
     from edgekit.fit import Fit, Option
     from edgekit.footprint import Footprint
     from edgekit.types import (
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
         Quality,
         Series,
         Settings,
-        Target,
         TensorEntry,
         Tuning,
         Verification,
@@ -174,8 +175,8 @@ def fit_tables(fit: Fit) -> Iterator[RenderableType]:
     for name, formula in fit.formulae:
         yield Text(f"{name}: {formula}", style="dim")
     for target in fit.targets:
-        if target.notes and (target.memory_bytes or target.bandwidth_bytes_per_s):
-            yield Text(f"{target.name}: {target.notes}", style="dim")
+        if source := target.source("bandwidth_bytes_per_s"):
+            yield Text(f"bandwidth of {target.name} ({source.certainty}): {source.text}", style="dim")
 
 
 def _footprints_table(options: Sequence[Option]) -> Table:
@@ -418,52 +419,5 @@ def signals_table(answer: Answer) -> Table:
     return table
 
 
-def targets_table(targets: Sequence[Target]) -> Table:
-    """One line a device."""
-    table = _table("target", "what", "precisions", "verified")
-    for t in targets:
-        table.add_row(t.name, t.title, " ".join(t.precisions), t.verified)
-    return table
-
-
-def target_table(card: TargetCard) -> Table:
-    """Everything about a device."""
-    t = card.target
-    rows = [
-        ("target", t.name),
-        ("what", t.title),
-        ("provider", t.provider),
-        *((f"option {key}", value) for key, value in t.provider_options),
-        ("opset", str(t.opset)),
-        ("precisions", " ".join(t.precisions)),
-        ("verified", t.verified),
-        ("cache", "present may share past's buffer" if t.shared_kv else "grows by copying"),
-        ("accuracy level", "the recipe's" if t.accuracy_level is None else str(t.accuracy_level)),
-        ("context", "unlimited" if t.max_context is None else f"{words.count(t.max_context)} tokens"),
-        ("memory", "unknown" if t.memory_bytes is None else words.size(t.memory_bytes)),
-        ("bandwidth", "unknown" if t.bandwidth_bytes_per_s is None else f"{words.size(t.bandwidth_bytes_per_s)}/s"),
-        *((f"rewrite {r.cures}", r.file or "nothing cures this") for r in card.rewrites),
-        *((("notes", t.notes),) if t.notes else ()),
-    ]
-    return _facts(rows)
-
-
 def _fixed(value: float | None) -> str:
     return words.ABSENT if value is None else f"{value:.3f}"
-
-
-def _facts(rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    return table
-
-
-def _table(*columns: str) -> Table:
-    """A table without boxes; a column that ends in ``>`` is aligned to the right."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    return table

@@ -1,0 +1,158 @@
+"""What the terminal shows of device files: the list, one device and who says each number, and what lint found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from edgekit import words
+from edgekit.cli.layout import columns, facts
+from edgekit.device import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from edgekit.cli.documents import Rewrite, RouteCard, TargetCard
+    from edgekit.device import Source, Target, Value
+    from edgekit.lint import Lint
+
+_UNKNOWN = "unknown"
+
+
+def targets_table(targets: Sequence[Target]) -> Table:
+    """One line a device; a cell is empty where nothing is known."""
+    table = columns("target", "chip", "NPU", "memory>", "bandwidth>", "precisions", "verified")
+    for t in targets:
+        memory = words.size(t.memory_bytes) if t.memory_bytes else ""
+        bandwidth = f"{words.size(t.bandwidth_bytes_per_s)}/s" if t.bandwidth_bytes_per_s else ""
+        npu = t.npu.name if t.npu else ""
+        table.add_row(t.name, t.chip, npu, memory, bandwidth, " ".join(t.precisions), t.verified)
+    return table
+
+
+def target_tables(card: TargetCard) -> Iterator[RenderableType]:
+    """Everything about a device: what it is, its numbers and who says so, its NPU and the ways to compute on it."""
+    t = card.target
+    yield facts(_target_rows(t))
+    if numbers := t.numbers():
+        yield ""
+        yield _numbers_table(numbers, t.sources)
+    if card.rewrites:
+        yield ""
+        yield _rewrites_table(card.rewrites)
+    if t.npu is None:
+        return
+    yield ""
+    yield facts(
+        [
+            ("NPU", f"{t.npu.name}, of family {t.npu.family}"),
+            ("compiler", f"{t.npu.plugin.requirement} on {', '.join(t.npu.plugin.platforms)}"),
+            ("licence", t.npu.plugin.licence),
+        ]
+    )
+    yield ""
+    yield _numbers_table(t.npu.numbers(), t.npu.sources)
+    for route in card.routes:
+        yield ""
+        yield from _route_tables(route)
+
+
+def lint_tables(lint: Lint) -> Iterator[RenderableType]:
+    """Every problem with its cure, or what was checked."""
+    if not lint.problems:
+        files = len(lint.targets) + len(lint.families)
+        yield Text(
+            f"{files} files: {len(lint.targets)} targets and {len(lint.families)} families; "
+            f"{words.count(lint.numbers)} numbers, each with its source",
+            style="green",
+        )
+        return
+    table = columns("file", "problem")
+    for p in lint.problems:
+        found = Text(p.problem)
+        if p.hint:
+            found.append(f"\nhint: {p.hint}", style="cyan")
+        table.add_row(p.file, found)
+    yield table
+
+
+def _target_rows(t: Target) -> Iterator[tuple[str, str]]:
+    yield "target", t.name
+    yield "what", t.title
+    if t.chip:
+        yield "chip", t.chip
+    yield "provider", t.provider
+    yield from ((f"option {key}", value) for key, value in t.provider_options)
+    yield "opset", str(t.opset)
+    yield "precisions", " ".join(t.precisions)
+    yield "verified", t.verified
+    if t.npu is None:
+        yield "cache", "present may share past's buffer" if t.shared_kv else "grows by copying"
+    else:
+        yield "on its CPU", f"the graph of {t.fallback or _UNKNOWN}"
+    yield "accuracy level", "the recipe's" if t.accuracy_level is None else str(t.accuracy_level)
+    if t.npu is None:
+        yield "context", "unlimited" if t.max_context is None else f"{words.count(t.max_context)} tokens"
+    yield "memory", _UNKNOWN if t.memory_bytes is None else words.size(t.memory_bytes)
+    yield "bandwidth", _UNKNOWN if t.bandwidth_bytes_per_s is None else f"{words.size(t.bandwidth_bytes_per_s)}/s"
+    if t.notes:
+        yield "notes", t.notes
+
+
+def _numbers_table(numbers: Mapping[str, Value | Gate], sources: Sequence[Source]) -> Table:
+    """A row for each number that needs a source."""
+    table = columns("number", "value>", "certainty", "source")
+    by_key = {source.key: source for source in sources}
+    for key, value in numbers.items():
+        if isinstance(value, Gate):
+            continue
+        source = by_key.pop(key, None)
+        cells = (source.certainty, source.text) if source else (Text("no source", style="red"), "")
+        table.add_row(key, _value_words(key, value), *cells)
+    if source := by_key.get("options"):
+        # The family's are among npu.options.
+        table.add_row(source.key, "", source.certainty, source.text)
+    return table
+
+
+def _value_words(key: str, value: Value) -> str:
+    """A number in the unit that its key tells."""
+    if isinstance(value, tuple):
+        parts = (f"{part:.0%}" if isinstance(part, float) else " ".join(part) for part in value)
+        return (" to " if key == "npu.efficiency" else ", ").join(parts)
+    if key.endswith("_bytes_per_s"):
+        return f"{words.size(value)}/s"
+    if key.endswith("_bytes"):
+        return words.size(value)
+    if key.endswith("_ops_per_s"):
+        return f"{words.number(value / 1e12)} TOPS"
+    return words.count(value)
+
+
+def _route_tables(route: RouteCard) -> Iterator[RenderableType]:
+    r = route.route
+    yield facts(
+        [
+            ("route", f"activations {r.activations}, weights {' '.join(r.precisions)}"),
+            *(("recipe of " + precision, name) for precision, name in r.recipes),
+            *((f"option {key}", value) for key, value in r.options),
+        ]
+    )
+    if r.gates:
+        yield ""
+        table = columns("gate", "top-1>", "KL>", "NPU's top-1>", "NPU's KL>", "NPU's cosine>", "certainty", "source")
+        for gate, source in route.gates:
+            limits = (f">= {gate.top1}", f"<= {gate.kld}", f">= {gate.npu_top1}", f"<= {gate.npu_kld}")
+            cells = (source.certainty, source.text) if source else (Text("no source", style="red"), "")
+            table.add_row(gate.precision, *limits, f">= {gate.npu_cosine}", *cells)
+        yield table
+    yield ""
+    yield _rewrites_table(route.rewrites)
+
+
+def _rewrites_table(rewrites: Sequence[Rewrite]) -> Table:
+    return facts((f"rewrite {r.cures}", r.file or "nothing cures this") for r in rewrites)
