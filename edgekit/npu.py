@@ -205,7 +205,7 @@ class NpuLine:
     """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
 
     def __init__(self, bundle: Draft, sources: Sources, windows: NDArray[np.int64], progress: Progress) -> None:
-        """The bytes of the portable graph are used again; ``windows`` [windows, tokens] are what scales are found on."""
+        """The portable graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
         self._stem = sources.graph.removesuffix(".onnx")
         self._bytes = dict(sources.written.graph.initializers)

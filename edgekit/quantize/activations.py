@@ -147,7 +147,7 @@ class _Inserter:
 
 def _number(value: ir.Value) -> float:
     assert value.const_value is not None
-    return value.const_value.numpy().item()
+    return float(value.const_value.numpy().item())
 
 
 def _activations(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -140,9 +140,9 @@ class StaticRunner:
             given = _run(session, {i.name: values[i.name] for i in session.get_inputs()})
             values |= given
             self._watch(given)
-            for name, value in given.items():
-                if name.startswith(NEW):
-                    self._cache[name.replace(NEW, PAST)][:, :, fresh] = value[:, :, : len(ids)]
+            for name, held in self._cache.items():
+                if (new := given.get(name.replace(PAST, NEW))) is not None:
+                    held[:, :, fresh] = new[:, :, : len(ids)]
         self._length += len(ids)
         rows: NDArray[np.float32] = values["logits"][0, : len(ids)].astype(np.float32, copy=False)
         return rows
