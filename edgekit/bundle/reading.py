@@ -12,6 +12,7 @@ from edgekit.types import JOINED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from edgekit.types import Bundle
 
@@ -52,3 +53,16 @@ def _parts(joined: ir.TensorProtocol) -> Iterator[tuple[str, ir.TensorProtocol]]
 
 def _cut(joined: ir.TensorProtocol, start: int, stop: int) -> ir.TensorProtocol:
     return ir.tensor(joined.numpy()[start:stop], dtype=joined.dtype)
+
+
+def write_at_level(bundle: Bundle, level: int, path: Path) -> None:
+    """Write the graph once more with another accuracy level in its MatMulNBits nodes; its weights stay in the bundle.
+
+    Whoever loads it has to name the bundle's folder for external data (see run/driver.py).
+    """
+    model = ir.load(bundle.graph)
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (n for g in graphs for n in ir.traversal.RecursiveGraphIterator(g)):
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+    path.write_bytes(ir.to_proto(model).SerializeToString())

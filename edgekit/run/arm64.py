@@ -1,7 +1,7 @@
 """A Python for ARM with numpy and onnxruntime, run by qemu's user mode: made once in the cache, without root.
 
-Its system is the distribution's own, for arm64, as apt resolves it into a folder of its own; its wheels are pip's. They are
-unpacked and never installed. What it computes are the numbers of ARM's kernels; how fast says nothing about a device.
+Its system is the distribution's own, for arm64, as apt resolves it with a state of its own; its wheels are pip's. All is
+unpacked, nothing is installed. What it computes are the numbers of ARM's kernels; how fast says nothing about a device.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 QEMU = ("qemu-aarch64-static", "qemu-aarch64")
 CPU = "cortex-a76"
 """What is emulated: dot products, no i8mm. Kernels for i8mm gave the same bits where they were compared."""
+
+NO_KLEIDIAI = (("mlas.disable_kleidiai", "1"),)
+"""The session config entry that keeps to ONNX Runtime's own kernels on ARM; elsewhere it changes nothing."""
 
 INSTALL = "edgekit doctor --install arm64"
 
@@ -72,7 +75,9 @@ def install_arm64(progress: Progress = silent) -> Path:
     _qemu()
     for program in ("apt-get", "dpkg-deb"):
         if not shutil.which(program):
-            raise RunError(f"{program} is not here: the ARM system is made of Debian's packages", "use Debian or Ubuntu")
+            raise RunError(
+                f"{program} is not here: the ARM system is made of Debian's packages", "use Debian or Ubuntu"
+            )
     place = _folder()
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".arm64-", dir=place.parent) as name:
@@ -96,7 +101,9 @@ def _qemu() -> str:
     for name in QEMU:
         if found := shutil.which(name):
             return found
-    raise RunError("qemu-aarch64-static is not installed: nothing here runs ARM programs", "apt-get install qemu-user-static")
+    raise RunError(
+        "qemu-aarch64-static is not installed: nothing here runs ARM programs", "apt-get install qemu-user-static"
+    )
 
 
 def _folder() -> Path:
@@ -127,10 +134,18 @@ def _unpack_system(work: Path, root: Path) -> None:
 
 
 def _unpack_wheels(work: Path, root: Path) -> None:
-    """onnxruntime of this version and a numpy that goes with it, for the Python that is there."""
+    """The same version of onnxruntime, and a numpy that goes with it, for the Python that is there."""
     version = max(int(p.suffix[1:]) for p in root.glob("usr/bin/python3.*") if p.suffix[1:].isdigit())
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "-d", str(work)]
-    pip += ["--only-binary=:all:", "--implementation", "cp", "--python-version", f"3.{version}", "--abi", f"cp3{version}"]
+    pip += [
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        f"3.{version}",
+        "--abi",
+        f"cp3{version}",
+    ]
     pip += [word for name in _PLATFORMS for word in ("--platform", name)]
     _run([*pip, f"onnxruntime=={onnxruntime.__version__}", "numpy<3"])
     for wheel in work.glob("*.whl"):
@@ -139,9 +154,13 @@ def _unpack_wheels(work: Path, root: Path) -> None:
 
 
 def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+    )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         errors = [line for line in said if line.startswith(("E:", "ERROR:", "dpkg-deb: error"))]
         reason = (errors or said or ["it said nothing"])[-1]
-        raise RunError(f"{Path(command[0]).name} cannot get the ARM system: {reason}", f"`{' '.join(command)}` shows everything")
+        raise RunError(
+            f"{Path(command[0]).name} cannot get the ARM system: {reason}", f"`{' '.join(command)}` shows everything"
+        )

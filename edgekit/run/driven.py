@@ -1,4 +1,4 @@
-"""A graph that another Python runs, on this processor or on an emulated one: the program is ``driver.py`` beside this file.
+"""A graph that another Python runs, on this processor or on an emulated one; the program is ``driver.py``.
 
 The numbers are those of that processor's kernels. No time is taken here, for an emulator's says nothing about a device.
 """
@@ -42,7 +42,7 @@ def this_interpreter() -> Interpreter:
 
 
 class DrivenGraph:
-    """A Predictor over a process that holds the graph. Answers are kept: a window that is asked for again costs nothing.
+    """A Predictor over a process that holds the graph. Answers are kept: a window asked for again costs nothing.
 
     Attributes:
         machine: the processor's architecture as that Python knows it: ``aarch64``.
@@ -50,7 +50,12 @@ class DrivenGraph:
     """
 
     def __init__(
-        self, interpreter: Interpreter, graph: Path, folder: Path, vocab_size: int, entries: Sequence[tuple[str, str]] = ()
+        self,
+        interpreter: Interpreter,
+        graph: Path,
+        folder: Path,
+        vocab_size: int,
+        entries: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Start it and load the graph.
 

@@ -2,8 +2,8 @@
 
 ``python driver.py GRAPH FOLDER THREADS [KEY=VALUE ...]``: the ONNX file, the folder of its external data, and session
 config entries. It prints a line of JSON about itself; then, for each line of stdin (a JSON list of S token ids), a line
-with the JSON list [S, V] and the logits of every position of a fresh sequence as S * V little-endian float32. It imports
-nothing of edgekit: the Python that runs it belongs to another processor.
+with the JSON list [S, V] and the logits of every position of a fresh sequence, S * V little-endian float32. It imports
+nothing of edgekit: the Python that runs it may belong to another processor.
 """
 
 import json
