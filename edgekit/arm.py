@@ -41,8 +41,8 @@ _SHARE = 0.1
 class Rival:
     """Another bundle of the same source.
 
-    ``block``: of its grid; 0 a whole row, None no grid. ``kld``: with the kernels chosen for it. ``excess``: by how much
-    that is more than the bundle's own, position by position, in nats.
+    ``block``: of its grid; 0 a whole row, None no grid. ``kld``: with the kernels chosen for it. ``excess``: how much
+    more that is than the bundle's own, position by position, in nats.
     """
 
     name: str
@@ -180,7 +180,8 @@ def _block_words(chosen: KernelScore, exact: KernelScore | None, block: int, riv
     blocks = _blocks(block)
     parts = f"KLD {_kld(chosen)}"
     if exact:
-        parts += f", {_kld(exact)} of it the weights' ({blocks}), {_loss(chosen, exact):.2g} the activations'"
+        lost = f"{max(0.0, _loss(chosen, exact)):.2g}"
+        parts += f": the weights' ({blocks}) {_kld(exact)}, the activations' {lost}"
     if not rivals:
         return f"{parts}; --beside another bundle of this source compares blocks"
     told = "; ".join(f"{r.name} ({_blocks(r.block)}) {r.kld:.3g}" for r in rivals)
@@ -232,13 +233,13 @@ def _score(bundle: Bundle, task: _Task, progress: Progress) -> _Scored:
     tries = choices(bundle.manifest.accuracy_level)
     reference = task.reference
     with _graph(bundle, this_interpreter(), tries[0]) as graph:
-        here = _quality(bundle, graph, task, f"onnxruntime {graph.runtime} on {graph.machine}", progress)
+        here = _quality(bundle, graph, task, f"onnxruntime {graph.runtime} on {graph.machine}", silent)
         ours = measure.make_reference(graph, reference.tokens)
     scores, klds = [], []
     for kernels in tries:
         with _graph(bundle, task.arm, kernels) as graph:
             runtime = f"onnxruntime {graph.runtime} on {task.arm.name}, {kernels.name}"
-            quality = _quality(bundle, graph, task, runtime, progress)
+            quality = _quality(bundle, graph, task, runtime, _under(f"{bundle.path.name}, {kernels.name}", progress))
             klds.append(measure.compare(graph, reference).kld)
             away = measure.compare(graph, ours)
         scores.append(
@@ -252,6 +253,11 @@ def _score(bundle: Bundle, task: _Task, progress: Progress) -> _Scored:
         )
     chosen = choose(scores)
     return _Scored(ArmQuality(task.arm.name, here, tuple(scores), chosen), klds[tries.index(chosen)])
+
+
+def _under(name: str, progress: Progress) -> Progress:
+    """Progress of the same work under another name."""
+    return lambda _, done, total, unit="B": progress(name, done, total, unit)
 
 
 @contextmanager

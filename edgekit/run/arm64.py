@@ -1,7 +1,8 @@
 """A Python for ARM with numpy and onnxruntime, run by qemu's user mode: made once in the cache, without root.
 
-Its system is the distribution's own, for arm64, as apt resolves it with a state of its own; its wheels are pip's. All is
-unpacked, nothing is installed. What it computes are the numbers of ARM's kernels; how fast says nothing about a device.
+Its system is the distribution's own, for arm64, as apt resolves it with a state of its own; its wheels are pip's. All
+is unpacked, nothing is installed. What it computes are the numbers of ARM's kernels; its speed says nothing about a
+device.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ def find_arm64() -> Interpreter:
         return this_interpreter()
     qemu = _qemu()
     root = _folder()
-    pythons = sorted(p for p in root.glob("usr/bin/python3.*") if p.suffix[1:].isdigit())
-    if not pythons:
+    python = _python(root)
+    if python is None:
         raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
     if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
         raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
     return Interpreter(
         f"emulated ARM ({CPU})",
-        (qemu, "-cpu", CPU, "-L", str(root), str(pythons[-1])),
+        (qemu, "-cpu", CPU, "-L", str(root), str(python)),
         {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(root / "site"), "PYTHONSAFEPATH": "1"},
     )
 
@@ -110,6 +111,11 @@ def _folder() -> Path:
     return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit")) / "arm64"
 
 
+def _python(root: Path) -> Path | None:
+    """``python3.11`` or what the distribution has."""
+    return next((p for p in root.glob("usr/bin/python3.*") if p.suffix[1:].isdigit()), None)
+
+
 def _unpack_system(work: Path, root: Path) -> None:
     """The packages of Python and what they depend on, from the system's own sources, as if nothing were installed."""
     for folder in ("lists/partial", "archives/partial"):
@@ -135,18 +141,15 @@ def _unpack_system(work: Path, root: Path) -> None:
 
 def _unpack_wheels(work: Path, root: Path) -> None:
     """The same version of onnxruntime, and a numpy that goes with it, for the Python that is there."""
-    version = max(int(p.suffix[1:]) for p in root.glob("usr/bin/python3.*") if p.suffix[1:].isdigit())
+    python = _python(root)
+    if python is None:
+        raise RunError(
+            "the distribution's Python for arm64 has no interpreter", "report this, with the distribution's name"
+        )
+    version = python.name.removeprefix("python")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "-d", str(work)]
-    pip += [
-        "--only-binary=:all:",
-        "--implementation",
-        "cp",
-        "--python-version",
-        f"3.{version}",
-        "--abi",
-        f"cp3{version}",
-    ]
-    pip += [word for name in _PLATFORMS for word in ("--platform", name)]
+    pip += ["--only-binary=:all:", f"--python-version={version}", f"--abi=cp{version.replace('.', '')}"]
+    pip += ["--implementation=cp", *(f"--platform={name}" for name in _PLATFORMS)]
     _run([*pip, f"onnxruntime=={onnxruntime.__version__}", "numpy<3"])
     for wheel in work.glob("*.whl"):
         with zipfile.ZipFile(wheel) as file:

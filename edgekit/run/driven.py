@@ -42,7 +42,7 @@ def this_interpreter() -> Interpreter:
 
 
 class DrivenGraph:
-    """A Predictor over a process that holds the graph. Answers are kept: a window asked for again costs nothing.
+    """A Predictor over a process that holds the graph. Answers are kept, 4 V bytes a token.
 
     Attributes:
         machine: the processor's architecture as that Python knows it: ``aarch64``.

@@ -24,7 +24,10 @@ def main(graph: str, folder: str, threads: str, *entries: str) -> None:
     for entry in entries:
         options.add_session_config_entry(*entry.split("=", 1))
     with open(graph, "rb") as file:  # noqa: PTH123 - one import less for an emulator to load
-        session = onnxruntime.InferenceSession(file.read(), options)
+        # The CPU's provider is always the last.
+        session = onnxruntime.InferenceSession(
+            file.read(), options, providers=onnxruntime.get_available_providers()[-1:]
+        )
     inputs = {i.name: i for i in session.get_inputs()}
     # Outputs may be written into a past of the same array; a cache without positions has nothing to be written over.
     empty = {
