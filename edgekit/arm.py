@@ -13,18 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgekit import measure
 from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import write_at_level
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.run import NO_KLEIDIAI, DrivenGraph, Interpreter, Tokenizer, find_arm64, this_interpreter
+from edgekit.run import NO_KLEIDIAI, DrivenGraph, Interpreter, Tokenizer, find_arm64, save_expanded, this_interpreter
 from edgekit.types import ArmQuality, Bundle, Check, Interval, Kernels, KernelScore, Progress, Verification, silent
 from edgekit.verify import check_files, find_reference, judge, limits_of, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgekit.measure import Reference, Text
@@ -80,7 +81,7 @@ def verify_on_arm(
     min_top1: float | None = None,
     progress: Progress = silent,
 ) -> Verification:
-    """Score a bundle's decoder graph on ARM, with and without KleidiAI and at accuracy level 0, and recommend.
+    """Score a bundle's graphs on ARM, the decoder's with and without KleidiAI and at accuracy level 0, and recommend.
 
     Args:
         bundle: the bundle's folder.
@@ -119,8 +120,11 @@ def verify_on_arm(
     task = _Task(chosen, reference, arm)
     own = _score(opened, task, progress)
     rivals = tuple(_rival(other, _score(other, task, progress), own) for other in others)
-    judged = judge(own.arm.score_of(own.arm.chosen).quality, limits_of(opened, max_kld, min_top1))
-    checks += (found, *_findings(opened, own.arm), replace(judged, name="quality on arm64"))
+    limits = limits_of(opened, max_kld, min_top1)
+    checks += (found, *_findings(own.arm))
+    checks += (replace(judge(own.arm.score_of(own.arm.chosen).quality, limits), name="quality on arm64"),)
+    if own.arm.prompts:
+        checks += (replace(judge(own.arm.prompts.quality, limits), name="prompts on arm64"),)
     return Verification(str(path), (*checks, *advise(own.arm, _block(opened), rivals)), arm=own.arm)
 
 
@@ -224,82 +228,102 @@ def _open_rival(path: Path, own: Bundle, progress: Progress) -> Bundle:
 
 
 def _rival(bundle: Bundle, scored: _Scored, own: _Scored) -> Rival:
-    excess = measure.bootstrap(scored.kld - own.kld, lambda pool: pool.mean(axis=-1))
+    excess = measure.bootstrap(scored.kld - own.kld, _mean)
     return Rival(bundle.path.name, _block(bundle), float(scored.kld.mean()), excess)
 
 
 def _score(bundle: Bundle, task: _Task, progress: Progress) -> _Scored:
     """Every choice of kernels, one process each; the first process is this machine's own."""
     tries = choices(bundle.manifest.accuracy_level)
-    reference = task.reference
     with _graph(bundle, this_interpreter(), tries[0]) as graph:
-        here = _quality(bundle, graph, task, f"onnxruntime {graph.runtime} on {graph.machine}", silent)
-        ours = measure.make_reference(graph, reference.tokens)
+        here = _quality(bundle, graph, task, tries[0], f"on {graph.machine}", silent)
+        ours = measure.make_reference(graph, task.reference.tokens)
     scores, klds = [], []
     for kernels in tries:
         with _graph(bundle, task.arm, kernels) as graph:
-            runtime = f"onnxruntime {graph.runtime} on {task.arm.name}, {kernels.name}"
-            quality = _quality(bundle, graph, task, runtime, _under(f"{bundle.path.name}, {kernels.name}", progress))
-            klds.append(measure.compare(graph, reference).kld)
-            away = measure.compare(graph, ours)
-        scores.append(
-            KernelScore(
-                kernels,
-                replace(quality, accuracy_level=kernels.accuracy_level),
-                excess=measure.bootstrap(klds[-1] - klds[0], lambda pool: pool.mean(axis=-1)),
-                away=measure.bootstrap(away.kld, lambda pool: pool.mean(axis=-1)),
-                same=measure.bootstrap(away.agree, lambda pool: pool.mean(axis=-1)),
-            )
-        )
+            klds.append(measure.compare(graph, task.reference).kld)
+            scores.append(_compare(bundle, graph, task, kernels, ours, klds[0], progress))
     chosen = choose(scores)
-    return _Scored(ArmQuality(task.arm.name, here, tuple(scores), chosen), klds[tries.index(chosen)])
+    prompts = None
+    if bundle.manifest.prefill:
+        with _graph(bundle, this_interpreter(), chosen, prompts=True) as graph:
+            ours = measure.make_reference(graph, task.reference.tokens)
+        with _graph(bundle, task.arm, chosen, prompts=True) as graph:
+            prompts = _compare(bundle, graph, task, chosen, ours, klds[0], progress)
+    return _Scored(ArmQuality(task.arm.name, here, tuple(scores), chosen, prompts), klds[tries.index(chosen)])
 
 
-def _under(name: str, progress: Progress) -> Progress:
-    """Progress of the same work under another name."""
-    return lambda _, done, total, unit="B": progress(name, done, total, unit)
+def _compare(
+    bundle: Bundle,
+    graph: DrivenGraph,
+    task: _Task,
+    kernels: Kernels,
+    ours: Reference,
+    first: NDArray[np.float64],
+    progress: Progress,
+) -> KernelScore:
+    """A graph on ARM against FP32, against the same graph here and against the KLD of the first choice."""
+    quality = _quality(bundle, graph, task, kernels, f"on {task.arm.name}, {kernels.name}", progress)
+    here = measure.compare(graph, ours)
+    excess = measure.compare(graph, task.reference).kld - first
+    return KernelScore(kernels, quality, *(measure.bootstrap(x, _mean) for x in (excess, here.kld, here.agree)))
+
+
+def _mean(pool: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(pool.mean(axis=-1))
 
 
 @contextmanager
-def _graph(bundle: Bundle, interpreter: Interpreter, kernels: Kernels) -> Iterator[DrivenGraph]:
-    level = kernels.accuracy_level
+def _graph(
+    bundle: Bundle, interpreter: Interpreter, kernels: Kernels, *, prompts: bool = False
+) -> Iterator[DrivenGraph]:
+    """The decoder's graph, or that for prompts, in a process of its own."""
+    manifest = bundle.manifest
     # Standard-operator graphs become MatMulNBits at load, at this level.
-    entries = (("session.qdq_matmulnbits_accuracy_level", str(level)), *kernels.entries)
+    entries = (("session.qdq_matmulnbits_accuracy_level", str(kernels.accuracy_level)), *kernels.entries)
     with TemporaryDirectory(prefix="edgekit-arm-") as folder:
-        path = bundle.graph
-        if level != bundle.manifest.accuracy_level:
+        path, weights = bundle.graph, None
+        if prompts and manifest.prefill:
+            path, weights = bundle.path / manifest.prefill.graph, Path(folder) / "weights.npz"
+            save_expanded(bundle, weights)
+        elif kernels.accuracy_level != manifest.accuracy_level:
             path = Path(folder) / bundle.graph.name
-            write_at_level(bundle, level, path)
-        graph = DrivenGraph(interpreter, path, bundle.graph.parent, bundle.manifest.spec.vocab_size, entries)
+            write_at_level(bundle, kernels.accuracy_level, path)
+        graph = DrivenGraph(interpreter, path, bundle.graph.parent, manifest.spec.vocab_size, entries, weights)
         try:
             yield graph
         finally:
             graph.close()
 
 
-def _quality(bundle: Bundle, graph: DrivenGraph, task: _Task, runtime: str, progress: Progress) -> Quality:
+def _quality(
+    bundle: Bundle, graph: DrivenGraph, task: _Task, kernels: Kernels, where: str, progress: Progress
+) -> Quality:
     made = bundle.manifest.provenance
+
+    def placed(task: str, done: int, total: int, unit: str = "B") -> None:
+        progress(f"{task} {bundle.path.name} {where}", done, total, unit)
+
     return measure.score(
         graph,
         task.reference,
         text=task.text.name,
         text_sha256=task.text.sha256,
         reference_name=f"{made.id} in FP32, sha256 {made.sha256[:12]}",
-        runtime=runtime,
-        accuracy_level=bundle.manifest.accuracy_level,
-        progress=progress,
+        runtime=f"onnxruntime {graph.runtime} {where}",
+        accuracy_level=kernels.accuracy_level,
+        progress=placed,
     )
 
 
-def _findings(bundle: Bundle, arm: ArmQuality) -> Iterator[Check]:
+def _findings(arm: ArmQuality) -> Iterator[Check]:
     """The numbers, one line for each that ran."""
-    prompts = "; the decoder's graph: that for prompts is not scored here" if bundle.manifest.prefill else ""
-    yield Check("here", "info", f"{_numbers(arm.here)}; {arm.here.runtime}{prompts}")
-    for score in arm.scores:
-        away = f"KLD {score.away.value:.3g}, top-1 {score.same.value:.1%} the same"
-        yield Check(
-            f"arm64, {score.kernels.name}", "info", f"{_numbers(score.quality)}; from here: {away}; {arm.processor}"
-        )
+    yield Check("here", "info", f"{_numbers(arm.here)}; {arm.here.runtime}")
+    rows = [(score.kernels.name, score) for score in arm.scores]
+    for name, score in (*rows, ("prompts", arm.prompts)):
+        if score:
+            away = f"from here: KLD {score.away.value:.3g}, top-1 {score.same.value:.1%} the same"
+            yield Check(f"arm64, {name}", "info", f"{_numbers(score.quality)}; {away}; {arm.processor}")
 
 
 def _numbers(quality: Quality) -> str:

@@ -747,13 +747,15 @@ class ArmQuality:
     """What a bundle's decoder graph computes on ARM, where kernels are others than on x86. No speed: it is emulated.
 
     ``processor`` says what ran it, ``here`` is the same graph on the machine that scored. ``chosen`` is one of the
-    kernels scored at the bundle's own accuracy level; opening the bundle applies its entries.
+    kernels scored at the bundle's own accuracy level; opening the bundle applies its entries. ``prompts``: the bundle's
+    graph for prompts with the chosen kernels, None where it has none.
     """
 
     processor: str
     here: Quality
     scores: tuple[KernelScore, ...]
     chosen: Kernels
+    prompts: KernelScore | None
 
     def score_of(self, kernels: Kernels) -> KernelScore:
         """The score of one choice."""

@@ -33,14 +33,14 @@ def quality(kld):
     return Quality(at(kld), one, one, one, one, 1.0, 1.0, "source", "text", "0", 32, 124, 256, "onnxruntime", 4)
 
 
-def scored(default, plain, exact, *, plain_excess=None, block_scores=()):
+def scored(default, plain, exact, *, plain_excess=None):
     klds = (default, plain, exact)
     excess = (at(0.0), plain_excess or at(plain - default), at(exact - default))
     scores = tuple(
         KernelScore(kernels, quality(kld), e, at(0.0), at(1.0))
         for kernels, kld, e in zip(choices(4), klds, excess, strict=True)
     )
-    return ArmQuality("emulated ARM", quality(default), scores, choose(scores))
+    return ArmQuality("emulated ARM", quality(default), scores, choose(scores), None)
 
 
 def said(quality, block=32, rivals=()):
@@ -141,6 +141,18 @@ def test_a_machine_against_itself(bundle, native):
     assert exact.quality.accuracy_level == 0
     assert default.quality.tokens == 2 * 3
     assert got.quality is None
+
+
+def test_a_graph_for_prompts_is_scored_too(checkpoint, native, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    bundle = build_bundle(str(checkpoint), recipe="fast", out=tmp_path / "fast")
+    got = verify_on_arm(bundle.path, max_kld=0.0, **FEW)
+    assert statuses(got)["prompts on arm64"] == "fail"
+    assert "arm64, prompts" in statuses(got)
+    prompts, (default, *_) = got.arm.prompts, got.arm.scores
+    assert prompts.quality.kld_mean != default.quality.kld_mean, "it is another graph"
+    assert prompts.away.value == pytest.approx(0, abs=1e-6)
+    assert prompts.excess.value == pytest.approx(prompts.quality.kld_mean.value - default.quality.kld_mean.value)
 
 
 def test_bundles_beside(bundle, checkpoint, native, tmp_path):

@@ -3,6 +3,7 @@
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat
 from edgekit.run.driven import DrivenGraph, Interpreter, this_interpreter
+from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
@@ -32,5 +33,6 @@ __all__ = [
     "machine_class",
     "physical_cores",
     "runtime_class",
+    "save_expanded",
     "this_interpreter",
 ]

@@ -56,6 +56,7 @@ class DrivenGraph:
         folder: Path,
         vocab_size: int,
         entries: Sequence[tuple[str, str]] = (),
+        weights: Path | None = None,
     ) -> None:
         """Start it and load the graph.
 
@@ -65,6 +66,7 @@ class DrivenGraph:
             folder: where its external data lies.
             vocab_size: of its logits.
             entries: session config entries.
+            weights: an .npz of initializers that are in no file of the folder.
 
         Raises:
             RunError: the process does not start, or the graph does not load there.
@@ -74,7 +76,15 @@ class DrivenGraph:
         self._kept: dict[tuple[int, ...], NDArray[np.float32]] = {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         settings = [f"{key}={value}" for key, value in entries]
-        command = [*interpreter.command, str(DRIVER), str(graph), str(folder), str(physical_cores()), *settings]
+        command = [
+            *interpreter.command,
+            str(DRIVER),
+            str(graph),
+            str(folder),
+            str(weights or ""),
+            str(physical_cores()),
+            *settings,
+        ]
         try:
             self._process = subprocess.Popen(
                 command,

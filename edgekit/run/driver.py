@@ -1,9 +1,10 @@
 """A program: answers windows of token ids with logits, wherever there are numpy and onnxruntime.
 
-``python driver.py GRAPH FOLDER THREADS [KEY=VALUE ...]``: the ONNX file, the folder of its external data, and session
-config entries. It prints a line of JSON about itself; then, for each line of stdin (a JSON list of S token ids), a line
-with the JSON list [S, V] and the logits of every position of a fresh sequence, S * V little-endian float32. It imports
-nothing of edgekit: the Python that runs it may belong to another processor.
+``python driver.py GRAPH FOLDER WEIGHTS THREADS [KEY=VALUE ...]``: the ONNX file, the folder of its external data, an
+.npz of weights that lie nowhere else or "", and session config entries. It prints a line of JSON about itself; then, for
+each line of stdin (a JSON list of S token ids), a line with the JSON list [S, V] and the logits of every position of a
+fresh sequence, S * V little-endian float32. It imports nothing of edgekit: the Python that runs it may belong to another
+processor.
 """
 
 import json
@@ -14,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 
-def main(graph: str, folder: str, threads: str, *entries: str) -> None:
+def main(graph: str, folder: str, weights: str, threads: str, *entries: str) -> None:
     """Load the graph and answer until stdin ends."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
@@ -23,6 +24,10 @@ def main(graph: str, folder: str, threads: str, *entries: str) -> None:
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     for entry in entries:
         options.add_session_config_entry(*entry.split("=", 1))
+    arrays = dict(np.load(weights)) if weights else {}
+    options.add_external_initializers(
+        list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
+    )
     with open(graph, "rb") as file:  # noqa: PTH123 - one import less for an emulator to load
         # The CPU's provider is always the last.
         session = onnxruntime.InferenceSession(
