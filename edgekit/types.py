@@ -812,3 +812,4 @@ class Inspection:
     parts: tuple[SizePart, ...]
     files: tuple[FileEntry, ...] = field(default=())
     tunings: tuple[Tuning, ...] = ()
+    arm: ArmQuality | None = None

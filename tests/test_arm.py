@@ -195,6 +195,8 @@ def test_the_gate_the_record_and_what_opening_does_with_it(bundle, native, capsy
     plain = next(s.kernels for s in kept.scores if s.kernels.entries)
     record(open_bundle(bundle.path), arm=replace(kept, chosen=plain))
     assert entry_of(bundle.path) == "1"
+    assert run(["inspect", str(bundle.path)]) == 0
+    assert "without KleidiAI, level 4: KLD" in capsys.readouterr().out
 
 
 def entry_of(path):
