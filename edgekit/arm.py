@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from edgekit.measure import Reference, Text
     from edgekit.types import Quality
+    from edgekit.verify import Limits
 
 TOKENS = 128
 WINDOW = 32
@@ -43,13 +44,14 @@ class Rival:
     """Another bundle of the same source.
 
     ``block``: of its grid; 0 a whole row, None no grid. ``kld``: with the kernels chosen for it. ``excess``: how much
-    more that is than the bundle's own, position by position, in nats.
+    more that is than the bundle's own, position by position, in nats. ``more_bits``: a weight takes than in the bundle.
     """
 
     name: str
     block: int | None
     kld: float
     excess: Interval
+    more_bits: float
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,8 @@ def verify_on_arm(
         return Verification(str(path), (*checks, found, lacking))
     task = _Task(chosen, reference, arm)
     own = _score(opened, task, progress)
-    rivals = tuple(_rival(other, _score(other, task, progress), own) for other in others)
-    limits = limits_of(opened, max_kld, min_top1)
-    checks += (found, *_findings(own.arm))
-    checks += (replace(judge(own.arm.score_of(own.arm.chosen).quality, limits), name="quality on arm64"),)
-    if own.arm.prompts:
-        checks += (replace(judge(own.arm.prompts.quality, limits), name="prompts on arm64"),)
+    rivals = tuple(_rival(other, _score(other, task, progress), opened, own) for other in others)
+    checks += (found, *_findings(own.arm), *_gates(own.arm, limits_of(opened, max_kld, min_top1)))
     return Verification(str(path), (*checks, *advise(own.arm, _block(opened), rivals)), arm=own.arm)
 
 
@@ -188,12 +186,12 @@ def _block_words(chosen: KernelScore, exact: KernelScore | None, block: int, riv
         parts += f": the weights' ({blocks}) {_kld(exact)}, the activations' {lost}"
     if not rivals:
         return f"{parts}; --beside another bundle of this source compares blocks"
-    told = "; ".join(f"{r.name} ({_blocks(r.block)}) {r.kld:.3g}" for r in rivals)
+    told = "; ".join(f"{r.name} ({_blocks(r.block)}, {r.more_bits:+.2f} bits a weight) {r.kld:.3g}" for r in rivals)
     nearer = [r for r in rivals if r.excess.high < 0]
     if not nearer:
         return f"keep {blocks}: {parts}; none given is nearer beyond doubt: {told}"
     best = min(nearer, key=lambda r: r.kld)
-    return f"take {best.name}, {_blocks(best.block)}: {told}; this one {parts}"
+    return f"take {best.name}: {told}; this one {parts}"
 
 
 def _blocks(block: int | None) -> str:
@@ -227,9 +225,10 @@ def _open_rival(path: Path, own: Bundle, progress: Progress) -> Bundle:
     return bundle
 
 
-def _rival(bundle: Bundle, scored: _Scored, own: _Scored) -> Rival:
+def _rival(bundle: Bundle, scored: _Scored, opened: Bundle, own: _Scored) -> Rival:
     excess = measure.bootstrap(scored.kld - own.kld, _mean)
-    return Rival(bundle.path.name, _block(bundle), float(scored.kld.mean()), excess)
+    more_bits = bundle.manifest.bits_per_weight - opened.manifest.bits_per_weight
+    return Rival(bundle.path.name, _block(bundle), float(scored.kld.mean()), excess, more_bits)
 
 
 def _score(bundle: Bundle, task: _Task, progress: Progress) -> _Scored:
@@ -324,6 +323,18 @@ def _findings(arm: ArmQuality) -> Iterator[Check]:
         if score:
             away = f"from here: KLD {score.away.value:.3g}, top-1 {score.same.value:.1%} the same"
             yield Check(f"arm64, {name}", "info", f"{_numbers(score.quality)}; {away}; {arm.processor}")
+
+
+def _gates(arm: ArmQuality, limits: Limits) -> Iterator[Check]:
+    """What ships, with the better kernels, against the limits."""
+    missed = judge(arm.here, limits).status == "fail"
+    for name, score in (("quality", arm.score_of(arm.chosen)), ("prompts", arm.prompts)):
+        if score:
+            check = replace(judge(score.quality, limits), name=f"{name} on arm64")
+            if missed and check.status == "fail":
+                hint = "missed on this machine too, so not for ARM's sake: score more --tokens in a longer --window"
+                check = replace(check, hint=f"{hint}, or {check.hint}")
+            yield check
 
 
 def _numbers(quality: Quality) -> str:

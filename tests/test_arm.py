@@ -20,6 +20,7 @@ from edgekit.errors import BundleError, RunError
 from edgekit.run import NO_KLEIDIAI, find_arm64, load_runner, this_interpreter
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import ArmQuality, Interval, KernelScore, Quality
+from edgekit.verify import Limits
 
 FEW = {"tokens": 8, "window": 4}
 
@@ -91,13 +92,28 @@ def test_the_block_is_judged_by_bundles_that_were_scored_beside():
     alone = said(found, 64)["block"]
     assert "the weights' (blocks of 64) 0.25, the activations' 0.05" in alone
     assert "--beside" in alone
-    near, far = Rival("near", 32, 0.1, at(-0.2, -0.3, -0.1)), Rival("far", 128, 0.6, at(0.3, 0.2, 0.4))
-    unsure = Rival("unsure", 0, 0.05, at(-0.25, -0.6, 0.1))
-    assert said(found, 64, (far, near, unsure))["block"].startswith("take near, blocks of 32: ")
+    near, far = Rival("near", 32, 0.1, at(-0.2, -0.3, -0.1), 0.5), Rival("far", 128, 0.6, at(0.3, 0.2, 0.4), -0.25)
+    unsure = Rival("unsure", 0, 0.05, at(-0.25, -0.6, 0.1), 0.0)
+    taken = said(found, 64, (far, near, unsure))["block"]
+    assert taken.startswith("take near: far (blocks of 128, -0.25 bits a weight) 0.6; near (blocks of 32, +0.50 bits a")
     kept = said(found, 64, (far, unsure))["block"]
     assert kept.startswith("keep blocks of 64: ")
-    assert "unsure (one block a row) 0.05" in kept
+    assert "unsure (one block a row, +0.00 bits a weight) 0.05" in kept
     assert "block" not in said(found, None)
+
+
+def test_the_gate_takes_the_better_kernels_and_says_whose_fault_a_miss_is():
+    limits = Limits(0.2, 0.5)
+    (passed,) = arm._gates(scored(0.5, 0.1, 0.09), limits)
+    assert (passed.name, passed.status) == ("quality on arm64", "pass")
+    worse = scored(0.5, 0.4, 0.09)
+    (both,) = arm._gates(worse, limits)
+    assert both.status == "fail"
+    assert "on this machine too" in both.hint
+    (alone,) = arm._gates(replace(worse, here=quality(0.1)), limits)
+    assert alone.status == "fail"
+    assert "on this machine too" not in alone.hint
+    assert "more bits" in alone.hint
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +164,7 @@ def test_a_graph_for_prompts_is_scored_too(checkpoint, native, tmp_path, monkeyp
     bundle = build_bundle(str(checkpoint), recipe="fast", out=tmp_path / "fast")
     got = verify_on_arm(bundle.path, max_kld=0.0, **FEW)
     assert statuses(got)["prompts on arm64"] == "fail"
+    assert all("on this machine too" in c.hint for c in got.checks if c.status == "fail")
     assert "arm64, prompts" in statuses(got)
     prompts, (default, *_) = got.arm.prompts, got.arm.scores
     assert prompts.quality.kld_mean != default.quality.kld_mean, "it is another graph"
@@ -159,7 +176,7 @@ def test_bundles_beside(bundle, checkpoint, native, tmp_path):
     fp32 = build_bundle(str(checkpoint), precision="fp32", out=tmp_path / "fp32")
     got = verify_on_arm(bundle.path, beside=[fp32.path], max_kld=100.0, min_top1=0.0, **FEW)
     block = next(c for c in got.checks if c.name == "block")
-    assert block.detail.startswith("take fp32, no grid: ")
+    assert block.detail.startswith("take fp32: fp32 (no grid, +")
     stranger = build_bundle(
         str(tiny_checkpoint(tmp_path / "other", seed=1)), precision="int4", out=tmp_path / "stranger"
     )
