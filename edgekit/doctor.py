@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import __version__, words
-from edgekit.errors import ConfigError, GraphError, MeasureError, SourceError
+from edgekit.errors import ConfigError, GraphError, MeasureError, RunError, SourceError
 from edgekit.types import Check, silent
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def examine(root: Path = Path("/")) -> tuple[Check, ...]:
         *_meters(root),
         *_extras(),
         _optimum(),
+        _arm64(),
         _node(),
     )
 
@@ -60,18 +61,25 @@ def install_part(name: str, progress: Progress = silent) -> None:
     """Get an optional part that needs more than one pip command.
 
     Args:
-        name: ``optimum``: the exporter for other architectures, in an environment of its own.
-        progress: told the seconds that have passed.
+        name: ``optimum``: the exporter for other architectures, in an environment of its own; ``arm64``: the system in
+            which qemu runs ARM's kernels.
+        progress: told what has been done.
 
     Raises:
         ConfigError: no such part.
         GraphError: pip failed.
+        RunError: qemu is not here, or apt-get or pip failed.
     """
-    if name != "optimum":
-        raise ConfigError(f"'{name}' is not a part that doctor installs", "known: optimum")
-    from edgekit.graph.optimum import install_optimum
+    if name == "optimum":
+        from edgekit.graph.optimum import install_optimum
 
-    install_optimum(progress)
+        install_optimum(progress)
+    elif name == "arm64":
+        from edgekit.run import arm64
+
+        arm64.install_arm64(progress)
+    else:
+        raise ConfigError(f"'{name}' is not a part that doctor installs", "known: optimum, arm64")
 
 
 def _python() -> Check:
@@ -206,6 +214,16 @@ def _optimum() -> Check:
     except GraphError as error:
         return Check("optimum", "skip", f"{error.message}: other architectures", error.hint or INSTALL)
     return Check("optimum", "pass", f"{python}: other architectures through --exporter optimum")
+
+
+def _arm64() -> Check:
+    from edgekit.run import find_arm64
+
+    try:
+        interpreter = find_arm64()
+    except RunError as error:
+        return Check("arm64", "skip", f"{error.message}: quality on ARM", error.hint)
+    return Check("arm64", "pass", f"{interpreter.name}: edgekit verify --on arm64")
 
 
 def _node() -> Check:

@@ -77,4 +77,5 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         parts=bundle_parts(manifest),
         files=manifest.files,
         tunings=manifest.tunings,
+        arm=manifest.arm,
     )

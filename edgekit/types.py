@@ -403,6 +403,7 @@ class Manifest:
     quality: Quality | None = None
     latency: Measurement | None = None
     tunings: tuple[Tuning, ...] = ()
+    arm: ArmQuality | None = None
 
     @property
     def context_length(self) -> int:
@@ -420,6 +421,11 @@ class Manifest:
         """MatMulNBits' level in the graph: the target's, which wins over the recipe's."""
         level = self.target.accuracy_level
         return self.recipe.accuracy_level if level is None else level
+
+    @property
+    def kernels(self) -> tuple[tuple[str, str], ...]:
+        """Session config entries that pick the kernels with which the bundle was scored best; () where none was."""
+        return self.arm.chosen.entries if self.arm else ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -456,12 +462,19 @@ class Bundle:
 # --- running ----------------------------------------------------------------------------------
 
 
-class Runner(Protocol):
-    """A model held open. Batch 1. The key/value cache lives inside and grows by what is fed."""
+class Predictor(Protocol):
+    """What quality is measured on: logits of whole sequences."""
 
     @property
     def vocab_size(self) -> int:
         """Columns of the logits."""
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits [S, V] of every position of a fresh sequence; a cache is reset first."""
+
+
+class Runner(Predictor, Protocol):
+    """A model held open. Batch 1. The key/value cache lives inside and grows by what is fed."""
 
     @property
     def context_length(self) -> int:
@@ -479,9 +492,6 @@ class Runner(Protocol):
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Feed one token; return its logits [V]. The array is reused by the next call."""
-
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits [S, V] of every position of a fresh sequence; the cache is reset first."""
 
     def close(self) -> None:
         """Release the session and the cache."""
@@ -694,6 +704,51 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """A choice of the runtime's kernels: session config ``entries``, and MatMulNBits' accuracy level."""
+
+    name: str
+    accuracy_level: int
+    entries: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class KernelScore:
+    """The decoder's graph on ARM with one choice of kernels.
+
+    ``quality`` is its distance from the FP32 source. ``excess``: its KLD less that of the first choice, the runtime's
+    own, position by position, in nats. ``away`` and ``same``: KLD from, and top-1 agreement with, what the machine that
+    scored computes from the same file itself.
+    """
+
+    kernels: Kernels
+    quality: Quality
+    excess: Interval
+    away: Interval
+    same: Interval
+
+
+@dataclass(frozen=True)
+class ArmQuality:
+    """What a bundle's decoder graph computes on ARM, where kernels are others than on x86. No speed: it is emulated.
+
+    ``processor`` says what ran it, ``here`` is the same graph on the machine that scored. ``chosen`` is one of the
+    kernels scored at the bundle's own accuracy level; opening the bundle applies its entries. ``prompts``: the bundle's
+    graph for prompts with the chosen kernels, None where it has none.
+    """
+
+    processor: str
+    here: Quality
+    scores: tuple[KernelScore, ...]
+    chosen: Kernels
+    prompts: KernelScore | None
+
+    def score_of(self, kernels: Kernels) -> KernelScore:
+        """The score of one choice."""
+        return next(s for s in self.scores if s.kernels == kernels)
+
+
+@dataclass(frozen=True)
 class Check:
     """One line of ``verify`` or ``doctor``: what was looked at, how it went, the numbers, the fix."""
 
@@ -710,6 +765,7 @@ class Verification:
     bundle: str
     checks: tuple[Check, ...]
     quality: Quality | None = None
+    arm: ArmQuality | None = None
 
     @property
     def passed(self) -> bool:
@@ -742,3 +798,4 @@ class Inspection:
     parts: tuple[SizePart, ...]
     files: tuple[FileEntry, ...] = field(default=())
     tunings: tuple[Tuning, ...] = ()
+    arm: ArmQuality | None = None

@@ -51,6 +51,9 @@ class _Request:
     asked: bool
 
 
+TOKENS = 4096
+WINDOW = 512
+
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(1e-5, 0.999),
     "fp16": Limits(1e-3, 0.98),
@@ -73,8 +76,8 @@ def verify_bundle(
     *,
     source: str | None = None,
     text: Path | str | None = None,
-    tokens: int = 4096,
-    window: int = 512,
+    tokens: int = TOKENS,
+    window: int = WINDOW,
     max_kld: float | None = None,
     min_top1: float | None = None,
     progress: Progress = silent,
@@ -96,17 +99,13 @@ def verify_bundle(
     """
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
-    opened, checks = _check_files(path, progress)
+    opened, checks = check_files(path, progress)
     if opened is None:
         return Verification(str(path), checks)
-    limits = LIMITS[opened.manifest.recipe.precision]
-    limits = Limits(
-        limits.max_kld if max_kld is None else max_kld,
-        limits.min_top1 if min_top1 is None else min_top1,
-    )
+    limits = limits_of(opened, max_kld, min_top1)
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
-    checkpoint, found = _open_source(opened, source, asked, progress)
+    checkpoint, found = open_source(opened, source, asked, progress)
     checks += (found, *_check_text(opened, checkpoint))
     try:
         # Quality belongs to the file: no tuning of this machine may choose another graph for it.
@@ -125,7 +124,17 @@ def verify_bundle(
     return Verification(str(path), (*checks, check), quality)
 
 
-def _check_files(path: Path, progress: Progress) -> tuple[Bundle | None, tuple[Check, ...]]:
+def limits_of(bundle: Bundle, max_kld: float | None, min_top1: float | None) -> Limits:
+    """Those that were asked for, else those of the bundle's precision."""
+    usual = LIMITS[bundle.manifest.recipe.precision]
+    return Limits(
+        usual.max_kld if max_kld is None else max_kld,
+        usual.min_top1 if min_top1 is None else min_top1,
+    )
+
+
+def check_files(path: Path, progress: Progress) -> tuple[Bundle | None, tuple[Check, ...]]:
+    """Open a bundle; None where a check of its manifest or its files failed."""
     try:
         bundle = open_bundle(path, check=False)
     except EdgekitError as error:
@@ -141,9 +150,7 @@ def _check_files(path: Path, progress: Progress) -> tuple[Bundle | None, tuple[C
     return bundle, (schema, Check("files", "pass", detail))
 
 
-def _open_source(
-    bundle: Bundle, source: str | None, asked: bool, progress: Progress
-) -> tuple[Checkpoint | None, Check]:
+def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progress) -> tuple[Checkpoint | None, Check]:
     """The checkpoint, if it is there and is the one."""
     made = bundle.manifest.provenance
     name = source or (made.location if Path(made.location).exists() else made.id)
@@ -282,7 +289,7 @@ def _check_quality(
     window = min(request.window, runner.context_length)
     windows = measure.cut_windows(text, Tokenizer.of(bundle).encode, window, request.tokens)
     try:
-        reference = _find_reference(bundle, checkpoint, text, windows, progress)
+        reference = find_reference(bundle, checkpoint, text, windows, progress)
     except EdgekitError as error:
         return None, Check("quality", "fail", f"no FP32 reference: {error.message}", error.hint)
     if reference is None:
@@ -301,10 +308,11 @@ def _check_quality(
         )
     except EdgekitError as error:
         return None, Check("quality", "fail", error.message, error.hint)
-    return quality, _judge(quality, request.limits)
+    return quality, judge(quality, request.limits)
 
 
-def _judge(quality: Quality, limits: Limits) -> Check:
+def judge(quality: Quality, limits: Limits) -> Check:
+    """Quality against the limits."""
     kld, top1 = quality.kld_mean, quality.top1
     passed = kld.value <= limits.max_kld and top1.value >= limits.min_top1
     detail = (
@@ -316,7 +324,7 @@ def _judge(quality: Quality, limits: Limits) -> Check:
     return Check("quality", "pass" if passed else "fail", detail, hint)
 
 
-def _find_reference(
+def find_reference(
     bundle: Bundle, checkpoint: Checkpoint | None, text: Text, windows: NDArray[np.int64], progress: Progress
 ) -> Reference | None:
     """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""

@@ -15,7 +15,7 @@ from edgekit.errors import EdgekitError
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "edgekit"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-LONGEST = {"edgekit/types.py": 770}  # the nouns stand together, each with its docstring
+LONGEST = {"edgekit/types.py": 820}  # the nouns stand together, each with its docstring
 HEAVY = ("onnx", "onnx_ir", "onnxruntime", "transformers", "torch", "numpy", "huggingface_hub", "matplotlib", "optimum")
 
 

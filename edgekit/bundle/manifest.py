@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundle.disk import inside, sync, writing
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
-from edgekit.types import Bundle, FileEntry, Manifest, Measurement, Progress, Quality, Tuning, silent
+from edgekit.types import ArmQuality, Bundle, FileEntry, Manifest, Measurement, Progress, Quality, Tuning, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +61,7 @@ def record(
     quality: Quality | None = None,
     latency: Measurement | None = None,
     tuning: Tuning | None = None,
+    arm: ArmQuality | None = None,
 ) -> Bundle:
     """Write what was measured into edgekit.json, in one stroke; what is not given stays as it was.
 
@@ -74,6 +75,7 @@ def record(
         quality=quality or bundle.manifest.quality,
         latency=latency or bundle.manifest.latency,
         tunings=bundle.manifest.tunings if tuning is None else _with(tuning, bundle.manifest.tunings),
+        arm=arm or bundle.manifest.arm,
     )
     data = manifest_bytes(manifest)
     new = bundle.path / f".{MANIFEST}-{os.getpid()}"

@@ -178,34 +178,58 @@ def verify(
     text: Annotated[
         Path | None, typer.Option(help="Score on this text file.", show_default="CPython's pydoc topics")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens to score.")] = 4096,
-    window: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
+    tokens: Annotated[
+        int | None, typer.Option(min=2, help="Tokens to score.", show_default="4096; 128 on arm64")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="Tokens per window.", show_default="512; 32 on arm64")
+    ] = None,
     max_kld: Annotated[
         float | None, typer.Option(help="Fail above this mean KL divergence, in nats.", show_default="by precision")
     ] = None,
     min_top1: Annotated[
         float | None, typer.Option(help="Fail below this top-1 agreement, 0 to 1.", show_default="by precision")
     ] = None,
+    on: Annotated[
+        Literal["arm64"] | None,
+        typer.Option(help="arm64: score on emulated ARM, with and without KleidiAI.", show_default="this machine"),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="On arm64: another bundle of the same source to compare with; may be given again."),
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
 ) -> None:
     """Check a bundle: files, tokenizer, graph, quality.
 
-    Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. Ends with exit code 3 when a
-    check fails.
+    Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. On arm64 it recommends kernels,
+    accuracy level and block; with --record, opening the bundle takes those kernels. Ends with exit code 3 when a check
+    fails.
     """
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
     from edgekit.cli.tables import verification_tables
-    from edgekit.verify import verify_bundle
 
+    if beside and not on:
+        raise ConfigError("--beside has no part in a check on this machine", "it goes with --on arm64")
     with Bars() as progress:
-        verification = verify_bundle(
-            bundle, source=source, text=text, tokens=tokens, window=window, max_kld=max_kld, min_top1=min_top1,
-            progress=progress,
-        )  # fmt: skip
-    if record and verification.quality:
-        keep(open_bundle(bundle, check=False), quality=verification.quality)
+        if on:
+            from edgekit.arm import TOKENS, WINDOW, verify_on_arm
+
+            verification = verify_on_arm(
+                bundle, beside=beside or (), source=source, text=text, tokens=tokens or TOKENS,
+                window=window or WINDOW, max_kld=max_kld, min_top1=min_top1, progress=progress,
+            )  # fmt: skip
+        else:
+            from edgekit.verify import TOKENS, WINDOW, verify_bundle
+
+            verification = verify_bundle(
+                bundle, source=source, text=text, tokens=tokens or TOKENS, window=window or WINDOW, max_kld=max_kld,
+                min_top1=min_top1, progress=progress,
+            )  # fmt: skip
+    if record and (verification.quality or verification.arm):
+        keep(open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm)
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
 
@@ -448,7 +472,7 @@ def targets_lint(
 
 @app.command(epilog="Example:  edgekit doctor --install optimum")
 def doctor(
-    install: Annotated[Literal["optimum"] | None, typer.Option(help="Get a missing part.")] = None,
+    install: Annotated[Literal["optimum", "arm64"] | None, typer.Option(help="Get a missing part.")] = None,
     json: Json = False,
 ) -> None:
     """Say what this machine can build, run and measure.

@@ -96,6 +96,12 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
     yield "vocabulary", f"{words.count(s.vocab_size)}, head {'tied' if s.tied else 'untied'}"
     yield "parameters", words.count(inspection.parameters)
     yield "size", f"{words.size(inspection.bytes)}, {inspection.bits_per_weight:.2f} bits per weight"
+    if arm := inspection.arm:
+        kld = arm.score_of(arm.chosen).quality.kld_mean.value
+        yield (
+            "on ARM",
+            f"{arm.chosen.name}, level {arm.chosen.accuracy_level}: KLD {words.number(kld)}, {arm.processor}",
+        )
     for t in inspection.tunings:
         yield "tuned", f"for {t.machine}, {t.runtime}: {settings_words(t.settings)}"
 

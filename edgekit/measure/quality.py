@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import MeasureError
-from edgekit.types import Interval, Progress, Quality, Runner, silent
+from edgekit.types import Interval, Predictor, Progress, Quality, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +82,7 @@ def reference_key(source_sha256: str, text_sha256: str, tokens: NDArray[np.int64
 
 
 def make_reference(
-    runner: Runner, tokens: NDArray[np.int64], *, top_k: int = TOP_K, progress: Progress = silent
+    runner: Predictor, tokens: NDArray[np.int64], *, top_k: int = TOP_K, progress: Progress = silent
 ) -> Reference:
     """Run the FP32 source over the windows, one at a time.
 
@@ -130,7 +130,7 @@ def load_reference(path: Path) -> Reference | None:
     return Reference(**{**arrays, "vocab_size": int(arrays["vocab_size"])})
 
 
-def compare(runner: Runner, reference: Reference, *, progress: Progress = silent) -> Scores:
+def compare(runner: Predictor, reference: Reference, *, progress: Progress = silent) -> Scores:
     """Run a model over the reference's windows, one at a time, and compare each position.
 
     Raises:
@@ -165,7 +165,7 @@ def compare(runner: Runner, reference: Reference, *, progress: Progress = silent
 
 
 def score(
-    runner: Runner,
+    runner: Predictor,
     reference: Reference,
     *,
     text: str,
@@ -253,7 +253,7 @@ def _mean(pool: Floats) -> Floats:
 
 
 def _walk(
-    runner: Runner,
+    runner: Predictor,
     tokens: NDArray[np.int64],
     visit: Callable[[Floats, NDArray[np.int64]], None],
     task: str,

@@ -1,6 +1,9 @@
 """Bundle -> Runner over ONNX Runtime; sampling, text and conversation on top of it."""
 
+from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat
+from edgekit.run.driven import DrivenGraph, Interpreter, this_interpreter
+from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
@@ -10,19 +13,26 @@ from edgekit.run.threads import core_cpus, physical_cores
 
 __all__ = [
     "CHUNK",
+    "NO_KLEIDIAI",
     "Chat",
+    "DrivenGraph",
     "Finish",
     "Generation",
+    "Interpreter",
     "OnnxRunner",
     "SessionInfo",
     "Tokenizer",
     "choose_settings",
     "core_cpus",
     "default_settings",
+    "find_arm64",
     "find_tuning",
     "generate",
+    "install_arm64",
     "load_runner",
     "machine_class",
     "physical_cores",
     "runtime_class",
+    "save_expanded",
+    "this_interpreter",
 ]

@@ -11,9 +11,11 @@ tenth of what rounding to 4 bits moved it.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edgekit.run.threads import physical_cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.types import Expansion, Region
+    from edgekit.types import Bundle, Expansion, Region
 
 BAND = 1 << 18
 """Weights expanded at once by a thread: their 16-bit copies stay in its cache."""
@@ -39,6 +41,15 @@ def expand(file: Path, expansions: Sequence[Expansion], threads: int) -> Iterato
     with ThreadPoolExecutor(threads) as pool:
         for expansion, made in zip(expansions, pool.map(lambda e: _expand(data, e), expansions), strict=True):
             yield from zip(expansion.initializers, made, strict=True)
+
+
+def save_expanded(bundle: Bundle, path: Path) -> None:
+    """Write what ``expand`` makes for a bundle that has a graph for prompts as an .npz, for another process."""
+    prefill = bundle.manifest.prefill
+    assert prefill is not None
+    data = bundle.graph.with_name(f"{bundle.graph.name}_data")
+    arrays: dict[str, Any] = dict(expand(data, prefill.expansions, physical_cores()))
+    np.savez(path, **arrays)
 
 
 def _expand(data: NDArray[np.uint8], e: Expansion) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

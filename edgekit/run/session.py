@@ -100,6 +100,8 @@ def _open(
             hint="install the onnxruntime package that contains it, or build for --target cpu",
         )
     options = _options(settings, bundle.manifest.accuracy_level)
+    for key, value in bundle.manifest.kernels:
+        options.add_session_config_entry(key, value)
     options.enable_cpu_mem_arena = not small_memory
     if weights:
         # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.

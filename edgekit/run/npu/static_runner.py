@@ -23,6 +23,8 @@ def open_on_cpu(graph: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    # Codes and their products would become MatMulNBits with 8-bit activations; 1 computes them in float32.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     cpu = onnxruntime.get_available_providers()[-1]
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=[cpu])

@@ -1,0 +1,171 @@
+"""A Python for ARM with numpy and onnxruntime, run by qemu's user mode: made once in the cache, without root.
+
+Its system is the distribution's own, for arm64, as apt resolves it with a state of its own; its wheels are pip's. All
+is unpacked, nothing is installed. What it computes are the numbers of ARM's kernels; its speed says nothing about a
+device.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnxruntime
+from platformdirs import user_cache_dir
+
+from edgekit.errors import RunError
+from edgekit.run.driven import Interpreter, this_interpreter
+from edgekit.types import Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+QEMU = ("qemu-aarch64-static", "qemu-aarch64")
+CPU = "cortex-a76"
+"""What is emulated: dot products, no i8mm. Kernels for i8mm gave the same bits where they were compared."""
+
+NO_KLEIDIAI = (("mlas.disable_kleidiai", "1"),)
+"""The session config entry that keeps to ONNX Runtime's own kernels on ARM; elsewhere it changes nothing."""
+
+INSTALL = "edgekit doctor --install arm64"
+
+_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
+_PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
+_CORE = (
+    "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
+    "CPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
+)
+
+
+def find_arm64() -> Interpreter:
+    """The Python that runs on ARM: this one on an ARM machine, an emulated one elsewhere.
+
+    Raises:
+        RunError: qemu is not installed, or ``install_arm64`` has not been run for this version of onnxruntime.
+    """
+    if platform.machine() in ("aarch64", "arm64"):
+        return this_interpreter()
+    qemu = _qemu()
+    root = _folder()
+    python = _python(root)
+    if python is None:
+        raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
+    if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
+        raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
+    # The environment is all there is: no search path of the host, and nothing for onnxruntime to report to its makers.
+    environment = {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(root / "site"), "PYTHONSAFEPATH": "1"}
+    return Interpreter(
+        f"emulated ARM ({CPU})",
+        (qemu, "-cpu", CPU, "-L", str(root), str(python)),
+        environment | {"ORT_DISABLE_TELEMETRY": "1"},
+    )
+
+
+def install_arm64(progress: Progress = silent) -> Path:
+    """Make the system for emulated ARM in the cache; return its folder. It is made beside its place and renamed.
+
+    Raises:
+        RunError: qemu, apt-get or dpkg-deb is not here, or one of them or pip failed.
+    """
+    _qemu()
+    for program in ("apt-get", "dpkg-deb"):
+        if not shutil.which(program):
+            raise RunError(
+                f"{program} is not here: the ARM system is made of Debian's packages", "use Debian or Ubuntu"
+            )
+    place = _folder()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".arm64-", dir=place.parent) as name:
+        work, root = Path(name), Path(name) / "root"
+        progress("ARM system", 0, 3, "steps")
+        _unpack_system(work / "apt", root)
+        progress("ARM system", 1, 3, "steps")
+        _unpack_wheels(work / "wheels", root)
+        progress("ARM system", 2, 3, "steps")
+        # qemu shows the host's cpuinfo where the system has none; onnxruntime dies of reading an x86 one on ARM.
+        (root / "proc").mkdir()
+        text = "".join(_CORE.format(n=n, features=_FEATURES) for n in range(os.cpu_count() or 1))
+        (root / "proc" / "cpuinfo").write_text(text, encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)
+        root.rename(place)
+    progress("ARM system", 3, 3, "steps")
+    return place
+
+
+def _qemu() -> str:
+    for name in QEMU:
+        if found := shutil.which(name):
+            return found
+    raise RunError(
+        "qemu-aarch64-static is not installed: nothing here runs ARM programs", "apt-get install qemu-user-static"
+    )
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit")) / "arm64"
+
+
+def _python(root: Path) -> Path | None:
+    """``python3.11`` or what the distribution has."""
+    return next((p for p in root.glob("usr/bin/python3.*") if p.suffix[1:].isdigit()), None)
+
+
+def _unpack_system(work: Path, root: Path) -> None:
+    """The packages of Python and what they depend on, from the system's own sources, as if nothing were installed."""
+    for folder in ("lists/partial", "archives/partial"):
+        (work / folder).mkdir(parents=True)
+    (work / "status").touch()
+    settings = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures::": "arm64",
+        "Dir::State": str(work),
+        "Dir::State::status": str(work / "status"),
+        "Dir::Cache": str(work),
+        "Debug::NoLocking": "1",
+        "Acquire::Languages": "none",
+    }
+    apt = ["apt-get", "-q", "-y", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
+    _run([*apt, "update"])
+    _run([*apt, "--no-install-recommends", "--download-only", "install", *_PACKAGES])
+    (root / "usr" / "lib").mkdir(parents=True)
+    (root / "lib").symlink_to("usr/lib")  # packages hold both, and must meet
+    for package in sorted((work / "archives").glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(root)])
+
+
+def _unpack_wheels(work: Path, root: Path) -> None:
+    """The same version of onnxruntime, and a numpy that goes with it, for the Python that is there."""
+    python = _python(root)
+    if python is None:
+        raise RunError(
+            "the distribution's Python for arm64 has no interpreter", "report this, with the distribution's name"
+        )
+    version = python.name.removeprefix("python")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "-d", str(work)]
+    pip += ["--only-binary=:all:", f"--python-version={version}", f"--abi=cp{version.replace('.', '')}"]
+    pip += ["--implementation=cp", *(f"--platform={name}" for name in _PLATFORMS)]
+    _run([*pip, f"onnxruntime=={onnxruntime.__version__}", "numpy<3"])
+    for wheel in work.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as file:
+            file.extractall(root / "site")
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        errors = [line for line in said if line.startswith(("E:", "ERROR:", "dpkg-deb: error"))]
+        reason = (errors or said or ["it said nothing"])[-1]
+        raise RunError(
+            f"{Path(command[0]).name} cannot get the ARM system: {reason}", f"`{' '.join(command)}` shows everything"
+        )
