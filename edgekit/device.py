@@ -47,6 +47,16 @@ class Plugin:
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """How the device itself opens the binaries: ``genai`` is onnxruntime-genai's name for the provider, ``options`` are
+    the provider's there.
+    """
+
+    genai: str
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Window:
     """A static graph's width: ``tokens`` at once over a cache of ``past`` slots."""
 
@@ -110,6 +120,7 @@ class Npu:
     largest_graph_bytes: int
     efficiency: tuple[float, float]
     routes: tuple[Route, ...]
+    runtime: Runtime
 
 
 @dataclass(frozen=True)

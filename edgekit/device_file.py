@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from edgekit.device import Activations, Certainty, Gate, Npu, Plugin, Precision, Route, Source, Target, Verified
+from edgekit.device import Activations, Certainty, Gate, Npu, Plugin, Precision, Route, Runtime, Source, Target, Verified
 from edgekit.table import Table, file_names
 
 if TYPE_CHECKING:
@@ -28,9 +28,12 @@ _KEYS = (
     *("name", "title", "chip", "provider", "provider_options", "opset", "precisions", "verified", "lacks", "quirks"),
     *("shared_kv", "accuracy_level", *_NUMBERS, "fallback", "npu", "sources", "notes"),
 )
-_NPU_KEYS = ("name", "family", "context", "efficiency", "options")
-_FAMILY_KEYS = ("name", "title", "plugin", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources")
+_NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
+_FAMILY_KEYS = (
+    *("name", "title", "plugin", "runtime", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources"),
+)
 _PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths")
+_RUNTIME_KEYS = ("genai", "options")
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
 _GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
 _SOURCE_KEYS = ("certainty", "text")
@@ -105,7 +108,7 @@ def _lint(target: Target) -> Iterator[str]:
 
 def _npu(table: Table) -> Npu:
     family = Table.open(table.get("family", str), _folder() / "families", "family", _FAMILY_KEYS)
-    plugin = family.table("plugin", _PLUGIN_KEYS)
+    plugin, runtime = family.table("plugin", _PLUGIN_KEYS), family.table("runtime", _RUNTIME_KEYS)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
     table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)
@@ -126,6 +129,10 @@ def _npu(table: Table) -> Npu:
         largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
         efficiency=(efficiency[0], efficiency[1]),
         routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
+        runtime=Runtime(
+            genai=runtime.get("genai", str),
+            options=tuple(sorted({**dict(runtime.texts("options")), **dict(table.texts("runtime"))}.items())),
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgekit import measure
+from edgekit.bundle.pipeline import CONFIG, pipeline_config, tokenizer_files
 from edgekit.bundle.reading import node_names, read_context
 from edgekit.compiled import CompiledGraph, Emulation, NpuBuild, Placed, Placement, Role
 from edgekit.errors import ConfigError, GateFailed, RunError
@@ -155,7 +156,19 @@ def compile_for(
         require_compiler(npu_of(target).plugin)
     probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
     line = NpuLine(bundle, sources.quantized, sources.written, sources.graph, progress)
-    return tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
+    builds = tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
+    for build in builds:
+        _write_pipeline(bundle, build, sources.checkpoint)
+    return builds
+
+
+def _write_pipeline(bundle: Draft, build: NpuBuild, checkpoint: Checkpoint) -> None:
+    """Make a device's folder one that onnxruntime-genai opens: its configuration, and the tokenizer's files again."""
+    npu, folder = npu_of(build.target), bundle.folder / build.folder
+    config = pipeline_config(folder, build, npu.runtime, checkpoint.spec, npu.prefill_tokens)
+    bundle.write_file(f"{build.folder}/{CONFIG}", config)
+    for name in tokenizer_files([file.name for file in checkpoint.files]):
+        bundle.write_file(f"{build.folder}/{name}", (bundle.folder / name).read_bytes())
 
 
 def make_probe(
@@ -204,7 +217,7 @@ class NpuLine:
         npu = npu_of(target)
         require_compiler(npu.plugin)
         folder = f"npu/{target.name}"
-        static = self._write_static(target, npu, route, f"{folder}/host.onnx")
+        static = self._write_static(target, npu, route, folder)
         options = (*npu.options, *route.options)
         placements: list[Placement] = []
         graphs = [
@@ -232,10 +245,11 @@ class NpuLine:
             made, emulations=emulations, graphs=tuple(replace(g, executed=not g.shared) for g in made.graphs)
         )
 
-    def _write_static(self, target: Target, npu: Npu, route: Route, host: str) -> dict[Role, tuple[str, ...]]:
-        """Write what does not depend on the chip, once, and the host's graph, which goes to each device."""
+    def _write_static(self, target: Target, npu: Npu, route: Route, folder: str) -> dict[Role, tuple[str, ...]]:
+        """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
         lowered = lower_static(self._model, target, npu, route)
-        self._bundle.write_graph(lowered.host, host)
+        for name, model in (("host", lowered.host), ("piece", lowered.piece), ("cache", lowered.cache)):
+            self._bundle.write_graph(model, f"{folder}/{name}.onnx")
         key = f"{self._stem}.{route.activations}.{npu.prefill_tokens}x{npu.context}"
         if key not in self._static:
             self._static[key] = {
