@@ -10,7 +10,19 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from edgekit.device import Activations, Certainty, Gate, Npu, Plugin, Precision, Route, Runtime, Source, Target, Verified
+from edgekit.device import (
+    Activations,
+    Certainty,
+    Gate,
+    Npu,
+    Plugin,
+    Precision,
+    Route,
+    Runtime,
+    Source,
+    Target,
+    Verified,
+)
 from edgekit.table import Table, file_names
 
 if TYPE_CHECKING:
@@ -32,7 +44,7 @@ _NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
 _FAMILY_KEYS = (
     *("name", "title", "plugin", "runtime", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources"),
 )
-_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths")
+_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths", "note", "chip", "sdk")
 _RUNTIME_KEYS = ("genai", "options")
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
 _GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
@@ -122,6 +134,9 @@ def _npu(table: Table) -> Npu:
             platforms=plugin.words("platforms"),
             licence=plugin.get("licence", str),
             paths=plugin.texts("paths"),
+            note=plugin.get("note", str, ""),
+            chip=plugin.get("chip", str, ""),
+            sdk=plugin.get("sdk", str, ""),
         ),
         options=tuple(sorted({**dict(family.texts("options")), **dict(table.texts("options"))}.items())),
         prefill_tokens=family.whole("prefill_tokens", at_least=2),

@@ -407,6 +407,7 @@ def emulate_build(
         steps=last,
         repeat=min(len(prompt), npu.prefill_tokens),
         threads=threads,
+        tools=build.tools,
     )
     emulated = emulate(task, progress)
     chains = [[open_on_cpu(root / g.source, threads) for g in build.chain(role)] for role in ROLES]
