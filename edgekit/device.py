@@ -53,9 +53,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How the device itself opens the binaries: ``genai`` is onnxruntime-genai's name for the provider, ``options`` are
-    the provider's there.
-    """
+    """How the device itself opens binaries: onnxruntime-genai's name for the provider, and the provider's options."""
 
     genai: str
     options: tuple[tuple[str, str], ...]
