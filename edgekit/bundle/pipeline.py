@@ -1,7 +1,7 @@
 """``npu/<target>/genai_config.json``: how onnxruntime-genai drives static graphs, as a pipeline of stages.
 
-It cuts nothing and pads nothing itself. A prompt is run through as many times as it has pieces (``sliding_window``),
-whole each time; the piece stage takes the next one. Names in ``inputs`` and ``outputs`` that genai manages (the
+genai gives every run the whole prompt, as many times as it has pieces (``sliding_window``); the piece stage takes the
+next one. Names in ``inputs`` and ``outputs`` that genai manages (the
 prompt, its places, the cache, one row of logits) are given to every stage that has them; what else a stage gives is
 handed to those after it, by name.
 """
@@ -40,15 +40,13 @@ class Stage:
 
 def stages_of(build: NpuBuild) -> tuple[Stage, ...]:
     """The stages in the order in which they run: piece, host, the prefill or the decode chain, cache."""
-    compiled = tuple(
-        Stage(_beside(build, graph.context).removesuffix(".onnx"), _beside(build, graph.context), *when, compiled=True)
-        for role, when in (("prefill", (True, False)), ("decode", (False, True)))
-        for graph in build.chain("prefill" if role == "prefill" else "decode")
+    files = {graph: graph.context.removeprefix(f"{build.folder}/") for graph in build.graphs}
+    compiled = (
+        Stage(files[g].removesuffix(".onnx"), files[g], g.role == "prefill", g.role == "decode", compiled=True)
+        for g in (*build.chain("prefill"), *build.chain("decode"))
     )
-    return (Stage("piece", "piece.onnx"), Stage("host", _beside(build, build.host)), *compiled, _LAST)
-
-
-_LAST = Stage("cache", "cache.onnx")
+    host = build.host.removeprefix(f"{build.folder}/")
+    return (Stage("piece", "piece.onnx"), Stage("host", host), *compiled, Stage("cache", "cache.onnx"))
 
 
 def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: ModelSpec, width: int) -> bytes:
@@ -133,7 +131,3 @@ def _stage(folder: Path, stage: Stage, runtime: Runtime) -> dict[str, Any]:
 def _session(providers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones.
     return {"log_id": "onnxruntime-genai", "provider_options": [*providers], "intra_op_num_threads": 0}
-
-
-def _beside(build: NpuBuild, path: str) -> str:
-    return path.removeprefix(f"{build.folder}/")

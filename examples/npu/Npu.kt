@@ -9,7 +9,7 @@
 //         runtimeOnly("com.qualcomm.qti:qnn-runtime:2.51.0")
 //     }
 //
-// Type-checked with Kotlin 2.4.0 against stubs of the few classes of ONNX Runtime's Java API and of Android that it uses,
+// Type-checked with Kotlin 2.4 against stubs of the few classes of ONNX Runtime's Java API and of Android that it uses,
 // written from their sources. Not built with the Android SDK, not run on a phone.
 
 import ai.onnxruntime.OnnxJavaType
