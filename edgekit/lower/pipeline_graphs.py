@@ -96,9 +96,9 @@ def cache_graph(chain: Sequence[ir.Model]) -> ir.Model:
     scalars = [tape.op("Squeeze", [value]) for value in (zero, count, one)]
     slots = tape.op("Add", [tape.op("Range", scalars), place])
     whole = tape.op("Concat", [one, _constant(graph, "heads", [heads]), count, one], {"axis": 0})
-    rows = (_constant(graph, "row", np.zeros((1, 1, 1, 1))), _constant(graph, "head", np.arange(heads)[:, None, None]))
+    head = tape.op("Unsqueeze", [_constant(graph, "head", np.arange(heads)), _constant(graph, "behind", [1, 2])])
     slot = tape.op("Unsqueeze", [slots, _constant(graph, "last", [-1])])
-    indices = tape.op("Concat", [tape.op("Expand", [v, whole]) for v in (*rows, slot)], {"axis": -1})
+    indices = tape.op("Concat", [tape.op("Expand", [v, whole]) for v in (zero, head, slot)], {"axis": -1})
     for past in pasts:
         name, size = str(past.name), fixed_size(past, 3)
         into = ir.Value(name=name, type=past.type, shape=past.shape)
