@@ -98,6 +98,16 @@ def test_a_graph_that_is_not_compiled(tmp_path: Path, plugin: ModuleType) -> Non
         check(tmp_path / "absent.onnx")
 
 
+def test_a_runtime_that_reads_no_notes(tmp_path: Path, plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime 1.24 does not; 1.25 does."""
+    path = graph(tmp_path)
+    state = "onnxruntime.capi.onnxruntime_pybind11_state.get_compatibility_info_from_model"
+    monkeypatch.delattr(state)
+    with pytest.raises(RunError, match=r"cannot tell what decode\.onnx was compiled for") as caught:
+        check(path)
+    assert caught.value.hint == "pip install 'onnxruntime>=1.25'"
+
+
 def test_a_module_that_does_not_say() -> None:
     assert installed_sdk(replace(PLUGIN, module="json", sdk="")) == ""
     assert installed_sdk(replace(PLUGIN, module="no_such_module")) == ""

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from onnxruntime.capi.onnxruntime_pybind11_state import get_compatibility_info_from_model
+import onnxruntime
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
@@ -64,7 +64,8 @@ def require_compatible(
         tools: packages and versions of the compiler, as the manifest says: they speak where the note does not.
 
     Raises:
-        RunError: a graph that cannot be read or holds no note, one for another chip, one of a newer SDK.
+        RunError: a graph that cannot be read or holds no note, one for another chip, one of a newer SDK; an ONNX
+            Runtime before 1.25, which reads no notes.
     """
     here, package = installed_sdk(plugin), Requirement(plugin.requirement).name
     compiler = dict(tools).get(package, "")
@@ -85,6 +86,11 @@ def require_compatible(
 
 
 def _note(graph: Path, provider: str) -> str:
+    try:
+        from onnxruntime.capi.onnxruntime_pybind11_state import get_compatibility_info_from_model
+    except ImportError as error:
+        unable = f"onnxruntime {onnxruntime.__version__} cannot tell what {graph.name} was compiled for"
+        raise RunError(unable, "pip install 'onnxruntime>=1.25'") from error
     try:
         note = get_compatibility_info_from_model(str(graph), provider)
     except Exception as error:  # onnxruntime's errors have no common base class
