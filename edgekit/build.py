@@ -31,6 +31,7 @@ from edgekit.types import (
     Precision,
     Prefill,
     Progress,
+    Provenance,
     Recipe,
     Resume,
     Target,
@@ -39,6 +40,7 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
     import onnx_ir as ir
@@ -104,57 +106,95 @@ def build_bundle(
     chosen = load_target(target) if isinstance(target, str) else target
     devices = _devices(chosen, npu)
     plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
-    portable = load_target(chosen.fallback) if devices else chosen
     if exporter == "optimum":
+        if devices:
+            raise ConfigError(f"graphs of optimum are not lowered for the NPU of {chosen.title}", "--exporter native")
         # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
-        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, fast_prefill=False)
+        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, fast_prefill=False)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
+        exported = None
         if exporter == "optimum":
-            from edgekit.graph import export_with_optimum
-
-            exported = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
-            model_graph, spec, files, origin, weights = exported
-            checkpoint = Checkpoint(spec, weights, files, origin)
-            provenance = beside.submit(fingerprint, checkpoint)
+            checkpoint, exported = _export(model, chosen.opset, offline, progress)
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
-            provenance = beside.submit(fingerprint, checkpoint)
-            model_graph, weights = draw(checkpoint, plan, chosen.opset)
-        from edgekit.lower import lower
-        from edgekit.quantize import fit_budget, quantize
+        provenance = beside.submit(fingerprint, checkpoint)
+        model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
+        order = _Order(plan, chosen, devices, exporter, npu)
+        return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 
-        policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
-        small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
-        quantized = small.model.clone() if devices else None
-        lowered = lower(small.model, portable)
-        graph = GRAPH_NAMES[plan.precision]
-        key = _key(source_stamp(checkpoint), plan, chosen, exporter, weights, policy)
-        bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
-        prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
-        bundle.write_side_files(checkpoint.files, checkpoint.spec, portable, graph, plan.precision)
-        npus: tuple[NpuBuild, ...] = ()
-        if quantized is not None:
-            from edgekit.npu import Sources, compile_for
 
-            made = Sources(checkpoint, plan, quantized, lowered, graph)
-            npus = compile_for(bundle, made, devices, npu.activations, emulate=npu.emulate, progress=progress)
-        return bundle.finish(
-            Manifest(
-                schema=SCHEMA,
-                edgekit=__version__,
-                provenance=provenance.result(),
-                spec=checkpoint.spec,
-                recipe=plan,
-                target=chosen,
-                graph=graph,
-                exporter=exporter,
-                tools=_tools(),
-                tensors=small.entries(),
-                files=(),
-                prefill=prefill,
-                npus=npus,
-            )
+@dataclass(frozen=True)
+class _Order:
+    """What is to be built, once every name has been looked up."""
+
+    recipe: Recipe
+    target: Target
+    devices: tuple[Target, ...]
+    exporter: Exporter
+    npu: ForNpu
+
+    @property
+    def portable(self) -> Target:
+        """Whom the portable graph is lowered for."""
+        return load_target(self.target.fallback) if self.devices else self.target
+
+
+def _write(
+    bundle: Draft,
+    order: _Order,
+    checkpoint: Checkpoint,
+    model_graph: ir.Model,
+    weights: Weights,
+    provenance: Future[Provenance],
+    progress: Progress,
+) -> Bundle:
+    """From the float graph to the finished bundle."""
+    from edgekit.lower import lower
+    from edgekit.quantize import fit_budget, quantize
+
+    plan, portable = order.recipe, order.portable
+    policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
+    small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
+    quantized = small.model.clone() if order.devices else None
+    lowered = lower(small.model, portable)
+    graph = GRAPH_NAMES[plan.precision]
+    key = _key(source_stamp(checkpoint), plan, order.target, order.exporter, weights, policy)
+    bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
+    prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
+    bundle.write_side_files(checkpoint.files, checkpoint.spec, portable, graph, plan.precision)
+    npus: tuple[NpuBuild, ...] = ()
+    if quantized is not None:
+        from edgekit.npu import Sources, compile_for
+
+        sources = Sources(checkpoint, plan, quantized, lowered, graph)
+        npus = compile_for(
+            bundle, sources, order.devices, order.npu.activations, emulate=order.npu.emulate, progress=progress
         )
+    return bundle.finish(
+        Manifest(
+            schema=SCHEMA,
+            edgekit=__version__,
+            provenance=provenance.result(),
+            spec=checkpoint.spec,
+            recipe=plan,
+            target=order.target,
+            graph=graph,
+            exporter=order.exporter,
+            tools=_tools(),
+            tensors=small.entries(),
+            files=(),
+            prefill=prefill,
+            npus=npus,
+        )
+    )
+
+
+def _export(model: str, opset: int, offline: bool, progress: Progress) -> tuple[Checkpoint, ir.Model]:
+    """What optimum makes of a model, as a checkpoint and the graph of it."""
+    from edgekit.graph import export_with_optimum
+
+    graph, spec, files, origin, weights = export_with_optimum(model, opset=opset, offline=offline, progress=progress)
+    return Checkpoint(spec, weights, files, origin), graph
 
 
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:

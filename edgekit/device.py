@@ -43,7 +43,9 @@ class Plugin:
 
     ``module`` has ``get_library_path()``; ``paths`` are provider options whose value the named function of the module
     gives. ``requirement`` is what to install, ``extra`` edgekit's name for it, ``platforms`` (``Linux x86_64``) where
-    it holds a compiler, ``licence`` whose terms it comes under.
+    it holds a compiler, ``licence`` whose terms it comes under. ``note`` is a regular expression of what its compiler
+    notes in a graph, with groups ``sdk`` and ``chips``; ``chip`` the option that names the chip; ``sdk`` where the
+    module says its own SDK's version. Each is "" where there is no such thing.
     """
 
     module: str
@@ -52,6 +54,17 @@ class Plugin:
     platforms: tuple[str, ...]
     licence: str
     paths: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+    chip: str = ""
+    sdk: str = ""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How the device itself opens binaries: onnxruntime-genai's name for the provider, and the provider's options."""
+
+    genai: str
+    options: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,7 @@ class Npu:
     largest_graph_bytes: int
     efficiency: tuple[float, float]
     routes: tuple[Route, ...]
+    runtime: Runtime
     sources: tuple[Source, ...] = ()
 
     def numbers(self) -> dict[str, Value | Gate]:

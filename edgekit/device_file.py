@@ -20,6 +20,7 @@ from edgekit.device import (
     Plugin,
     Precision,
     Route,
+    Runtime,
     Source,
     Target,
     Verified,
@@ -34,9 +35,12 @@ _KEYS = (
     *("name", "title", "chip", "provider", "provider_options", "opset", "precisions", "verified", "lacks", "quirks"),
     *("shared_kv", *NUMBERS, "fallback", "npu", "sources", "notes"),
 )
-_NPU_KEYS = ("name", "family", "context", "efficiency", "options")
-_FAMILY_KEYS = ("name", "title", "plugin", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources")
-_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths")
+_NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
+_FAMILY_KEYS = (
+    *("name", "title", "plugin", "runtime", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources"),
+)
+_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths", "note", "chip", "sdk")
+_RUNTIME_KEYS = ("genai", "options")
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
 _GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
 _SOURCE_KEYS = ("certainty", "text")
@@ -86,7 +90,7 @@ def load_target(name_or_path: str | Path) -> Target:
 
 def _npu(table: Table, device: str | Path) -> Npu:
     family = _family(table.get("family", str), device)
-    plugin = family.table("plugin", _PLUGIN_KEYS)
+    plugin, runtime = family.table("plugin", _PLUGIN_KEYS), family.table("runtime", _RUNTIME_KEYS)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
     table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)
@@ -100,6 +104,9 @@ def _npu(table: Table, device: str | Path) -> Npu:
             platforms=plugin.words("platforms"),
             licence=plugin.get("licence", str),
             paths=plugin.texts("paths"),
+            note=plugin.get("note", str, ""),
+            chip=plugin.get("chip", str, ""),
+            sdk=plugin.get("sdk", str, ""),
         ),
         options=tuple(sorted({**dict(family.texts("options")), **dict(table.texts("options"))}.items())),
         prefill_tokens=family.whole("prefill_tokens", at_least=2),
@@ -107,6 +114,10 @@ def _npu(table: Table, device: str | Path) -> Npu:
         largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
         efficiency=(efficiency[0], efficiency[1]),
         routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
+        runtime=Runtime(
+            genai=runtime.get("genai", str),
+            options=tuple(sorted({**dict(runtime.texts("options")), **dict(table.texts("runtime"))}.items())),
+        ),
         sources=_sources(family, _FAMILY_SOURCED),
     )
 

@@ -12,23 +12,20 @@ from typing import TYPE_CHECKING
 
 from edgekit import measure
 from edgekit.bundle.external import write_model
+from edgekit.bundle.pipeline import CONFIG, pipeline_config, tokenizer_files
 from edgekit.bundle.reading import node_names, read_context
-from edgekit.compiled import CompiledGraph, Emulation, NpuBuild, Placed, Placement, Role
+from edgekit.compiled import CompiledGraph, NpuBuild, Placed, Placement, Role
+from edgekit.emulation import ROLES, STEPS, TOKENS, emulate_build, make_probe, npu_of, require_gate
 from edgekit.errors import ConfigError, GateFailed, RunError
-from edgekit.lower import fixes, lower_static, share_bytes
-from edgekit.quantize import observed, quantize_activations, reference_logits
+from edgekit.lower import cache_graph, fixes, lower_static, share_bytes
+from edgekit.quantize import observed, quantize_activations
 from edgekit.record import to_json
 from edgekit.run import physical_cores
 from edgekit.run.npu import (
-    StaticRunner,
-    Task,
     compile_graphs,
-    emulate,
     observe_ranges,
-    open_on_cpu,
     plugin_versions,
     require_compiler,
-    run_graphs,
 )
 from edgekit.source import source_tokenizer
 from edgekit.types import Progress, silent
@@ -41,38 +38,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.bundle import Draft
-    from edgekit.device import Activations, Gate, Npu, Precision, Route, Target
-    from edgekit.measure import Text
+    from edgekit.device import Activations, Npu, Precision, Route, Target
+    from edgekit.emulation import Probe
     from edgekit.run.npu import Compilation
     from edgekit.types import Checkpoint, Recipe
 
-TOKENS, STEPS = 64, 8
-"""What a build runs on the emulator: tokens of a prompt, then tokens one by one."""
-
 CALIBRATION_TOKENS, WINDOW, CALIBRATION_CHARACTERS = 2048, 128, 60_000
 """How many tokens scales are found on, in windows of how many, from how many characters of text."""
-
-ROLES: tuple[Role, Role] = ("prefill", "decode")
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A sequence of token ids, the FP32 logits [S, V] of it, and the text it comes from."""
-
-    tokens: tuple[int, ...]
-    logits: NDArray[np.float32]
-    text: str
-
-
-def npu_of(target: Target) -> Npu:
-    """The target's NPU.
-
-    Raises:
-        ConfigError: it has none that graphs are compiled for.
-    """
-    if target.npu is None:
-        raise ConfigError(f"target '{target.name}' has no NPU to compile for", "see `edgekit targets list`")
-    return target.npu
 
 
 def choose_route(target: Target, precision: Precision, activations: Activations | None = None) -> Route:
@@ -161,33 +133,19 @@ def compile_for(
     probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
     windows = calibration_windows(sources.checkpoint, min(npu_of(t).context for t in targets))
     line = NpuLine(bundle, sources, windows, progress)
-    return tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
+    builds = tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
+    for build in builds:
+        _write_pipeline(bundle, build, sources.checkpoint)
+    return builds
 
 
-def make_probe(
-    checkpoint: Checkpoint, recipe: Recipe, count: int, *, text: Text | None = None, progress: Progress = silent
-) -> Probe:
-    """FP32 logits for the beginning of a text, computed from the checkpoint's own weights, each read once.
-
-    Args:
-        checkpoint: the model.
-        recipe: says whether weights are smoothed, which changes no logit.
-        count: tokens.
-        text: by default CPython's help topics.
-        progress: told that it goes on.
-
-    Raises:
-        MeasureError: the text is too short.
-    """
-    from edgekit.build import draw
-
-    text = text or measure.embedded_text()
-    half = -(-count // 2)
-    tokens = measure.cut_windows(text, source_tokenizer(checkpoint), half, 2 * half).ravel()[:count].tolist()
-    progress("FP32 reference", 0, 1, "texts")
-    logits = reference_logits(*draw(checkpoint, replace(recipe, smooth=0.0), 21), tokens)
-    progress("FP32 reference", 1, 1, "texts")
-    return Probe(tuple(tokens), logits, text.name)
+def _write_pipeline(bundle: Draft, build: NpuBuild, checkpoint: Checkpoint) -> None:
+    """Make a device's folder one that onnxruntime-genai opens: its configuration, and the tokenizer's files again."""
+    npu, folder = npu_of(build.target), bundle.folder / build.folder
+    config = pipeline_config(folder, build, npu.runtime, checkpoint.spec, npu.prefill_tokens)
+    bundle.write_file(f"{build.folder}/{CONFIG}", config)
+    for name in tokenizer_files([file.name for file in checkpoint.files]):
+        bundle.write_file(f"{build.folder}/{name}", (bundle.folder / name).read_bytes())
 
 
 def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int64]:
@@ -210,6 +168,7 @@ class NpuLine:
         self._stem = sources.graph.removesuffix(".onnx")
         self._bytes = dict(sources.written.graph.initializers)
         self._static: dict[str, dict[Role, tuple[str, ...]]] = {}
+        self._caches: dict[str, ir.Model] = {}
 
     def build(self, target: Target, route: Route, precision: Precision, probe: Probe | None) -> NpuBuild:
         """Compile for one device, prove where each node runs and, with a probe, execute.
@@ -221,7 +180,7 @@ class NpuLine:
         npu = npu_of(target)
         require_compiler(npu.plugin)
         folder = f"npu/{target.name}"
-        static = self._write_static(target, npu, route, f"{folder}/host.onnx")
+        static = self._write_static(target, npu, route, folder)
         options = (*npu.options, *route.options)
         placements: list[Placement] = []
         graphs = [
@@ -249,19 +208,22 @@ class NpuLine:
             made, emulations=emulations, graphs=tuple(replace(g, executed=not g.shared) for g in made.graphs)
         )
 
-    def _write_static(self, target: Target, npu: Npu, route: Route, host: str) -> dict[Role, tuple[str, ...]]:
-        """Write what does not depend on the chip, once, and the host's graph, which goes to each device."""
+    def _write_static(self, target: Target, npu: Npu, route: Route, folder: str) -> dict[Role, tuple[str, ...]]:
+        """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
         lowered = lower_static(self._model, target, npu, route)
-        self._bundle.write_graph(lowered.host, host)
+        self._bundle.write_graph(lowered.host, f"{folder}/host.onnx")
+        self._bundle.write_graph(lowered.piece, f"{folder}/piece.onnx")
         prefill, decode = lowered.prefill, lowered.decode
         key = f"{self._stem}.{route.activations}.{npu.prefill_tokens}x{npu.context}"
         if key not in self._static:
             if route.calibrated:
-                prefill, decode = self._calibrated(prefill, decode, host)
+                prefill, decode = self._calibrated(prefill, decode, f"{folder}/host.onnx")
             self._static[key] = {
                 "prefill": self._write_chain(prefill, f"{key}.prefill"),
                 "decode": self._write_chain(decode, f"{key}.decode"),
             }
+            self._caches[key] = cache_graph(prefill)
+        self._bundle.write_graph(self._caches[key].clone(), f"{folder}/cache.onnx")
         return self._static[key]
 
     def _calibrated(
@@ -364,94 +326,6 @@ def require_placed(target: Target, placement: Placement, error: str) -> None:
             f"{placement.graph} cannot be compiled for {target.name}: {error}",
             "`edgekit targets check` tries one layer and the head in seconds",
         )
-
-
-def require_gate(target: Target, gate: Gate | None, emulations: Sequence[Emulation]) -> None:
-    """Raise unless the emulator's logits are as near as a gate asks; without a gate there is nothing to ask.
-
-    Raises:
-        GateFailed: with each number that falls short beside its limit.
-    """
-    short = [line for emulation in emulations for line in (shortfalls(gate, emulation) if gate else ())]
-    if short:
-        raise GateFailed(
-            f"{target.name}: on the emulator, {'; '.join(short)}",
-            "build with more bits (--precision int8), or without the check: --no-emulate",
-        )
-
-
-def shortfalls(gate: Gate, emulation: Emulation) -> tuple[str, ...]:
-    """What of an emulation is worse than a gate allows, in words. Shares are judged to the nearest token."""
-    slack = 0.5 / emulation.tokens
-    lines = []
-    for name, value, limit, upper in (
-        ("top-1 against FP32", emulation.total.top1, gate.top1 - slack, False),
-        ("KL against FP32", emulation.total.kld, gate.kld, True),
-        ("top-1 against the same graph on the CPU", emulation.npu.top1, gate.npu_top1 - slack, False),
-        ("KL against the same graph on the CPU", emulation.npu.kld, gate.npu_kld, True),
-        ("cosine against the same graph on the CPU", emulation.npu.cosine, gate.npu_cosine, False),
-    ):
-        if (value > limit) if upper else (value < limit):
-            lines.append(f"{emulation.role}: {name} is {value:.4g}, {'at most' if upper else 'at least'} {limit:.4g}")
-    if not emulation.repeatable:
-        lines.append(f"{emulation.role}: a second run gave other bits")
-    return tuple(lines)
-
-
-def emulate_build(
-    root: Path, build: NpuBuild, probe: Probe, *, steps: int = STEPS, progress: Progress = silent
-) -> tuple[Emulation, ...]:
-    """Execute the compiled graphs of a bundle and compare them with FP32 and with the same graphs on the CPU.
-
-    Args:
-        root: the bundle's folder.
-        build: what was compiled.
-        probe: the tokens; the last ``steps`` go through the decode graph, those before through the prefill graph.
-        steps: tokens one by one.
-        progress: told the tokens run.
-
-    Raises:
-        RunError: the emulator fails.
-    """
-    npu, threads = npu_of(build.target), physical_cores()
-    prompt, last = probe.tokens[: len(probe.tokens) - steps], probe.tokens[len(probe.tokens) - steps :]
-    task = Task(
-        plugin=npu.plugin,
-        provider=build.target.provider,
-        options=build.options,
-        host=root / build.host,
-        prefill=tuple(root / g.context for g in build.chain("prefill")),
-        decode=tuple(root / g.context for g in build.chain("decode")),
-        tokens=prompt,
-        steps=last,
-        repeat=min(len(prompt), npu.prefill_tokens),
-        threads=threads,
-    )
-    emulated = emulate(task, progress)
-    chains = [[open_on_cpu(root / g.source, threads) for g in build.chain(role)] for role in ROLES]
-    runner = StaticRunner(open_on_cpu(root / build.host, threads), *chains)
-    try:
-        on_cpu = run_graphs(runner, replace(task, repeat=0))
-    finally:
-        runner.close()
-    count = len(prompt)
-    rows = (
-        (emulated.prefill, on_cpu.prefill, probe.logits[:count]),
-        (emulated.decode, on_cpu.decode, probe.logits[count:]),
-    )
-    return tuple(
-        Emulation(
-            role=role,
-            tokens=len(ours),
-            text=probe.text,
-            total=measure.agree(reference, ours),
-            quantization=measure.agree(reference, cpu),
-            npu=measure.agree(cpu, ours),
-            repeatable=same,
-        )
-        for role, (ours, cpu, reference), same in zip(ROLES, rows, emulated.repeated, strict=True)
-        if len(ours)
-    )
 
 
 def _apart(static: dict[Role, tuple[str, ...]]) -> list[list[tuple[Role, int, str]]]:

@@ -214,3 +214,14 @@ def test_bad_recipe_names_key_and_fix(tmp_path: Path, change: str, message: str,
 def test_contradictions_of_a_recipe(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(write(tmp_path, "mine.toml", text))
+
+
+def test_a_device_may_open_its_npu_otherwise_than_its_family(tmp_path: Path) -> None:
+    text = Path("targets/galaxy-s24.toml").read_text()
+    path = tmp_path / "galaxy-s24.toml"
+    path.write_text(text.replace("[sources]", '[npu.runtime]\nbackend_path = "QnnHtp.dll"\n\n[sources]'))
+    family, other = load_target("galaxy-s24").npu, load_target(path).npu
+    assert family is not None
+    assert other is not None
+    assert other.runtime.genai == family.runtime.genai == "qnn"
+    assert dict(other.runtime.options) == dict(family.runtime.options) | {"backend_path": "QnnHtp.dll"}

@@ -5,7 +5,8 @@ A file in this folder that declares ``FIXES``, a frozenset of the names used in 
 """
 
 from edgekit.lower.cures import Cure, fixes, lower
+from edgekit.lower.pipeline_graphs import cache_graph
 from edgekit.lower.prefill import prefill_graph
 from edgekit.lower.static import StaticGraphs, lower_static, share_bytes
 
-__all__ = ["Cure", "StaticGraphs", "fixes", "lower", "lower_static", "prefill_graph", "share_bytes"]
+__all__ = ["Cure", "StaticGraphs", "cache_graph", "fixes", "lower", "lower_static", "prefill_graph", "share_bytes"]

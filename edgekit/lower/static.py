@@ -18,6 +18,7 @@ from edgekit.device import Window
 from edgekit.errors import LowerError
 from edgekit.lower.cures import lower
 from edgekit.lower.host_inputs import host_graph
+from edgekit.lower.pipeline_graphs import piece_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +30,13 @@ _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class StaticGraphs:
-    """``prefill`` and ``decode`` are chains: each part takes what those before it give, by name."""
+    """``prefill`` and ``decode`` are chains: each part takes what those before it give, by name.
+
+    ``host`` and ``piece`` run on the CPU; the latter is for a runtime with a loop of its own, as ``cache_graph`` is.
+    """
 
     host: ir.Model
+    piece: ir.Model
     prefill: tuple[ir.Model, ...]
     decode: tuple[ir.Model, ...]
 
@@ -52,7 +57,8 @@ def lower_static(model: ir.Model, target: Target, npu: Npu, route: Route) -> Sta
         split(lower(model.clone(), target.compiled(route, Window(tokens, npu.context))), npu.largest_graph_bytes)
         for tokens in (npu.prefill_tokens, 1)
     )
-    return StaticGraphs(host_graph(model, npu.context, route.masked), prefill, decode)
+    host = host_graph(model, npu.context, route.masked)
+    return StaticGraphs(host, piece_graph(npu.prefill_tokens, host), prefill, decode)
 
 
 def share_bytes(model: ir.Model, written: Mapping[str, ir.Value]) -> None:

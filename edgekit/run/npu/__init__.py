@@ -1,6 +1,7 @@
 """Graphs for an NPU: compiled on this machine by the provider's own compiler, executed by its emulator or the NPU."""
 
 from edgekit.run.npu.calibrating import observe_ranges
+from edgekit.run.npu.compatibility import Mark, installed_sdk, parse_mark, require_compatible
 from edgekit.run.npu.compiling import Compilation, compile_graphs
 from edgekit.run.npu.emulating import Emulated, Task, emulate, run_graphs
 from edgekit.run.npu.plugin import plugin_versions, require_compiler
@@ -9,13 +10,17 @@ from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
 __all__ = [
     "Compilation",
     "Emulated",
+    "Mark",
     "StaticRunner",
     "Task",
     "compile_graphs",
     "emulate",
+    "installed_sdk",
     "observe_ranges",
     "open_on_cpu",
+    "parse_mark",
     "plugin_versions",
+    "require_compatible",
     "require_compiler",
     "run_graphs",
 ]

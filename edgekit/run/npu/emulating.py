@@ -18,6 +18,7 @@ import onnxruntime
 from edgekit.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.errors import RunError
 from edgekit.record import from_json, to_json
+from edgekit.run.npu.compatibility import require_compatible
 from edgekit.run.npu.plugin import require_compiler, session_options
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
 from edgekit.types import Progress, silent
@@ -32,7 +33,7 @@ SAID = "progress "
 class Task:
     """What to run: ``tokens`` at once on the prefill chain, then ``steps`` one by one on the decode chain.
 
-    ``repeat``: so many tokens of the prompt, and the first step, run twice.
+    ``repeat``: so many tokens of the prompt, and the first step, run twice. ``tools`` are the compiler's packages.
     """
 
     plugin: Plugin
@@ -45,6 +46,7 @@ class Task:
     steps: tuple[int, ...]
     repeat: int
     threads: int
+    tools: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ def emulate(task: Task, progress: Progress = silent) -> Emulated:
     """Run compiled graphs; the vendor's library is loaded by another process.
 
     Raises:
-        RunError: no emulator here; a binary that it cannot load; it crashed.
+        RunError: no emulator here; a binary for another chip or of a newer version; it crashed.
     """
     require_compiler(task.plugin)
+    graphs = (*task.prefill, *task.decode)
+    require_compatible(task.plugin, task.provider, task.options, graphs, tools=task.tools)
     with TemporaryDirectory() as folder:
         described, result = Path(folder) / "task.json", Path(folder) / "result.npz"
         described.write_text(to_json(task), encoding="utf-8")

@@ -1,0 +1,133 @@
+"""``npu/<target>/genai_config.json``: how onnxruntime-genai drives static graphs, as a pipeline of stages.
+
+genai gives every run the whole prompt, as many times as it has pieces (``sliding_window``); the piece stage takes the
+next one. Names in ``inputs`` and ``outputs`` that genai manages (the
+prompt, its places, the cache, one row of logits) are given to every stage that has them; what else a stage gives is
+handed to those after it, by name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgekit.device import Runtime
+    from edgekit.types import ModelSpec, NpuBuild
+
+CONFIG = "genai_config.json"
+
+_ALONE = ("config.json", "generation_config.json", "genai_config.json")
+"""Files of a bundle that are about its portable graph."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One graph of a pipeline, by its path beside the configuration; ``compiled`` ones run on the NPU."""
+
+    name: str
+    file: str
+    on_prompt: bool = True
+    on_token: bool = True
+    compiled: bool = False
+
+
+def stages_of(build: NpuBuild) -> tuple[Stage, ...]:
+    """The stages in the order in which they run: piece, host, the prefill or the decode chain, cache."""
+    files = {graph: graph.context.removeprefix(f"{build.folder}/") for graph in build.graphs}
+    compiled = (
+        Stage(files[g].removesuffix(".onnx"), files[g], g.role == "prefill", g.role == "decode", compiled=True)
+        for g in (*build.chain("prefill"), *build.chain("decode"))
+    )
+    host = build.host.removeprefix(f"{build.folder}/")
+    return (Stage("piece", "piece.onnx"), Stage("host", host), *compiled, Stage("cache", "cache.onnx"))
+
+
+def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: ModelSpec, width: int) -> bytes:
+    """The configuration of what lies in a device's folder; names are read from the graphs.
+
+    Args:
+        folder: ``npu/<target>``; its graphs are written.
+        build: what they are.
+        runtime: the provider's name in genai and its options on the device.
+        spec: the model.
+        width: tokens of a piece of a prompt.
+    """
+    eos = list(spec.eos_token_ids)
+    model = {
+        "type": "decoder-pipeline",
+        "bos_token_id": spec.bos_token_id,
+        "eos_token_id": eos if len(eos) != 1 else eos[0],
+        "pad_token_id": spec.pad_token_id if spec.pad_token_id is not None else next(iter(eos), None),
+        "vocab_size": spec.vocab_size,
+        "context_length": build.past,
+        "decoder": {
+            "session_options": _session(()),
+            "head_size": spec.head_dim,
+            "hidden_size": spec.hidden_size,
+            "num_attention_heads": spec.heads,
+            "num_hidden_layers": spec.layers,
+            "num_key_value_heads": spec.kv_heads,
+            # genai takes a window for a layer's own: its cache gets window + slack slots, which must be the graphs'.
+            "sliding_window": {
+                "window_size": width,
+                "cache_slack": build.past - width,
+                "slide_key_value_cache": False,
+                "slide_inputs": False,
+            },
+            "inputs": {
+                "input_ids": "prompt_ids",
+                "position_ids": "prompt_positions",
+                "past_key_names": "past_key_values.%d.key",
+                "past_value_names": "past_key_values.%d.value",
+            },
+            "outputs": {
+                "logits": "logits.last",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+            "pipeline": [{s.name: _stage(folder, s, runtime) for s in stages_of(build)}],
+        },
+    }
+    search = {
+        "do_sample": False,
+        "max_length": build.past,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+    }
+    kept = {k: v for k, v in model.items() if v is not None and v != []}
+    return (json.dumps({"model": kept, "search": search}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def tokenizer_files(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of a bundle's side files that a tokenizer needs."""
+    return tuple(name for name in names if name not in _ALONE)
+
+
+def _stage(folder: Path, stage: Stage, runtime: Runtime) -> dict[str, Any]:
+    graph = ir.load(folder / stage.file).graph
+    return {
+        "filename": stage.file,
+        "inputs": [value.name for value in graph.inputs],
+        "outputs": [value.name for value in graph.outputs],
+        "run_on_prompt": stage.on_prompt,
+        "run_on_token_gen": stage.on_token,
+        "session_options": _session([{runtime.genai: dict(runtime.options)}] if stage.compiled else ()),
+    }
+
+
+def _session(providers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones.
+    return {"log_id": "onnxruntime-genai", "provider_options": [*providers], "intra_op_num_threads": 0}
