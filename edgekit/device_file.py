@@ -29,7 +29,9 @@ _KEYS = (
     *("shared_kv", "accuracy_level", *_NUMBERS, "fallback", "npu", "sources", "notes"),
 )
 _NPU_KEYS = ("name", "family", "context", "efficiency", "options")
-_FAMILY_KEYS = ("name", "title", "plugin", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources")
+_FAMILY_KEYS = (
+    *("name", "title", "plugin", "options", "session", "prefill_tokens", "largest_graph_bytes", "route", "sources"),
+)
 _PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths")
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
 _GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
@@ -105,33 +107,37 @@ def _lint(target: Target) -> Iterator[str]:
 
 def _npu(table: Table) -> Npu:
     family = Table.open(table.get("family", str), _folder() / "families", "family", _FAMILY_KEYS)
-    plugin = family.table("plugin", _PLUGIN_KEYS)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
     table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)
     return Npu(
         name=table.get("name", str),
         family=family.get("name", str),
-        plugin=Plugin(
-            module=plugin.get("module", str),
-            requirement=plugin.get("requirement", str),
-            extra=plugin.get("extra", str),
-            platforms=plugin.words("platforms"),
-            licence=plugin.get("licence", str),
-            paths=plugin.texts("paths"),
-        ),
+        plugin=_plugin(family.table("plugin", _PLUGIN_KEYS)) if family.has("plugin") else None,
         options=tuple(sorted({**dict(family.texts("options")), **dict(table.texts("options"))}.items())),
         prefill_tokens=family.whole("prefill_tokens", at_least=2),
         context=table.whole("context", at_least=2),
         largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
         efficiency=(efficiency[0], efficiency[1]),
         routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
+        session=family.texts("session"),
+    )
+
+
+def _plugin(table: Table) -> Plugin:
+    return Plugin(
+        module=table.get("module", str),
+        requirement=table.get("requirement", str),
+        extra=table.get("extra", str),
+        platforms=table.words("platforms"),
+        licence=table.get("licence", str),
+        paths=table.texts("paths"),
     )
 
 
 def _route(table: Table) -> Route:
     precisions = table.words("precisions", _PRECISIONS)
-    gates = table.table("gate", _PRECISIONS)
+    gates = table.table("gate", _PRECISIONS) if table.has("gate") else None
     return Route(
         activations=table.choice("activations", get_args(Activations)),
         precisions=precisions,
@@ -139,7 +145,7 @@ def _route(table: Table) -> Route:
         quirks=frozenset(table.words("quirks", default=())),
         options=table.texts("options"),
         recipes=tuple((p, name) for p in precisions for key, name in table.texts("recipes") if key == p),
-        gates=tuple(_gate(p, gates.table(p, _GATE_KEYS)) for p in precisions if gates.has(p)),
+        gates=tuple(_gate(p, gates.table(p, _GATE_KEYS)) for p in precisions if gates and gates.has(p)),
         masked=-(table.positive("masked") or 10_000.0),
     )
 

@@ -15,6 +15,7 @@ from edgekit.bundle.reading import node_names, read_context
 from edgekit.compiled import CompiledGraph, Emulation, NpuBuild, Placed, Placement, Role
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.lower import fixes, lower_static, share_bytes
+from edgekit.on_device import leave_graphs
 from edgekit.quantize import reference_logits
 from edgekit.record import to_json
 from edgekit.run import physical_cores
@@ -152,10 +153,18 @@ def compile_for(
                 f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context"
             )
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
-        require_compiler(npu_of(target).plugin)
+        if plugin := npu_of(target).plugin:
+            require_compiler(plugin)
     probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
     line = NpuLine(bundle, sources.quantized, sources.written, sources.graph, progress)
-    return tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
+    builds = []
+    for target in targets:
+        npu, route = npu_of(target), choose_route(target, precision, activations)
+        if npu.plugin:
+            builds.append(line.build(target, route, precision, probe))
+        else:
+            builds.append(leave_graphs(bundle, sources, target, npu, route, probe, progress=progress))
+    return tuple(builds)
 
 
 def make_probe(
