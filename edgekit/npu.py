@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.bundle import Draft
-    from edgekit.device import Activations, Gate, Npu, Precision, Route, Target
+    from edgekit.device import Activations, Gate, Npu, Plugin, Precision, Route, Target
     from edgekit.measure import Text
     from edgekit.run.npu import Compilation
     from edgekit.types import Checkpoint, Recipe
@@ -69,6 +69,18 @@ def npu_of(target: Target) -> Npu:
     if target.npu is None:
         raise ConfigError(f"target '{target.name}' has no NPU to compile for", "see `edgekit targets list`")
     return target.npu
+
+
+def plugin_of(target: Target) -> Plugin:
+    """The package that compiles for the target's NPU.
+
+    Raises:
+        ConfigError: there is none; the device compiles by itself.
+    """
+    plugin = npu_of(target).plugin
+    if plugin is None:
+        raise ConfigError(f"{target.title} compiles by itself", "its graphs go to the device as they are")
+    return plugin
 
 
 def choose_route(target: Target, precision: Precision, activations: Activations | None = None) -> Route:
@@ -211,7 +223,7 @@ class NpuLine:
             GateFailed: a node would run on the CPU, or the emulator's logits are farther off than the target allows.
         """
         npu = npu_of(target)
-        require_compiler(npu.plugin)
+        require_compiler(plugin_of(target))
         folder = f"npu/{target.name}"
         static = self._write_static(target, npu, route, f"{folder}/host.onnx")
         options = (*npu.options, *route.options)
@@ -227,7 +239,7 @@ class NpuLine:
             target=target,
             activations=route.activations,
             options=tuple(sorted(options)),
-            tools=plugin_versions(npu.plugin),
+            tools=plugin_versions(plugin_of(target)),
             host=f"{folder}/host.onnx",
             past=npu.context,
             graphs=tuple(graphs),
@@ -274,7 +286,7 @@ class NpuLine:
         with TemporaryDirectory(dir=root) as folder:
             pairs = [(root / name, Path(folder) / f"{role}{_number(part, name)}.onnx") for role, part, name in job]
             done = compile_graphs(
-                npu.plugin,
+                plugin_of(target),
                 target.provider,
                 options,
                 pairs,
@@ -392,7 +404,7 @@ def emulate_build(
     npu, threads = npu_of(build.target), physical_cores()
     prompt, last = probe.tokens[: len(probe.tokens) - steps], probe.tokens[len(probe.tokens) - steps :]
     task = Task(
-        plugin=npu.plugin,
+        plugin=plugin_of(build.target),
         provider=build.target.provider,
         options=build.options,
         host=root / build.host,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.lower.patch import lazy
+from edgekit.lower.patch import lazy, nodes_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,9 +26,11 @@ HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 def apply(model: ir.Model, _: Target) -> ir.Model:
     """Round the initializers, drop the casts between the two types, declare inputs and outputs anew."""
     graph = model.graph
-    for node in [n for n in graph if n.op_type == "Cast" and n.attributes["to"].as_int() == FLOAT]:
-        ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
-        graph.remove(node, safe=True)
+    for node in nodes_of(model, "Cast"):
+        value = node.inputs[0]
+        if value is not None and node.attributes["to"].as_int() == FLOAT:
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            graph.remove(node, safe=True)
     for value in graph.initializers.values():
         if value.const_value is not None and value.const_value.dtype == FLOAT:
             value.const_value, value.type = _half(value.const_value), ir.TensorType(HALF)

@@ -1,6 +1,6 @@
-"""Symptom: "initializers with external data location are not currently supported": the node goes to the CPU, or worse.
+"""Symptom: "initializers with external data location are not currently supported", and the node goes to the CPU.
 
-NNAPI's provider refuses such nodes; CoreML's stopped with an error up to onnxruntime 1.24 (microsoft/onnxruntime#28005).
+So says NNAPI's provider; CoreML's stopped with an error up to onnxruntime 1.24 (microsoft/onnxruntime#28005).
 Cure: every weight lies in the graph's own file, which is then at most 2 GiB long.
 Exactness: nothing is computed differently.
 """

@@ -24,6 +24,8 @@ def open_on_cpu(graph: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    # Weights behind a DequantizeLinear are multiplied with activations as they are, not rounded to 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     cpu = onnxruntime.get_available_providers()[-1]
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=[cpu])
