@@ -55,13 +55,15 @@ class ForNpu:
 
     ``activations`` are what it computes in, by default what its file names first for the precision; ``context`` the
     slots of its cache, by default the file's. ``also`` names more devices whose binaries go into the same bundle.
-    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows.
+    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows; on the CPU,
+    where the device compiles by itself. ``mlpackage``: write Core ML's package of the graphs too.
     """
 
     activations: Activations | None = None
     context: int | None = None
     also: tuple[str | Target, ...] = ()
     emulate: bool = True
+    mlpackage: bool = False
 
 
 def build_bundle(
@@ -137,7 +139,10 @@ def build_bundle(
             from edgekit.npu import Sources, compile_for
 
             made = Sources(checkpoint, plan, quantized, lowered, graph)
-            npus = compile_for(bundle, made, devices, npu.activations, emulate=npu.emulate, progress=progress)
+            npus = compile_for(
+                bundle, made, devices, npu.activations,
+                emulate=npu.emulate, mlpackage=npu.mlpackage, progress=progress,
+            )  # fmt: skip
         return bundle.finish(
             Manifest(
                 schema=SCHEMA,
@@ -165,7 +170,7 @@ def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:
     """
     named = (target, *(load_target(t) if isinstance(t, str) else t for t in npu.also))
     without = next((t for t in named if t.npu is None), None)
-    if without is not None and (npu.also or npu.activations or npu.context):
+    if without is not None and (npu.also or npu.activations or npu.context or npu.mlpackage):
         raise ConfigError(
             f"target '{without.name}' has no NPU that graphs are compiled for", "see `edgekit targets list`"
         )

@@ -96,10 +96,11 @@ class Npu:
     """The part of a device that runs static graphs.
 
     ``family`` names the file in ``targets/families`` that says how to compile for it; without a ``plugin`` the device
-    compiles by itself, and ``session`` are entries of its session's configuration. ``context`` is the cache's slots,
-    ``prefill_tokens`` the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is
-    split by layers. ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to
-    reach. The first route is the one taken when none is asked for.
+    compiles by itself, ``session`` are entries of its session's configuration, ``ml_program``: it takes Core ML's
+    packages too. ``context`` is the cache's slots, ``prefill_tokens`` the width of the prompt's graph.
+    ``largest_graph_bytes``: a model whose weights are more is split by layers. ``efficiency``: lowest and highest
+    fraction of the DRAM's bandwidth that decoding is expected to reach. The first route is the one taken when none is
+    asked for.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Npu:
     efficiency: tuple[float, float]
     routes: tuple[Route, ...]
     session: tuple[tuple[str, str], ...] = ()
+    ml_program: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ _KEYS = (
 )
 _NPU_KEYS = ("name", "family", "context", "efficiency", "options")
 _FAMILY_KEYS = (
-    *("name", "title", "plugin", "options", "session", "prefill_tokens", "largest_graph_bytes", "route", "sources"),
+    *("name", "title", "plugin", "options", "session", "ml_program", "prefill_tokens", "largest_graph_bytes"),
+    *("route", "sources"),
 )
 _PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths")
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
@@ -121,6 +122,7 @@ def _npu(table: Table) -> Npu:
         efficiency=(efficiency[0], efficiency[1]),
         routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
         session=family.texts("session"),
+        ml_program=family.get("ml_program", bool, False),
     )
 
 

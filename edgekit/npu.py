@@ -15,7 +15,7 @@ from edgekit.bundle.reading import node_names, read_context
 from edgekit.compiled import CompiledGraph, Emulation, NpuBuild, Placed, Placement, Role
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.lower import fixes, lower_static, share_bytes
-from edgekit.on_device import leave_graphs
+from edgekit.on_device import leave_graphs, require_ml_program
 from edgekit.quantize import reference_logits
 from edgekit.record import to_json
 from edgekit.run import physical_cores
@@ -139,6 +139,7 @@ def compile_for(
     activations: Activations | None,
     *,
     emulate: bool,
+    mlpackage: bool = False,
     progress: Progress = silent,
 ) -> tuple[NpuBuild, ...]:
     """Compile a model for the NPUs of several devices, into one bundle.
@@ -149,6 +150,7 @@ def compile_for(
         targets: devices with an NPU.
         activations: as ``choose_route``'s.
         emulate: execute the graphs too.
+        mlpackage: write Core ML's package too, where a device takes one.
         progress: told each step.
 
     Raises:
@@ -167,15 +169,18 @@ def compile_for(
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
         if plugin := npu_of(target).plugin:
             require_compiler(plugin)
+        if mlpackage:
+            require_ml_program(target)
     probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
     line = NpuLine(bundle, sources.quantized, sources.written, sources.graph, progress)
     builds = []
     for target in targets:
-        npu, route = npu_of(target), choose_route(target, precision, activations)
-        if npu.plugin:
+        route = choose_route(target, precision, activations)
+        if npu_of(target).plugin:
             builds.append(line.build(target, route, precision, probe))
         else:
-            builds.append(leave_graphs(bundle, sources, target, npu, route, probe, progress=progress))
+            made = leave_graphs(bundle, sources, target, route, probe, mlpackage=mlpackage, progress=progress)
+            builds.append(made)
     return tuple(builds)
 
 
