@@ -2,7 +2,8 @@
 
 Core ML itself runs on Apple's systems only. Sums are in float32 here; the Neural Engine's are its own affair.
 
-``python ml_program.py PACKAGE FUNCTION INPUTS.npz OUTPUTS.npz`` with a Python that has coremltools.
+``python ml_program.py PACKAGE run FUNCTION INPUTS.npz OUT.npz`` or ``PACKAGE weights FUNCTION OUT.npz``, with a Python
+that has coremltools.
 """
 
 import sys
@@ -92,7 +93,24 @@ def run(function, inputs):
     return {v.name: values[v.name] for v in function.outputs}
 
 
+def weights(function):
+    """The matrices that are multiplied with, unpacked, by the name of what holds them."""
+    found = {}
+    for op in function.operations:
+        if op.op_type == "linear":
+            held = op.weight.op
+            if held.op_type == "const":
+                found[op.weight.name] = np.asarray(op.weight.val, WIDE)
+            else:
+                found[op.weight.name] = unpacked(held.data.val, np.asarray(held.scale.val, WIDE))
+    return found
+
+
 if __name__ == "__main__":
-    package, name, given, out = sys.argv[1:]
-    with np.load(given) as arrays:
-        np.savez(out, **run(read(package).functions[name], dict(arrays)))
+    package, what, name, *given, out = sys.argv[1:]
+    function = read(package).functions[name]
+    if what == "run":
+        with np.load(given[0]) as arrays:
+            np.savez(out, **run(function, dict(arrays)))
+    else:
+        np.savez(out, **weights(function))
