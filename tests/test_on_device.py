@@ -206,8 +206,8 @@ def packaged(request, folder, checkpoint) -> tuple[Bundle, NpuBuild]:
 
 
 def read_package(bundle: Bundle, build: NpuBuild, *arguments: object) -> dict[str, np.ndarray]:
-    """What tests/bundle/ml_program.py reads of a package, in a process that coremltools may talk in."""
-    program = Path(__file__).parent / "bundle" / "ml_program.py"
+    """What benchmarks/ml_program.py reads of a package, in a process that coremltools may talk in."""
+    program = Path(__file__).parents[1] / "benchmarks" / "ml_program.py"
     out = bundle.path.with_suffix(".npz")
     command = [sys.executable, program, bundle.path / build.package, *arguments, out]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -219,7 +219,7 @@ def read_package(bundle: Bundle, build: NpuBuild, *arguments: object) -> dict[st
 @COREMLTOOLS
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 def test_a_package_computes_what_the_graph_computes(packaged, role, tmp_path):
-    """Read back by coremltools and run in NumPy with every result rounded to half precision; Core ML runs nowhere here."""
+    """Read back by coremltools and run in NumPy, every result rounded to half precision. Core ML runs nowhere here."""
     bundle, build = packaged
     given, expected = on_cpu(graphs(bundle, build)[role])
     np.savez(tmp_path / "given.npz", **{name.replace(".", "_"): array for name, array in given.items()})
