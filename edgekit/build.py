@@ -57,13 +57,15 @@ class ForNpu:
 
     ``activations`` are what it computes in, by default what its file names first for the precision; ``context`` the
     slots of its cache, by default the file's. ``also`` names more devices whose binaries go into the same bundle.
-    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows.
+    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows; on the CPU,
+    where the device compiles by itself. ``mlpackage``: write Core ML's package of the graphs too.
     """
 
     activations: Activations | None = None
     context: int | None = None
     also: tuple[str | Target, ...] = ()
     emulate: bool = True
+    mlpackage: bool = False
 
 
 def build_bundle(
@@ -167,8 +169,15 @@ def _write(
         from edgekit.npu import Sources, compile_for
 
         sources = Sources(checkpoint, plan, quantized, lowered, graph)
+        wanted = order.npu
         npus = compile_for(
-            bundle, sources, order.devices, order.npu.activations, emulate=order.npu.emulate, progress=progress
+            bundle,
+            sources,
+            order.devices,
+            wanted.activations,
+            emulate=wanted.emulate,
+            mlpackage=wanted.mlpackage,
+            progress=progress,
         )
     return bundle.finish(
         Manifest(
@@ -205,7 +214,7 @@ def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:
     """
     named = (target, *(load_target(t) if isinstance(t, str) else t for t in npu.also))
     without = next((t for t in named if t.npu is None), None)
-    if without is not None and (npu.also or npu.activations or npu.context):
+    if without is not None and (npu.also or npu.activations or npu.context or npu.mlpackage):
         raise ConfigError(
             f"target '{without.name}' has no NPU that graphs are compiled for", "see `edgekit targets list`"
         )

@@ -101,11 +101,74 @@ class Emulation:
 
 
 @dataclass(frozen=True)
+class StaticGraph:
+    """A static graph that the device compiles by itself; ``path`` is the bundle's."""
+
+    role: Role
+    part: int
+    tokens: int
+    path: str
+    nodes: int
+
+
+@dataclass(frozen=True)
+class OnCpu:
+    """Logits of static graphs on this computer's CPU against FP32, for ``tokens`` tokens of a text.
+
+    They show what the weights lost and that the graphs are right; of the device they show nothing.
+    """
+
+    role: Role
+    tokens: int
+    text: str
+    runtime: str
+    total: Agreement
+
+
+@dataclass(frozen=True)
+class Usability:
+    """What ONNX Runtime's mobile usability check says of a graph and one of the providers that it knows.
+
+    It is read from a list of operators. ``partitions``: pieces the provider would take; ``unsupported`` the operators
+    it would not; ``dynamic`` and ``rank`` count nodes refused for their shapes. ``suitable`` is the tool's word: YES,
+    MAYBE or NO. ``conditions`` are those the tool names and does not check.
+    """
+
+    graph: str
+    provider: str
+    partitions: int
+    supported: int
+    nodes: int
+    unsupported: tuple[str, ...]
+    dynamic: int
+    rank: int
+    suitable: str
+    conditions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class UsabilityReport:
+    """The check's words on every graph of a device, after the optimizations of a session (``session``: its entries).
+
+    ``unknown`` says what it cannot tell.
+    """
+
+    tool: str
+    session: tuple[tuple[str, str], ...]
+    graphs: tuple[Usability, ...]
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class NpuBuild:
     """The part of a bundle that is for an NPU.
 
     ``tools`` are the compiler's packages and versions, ``options`` what it was given. ``host`` is the graph that makes
     the inputs; ``past`` counts the cache's slots. ``placement`` is the file that says where each node runs.
+
+    Where the device compiles by itself, ``static`` are its graphs, ``session`` what its session must be told,
+    ``usability`` the file with ONNX Runtime's word on them, ``package`` the same as an ML Program ("" where none was
+    asked for), and ``graphs`` is empty.
     """
 
     target: Target
@@ -117,6 +180,11 @@ class NpuBuild:
     graphs: tuple[CompiledGraph, ...]
     placement: str
     emulations: tuple[Emulation, ...] = ()
+    static: tuple[StaticGraph, ...] = ()
+    session: tuple[tuple[str, str], ...] = ()
+    usability: str = ""
+    on_cpu: tuple[OnCpu, ...] = ()
+    package: str = ""
 
     @property
     def folder(self) -> str:

@@ -119,24 +119,28 @@ class Route:
 
 @dataclass(frozen=True)
 class Npu:
-    """The part of a device that runs compiled graphs.
+    """The part of a device that runs static graphs.
 
-    ``family`` names the file in ``targets/families`` that says how to compile for it. ``context`` is the cache's slots,
-    ``prefill_tokens`` the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is
-    split by layers. ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to
-    reach. The first route is the one taken when none is asked for. ``sources`` are those of the family's file.
+    ``family`` names the file in ``targets/families`` that says how to compile for it; without a ``plugin`` the device
+    compiles by itself, ``session`` are entries of its session's configuration, ``ml_program``: it takes Core ML's
+    packages too; ``runtime`` is what onnxruntime-genai is told. ``context`` is the cache's slots, ``prefill_tokens``
+    the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is split by layers.
+    ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to reach. The first
+    route is the one taken when none is asked for. ``sources`` are those of the family's file.
     """
 
     name: str
     family: str
-    plugin: Plugin
+    plugin: Plugin | None
     options: tuple[tuple[str, str], ...]
     prefill_tokens: int
     context: int
     largest_graph_bytes: int
     efficiency: tuple[float, float]
     routes: tuple[Route, ...]
-    runtime: Runtime
+    runtime: Runtime | None = None
+    session: tuple[tuple[str, str], ...] = ()
+    ml_program: bool = False
     sources: tuple[Source, ...] = ()
 
     def numbers(self) -> dict[str, Value | Gate]:

@@ -37,7 +37,8 @@ _KEYS = (
 )
 _NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
 _FAMILY_KEYS = (
-    *("name", "title", "plugin", "runtime", "options", "prefill_tokens", "largest_graph_bytes", "route", "sources"),
+    *("name", "title", "plugin", "runtime", "options", "session", "ml_program", "prefill_tokens"),
+    *("largest_graph_bytes", "route", "sources"),
 )
 _PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths", "note", "chip", "sdk")
 _RUNTIME_KEYS = ("genai", "options")
@@ -90,35 +91,42 @@ def load_target(name_or_path: str | Path) -> Target:
 
 def _npu(table: Table, device: str | Path) -> Npu:
     family = _family(table.get("family", str), device)
-    plugin, runtime = family.table("plugin", _PLUGIN_KEYS), family.table("runtime", _RUNTIME_KEYS)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
     table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)
     return Npu(
         name=table.get("name", str),
         family=family.get("name", str),
-        plugin=Plugin(
-            module=plugin.get("module", str),
-            requirement=plugin.get("requirement", str),
-            extra=plugin.get("extra", str),
-            platforms=plugin.words("platforms"),
-            licence=plugin.get("licence", str),
-            paths=plugin.texts("paths"),
-            note=plugin.get("note", str, ""),
-            chip=plugin.get("chip", str, ""),
-            sdk=plugin.get("sdk", str, ""),
-        ),
+        plugin=_plugin(family.table("plugin", _PLUGIN_KEYS)) if family.has("plugin") else None,
         options=tuple(sorted({**dict(family.texts("options")), **dict(table.texts("options"))}.items())),
         prefill_tokens=family.whole("prefill_tokens", at_least=2),
         context=table.whole("context", at_least=2),
         largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
         efficiency=(efficiency[0], efficiency[1]),
         routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
-        runtime=Runtime(
-            genai=runtime.get("genai", str),
-            options=tuple(sorted({**dict(runtime.texts("options")), **dict(table.texts("runtime"))}.items())),
-        ),
+        runtime=_runtime(family.table("runtime", _RUNTIME_KEYS), table) if family.has("runtime") else None,
+        session=family.texts("session"),
+        ml_program=family.get("ml_program", bool, False),
         sources=_sources(family, _FAMILY_SOURCED),
+    )
+
+
+def _runtime(family: Table, device: Table) -> Runtime:
+    options = {**dict(family.texts("options")), **dict(device.texts("runtime"))}
+    return Runtime(genai=family.get("genai", str), options=tuple(sorted(options.items())))
+
+
+def _plugin(table: Table) -> Plugin:
+    return Plugin(
+        module=table.get("module", str),
+        requirement=table.get("requirement", str),
+        extra=table.get("extra", str),
+        platforms=table.words("platforms"),
+        licence=table.get("licence", str),
+        paths=table.texts("paths"),
+        note=table.get("note", str, ""),
+        chip=table.get("chip", str, ""),
+        sdk=table.get("sdk", str, ""),
     )
 
 
@@ -131,7 +139,7 @@ def _family(name: str, device: str | Path) -> Table:
 
 def _route(table: Table) -> Route:
     precisions = table.words("precisions", _PRECISIONS)
-    gates = table.table("gate", _PRECISIONS)
+    gates = table.table("gate", _PRECISIONS) if table.has("gate") else None
     return Route(
         activations=table.choice("activations", get_args(Activations)),
         precisions=precisions,
@@ -139,7 +147,7 @@ def _route(table: Table) -> Route:
         quirks=frozenset(table.words("quirks", default=())),
         options=table.texts("options"),
         recipes=tuple((p, name) for p in precisions for key, name in table.texts("recipes") if key == p),
-        gates=tuple(_gate(p, gates.table(p, _GATE_KEYS)) for p in precisions if gates.has(p)),
+        gates=tuple(_gate(p, gates.table(p, _GATE_KEYS)) for p in precisions if gates and gates.has(p)),
         masked=-(table.positive("masked") or 10_000.0),
     )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.device import Gate, Npu, Target
+    from edgekit.device import Gate, Npu, Plugin, Target
     from edgekit.measure import Text
     from edgekit.types import Checkpoint, Recipe
 
@@ -49,6 +49,18 @@ def npu_of(target: Target) -> Npu:
     if target.npu is None:
         raise ConfigError(f"target '{target.name}' has no NPU to compile for", "see `edgekit targets list`")
     return target.npu
+
+
+def plugin_of(target: Target) -> Plugin:
+    """The package that compiles for the target's NPU.
+
+    Raises:
+        ConfigError: there is none; the device compiles by itself.
+    """
+    plugin = npu_of(target).plugin
+    if plugin is None:
+        raise ConfigError(f"{target.title} compiles by itself", "its graphs go to the device as they are")
+    return plugin
 
 
 def make_probe(
@@ -127,7 +139,7 @@ def emulate_build(
     npu, threads = npu_of(build.target), physical_cores()
     prompt, last = probe.tokens[: len(probe.tokens) - steps], probe.tokens[len(probe.tokens) - steps :]
     task = Task(
-        plugin=npu.plugin,
+        plugin=plugin_of(build.target),
         provider=build.target.provider,
         options=build.options,
         host=root / build.host,

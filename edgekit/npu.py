@@ -15,9 +15,10 @@ from edgekit.bundle.external import write_model
 from edgekit.bundle.pipeline import CONFIG, pipeline_config, tokenizer_files
 from edgekit.bundle.reading import node_names, read_context
 from edgekit.compiled import CompiledGraph, NpuBuild, Placed, Placement, Role
-from edgekit.emulation import ROLES, STEPS, TOKENS, emulate_build, make_probe, npu_of, require_gate
+from edgekit.emulation import ROLES, STEPS, TOKENS, emulate_build, make_probe, npu_of, plugin_of, require_gate
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.lower import cache_graph, fixes, lower_static, share_bytes
+from edgekit.on_device import leave_graphs, require_ml_program
 from edgekit.quantize import observed, quantize_activations
 from edgekit.record import to_json
 from edgekit.run import physical_cores
@@ -103,6 +104,7 @@ def compile_for(
     activations: Activations | None,
     *,
     emulate: bool,
+    mlpackage: bool = False,
     progress: Progress = silent,
 ) -> tuple[NpuBuild, ...]:
     """Compile a model for the NPUs of several devices, into one bundle.
@@ -113,6 +115,7 @@ def compile_for(
         targets: devices with an NPU.
         activations: as ``choose_route``'s.
         emulate: execute the graphs too.
+        mlpackage: write Core ML's package too, where a device takes one.
         progress: told each step.
 
     Raises:
@@ -129,19 +132,30 @@ def compile_for(
                 f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context"
             )
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
-        require_compiler(npu_of(target).plugin)
+        if plugin := npu_of(target).plugin:
+            require_compiler(plugin)
+        if mlpackage:
+            require_ml_program(target)
     probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
     windows = calibration_windows(sources.checkpoint, min(npu_of(t).context for t in targets))
     line = NpuLine(bundle, sources, windows, progress)
-    builds = tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
-    for build in builds:
-        _write_pipeline(bundle, build, sources.checkpoint)
-    return builds
+    builds = []
+    for target in targets:
+        route = choose_route(target, precision, activations)
+        if npu_of(target).plugin:
+            build = line.build(target, route, precision, probe)
+            _write_pipeline(bundle, build, sources.checkpoint)
+        else:
+            build = leave_graphs(bundle, sources, target, route, probe, mlpackage=mlpackage, progress=progress)
+        builds.append(build)
+    return tuple(builds)
 
 
 def _write_pipeline(bundle: Draft, build: NpuBuild, checkpoint: Checkpoint) -> None:
     """Make a device's folder one that onnxruntime-genai opens: its configuration, and the tokenizer's files again."""
     npu, folder = npu_of(build.target), bundle.folder / build.folder
+    if npu.runtime is None:
+        return
     config = pipeline_config(folder, build, npu.runtime, checkpoint.spec, npu.prefill_tokens)
     bundle.write_file(f"{build.folder}/{CONFIG}", config)
     for name in tokenizer_files([file.name for file in checkpoint.files]):
@@ -178,7 +192,7 @@ class NpuLine:
             GateFailed: a node would run on the CPU, or the emulator's logits are farther off than the target allows.
         """
         npu = npu_of(target)
-        require_compiler(npu.plugin)
+        require_compiler(plugin_of(target))
         folder = f"npu/{target.name}"
         static = self._write_static(target, npu, route, folder)
         options = (*npu.options, *route.options)
@@ -194,7 +208,7 @@ class NpuLine:
             target=target,
             activations=route.activations,
             options=tuple(sorted(options)),
-            tools=plugin_versions(npu.plugin),
+            tools=plugin_versions(plugin_of(target)),
             host=f"{folder}/host.onnx",
             past=npu.context,
             graphs=tuple(graphs),
@@ -260,7 +274,7 @@ class NpuLine:
         with TemporaryDirectory(dir=root) as folder:
             pairs = [(root / name, Path(folder) / f"{role}{_number(part, name)}.onnx") for role, part, name in job]
             done = compile_graphs(
-                npu.plugin,
+                plugin_of(target),
                 target.provider,
                 options,
                 pairs,

@@ -202,6 +202,9 @@ SHARED_WITH = "edgekit.shared_with"
 """Metadata of an initializer that has no bytes of its own: the name of the one whose bytes it uses. Set by quantize,
 kept by lower, obeyed by bundle."""
 
+INSIDE = "edgekit.inside"
+"""Metadata of an initializer that stays in the graph's own file, however large. Set by lower, obeyed by bundle."""
+
 JOINED = "edgekit.joined"
 """Metadata of an initializer that holds several one after another: ``name:rows`` of each, with blanks between. Set by
 lower, read by bundle when weights are read back."""

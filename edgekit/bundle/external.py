@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from edgekit import __version__
 from edgekit.bundle.disk import require_space, writing
-from edgekit.types import EXPANDED, SHARED_WITH, Progress, silent
+from edgekit.types import EXPANDED, INSIDE, SHARED_WITH, Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -262,7 +262,7 @@ def _large(model: ir.Model) -> list[ir.Value]:
 
 def _is_large(value: ir.Value) -> bool:
     tensor = value.const_value
-    if tensor is None or tensor.dtype == ir.DataType.STRING:
+    if tensor is None or tensor.dtype == ir.DataType.STRING or INSIDE in value.metadata_props:
         return False
     return tensor.nbytes > INLINE_BYTES or len(tensor.shape) > 1
 

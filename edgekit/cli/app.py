@@ -87,6 +87,9 @@ def build(
     emulate: Annotated[
         bool, typer.Option("--emulate/--no-emulate", help="Execute an NPU's graphs on its emulator: some minutes.")
     ] = True,
+    mlpackage: Annotated[
+        bool, typer.Option("--mlpackage", help="Core ML's package too, for Apple's devices: needs coremltools.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -105,7 +108,7 @@ def build(
         bundle = build_bundle(
             model, target=target, precision=precision, recipe=recipe, out=out, exporter=exporter, size_mb=size_mb,
             bits=bits, force=force, offline=offline, revision=revision, progress=progress,
-            npu=ForNpu(activations, context, tuple(also or ()), emulate),
+            npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage),
         )  # fmt: skip
     result = Built.of(bundle, perf_counter() - start)
     console.emit(result) if json else console.show(*built_lines(result))

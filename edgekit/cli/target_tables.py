@@ -50,8 +50,14 @@ def target_tables(card: TargetCard) -> Iterator[RenderableType]:
     yield facts(
         [
             ("NPU", f"{t.npu.name}, of family {t.npu.family}"),
-            ("compiler", f"{t.npu.plugin.requirement} on {', '.join(t.npu.plugin.platforms)}"),
-            ("licence", t.npu.plugin.licence),
+            *(
+                (
+                    ("compiler", f"{plugin.requirement} on {', '.join(plugin.platforms)}"),
+                    ("licence", plugin.licence),
+                )
+                if (plugin := t.npu.plugin)
+                else (("compiler", "the device's own: graphs go there as they are"),)
+            ),
         ]
     )
     yield ""

@@ -30,6 +30,7 @@ ORDER = (
     "group_query_attention",
     "rotary_embedding",
     "skip_simplified_layer_normalization",
+    "scaled_norm",
     "simplified_layer_normalization",
     "matmul_nbits",
     "gather_block_quantized",

@@ -124,13 +124,14 @@ def _part(model: ir.Model, start: int, stop: int) -> ir.Model:
     shape = next(v.shape for v in graph.inputs if v.name == "inputs_embeds")
     layers = {f".{i}." for i in range(start, stop)}
     outputs = [v for v in graph.outputs if any(layer in str(v.name) for layer in layers)]
+    logits = next(v for v in graph.outputs if v.name == "logits")
     if leave is None:
-        outputs.insert(0, next(v for v in graph.outputs if v.name == "logits"))
+        outputs.insert(0, logits)
     else:
-        leave.name, leave.type, leave.shape = f"hidden.{stop}", ir.TensorType(ir.DataType.FLOAT), shape
+        leave.name, leave.type, leave.shape = f"hidden.{stop}", logits.type, shape
         outputs.insert(0, leave)
     if entry is not None:
-        given = ir.Value(name=f"hidden.{start}", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+        given = ir.Value(name=f"hidden.{start}", type=logits.type, shape=shape)
         entry.name = f"hidden.{start}.made"
         ir.convenience.replace_all_uses_with(entry, given)
         graph.inputs.insert(0, given)

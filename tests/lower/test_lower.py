@@ -60,9 +60,22 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return open_model(str(folder))
 
 
-def test_every_lack_has_a_cure_and_every_cure_a_target() -> None:
+def of_family(folder: Path, family: str) -> Path:
+    """A made-up device of a family that none of ours is of."""
+    file = folder / f"of-{family}.toml"
+    file.write_text(
+        f'name = "of-{family}"\ntitle = "t"\nprovider = "P"\nopset = 21\nprecisions = ["int4"]\nverified = "none"\n'
+        f'[npu]\nname = "n"\nfamily = "{family}"\ncontext = 64\nefficiency = [0.5, 0.8]\n'
+    )
+    return file
+
+
+def test_every_lack_has_a_cure_and_every_cure_a_target(tmp_path) -> None:
     targets = [load_target(name) for name in list_targets()]
-    routes = [route for target in targets if target.npu for route in target.npu.routes]
+    npus = [target.npu for target in targets if target.npu]
+    families = {file.stem for file in (Path(edgekit.__file__).parents[1] / "targets" / "families").glob("*.toml")}
+    npus += [load_target(of_family(tmp_path, name)).npu for name in families - {npu.family for npu in npus}]
+    routes = [route for npu in npus for route in npu.routes]
     named = {name for place in (*targets, *routes) for name in place.lacks | place.quirks}
     assert named == set(fixes())
 

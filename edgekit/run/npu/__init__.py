@@ -6,6 +6,7 @@ from edgekit.run.npu.compiling import Compilation, compile_graphs
 from edgekit.run.npu.emulating import Emulated, Task, emulate, run_graphs
 from edgekit.run.npu.plugin import plugin_versions, require_compiler
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
+from edgekit.run.npu.usability import check_usability
 
 __all__ = [
     "Compilation",
@@ -13,6 +14,7 @@ __all__ = [
     "Mark",
     "StaticRunner",
     "Task",
+    "check_usability",
     "compile_graphs",
     "emulate",
     "installed_sdk",

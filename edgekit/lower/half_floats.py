@@ -1,0 +1,57 @@
+"""Symptom: an NPU computes in half precision only, and leaves a graph of float32 to another unit (Apple's does).
+
+Cure: every float32 weight and value is float16, the cache and the logits too. What the host computes comes in as
+float32 and is rounded first.
+Exactness: rounds to float16 after every operator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.lower.patch import lazy, nodes_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.types import Target
+
+FIXES = frozenset({"floats:float32"})
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+
+def apply(model: ir.Model, _: Target) -> ir.Model:
+    """Round the initializers, drop the casts between the two types, declare inputs and outputs anew."""
+    graph = model.graph
+    for node in nodes_of(model, "Cast"):
+        value = node.inputs[0]
+        if value is not None and node.attributes["to"].as_int() == FLOAT:
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            graph.remove(node, safe=True)
+    for value in graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype == FLOAT:
+            value.const_value, value.type = _half(value.const_value), ir.TensorType(HALF)
+    for value in graph.inputs:
+        if value.dtype == FLOAT and not str(value.name).startswith("past_key_values."):
+            _round_input(graph, value)
+    for value in (*graph.inputs, *graph.outputs):
+        if value in graph.outputs or str(value.name).startswith("past_key_values."):
+            value.type = ir.TensorType(HALF)
+    return model
+
+
+def _half(tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    def compute() -> NDArray[np.float16]:
+        return np.asarray(tensor.numpy(), np.float16)
+
+    return lazy(str(tensor.name), HALF, tensor.shape.numpy(), compute)
+
+
+def _round_input(graph: ir.Graph, value: ir.Value) -> None:
+    """What comes from the host as float32 is rounded where it is first read."""
+    made = ir.Value(name=f"{value.name}.half")
+    ir.convenience.replace_all_uses_with(value, made)
+    graph.insert_before(graph[0], ir.node("Cast", [value], {"to": HALF}, name=f"{value.name}.half", outputs=[made]))

@@ -1,0 +1,26 @@
+"""Symptom: "initializers with external data location are not currently supported", and the node goes to the CPU.
+
+So says NNAPI's provider; CoreML's stopped with an error up to onnxruntime 1.24 (microsoft/onnxruntime#28005).
+Cure: every weight lies in the graph's own file, which is then at most 2 GiB long.
+Exactness: nothing is computed differently.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.types import INSIDE
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekit.types import Target
+
+FIXES = frozenset({"weights:external"})
+
+
+def apply(model: ir.Model, _: Target) -> ir.Model:
+    """Mark every initializer for the writer."""
+    for value in model.graph.initializers.values():
+        value.metadata_props[INSIDE] = "1"
+    return model
