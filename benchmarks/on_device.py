@@ -21,7 +21,7 @@ import numpy as np
 from edgekit import load_target, measure
 from edgekit.build import ForNpu, build_bundle
 from edgekit.compiled import Agreement, NpuBuild, UsabilityReport
-from edgekit.npu import TOKENS, make_probe
+from edgekit.emulation import TOKENS, make_probe
 from edgekit.record import from_json
 from edgekit.run.npu import open_on_cpu
 from edgekit.source import open_model

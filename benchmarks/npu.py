@@ -1,0 +1,163 @@
+"""SmolLM2-135M on Qualcomm's NPUs, as far as a computer without one can know: compiled, placed, and emulated.
+
+    python -m benchmarks.npu [--text FILE] [--tokens 256] [--steps 8] [--row NAME ...] [--output FILE]
+
+Each row is a build for one device: nodes off the NPU, the binary's bytes, wall time and peak RSS of the compiler, the
+DRAM bytes of a decoded token as the compiler reports them, and the logits of the compiled graphs on the vendor's
+emulator against FP32 and against the same graphs on the CPU. The text calibrated nothing. Seconds are of this machine,
+one run; agreement and bytes are exact and repeatable. Nothing of this is a speed of a phone.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgekit import build_bundle
+from edgekit.build import ForNpu
+from edgekit.compiled import Emulation, NpuBuild
+from edgekit.config import load_recipe
+from edgekit.device import Activations, Precision
+from edgekit.emulation import Probe, emulate_build, make_probe
+from edgekit.measure import embedded_text, read_text
+from edgekit.record import to_json
+from edgekit.source import open_model
+from edgekit.types import Bundle, Grid, Recipe
+
+FOUR = Grid(4, 64, symmetric=True)
+ALL_FOUR = replace(
+    load_recipe("npu-int4"), name="npu-all-int4", linear=FOUR, embedding=FOUR, overrides=(), method="search"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A build, and what is asked of it."""
+
+    name: str
+    target: str
+    precision: Precision
+    activations: Activations
+    recipe: Recipe | None = None
+    emulated: bool = True
+    top1: float = 0.0
+    binary_mb: float = 0.0
+
+
+ROWS = (
+    Row("int8, half precision, v75", "galaxy-s24", "int8", "float16", top1=0.96, binary_mb=145),
+    Row("int4 mixed with int8, half precision, v75", "galaxy-s24", "int4", "float16", top1=0.82, binary_mb=110),
+    Row("A16W8, v75", "galaxy-s24", "int8", "uint16", top1=0.94),
+    Row("A16W8, v68", "qcs6490", "int8", "uint16", top1=0.88),
+    Row("all int4, blocks of 64, v75", "galaxy-s24", "int4", "float16", recipe=ALL_FOUR, emulated=False),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as it went. Bytes, seconds, shares; ``least_bytes`` are a decoded token's weights and cache."""
+
+    row: str
+    target: str
+    chip: str
+    recipe: str
+    tools: tuple[tuple[str, str], ...]
+    context: int
+    nodes: int
+    nodes_off: int
+    binary_bytes: int
+    shared_bytes: int
+    compile_seconds: tuple[float, ...]
+    peak_rss_bytes: int
+    decode_bytes: int
+    least_bytes: int
+    emulations: tuple[Emulation, ...]
+
+
+def weight_bytes(bundle: Bundle) -> int:
+    """Bytes of the weights that a compiled graph holds: all but the token table, a tied one once for the head."""
+    tensors = bundle.manifest.tensors
+    untied = any(t.name == "lm_head.weight" for t in tensors)
+    return sum(t.bytes for t in tensors if not (untied and t.name == "model.embed_tokens.weight"))
+
+
+def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path) -> Sample:
+    bundle = build_bundle(
+        "smollm2-135m", target=row.target, precision=row.precision, recipe=row.recipe, out=folder / "bundle",
+        npu=ForNpu(row.activations, context, emulate=False),
+    )  # fmt: skip
+    build: NpuBuild = bundle.manifest.npus[0]
+    spec, sizes = bundle.manifest.spec, {f.path: f.bytes for f in bundle.manifest.files}
+    apart = [g for g in build.graphs if not g.shared]
+    decode = next(g for g in apart if g.role == "decode")
+    cache = 2 * spec.layers * spec.kv_heads * spec.head_dim * 2 * context
+    return Sample(
+        row=row.name,
+        target=row.target,
+        chip=build.target.chip,
+        recipe=bundle.manifest.recipe.name,
+        tools=build.tools,
+        context=context,
+        nodes=decode.nodes,
+        nodes_off=0,  # a build with one node off the NPU fails
+        binary_bytes=max(sizes[g.binary] for g in apart),
+        shared_bytes=sizes[next(g.binary for g in build.graphs if g.shared)],
+        compile_seconds=tuple(g.seconds for g in apart),
+        peak_rss_bytes=max(g.peak_rss_bytes for g in apart),
+        decode_bytes=decode.traffic.total if decode.traffic else 0,
+        least_bytes=weight_bytes(bundle) + cache,
+        emulations=emulate_build(bundle.path, build, probe, steps=steps) if row.emulated else (),
+    )
+
+
+def show(sample: Sample, row: Row) -> None:
+    mb = sample.binary_bytes / 1e6
+    asked = f" (asked: at most {row.binary_mb:g})" if row.binary_mb else ""
+    print(f"\n{sample.row}: {sample.target}, {sample.chip}, recipe {sample.recipe}, context {sample.context}")
+    print(f"  nodes             {sample.nodes} on the NPU, {sample.nodes_off} elsewhere")
+    print(f"  binary            {mb:.1f} MB{asked}; both with shared weights {sample.shared_bytes / 1e6:.1f} MB")
+    seconds = ", ".join(f"{s:.0f}" for s in sample.compile_seconds)
+    print(f"  compile           {seconds} s (prefill, decode), peak RSS {sample.peak_rss_bytes / 1e9:.2f} GB")
+    ratio = sample.decode_bytes / sample.least_bytes
+    print(f"  DRAM, one token   {sample.decode_bytes / 1e6:.1f} MB, {ratio:.3f} of weights + cache")
+    for e in sample.emulations:
+        goal = f" (asked: {row.top1:.0%})" if row.top1 and e.role == "prefill" else ""
+        total, quantization, npu = e.total, e.quantization, e.npu
+        print(
+            f"  {e.role:8s} {e.tokens:4d} tokens, emulator and FP32: top-1 {total.top1:.1%}{goal}, KL {total.kld:.4f}"
+        )
+        print(f"           lost by quantization: top-1 {quantization.top1:.1%}, KL {quantization.kld:.4f}", end="")
+        print(f"; by the NPU: top-1 {npu.top1:.1%}, KL {npu.kld:.5f}, cosine {npu.cosine:.6f}")
+        print(f"           a second run gives {'the same bits' if e.repeatable else 'OTHER BITS'}")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, help="a UTF-8 file; by default the beginning of CPython's help topics")
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--context", type=int, default=0, help="by default the tokens")
+    parser.add_argument("--row", action="append", help="a part of a row's name; may be given again")
+    parser.add_argument("--output", type=Path, help="append one JSON line a row")
+    options = parser.parse_args()
+    text = read_text(options.text) if options.text else embedded_text()
+    checkpoint = open_model("smollm2-135m")
+    count = options.tokens + options.steps
+    probe = make_probe(checkpoint, load_recipe("npu-int8"), count, text=text)
+    print(f"{options.tokens} tokens of {text.name} as a prompt, {options.steps} one by one")
+    for row in ROWS:
+        if options.row and not any(part in row.name for part in options.row):
+            continue
+        context = options.context or (256 if not row.emulated else -(-count // 64) * 64)
+        with TemporaryDirectory(prefix="npu-") as folder:
+            sample = measure(row, context, probe, options.steps, Path(folder))
+        show(sample, row)
+        if options.output:
+            with options.output.open("a", encoding="utf-8") as file:
+                file.write(to_json(sample) + "\n")
+
+
+if __name__ == "__main__":
+    main()
