@@ -15,7 +15,6 @@ from edgekit.graph import build_graph
 from edgekit.lower import StaticGraphs
 from edgekit.measure import agree
 from edgekit.quantize import observed, quantize_activations
-from edgekit.quantize.activations import MOVERS
 from edgekit.run.npu import StaticRunner, observe_ranges
 from edgekit.types import Range
 from tests.graph.pairs import CONFIGS, make_pair
@@ -122,7 +121,7 @@ def test_the_cache_goes_in_and_out_as_codes_of_one_scale(name: str, calibrated: 
 def test_movers_keep_the_scale_of_what_they_move(name: str, calibrated: Callable[[str], Calibrated]) -> None:
     moved = 0
     for node in calibrated(name).coded.decode[0].graph:
-        if node.op_type in MOVERS and node.inputs[0] is not None:
+        if node.op_type in ("Reshape", "Transpose", "Split") and node.inputs[0] is not None:
             before = node.inputs[0].producer()
             assert before is not None
             for output in node.outputs:
@@ -144,3 +143,22 @@ def test_every_operator_stands_between_codes(calibrated: Callable[[str], Calibra
             producer = value.producer() if value is not None else None
             if producer is not None and any(v is not None and v.producer() for v in producer.inputs):
                 assert producer.op_type == "DequantizeLinear", (node.name, producer.name)
+
+
+def test_scale_and_zero_point_span_the_range_and_zero(calibrated: Callable[[str], Calibrated]) -> None:
+    made = calibrated("llama")
+    ranges = {r.name: r for r in made.ranges}
+    stored = made.coded.decode[0].graph.initializers
+    names = [n.removesuffix("/zero") for n in stored if n.endswith("/zero") and n.removesuffix("/zero") in ranges]
+    assert len(names) > 40
+    for name in names:
+        scale, zero = (np.asarray(_numpy(stored[f"{name}/{part}"])) for part in ("scale", "zero"))
+        low, high = min(0.0, ranges[name].low), max(0.0, ranges[name].high)
+        assert (scale.dtype, zero.dtype) == (np.float32, np.uint16)
+        np.testing.assert_allclose(scale, max((high - low) / 65535, 1e-9), rtol=1e-6)
+        assert abs(-low / scale - zero) <= 0.51
+
+
+def _numpy(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return value.const_value.numpy()
