@@ -60,6 +60,10 @@ extra = "mill"
 platforms = ["Linux x86_64"]
 licence = "the miller's"
 
+[runtime]
+genai = "mill"
+options = { stones = "2" }
+
 [sources]
 prefill_tokens = { certainty = "chosen", text = "a sack" }
 largest_graph_bytes = { certainty = "stated", text = "the mill's book" }
@@ -239,9 +243,11 @@ def test_show_tells_every_number_its_certainty_and_its_source(capsys: pytest.Cap
     card = json.loads(capsys.readouterr().out)
     target = load_target("galaxy-s24")
     assert {source["key"] for source in card["target"]["sources"]} == set(target.numbers())
-    (route,) = card["routes"]
-    assert {row["cures"]: row["file"] for row in route["rewrites"]}.items() <= fixes().items()
-    assert all(source["text"] for _, source in route["gates"])
+    assert target.npu is not None
+    assert [route["route"]["activations"] for route in card["routes"]] == [r.activations for r in target.npu.routes]
+    for route in card["routes"]:
+        assert {row["cures"]: row["file"] for row in route["rewrites"]}.items() <= fixes().items()
+        assert all(source["text"] for _, source in route["gates"])
 
 
 def test_the_list_has_chip_npu_memory_and_bandwidth(

@@ -30,9 +30,9 @@ def piece_graph(width: int, like: ir.Model) -> ir.Model:
     Inputs, int64: ``prompt_ids`` and ``prompt_positions`` [1,n], the whole prompt at each run; ``piece.start`` [1], 0
     if it is not given. A prompt of one token is a piece of one, any other is cut into pieces of ``width``.
 
-    Outputs, int64: ``input_ids`` and ``position_ids`` [1,1] or [1,width], filled up with zeros and with the places that
-    follow; [1] each: ``piece.count`` tokens that are real, ``piece.place`` where the first stands, ``piece.next`` where
-    the next piece starts, 0 behind the last.
+    Outputs, int64: ``input_ids`` and ``position_ids`` [1,1] or [1,width], filled up with zeros and the last token's
+    place (a higher one may switch the angles, or have none); [1] each: ``piece.count`` tokens that are real,
+    ``piece.place`` where the first stands, ``piece.next`` where the next piece starts, 0 behind the last.
 
     Args:
         width: tokens of the prompt's graph.
@@ -56,7 +56,8 @@ def piece_graph(width: int, like: ir.Model) -> ir.Model:
     after = tape.op("Add", [start, one])
     place = tape.op("Squeeze", [tape.op("Slice", [positions, start, after, axis]), zero])
     scalars = [tape.op("Squeeze", [value]) for value in (zero, across, one)]
-    places = tape.op("Unsqueeze", [tape.op("Add", [tape.op("Range", scalars), place]), zero])
+    steps = tape.op("Min", [tape.op("Range", scalars), tape.op("Sub", [count, one])])
+    places = tape.op("Unsqueeze", [tape.op("Add", [steps, place]), zero])
     follow = tape.op("Where", [tape.op("Less", [stop, total]), stop, zero])
     made = {"input_ids": filled, "position_ids": places, COUNT: count, PLACE: place, NEXT: follow}
     for name, value in made.items():

@@ -1,15 +1,27 @@
 """Tiny random models of transformers, saved as checkpoints and built in both dialects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from edgekit.config import load_target
 from edgekit.graph import build_graph
@@ -19,6 +31,88 @@ from edgekit.testing import tiny_tokenizer
 from edgekit.types import Checkpoint, ModelSpec
 
 torch.set_num_threads(1)  # threads cost tiny models more than they give
+
+
+TINY = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "vocab_size": 384,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+}
+
+
+def rope(kind: str, **numbers: Any) -> dict[str, Any]:
+    original = {} if kind == "linear" else {"original_max_position_embeddings": 24}
+    return {"rope_type": kind, "rope_theta": 1000.0, **original, **numbers}
+
+
+def spread(start: float, dim: int) -> list[float]:
+    return [start + 0.3 * i for i in range(dim // 2)]
+
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**TINY),
+    "llama odd heads, one kv head, tied": lambda: LlamaConfig(
+        **{**TINY, "num_attention_heads": 3, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    ),
+    "llama explicit head_dim, biases": lambda: LlamaConfig(
+        **{**TINY, "num_attention_heads": 3, "num_key_value_heads": 3}, head_dim=40, attention_bias=True, mlp_bias=True
+    ),
+    "llama linear": lambda: LlamaConfig(**TINY, head_dim=16, rope_parameters=rope("linear", factor=4.0)),
+    "llama llama3": lambda: LlamaConfig(
+        **TINY,
+        head_dim=32,
+        rope_parameters=rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0),
+    ),
+    "llama yarn": lambda: LlamaConfig(**TINY, head_dim=32, rope_parameters=rope("yarn", factor=5.0)),
+    "llama yarn in full": lambda: LlamaConfig(
+        **TINY,
+        head_dim=16,
+        rope_parameters=rope(
+            "yarn", factor=5.0, beta_fast=8.0, beta_slow=0.5, mscale=1.4, mscale_all_dim=0.7, truncate=False
+        ),
+    ),
+    "llama longrope": lambda: LlamaConfig(
+        **TINY,
+        head_dim=16,
+        rope_parameters=rope("longrope", factor=4.0, short_factor=spread(1.0, 16), long_factor=spread(2.0, 16)),
+    ),
+    "mistral": lambda: MistralConfig(**TINY, sliding_window=None),
+    "mistral window": lambda: MistralConfig(**TINY, head_dim=16, sliding_window=7),
+    "qwen2": lambda: Qwen2Config(**TINY),
+    "qwen2 windows above": lambda: Qwen2Config(
+        **{**TINY, "num_hidden_layers": 3}, use_sliding_window=True, sliding_window=6, max_window_layers=1
+    ),
+    "qwen3": lambda: Qwen3Config(**TINY, head_dim=16),
+    "qwen3 heads of 24": lambda: Qwen3Config(**TINY, head_dim=24),
+    "smollm3": lambda: SmolLM3Config(**{**TINY, "hidden_size": 96, "num_hidden_layers": 4}, no_rope_layer_interval=2),
+    "smollm3 heads of 8": lambda: SmolLM3Config(**{**TINY, "num_hidden_layers": 4}, no_rope_layer_interval=2),
+    "phi3": lambda: Phi3Config(**{**TINY, "num_key_value_heads": 6}, sliding_window=9),
+    "phi3 longrope": lambda: Phi3Config(
+        **{**TINY, "hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3},
+        original_max_position_embeddings=24,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 1000.0,
+            "partial_rotary_factor": 0.75,
+            "short_factor": spread(1.0, 24),
+            "long_factor": spread(2.0, 24),
+        },
+    ),
+}
+
+
+CONFIGS["phi3 half a head"] = lambda: Phi3Config(
+    **{**TINY, "hidden_size": 96, "num_attention_heads": 3, "num_key_value_heads": 3},
+    rope_parameters={"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+)
 
 
 @dataclass

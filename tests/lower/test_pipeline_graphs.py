@@ -41,7 +41,8 @@ def test_the_pieces_of_a_prompt_are_the_prompt(length: int, place: int) -> None:
         filled, positions, (count,), (first,), follow = got
         assert filled.shape == positions.shape == (1, width)
         assert first == place + piece * WIDTH
-        assert positions[0].tolist() == list(range(first, first + width))
+        assert positions[0, :count].tolist() == list(range(first, first + count))
+        assert set(positions[0, count:].tolist()) <= {first + count - 1}
         assert filled[0, count:].tolist() == [0] * (width - count)
         seen += filled[0, :count].tolist()
         start = {"piece.start": follow}

@@ -40,7 +40,7 @@ def logits_of(bundle, tokens):
 
 
 def test_methods_are_the_files_that_have_a_fit():
-    assert methods() == ("rtn", "search")
+    assert methods() == ("positive", "rtn", "search")
 
 
 def test_an_unknown_method_is_refused_with_a_suggestion(folder):

@@ -134,7 +134,8 @@ class StaticRunner:
         """Run a chain over up to ``width`` tokens; logits of those."""
         filled = np.zeros((1, width), np.int64)
         filled[0, : len(ids)] = ids
-        places = self._length + np.arange(width)[None]
+        # Fillers stand where the last token does: a higher place may switch the angles, or have none.
+        places = self._length + np.minimum(np.arange(width), len(ids) - 1)[None]
         values = _run(self._host, {"input_ids": filled, "position_ids": places})
         values |= self._cache
         fresh = slice(self._length, self._length + len(ids))
