@@ -769,12 +769,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of ``verify``."""
+    """The outcome of ``verify``. ``npus`` are the bundle's with what the emulator gave now, where it ran."""
 
     bundle: str
     checks: tuple[Check, ...]
     quality: Quality | None = None
     arm: ArmQuality | None = None
+    npus: tuple[NpuBuild, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -198,14 +198,20 @@ def verify(
         list[Path] | None,
         typer.Option(help="On arm64: another bundle of the same source to compare with; may be given again."),
     ] = None,
+    npu_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Prompt tokens to run on an NPU's emulator.", show_default="64")
+    ] = None,
+    npu_steps: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to run there one by one.", show_default="8")
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
 ) -> None:
     """Check a bundle: files, tokenizer, graph, quality.
 
     Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. On arm64 it recommends kernels,
-    accuracy level and block; with --record, opening the bundle takes those kernels. Ends with exit code 3 when a check
-    fails.
+    accuracy level and block; with --record, opening the bundle takes those kernels. A bundle for an NPU is also run on
+    that NPU's emulator. Ends with exit code 3 when a check fails.
     """
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
@@ -213,6 +219,8 @@ def verify(
 
     if beside and not on:
         raise ConfigError("--beside has no part in a check on this machine", "it goes with --on arm64")
+    if on and (npu_tokens or npu_steps):
+        raise ConfigError("--npu-tokens and --npu-steps have no part in a check on arm64", "leave out --on")
     with Bars() as progress:
         if on:
             from edgekit.arm import TOKENS, WINDOW, verify_on_arm
@@ -223,13 +231,19 @@ def verify(
             )  # fmt: skip
         else:
             from edgekit.verify import TOKENS, WINDOW, verify_bundle
+            from edgekit.verify_npu import OnEmulator
 
+            usual = OnEmulator()
+            npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
             verification = verify_bundle(
                 bundle, source=source, text=text, tokens=tokens or TOKENS, window=window or WINDOW, max_kld=max_kld,
-                min_top1=min_top1, progress=progress,
+                min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, progress=progress,
             )  # fmt: skip
-    if record and (verification.quality or verification.arm):
-        keep(open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm)
+    if record and (verification.quality or verification.arm or verification.npus):
+        keep(
+            open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm,
+            npus=verification.npus,
+        )  # fmt: skip
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
 
