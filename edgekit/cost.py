@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.compiled import CompiledGraph, NpuBuild, Role, Traffic
+from edgekit.compiled import NpuBuild, Role, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,18 +50,31 @@ class Estimate:
 
 def estimate_build(build: NpuBuild) -> tuple[Estimate, ...]:
     """Estimates of a build's graphs, as they were executed on the emulator; none for one whose bytes are not known."""
-    found = (estimate(build.target, build.past, build.chain(role)) for role in ROLES)
+    chains = [(role, build.chain(role)) for role in ROLES]
+    found = (
+        estimate(build.target, role, chain[0].tokens, build.past, [graph.traffic for graph in chain])
+        for role, chain in chains
+        if chain
+    )
     return tuple(e for e in found if e)
 
 
-def estimate(target: Target, context: int, chain: Sequence[CompiledGraph]) -> Estimate | None:
-    """What a token costs on a chain of graphs; None where the compiler did not report the bytes of each."""
-    known = [graph.traffic for graph in chain if graph.traffic]
-    if not chain or len(known) < len(chain):
+def estimate(
+    target: Target, role: Role, tokens: int, context: int, traffics: Sequence[Traffic | None]
+) -> Estimate | None:
+    """What a token costs on a chain of graphs; None where the compiler did not report the bytes of each.
+
+    Args:
+        target: the device.
+        role: of the chain.
+        tokens: of one run.
+        context: slots of the cache.
+        traffics: the bytes of one run of each part.
+    """
+    known = [traffic for traffic in traffics if traffic]
+    if not known or len(known) < len(traffics):
         return None
-    kinds = ("read", "written", "spilled", "filled")
-    traffic = Traffic(*(sum(getattr(t, kind) for t in known) for kind in kinds))
-    role, tokens = chain[0].role, chain[0].tokens
+    traffic = Traffic(*(sum(getattr(t, kind) for t in known) for kind in ("read", "written", "spilled", "filled")))
     each, rate = traffic.total / tokens, target.bandwidth_bytes_per_s
     efficiency = target.npu.efficiency if target.npu and role == "decode" else None
     speeds = (efficiency[0] * rate / each, efficiency[1] * rate / each) if rate and efficiency else None

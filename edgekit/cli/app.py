@@ -12,7 +12,9 @@ import typer
 
 from edgekit import __version__
 from edgekit.cli import console
+from edgekit.cli.arguments import Json, Model, numbers
 from edgekit.cli.progress import Bars
+from edgekit.cli.targets_app import targets
 from edgekit.errors import ConfigError, GateFailed, MeasureError
 from edgekit.types import Activations, Precision, Sampling, Verification
 
@@ -24,13 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-targets = typer.Typer(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
 app.add_typer(targets, name="targets")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; talk goes to stderr.")]
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
-]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 SmallMemory = Annotated[
     bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens, slower prompts.")
@@ -347,7 +344,7 @@ def bench(
     bundle is opened on this class of machine.
     """
     if tune:
-        _tune(ctx, bundle, max(_numbers("--pp", pp)), threads, output, json)
+        _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
         return
     from edgekit.bench import bench_bundle
     from edgekit.bundle import open_bundle
@@ -358,7 +355,7 @@ def bench(
     opened = open_bundle(bundle)
     with Bars() as progress:
         measurement = bench_bundle(
-            opened, pp=_numbers("--pp", pp), tg=_numbers("--tg", tg), depth=_numbers("--depth", depth),
+            opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth),
             repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
         )  # fmt: skip
     line = to_json(measurement)
@@ -406,13 +403,6 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
         )
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise ConfigError(f"{option} is '{text}'", "give whole numbers separated by commas: 0,512,2048") from None
-
-
 @app.command(epilog="Example:  edgekit report smollm2-int4 smollm2-int8 -o report.html")
 def report(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="One or more bundles to compare.")],
@@ -432,56 +422,6 @@ def report(
         opened = [open_bundle(path, progress=progress) for path in bundles]
     path = write_report(opened, out)
     console.emit(Reported(path, tuple(bundles))) if json else console.show(str(path))
-
-
-@targets.command("list", epilog="Example:  edgekit targets list --json")
-def targets_list(json: Json = False) -> None:
-    """List the devices that ship with edgekit."""
-    from edgekit.cli.documents import TargetList
-    from edgekit.cli.target_tables import targets_table
-    from edgekit.config import list_targets, load_target
-
-    known = tuple(load_target(name) for name in list_targets())
-    console.emit(TargetList(known)) if json else console.show(targets_table(known))
-
-
-@targets.command("show", epilog="Example:  edgekit targets show portable")
-def targets_show(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
-    json: Json = False,
-) -> None:
-    """Show a device: every number with its source, and the rewrites its graphs go through."""
-    from edgekit.cli.documents import TargetCard
-    from edgekit.cli.target_tables import target_tables
-    from edgekit.config import load_target
-    from edgekit.lower import fixes
-
-    card = TargetCard.of(load_target(target), fixes())
-    console.emit(card) if json else console.show(*target_tables(card))
-
-
-@targets.command("lint", epilog="Example:  edgekit targets lint my-phone.toml")
-def targets_lint(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TARGET...]", help="Names of the list, or .toml files.", show_default="all"),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Look for problems in device files.
-
-    A number without a source, a name that nothing goes by, an operator that nothing cures; in the files of the devices
-    and of their NPUs' families. Ends with exit code 3 when there is any.
-    """
-    from edgekit.cli.target_tables import lint_tables
-    from edgekit.lint import lint_targets
-
-    lint = lint_targets(names or ())
-    console.emit(lint) if json else console.show(*lint_tables(lint))
-    if lint.problems:
-        files = dict.fromkeys(p.file for p in lint.problems)
-        count = f"{len(lint.problems)} problem{'s' * (len(lint.problems) > 1)}"
-        raise GateFailed(f"{count} in {', '.join(files)}", lint.problems[0].hint)
 
 
 @app.command(epilog="Example:  edgekit doctor --install optimum")

@@ -10,13 +10,15 @@ from edgekit import words
 from edgekit.cli.layout import columns, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
 
+    from edgekit.compiled import Emulation, Traffic
     from edgekit.cost import Estimate
-    from edgekit.types import Emulation, Manifest, NpuBuild
+    from edgekit.target_check import TargetCheck, TargetTried
+    from edgekit.types import Manifest, NpuBuild
 
 LOSSES = (("total", "total"), ("quantization", "lost by quantization"), ("npu", "lost by the NPU"))
 """Fields of an Emulation, and what their rows are called."""
@@ -103,19 +105,86 @@ def estimate_words(e: Estimate) -> str:
     return "; ".join(said)
 
 
+_KINDS = ("read>", "written>", "spilled>", "filled>")
+
+
+def _kinds(t: Traffic) -> Iterator[str]:
+    return (words.size(count) for count in (t.read, t.written, t.spilled, t.filled))
+
+
 def estimates_table(estimates: Sequence[Estimate]) -> Iterator[RenderableType]:
     """The bytes and the speeds they allow, by device, graph and context; then each formula."""
-    table = columns(
-        "estimated", "graph", "context>", "read>", "written>", "spilled>", "filled>", "a token>", "floor>", "tok/s>"
-    )
+    table = columns("estimated", "graph", "context>", *_KINDS, "a token>", "floor>", "tok/s>")
     for e in estimates:
-        t = e.traffic
         floor = "unknown" if e.floor_ms is None else f"{words.number(e.floor_ms)} ms"
         speeds = " to ".join(words.number(rate) for rate in e.tokens_per_s) if e.tokens_per_s else ""
-        kinds = (words.size(n) for n in (t.read, t.written, t.spilled, t.filled))
         table.add_row(
-            e.target, e.role, words.count(e.context), *kinds, words.size(e.bytes_per_token), floor, speeds
+            e.target, e.role, words.count(e.context), *_kinds(e.traffic), words.size(e.bytes_per_token), floor, speeds
         )  # fmt: skip
     yield table
     for e in estimates:
         yield Text(f"{e.target} {e.role} at {words.count(e.context)}: {e.formula}", style="dim")
+
+
+# --- targets check ----------------------------------------------------------------------------
+
+
+def check_tables(check: TargetCheck) -> Iterator[RenderableType]:
+    """Each graph and who runs it, what was refused and its cure, the bytes of a token."""
+    what = "all" if check.layers == check.all_layers else "the middle one, of"
+    plural = "s" * (check.layers > 1)
+    yield Text.assemble(
+        (check.model, "bold"), f": {check.layers} layer{plural} ({what} {check.all_layers}) and the head, compiled here"
+    )
+    cures = dict(check.cures)
+    for tried in check.targets:
+        yield ""
+        yield Text.assemble(
+            (tried.target.name, "bold"),
+            f": {tried.precision} weights of recipe {tried.recipe}, activations {tried.activations}",
+        )
+        yield _tried_table(tried)
+        yield from _refused_tables(tried, cures)
+    yield ""
+    if check.layers == check.all_layers:
+        yield from estimates_table([e for tried in check.targets for e in tried.estimates])
+    else:
+        yield _bytes_table(check)
+        yield Text("DRAM bytes of a run, by the compiler, of this layer and the head; --whole counts all", style="dim")
+
+
+def _bytes_table(check: TargetCheck) -> Table:
+    table = columns("target", "graph", "context>", *_KINDS, "a token>")
+    for tried in check.targets:
+        for g in tried.graphs:
+            if g.traffic:
+                each = words.size(g.traffic.total / g.tokens)
+                table.add_row(tried.target.name, g.role, words.count(g.context), *_kinds(g.traffic), each)
+    return table
+
+
+def _tried_table(tried: TargetTried) -> Table:
+    table = columns("graph", "context>", "nodes>", "on the NPU>", "refused>", "compiled in>", "peak RSS>", "")
+    for g in tried.graphs:
+        nodes, off = len(g.placement.nodes), len(g.placement.off(tried.target.provider))
+        said = Text(g.error or "compiled", style="red" if g.error else "green")
+        compiled = ("", "") if g.error else (words.seconds(g.seconds), words.size(g.peak_rss_bytes))
+        name = g.placement.graph.removesuffix(".onnx")
+        table.add_row(name, words.count(g.context), str(nodes), str(nodes - off), str(off), *compiled, said)
+    return table
+
+
+def _refused_tables(tried: TargetTried, cures: Mapping[str, str]) -> Iterator[RenderableType]:
+    """A row for each operator and reason, over all graphs."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for graph in tried.graphs:
+        for node in graph.placement.off(tried.target.provider):
+            rows.setdefault((node.operator, node.reason), []).append(node.node)
+    if not rows:
+        return
+    yield ""
+    table = columns("refused", "node", "nodes>", "reason", "cure")
+    for (operator, reason), nodes in rows.items():
+        cure = f"edgekit/{cures[operator]}" if cures.get(operator) else "none in edgekit/lower"
+        table.add_row(operator, nodes[0], str(len(nodes)), reason or "none was given", cure)
+    yield table
