@@ -809,3 +809,4 @@ class Inspection:
     files: tuple[FileEntry, ...] = field(default=())
     tunings: tuple[Tuning, ...] = ()
     arm: ArmQuality | None = None
+    npus: tuple[NpuBuild, ...] = ()

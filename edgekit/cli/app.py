@@ -16,7 +16,7 @@ from edgekit.cli.arguments import Json, Model, numbers
 from edgekit.cli.progress import Bars
 from edgekit.cli.targets_app import targets
 from edgekit.errors import ConfigError, GateFailed, MeasureError
-from edgekit.types import Activations, Precision, Sampling, Verification
+from edgekit.types import Activations, Bundle, Precision, Sampling, Verification
 
 app = typer.Typer(
     name="edgekit",
@@ -302,6 +302,10 @@ def run(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, tuple(stop or ()))
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
+    if npus := opened.manifest.npus:
+        console.note(
+            f"this is the graph for the CPU: those for the NPU run on {', '.join(n.target.name for n in npus)}"
+        )
     if prompt is None and sys.stdin.isatty() and not json:
         chat.converse(
             opened, sampling, system=system, threads=threads, context=context, lookup=lookup,
@@ -330,6 +334,7 @@ def bench(
     warmup: Annotated[int, typer.Option(min=0, help="Runs before them, not counted.")] = 1,
     threads: Threads = None,
     small_memory: SmallMemory = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Of a bundle for an NPU: measure its graph for the CPU.")] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
     ] = False,
@@ -342,6 +347,8 @@ def bench(
     Prints a table and, last, one line of JSON: the measurement record. With --tune: tries threads, spinning, pinning,
     which graph prompts take and in runs of what length, on prompts of --pp tokens; what wins is used whenever the
     bundle is opened on this class of machine.
+
+    The speed of an NPU cannot be measured here: of a bundle for one, prints what a token is estimated to cost there.
     """
     if tune:
         _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
@@ -353,6 +360,13 @@ def bench(
     from edgekit.record import to_json
 
     opened = open_bundle(bundle)
+    if opened.manifest.npus and not cpu:
+        if record or output:
+            raise ConfigError(
+                f"{bundle}: no speed of an NPU can be measured here, to be kept", "--cpu measures the CPU's"
+            )
+        _estimate(opened, json)
+        return
     with Bars() as progress:
         measurement = bench_bundle(
             opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth),
@@ -367,6 +381,14 @@ def bench(
     if not json:
         console.show(*bench_tables(measurement))
     typer.echo(line)
+
+
+def _estimate(bundle: Bundle, json: bool) -> None:
+    from edgekit.cli.documents import Estimated
+    from edgekit.cli.npu_tables import estimated_tables
+
+    result = Estimated.of(bundle)
+    console.emit(result) if json else console.show(*estimated_tables(result))
 
 
 def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, output: Path | None, json: bool) -> None:

@@ -53,6 +53,23 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Estimated:
+    """The outcome of ``bench`` on a bundle for an NPU: nothing was measured. ``note`` says so."""
+
+    bundle: Path
+    note: str
+    estimates: tuple[Estimate, ...]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """Estimates of every device's graphs."""
+        from edgekit.cost import estimate_build
+
+        note = "emulated here: no speed can be measured; estimated from the compiler's bytes"
+        return cls(bundle.path, note, tuple(e for npu in bundle.manifest.npus for e in estimate_build(npu)))
+
+
+@dataclass(frozen=True)
 class Token:
     """One token of an answer; the numbers are None unless ``--signals`` asked for them."""
 

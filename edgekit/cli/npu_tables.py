@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from edgekit.cli.documents import Estimated
     from edgekit.compiled import Emulation, Traffic
     from edgekit.cost import Estimate
     from edgekit.target_check import TargetCheck, TargetTried
@@ -39,6 +40,21 @@ def npu_tables(manifest: Manifest, build: NpuBuild, estimates: Sequence[Estimate
         yield Text(f"emulated, on {build.emulations[0].text}; KL in nats per token", style="dim")
     yield ""
     yield facts([*_file_rows(manifest, build), *estimate_rows(estimates)])
+
+
+def npu_words(build: NpuBuild) -> str:
+    """A device's part of a bundle in a line."""
+    from edgekit.cost import estimate_build
+
+    said = [f"activations {build.activations}, a cache of {words.count(build.past)} tokens, {_last_tool(build)}"]
+    said += [
+        f"{e.role} emulated: top-1 {words.percent(e.total.top1)}, KL {words.number(e.total.kld)}"
+        for e in build.emulations
+    ]
+    if not build.emulations:
+        said.append("not executed")
+    said += [f"{e.role} estimated: {estimate_words(e)}" for e in estimate_build(build) if e.role == "decode"]
+    return "; ".join(said)
 
 
 def _last_tool(build: NpuBuild) -> str:
@@ -124,6 +140,16 @@ def estimates_table(estimates: Sequence[Estimate]) -> Iterator[RenderableType]:
     yield table
     for e in estimates:
         yield Text(f"{e.target} {e.role} at {words.count(e.context)}: {e.formula}", style="dim")
+
+
+def estimated_tables(estimated: Estimated) -> Iterator[RenderableType]:
+    """What ``bench`` says instead of a speed."""
+    if not estimated.estimates:
+        yield Text(f"{estimated.note}: it reported none", style="yellow")
+    else:
+        yield Text(f"{estimated.note}:", style="yellow")
+        yield from estimates_table(estimated.estimates)
+    yield Text(f"  edgekit bench {estimated.bundle} --cpu    measures the graph for the CPU", style="dim")
 
 
 # --- targets check ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from rich.text import Text
 from edgekit import words
 from edgekit.cli.layout import columns as _table
 from edgekit.cli.layout import facts as _facts
-from edgekit.cli.npu_tables import npu_tables
+from edgekit.cli.npu_tables import npu_tables, npu_words
 from edgekit.config import PRECISIONS
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
             "on ARM",
             f"{arm.chosen.name}, level {arm.chosen.accuracy_level}: KLD {words.number(kld)}, {arm.processor}",
         )
+    for npu in inspection.npus:
+        yield f"NPU {npu.target.name}", npu_words(npu)
     for t in inspection.tunings:
         yield "tuned", f"for {t.machine}, {t.runtime}: {settings_words(t.settings)}"
 
