@@ -84,7 +84,7 @@ def bench_bundle(
         bundle_sha256=bundle.sha256,
         model=manifest.provenance.id,
         precision=manifest.recipe.precision,
-        device=manifest.target.name,
+        device=manifest.portable.name,
         time=time,
         environment=environment,
         workload=latency.workload,
@@ -109,8 +109,8 @@ def _environment(manifest: Manifest, threads: int) -> Environment:
         cores=physical_cores(),
         threads=threads,
         runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
-        provider=manifest.target.provider,
-        provider_options=manifest.target.provider_options,
+        provider=manifest.portable.provider,
+        provider_options=manifest.portable.provider_options,
     )
 
 

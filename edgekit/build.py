@@ -193,6 +193,7 @@ def _write(
             tensors=small.entries(),
             files=(),
             prefill=prefill,
+            fallback=order.portable if order.devices else None,
             npus=npus,
         )
     )

@@ -78,4 +78,5 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         files=manifest.files,
         tunings=manifest.tunings,
         arm=manifest.arm,
+        npus=manifest.npus,
     )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from edgekit.device import Activations, Npu, Precision, Route, Target
     from edgekit.emulation import Probe
     from edgekit.run.npu import Compilation
-    from edgekit.types import Checkpoint, Recipe
+    from edgekit.types import Checkpoint, ModelSpec, Recipe
 
 CALIBRATION_TOKENS, WINDOW, CALIBRATION_CHARACTERS = 2048, 128, 60_000
 """How many tokens scales are found on, in windows of how many, from how many characters of text."""
@@ -81,6 +81,17 @@ def check_room(target: Target, kv_bytes_per_slot: int, weight_bytes: int) -> Non
             f"{needed:,} bytes, more than three quarters of its {target.memory_bytes:,}",
             "build fewer bits (--precision int4) or a shorter context (--context)",
         )
+
+
+def require_context(target: Target, spec: ModelSpec) -> None:
+    """Raise when the NPU's cache is to hold more tokens than the model was made for.
+
+    Raises:
+        ConfigError: it is.
+    """
+    context = npu_of(target).context
+    if context > spec.context_length:
+        raise ConfigError(f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context")
 
 
 @dataclass(frozen=True)
@@ -126,11 +137,7 @@ def compile_for(
     spec, precision = sources.checkpoint.spec, sources.recipe.precision
     weight_bytes = sum(v.const_value.nbytes for v in sources.written.graph.initializers.values() if v.const_value)
     for target in targets:
-        context = npu_of(target).context
-        if context > spec.context_length:
-            raise ConfigError(
-                f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context"
-            )
+        require_context(target, spec)
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
         if plugin := npu_of(target).plugin:
             require_compiler(plugin)
@@ -222,6 +229,24 @@ class NpuLine:
             made, emulations=emulations, graphs=tuple(replace(g, executed=not g.shared) for g in made.graphs)
         )
 
+    def attempt(self, target: Target, route: Route) -> tuple[Attempt, ...]:
+        """Compile each graph alone, keep nothing, and say how it went: nothing is refused here.
+
+        Raises:
+            RunError: no compiler here, or it crashed.
+        """
+        npu, folder = npu_of(target), f"npu/{target.name}/{npu_of(target).context}"
+        require_compiler(plugin_of(target))
+        static = self._write_static(target, npu, route, folder)
+        attempts = []
+        for job in _apart(static):
+            with TemporaryDirectory(dir=self._bundle.folder) as scratch:
+                done = self._run_compiler(target, (*npu.options, *route.options), job, Path(scratch))[0]
+            role, part, _ = job[0]
+            placement = Placement(done.output.name, _with_folded(done))
+            attempts.append(Attempt(role, part, npu.prefill_tokens if role == "prefill" else 1, placement, done))
+        return tuple(attempts)
+
     def _write_static(self, target: Target, npu: Npu, route: Route, folder: str) -> dict[Role, tuple[str, ...]]:
         """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
         lowered = lower_static(self._model, target, npu, route)
@@ -270,18 +295,9 @@ class NpuLine:
         placements: list[Placement],
     ) -> list[CompiledGraph]:
         """Compile the graphs of one job: several share the weights of the first."""
-        root, npu, share = self._bundle.folder, npu_of(target), len(job) > 1
-        with TemporaryDirectory(dir=root) as folder:
-            pairs = [(root / name, Path(folder) / f"{role}{_number(part, name)}.onnx") for role, part, name in job]
-            done = compile_graphs(
-                plugin_of(target),
-                target.provider,
-                options,
-                pairs,
-                share=share,
-                threads=physical_cores(),
-                progress=self._progress,
-            )
+        npu, share = npu_of(target), len(job) > 1
+        with TemporaryDirectory(dir=self._bundle.folder) as folder:
+            done = self._run_compiler(target, options, job, Path(folder))
             placed = [Placement(c.output.name, _with_folded(c)) for c in done]
             for placement, compilation in zip(placed, done, strict=True):
                 require_placed(target, placement, compilation.error)
@@ -313,6 +329,32 @@ class NpuLine:
                     )
                 )
         return compiled
+
+    def _run_compiler(
+        self, target: Target, options: Sequence[tuple[str, str]], job: Sequence[tuple[Role, int, str]], folder: Path
+    ) -> tuple[Compilation, ...]:
+        root = self._bundle.folder
+        pairs = [(root / name, folder / f"{role}{_number(part, name)}.onnx") for role, part, name in job]
+        return compile_graphs(
+            plugin_of(target),
+            target.provider,
+            options,
+            pairs,
+            share=len(job) > 1,
+            threads=physical_cores(),
+            progress=self._progress,
+        )
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one graph's compilation went; its files are gone."""
+
+    role: Role
+    part: int
+    tokens: int
+    placement: Placement
+    compilation: Compilation
 
 
 _CURE = "add what it lacks to the route's `lacks` in targets/families; `edgekit targets show` lists what can be cured"

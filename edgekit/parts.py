@@ -10,7 +10,7 @@ from edgekit.types import FileEntry, Manifest, SizePart, TensorEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PARTS = ("embedding", "head", "attention", "mlp", "norms", "graph", "tokenizer", "other")
+PARTS = ("embedding", "head", "attention", "mlp", "norms", "graph", "npu", "tokenizer", "other")
 """The parts of a model, in the order they are told."""
 
 
@@ -36,13 +36,16 @@ def bundle_parts(manifest: Manifest) -> tuple[SizePart, ...]:
     """The parts of a bundle; their bytes add up to ``manifest.bytes``.
 
     ``graph`` is what the ONNX file and its external data hold besides the weights: operators, constants, padding.
+    ``npu`` is everything that is for an NPU, the graphs that were compiled among it.
     """
     graph = graph_bytes(manifest)
     tokenizer = sum(f.bytes for f in manifest.files if f.path.startswith(("tokenizer", "chat_template")))
+    npu = sum(f.bytes for f in manifest.files if _is_for_npu(f, manifest))
     extra = (
         SizePart("graph", 0, 0, graph - sum(t.bytes for t in manifest.tensors)),
+        SizePart("npu", 0, 0, npu),
         SizePart("tokenizer", 0, 0, tokenizer),
-        SizePart("other", 0, 0, manifest.bytes - graph - tokenizer),
+        SizePart("other", 0, 0, manifest.bytes - graph - npu - tokenizer),
     )
     return _sum([*tensor_parts(manifest.tensors), *extra])
 
@@ -54,6 +57,12 @@ def graph_bytes(manifest: Manifest) -> int:
 
 def _is_graph(file: FileEntry, manifest: Manifest) -> bool:
     return file.path.startswith(manifest.graph)
+
+
+def _is_for_npu(file: FileEntry, manifest: Manifest) -> bool:
+    sources = {graph.source for build in manifest.npus for graph in build.graphs}
+    folders = tuple(f"{build.folder}/" for build in manifest.npus)
+    return file.path.startswith(folders) or file.path.removesuffix("_data") in sources
 
 
 def _sum(pieces: Iterable[SizePart]) -> tuple[SizePart, ...]:

@@ -388,7 +388,10 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Manifest:
-    """edgekit.json: what the bundle is, how it was made, and what has been measured on it."""
+    """edgekit.json: what the bundle is, how it was made, and what has been measured on it.
+
+    ``fallback``: whom ``graph`` is for where ``target`` has an NPU, whose own graphs are in ``npus``.
+    """
 
     schema: int
     edgekit: str
@@ -402,6 +405,7 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
+    fallback: Target | None = None
     npus: tuple[NpuBuild, ...] = ()
     quality: Quality | None = None
     latency: Measurement | None = None
@@ -409,9 +413,14 @@ class Manifest:
     arm: ArmQuality | None = None
 
     @property
+    def portable(self) -> Target:
+        """Whom ``graph`` was lowered for: what runs it, and what its numbers are of."""
+        return self.fallback or self.target
+
+    @property
     def context_length(self) -> int:
-        """Most tokens that the model and the target allow."""
-        limit = self.target.max_context
+        """Most tokens that the model and the graph's target allow."""
+        limit = self.portable.max_context
         return self.spec.context_length if limit is None else min(limit, self.spec.context_length)
 
     @property
@@ -421,8 +430,8 @@ class Manifest:
 
     @property
     def accuracy_level(self) -> int:
-        """MatMulNBits' level in the graph: the target's, which wins over the recipe's."""
-        level = self.target.accuracy_level
+        """MatMulNBits' level in the graph: its target's, which wins over the recipe's."""
+        level = self.portable.accuracy_level
         return self.recipe.accuracy_level if level is None else level
 
     @property
@@ -763,12 +772,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of ``verify``."""
+    """The outcome of ``verify``. ``npus`` are the bundle's with what the emulator gave now, where it ran."""
 
     bundle: str
     checks: tuple[Check, ...]
     quality: Quality | None = None
     arm: ArmQuality | None = None
+    npus: tuple[NpuBuild, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -802,3 +812,4 @@ class Inspection:
     files: tuple[FileEntry, ...] = field(default=())
     tunings: tuple[Tuning, ...] = ()
     arm: ArmQuality | None = None
+    npus: tuple[NpuBuild, ...] = ()

@@ -1,4 +1,4 @@
-"""Is a bundle what it says it is? Files, source, tokenizer, graph, weights, quality against FP32: in this order."""
+"""Is a bundle what it says it is? Files, source, tokenizer, graph, weights, quality, and its part for an NPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edgekit import measure
 from edgekit.build import build_bundle, draw
 from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import count_operators, read_initializers
-from edgekit.errors import EdgekitError
+from edgekit.errors import ConfigError, EdgekitError
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, default_settings, load_runner
 from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
-from edgekit.types import Bundle, Check, Checkpoint, Precision, Progress, Quality, Verification, silent
+from edgekit.types import Bundle, Check, Checkpoint, NpuBuild, Precision, Progress, Quality, Verification, silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgekit.build import Exporter
     from edgekit.measure import Reference, Text
     from edgekit.run import OnnxRunner
+    from edgekit.verify_npu import OnEmulator
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def verify_bundle(
     window: int = WINDOW,
     max_kld: float | None = None,
     min_top1: float | None = None,
+    npu: OnEmulator | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Check a bundle. A check that cannot be made is a skip when nobody asked for it and a failure otherwise.
@@ -92,36 +94,57 @@ def verify_bundle(
         window: tokens in a window, at most the model's context.
         max_kld: mean KL divergence that still passes; by default by precision (LIMITS).
         min_top1: top-1 agreement that still passes; by default by precision.
+        npu: what to run on the emulator of the NPU that it is for; by default as a build does, on ``text``.
         progress: hears of hashing, building and scoring.
 
     Raises:
         MeasureError: the text cannot be read or is too short.
+        ConfigError: ``npu`` for a bundle that holds nothing for one.
     """
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
     opened, checks = check_files(path, progress)
     if opened is None:
         return Verification(str(path), checks)
+    if npu and not opened.manifest.npus:
+        raise ConfigError(f"{path} holds nothing for an NPU", "build it for a device with one: `edgekit targets list`")
     limits = limits_of(opened, max_kld, min_top1)
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
     checkpoint, found = open_source(opened, source, asked, progress)
     checks += (found, *_check_text(opened, checkpoint))
+    quality, computed = _check_computing(opened, checkpoint, request, progress)
+    checks += computed
+    npus: tuple[NpuBuild, ...] = ()
+    if opened.manifest.npus:
+        from edgekit.verify_npu import OnEmulator, verify_npus
+
+        binaries, npus = verify_npus(
+            opened, checkpoint, npu or OnEmulator(), text=chosen if text else None, progress=progress
+        )
+        checks += binaries
+    return Verification(str(path), checks, quality, npus=npus)
+
+
+def _check_computing(
+    bundle: Bundle, checkpoint: Checkpoint | None, request: _Request, progress: Progress
+) -> tuple[Quality | None, tuple[Check, ...]]:
+    """The graph for a CPU: what it is made of, what it computes, how good that is."""
     try:
         # Quality belongs to the file: no tuning of this machine may choose another graph for it.
-        runner = load_runner(opened, settings=default_settings(opened.manifest))
+        runner = load_runner(bundle, settings=default_settings(bundle.manifest))
     except EdgekitError as error:
-        return Verification(str(path), (*checks, Check("graph", "fail", error.message, error.hint)))
+        return None, (Check("graph", "fail", error.message, error.hint),)
     try:
-        checks += (
-            _check_graph(opened, runner),
-            _check_steps(runner, opened.manifest.accuracy_level),
-            _check_weights(opened, checkpoint),
+        checks = (
+            _check_graph(bundle, runner),
+            _check_steps(runner, bundle.manifest.accuracy_level),
+            _check_weights(bundle, checkpoint),
         )
-        quality, check = _check_quality(opened, runner, checkpoint, request, progress)
+        quality, check = _check_quality(bundle, runner, checkpoint, request, progress)
     finally:
         runner.close()
-    return Verification(str(path), (*checks, check), quality)
+    return quality, (*checks, check)
 
 
 def limits_of(bundle: Bundle, max_kld: float | None, min_top1: float | None) -> Limits:
@@ -214,8 +237,8 @@ def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
     stored = read_initializers(bundle)
     manifest = bundle.manifest
     weights = checkpoint.weights
-    if manifest.recipe.smooth:
-        _, weights = draw(checkpoint, manifest.recipe, manifest.target.opset)
+    if manifest.recipe.smooth or manifest.recipe.rotate:
+        _, weights = draw(checkpoint, manifest.recipe, manifest.portable.opset)
     entries = [e for e in bundle.manifest.tensors if not e.shared_with]
     sample = entries[:: -(-len(entries) // _SAMPLE)]
     worst, wrong = 0.0, []
@@ -248,9 +271,9 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
         detail = f"{runner.vocab_size} logits for a vocabulary of {bundle.manifest.spec.vocab_size}"
         return Check("graph", "fail", detail, _REBUILD)
     operators = count_operators(bundle)
-    lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.target.lacks})
+    lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.portable.lacks})
     if lacking:
-        target = bundle.manifest.target.name
+        target = bundle.manifest.portable.name
         return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", _REBUILD)
     domains = sorted({domain or "ai.onnx" for domain, _ in operators})
     nodes = sum(operators.values())

@@ -105,8 +105,7 @@ def static_runner(bundle: Bundle) -> StaticRunner:
 
 def portable_runner(bundle: Bundle) -> Runner:
     """The graph for the device's CPU."""
-    target = load_target(bundle.manifest.target.fallback)
-    return load_runner(replace(bundle, manifest=replace(bundle.manifest, target=target)))
+    return load_runner(bundle)
 
 
 def greedy(runner: Runner, prompt: Sequence[int], count: int) -> list[int]:

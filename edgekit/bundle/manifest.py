@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 from edgekit.bundle.disk import inside, sync, writing
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
-from edgekit.types import ArmQuality, Bundle, FileEntry, Manifest, Measurement, Progress, Quality, Tuning, silent
+from edgekit.types import (
+    ArmQuality,
+    Bundle,
+    FileEntry,
+    Manifest,
+    Measurement,
+    NpuBuild,
+    Progress,
+    Quality,
+    Tuning,
+    silent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,20 +73,23 @@ def record(
     latency: Measurement | None = None,
     tuning: Tuning | None = None,
     arm: ArmQuality | None = None,
+    npus: Sequence[NpuBuild] = (),
 ) -> Bundle:
     """Write what was measured into edgekit.json, in one stroke; what is not given stays as it was.
 
-    A tuning takes the place of an older one of the same machine and runtime.
+    A tuning takes the place of an older one of the same machine and runtime, what is for an NPU that of its device.
 
     Raises:
         BundleError: edgekit.json cannot be written.
     """
+    fresh = {npu.target.name: npu for npu in npus}
     manifest = replace(
         bundle.manifest,
         quality=quality or bundle.manifest.quality,
         latency=latency or bundle.manifest.latency,
         tunings=bundle.manifest.tunings if tuning is None else _with(tuning, bundle.manifest.tunings),
         arm=arm or bundle.manifest.arm,
+        npus=tuple(fresh.get(npu.target.name, npu) for npu in bundle.manifest.npus),
     )
     data = manifest_bytes(manifest)
     new = bundle.path / f".{MANIFEST}-{os.getpid()}"

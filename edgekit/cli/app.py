@@ -12,9 +12,11 @@ import typer
 
 from edgekit import __version__
 from edgekit.cli import console
+from edgekit.cli.arguments import Json, Model, numbers
 from edgekit.cli.progress import Bars
+from edgekit.cli.targets_app import targets
 from edgekit.errors import ConfigError, GateFailed, MeasureError
-from edgekit.types import Activations, Precision, Sampling, Verification
+from edgekit.types import Activations, Bundle, Precision, Sampling, Verification
 
 app = typer.Typer(
     name="edgekit",
@@ -24,13 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-targets = typer.Typer(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
 app.add_typer(targets, name="targets")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; talk goes to stderr.")]
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
-]
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 SmallMemory = Annotated[
     bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens, slower prompts.")
@@ -201,14 +198,20 @@ def verify(
         list[Path] | None,
         typer.Option(help="On arm64: another bundle of the same source to compare with; may be given again."),
     ] = None,
+    npu_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Prompt tokens to run on an NPU's emulator.", show_default="64")
+    ] = None,
+    npu_steps: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to run there one by one.", show_default="8")
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
 ) -> None:
     """Check a bundle: files, tokenizer, graph, quality.
 
     Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. On arm64 it recommends kernels,
-    accuracy level and block; with --record, opening the bundle takes those kernels. Ends with exit code 3 when a check
-    fails.
+    accuracy level and block; with --record, opening the bundle takes those kernels. A bundle for an NPU is also run on
+    that NPU's emulator. Ends with exit code 3 when a check fails.
     """
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
@@ -216,6 +219,8 @@ def verify(
 
     if beside and not on:
         raise ConfigError("--beside has no part in a check on this machine", "it goes with --on arm64")
+    if on and (npu_tokens or npu_steps):
+        raise ConfigError("--npu-tokens and --npu-steps have no part in a check on arm64", "leave out --on")
     with Bars() as progress:
         if on:
             from edgekit.arm import TOKENS, WINDOW, verify_on_arm
@@ -226,13 +231,19 @@ def verify(
             )  # fmt: skip
         else:
             from edgekit.verify import TOKENS, WINDOW, verify_bundle
+            from edgekit.verify_npu import OnEmulator
 
+            usual = OnEmulator()
+            npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
             verification = verify_bundle(
                 bundle, source=source, text=text, tokens=tokens or TOKENS, window=window or WINDOW, max_kld=max_kld,
-                min_top1=min_top1, progress=progress,
+                min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, progress=progress,
             )  # fmt: skip
-    if record and (verification.quality or verification.arm):
-        keep(open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm)
+    if record and (verification.quality or verification.arm or verification.npus):
+        keep(
+            open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm,
+            npus=verification.npus,
+        )  # fmt: skip
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
 
@@ -294,6 +305,10 @@ def run(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, tuple(stop or ()))
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
+    if npus := opened.manifest.npus:
+        console.note(
+            f"this is the graph for the CPU: those for the NPU run on {', '.join(n.target.name for n in npus)}"
+        )
     if prompt is None and sys.stdin.isatty() and not json:
         chat.converse(
             opened, sampling, system=system, threads=threads, context=context, lookup=lookup,
@@ -322,6 +337,7 @@ def bench(
     warmup: Annotated[int, typer.Option(min=0, help="Runs before them, not counted.")] = 1,
     threads: Threads = None,
     small_memory: SmallMemory = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Of a bundle for an NPU: measure its graph for the CPU.")] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
     ] = False,
@@ -334,9 +350,11 @@ def bench(
     Prints a table and, last, one line of JSON: the measurement record. With --tune: tries threads, spinning, pinning,
     which graph prompts take and in runs of what length, on prompts of --pp tokens; what wins is used whenever the
     bundle is opened on this class of machine.
+
+    The speed of an NPU cannot be measured here: of a bundle for one, prints what a token is estimated to cost there.
     """
     if tune:
-        _tune(ctx, bundle, max(_numbers("--pp", pp)), threads, output, json)
+        _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
         return
     from edgekit.bench import bench_bundle
     from edgekit.bundle import open_bundle
@@ -345,9 +363,16 @@ def bench(
     from edgekit.record import to_json
 
     opened = open_bundle(bundle)
+    if opened.manifest.npus and not cpu:
+        if record or output:
+            raise ConfigError(
+                f"{bundle}: no speed of an NPU can be measured here, to be kept", "--cpu measures the CPU's"
+            )
+        _estimate(opened, json)
+        return
     with Bars() as progress:
         measurement = bench_bundle(
-            opened, pp=_numbers("--pp", pp), tg=_numbers("--tg", tg), depth=_numbers("--depth", depth),
+            opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth),
             repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
         )  # fmt: skip
     line = to_json(measurement)
@@ -359,6 +384,14 @@ def bench(
     if not json:
         console.show(*bench_tables(measurement))
     typer.echo(line)
+
+
+def _estimate(bundle: Bundle, json: bool) -> None:
+    from edgekit.cli.documents import Estimated
+    from edgekit.cli.npu_tables import estimated_tables
+
+    result = Estimated.of(bundle)
+    console.emit(result) if json else console.show(*estimated_tables(result))
 
 
 def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, output: Path | None, json: bool) -> None:
@@ -395,13 +428,6 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
         )
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise ConfigError(f"{option} is '{text}'", "give whole numbers separated by commas: 0,512,2048") from None
-
-
 @app.command(epilog="Example:  edgekit report smollm2-int4 smollm2-int8 -o report.html")
 def report(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="One or more bundles to compare.")],
@@ -421,56 +447,6 @@ def report(
         opened = [open_bundle(path, progress=progress) for path in bundles]
     path = write_report(opened, out)
     console.emit(Reported(path, tuple(bundles))) if json else console.show(str(path))
-
-
-@targets.command("list", epilog="Example:  edgekit targets list --json")
-def targets_list(json: Json = False) -> None:
-    """List the devices that ship with edgekit."""
-    from edgekit.cli.documents import TargetList
-    from edgekit.cli.target_tables import targets_table
-    from edgekit.config import list_targets, load_target
-
-    known = tuple(load_target(name) for name in list_targets())
-    console.emit(TargetList(known)) if json else console.show(targets_table(known))
-
-
-@targets.command("show", epilog="Example:  edgekit targets show portable")
-def targets_show(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
-    json: Json = False,
-) -> None:
-    """Show a device: every number with its source, and the rewrites its graphs go through."""
-    from edgekit.cli.documents import TargetCard
-    from edgekit.cli.target_tables import target_tables
-    from edgekit.config import load_target
-    from edgekit.lower import fixes
-
-    card = TargetCard.of(load_target(target), fixes())
-    console.emit(card) if json else console.show(*target_tables(card))
-
-
-@targets.command("lint", epilog="Example:  edgekit targets lint my-phone.toml")
-def targets_lint(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[TARGET...]", help="Names of the list, or .toml files.", show_default="all"),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Look for problems in device files.
-
-    A number without a source, a name that nothing goes by, an operator that nothing cures; in the files of the devices
-    and of their NPUs' families. Ends with exit code 3 when there is any.
-    """
-    from edgekit.cli.target_tables import lint_tables
-    from edgekit.lint import lint_targets
-
-    lint = lint_targets(names or ())
-    console.emit(lint) if json else console.show(*lint_tables(lint))
-    if lint.problems:
-        files = dict.fromkeys(p.file for p in lint.problems)
-        count = f"{len(lint.problems)} problem{'s' * (len(lint.problems) > 1)}"
-        raise GateFailed(f"{count} in {', '.join(files)}", lint.problems[0].hint)
 
 
 @app.command(epilog="Example:  edgekit doctor --install optimum")

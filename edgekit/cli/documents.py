@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgekit.cost import Estimate
     from edgekit.device import Gate, Npu, Route, Source
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
 
@@ -24,7 +25,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Built:
-    """The outcome of ``build``. ``ratio`` is 4 bytes a parameter over the bytes of the graph and its weights."""
+    """The outcome of ``build``. ``ratio`` is 4 bytes a parameter over the bytes of the graph and its weights.
+
+    ``estimates`` are of the graphs for an NPU.
+    """
 
     path: Path
     sha256: str
@@ -34,15 +38,35 @@ class Built:
     bits_per_weight: float
     seconds: float
     manifest: Manifest
+    estimates: tuple[Estimate, ...] = ()
 
     @classmethod
     def of(cls, bundle: Bundle, seconds: float) -> Self:
         """Read the numbers off a bundle."""
+        from edgekit.cost import estimate_build
         from edgekit.parts import graph_bytes
 
         m = bundle.manifest
         ratio = 4 * m.parameters / graph_bytes(m)
-        return cls(bundle.path, bundle.sha256, m.bytes, ratio, m.parameters, m.bits_per_weight, seconds, m)
+        estimates = tuple(e for npu in m.npus for e in estimate_build(npu))
+        return cls(bundle.path, bundle.sha256, m.bytes, ratio, m.parameters, m.bits_per_weight, seconds, m, estimates)
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """The outcome of ``bench`` on a bundle for an NPU: nothing was measured. ``note`` says so."""
+
+    bundle: Path
+    note: str
+    estimates: tuple[Estimate, ...]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """Estimates of every device's graphs."""
+        from edgekit.cost import estimate_build
+
+        note = "emulated here: no speed can be measured; estimated from the compiler's bytes"
+        return cls(bundle.path, note, tuple(e for npu in bundle.manifest.npus for e in estimate_build(npu)))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.text import Text
 from edgekit import words
 from edgekit.cli.layout import columns as _table
 from edgekit.cli.layout import facts as _facts
+from edgekit.cli.npu_tables import npu_tables, npu_words
 from edgekit.config import PRECISIONS
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ def built_lines(built: Built) -> Iterator[RenderableType]:
         f"{built.ratio:.1f}x smaller than FP32, {built.bits_per_weight:.2f} bits per weight, ",
         f"built in {words.seconds(built.seconds)}",
     )
+    for build in m.npus:
+        yield ""
+        yield from npu_tables(m, build, [e for e in built.estimates if e.target == build.target.name])
+    if m.npus:
+        yield ""
     for command in ("verify", "run", "bench"):
         yield Text(f"  edgekit {command} {path}", style="dim")
 
@@ -102,6 +108,8 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
             "on ARM",
             f"{arm.chosen.name}, level {arm.chosen.accuracy_level}: KLD {words.number(kld)}, {arm.processor}",
         )
+    for npu in inspection.npus:
+        yield f"NPU {npu.target.name}", npu_words(npu)
     for t in inspection.tunings:
         yield "tuned", f"for {t.machine}, {t.runtime}: {settings_words(t.settings)}"
 

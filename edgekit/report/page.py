@@ -9,15 +9,27 @@ from math import log10, prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
+from edgekit.cost import estimate_build
 from edgekit.parts import PARTS, bundle_parts, graph_bytes
 from edgekit.report import plot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from edgekit.types import Bundle, Energy, Interval, Manifest, Measurement, Quality, Series, SizePart, TensorEntry
+    from edgekit.types import (
+        Bundle,
+        Energy,
+        Interval,
+        Manifest,
+        Measurement,
+        NpuBuild,
+        Quality,
+        Series,
+        SizePart,
+        TensorEntry,
+    )
 
-Kind = Literal["counted", "measured", "estimated", "none"]
+Kind = Literal["counted", "measured", "emulated", "estimated", "none"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,7 @@ class Page:
     steps_plot: str | None
     quality_rows: tuple[Row, ...]
     speed_rows: tuple[Row, ...]
+    npu_rows: tuple[Row, ...]
     parts: tuple[str, ...]
 
 
@@ -149,6 +162,7 @@ def compose(bundles: Sequence[Bundle]) -> Page:
         steps_plot=_steps_plot(cards),
         quality_rows=_quality_rows([m.quality for m in manifests]),
         speed_rows=_speed_rows([m.latency for m in manifests]),
+        npu_rows=_npu_rows(manifests),
         parts=tuple(p for p in PARTS if any(s.part.part == p for c in cards for s in c.slices)),
     )
 
@@ -345,6 +359,35 @@ def _speed_rows(found: Sequence[Measurement | None]) -> tuple[Row, ...]:
     memory = tuple(Number(words.size(m.peak_rss_bytes), "measured") if m else NONE for m in found)
     energy = tuple(_energy(m.energy) if m else NONE for m in found)
     return (*rows, Row("peak RSS", "most memory the process held", memory), Row("energy", "net, a token", energy))
+
+
+def _npu_rows(manifests: Sequence[Manifest]) -> tuple[Row, ...]:
+    """For each device and graph: what the emulator gave, and what a token is estimated to cost."""
+    columns = [{name: number for build in m.npus for name, number in _npu_numbers(m, build)} for m in manifests]
+    names = dict.fromkeys(name for column in columns for name in column)
+    return tuple(Row(*name, tuple(column.get(name, NONE) for column in columns)) for name in names)
+
+
+def _npu_numbers(manifest: Manifest, build: NpuBuild) -> Iterator[tuple[tuple[str, str], Number]]:
+    """((name, what it means), number) of one device."""
+    device = build.target.name
+    sizes = {file.path: file.bytes for file in manifest.files}
+    binaries = {graph.binary for graph in build.graphs if not graph.shared}
+    size = Number(
+        words.size(sum(sizes.get(path, 0) for path in binaries)), "counted", f"activations {build.activations}"
+    )
+    yield (f"{device}: binaries", "of both graphs, compiled apart"), size
+    for e in build.emulations:
+        said = f"{e.tokens} tokens of {e.text}; KL {words.number(e.total.kld)} nats"
+        yield (f"{device}: {e.role}, top-1", "against FP32"), Number(words.percent(e.total.top1), "emulated", said)
+        said = f"KL {words.number(e.npu.kld)} nats, cosine {e.npu.cosine:.5f}"
+        why = "against the same graph on the CPU"
+        yield (f"{device}: {e.role}, the NPU alone", why), Number(words.percent(e.npu.top1), "emulated", said)
+    for cost in estimate_build(build):
+        speeds = " to ".join(words.number(rate) for rate in cost.tokens_per_s) + " tok/s" if cost.tokens_per_s else ""
+        floor = f"at least {words.number(cost.floor_ms)} ms" if cost.floor_ms is not None else ""
+        text = "; ".join(t for t in (words.size(cost.bytes_per_token), floor, speeds) if t)
+        yield (f"{device}: {cost.role}, a token", "DRAM bytes and time"), Number(text, "estimated", cost.formula)
 
 
 def _origin(bundle: Bundle) -> tuple[tuple[str, str], ...]:

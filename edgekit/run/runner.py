@@ -57,7 +57,7 @@ def load_runner(
         session,
         settings=settings,
         context=context or limit,
-        shared_kv=manifest.target.shared_kv,
+        shared_kv=manifest.portable.shared_kv,
         small_memory=small_memory,
         prompts=None if prompts is None else prompts.result(),
         rounding=ROUNDING.get(manifest.accuracy_level, EXACT),

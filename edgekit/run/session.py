@@ -91,7 +91,7 @@ def _open(
     *,
     small_memory: bool = False,
 ) -> Session:
-    target = bundle.manifest.target
+    target = bundle.manifest.portable
     available = onnxruntime.get_available_providers()
     if target.provider not in available:
         raise RunError(

@@ -1,0 +1,103 @@
+"""``edgekit targets``: the device files. As in app.py, Typer reads the annotations while it runs."""
+
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import console
+from edgekit.cli.arguments import Json, Model, numbers
+from edgekit.cli.progress import Bars
+from edgekit.errors import ConfigError, GateFailed
+from edgekit.types import Activations, Precision
+
+targets = typer.Typer(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
+
+
+@targets.command("list", epilog="Example:  edgekit targets list --json")
+def targets_list(json: Json = False) -> None:
+    """List the devices that ship with edgekit."""
+    from edgekit.cli.documents import TargetList
+    from edgekit.cli.target_tables import targets_table
+    from edgekit.config import list_targets, load_target
+
+    known = tuple(load_target(name) for name in list_targets())
+    console.emit(TargetList(known)) if json else console.show(targets_table(known))
+
+
+@targets.command("show", epilog="Example:  edgekit targets show portable")
+def targets_show(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
+    json: Json = False,
+) -> None:
+    """Show a device: every number with its source, and the rewrites its graphs go through."""
+    from edgekit.cli.documents import TargetCard
+    from edgekit.cli.target_tables import target_tables
+    from edgekit.config import load_target
+    from edgekit.lower import fixes
+
+    card = TargetCard.of(load_target(target), fixes())
+    console.emit(card) if json else console.show(*target_tables(card))
+
+
+@targets.command("lint", epilog="Example:  edgekit targets lint my-phone.toml")
+def targets_lint(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TARGET...]", help="Names of the list, or .toml files.", show_default="all"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Look for problems in device files.
+
+    A number without a source, a name that nothing goes by, an operator that nothing cures; in the files of the devices
+    and of their NPUs' families. Ends with exit code 3 when there is any.
+    """
+    from edgekit.cli.target_tables import lint_tables
+    from edgekit.lint import lint_targets
+
+    lint = lint_targets(names or ())
+    console.emit(lint) if json else console.show(*lint_tables(lint))
+    if lint.problems:
+        files = dict.fromkeys(p.file for p in lint.problems)
+        count = f"{len(lint.problems)} problem{'s' * (len(lint.problems) > 1)}"
+        raise GateFailed(f"{count} in {', '.join(files)}", lint.problems[0].hint)
+
+
+@targets.command("check", epilog="Example:  edgekit targets check smollm2-135m --target galaxy-s24 --context 256,1024")
+def targets_check(
+    model: Model,
+    *,
+    target: Annotated[list[str], typer.Option(help="A device with an NPU, or a .toml file; may be given again.")],
+    precision: Annotated[
+        Precision | None, typer.Option(help="Of the weights.", show_default="the device's first")
+    ] = None,
+    activations: Annotated[
+        Activations | None, typer.Option(help="What the NPU computes in.", show_default="the device's first")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Tokens the cache holds, with commas.", show_default="the device's")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Compile all layers: minutes.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    json: Json = False,
+) -> None:
+    """Say whether a model compiles for a device's NPU.
+
+    Compiles one layer and the head, in seconds, and keeps nothing: who takes each node, why one is refused and what in
+    edgekit/lower cures it, and the DRAM bytes of a token at each context. Ends with exit code 3 when a node would run
+    on the CPU.
+    """
+    from edgekit.cli.npu_tables import check_tables
+    from edgekit.target_check import check_targets, require_compiled
+
+    contexts = numbers("--context", context) if context else ()
+    if any(tokens < 2 for tokens in contexts):
+        raise ConfigError(f"--context is '{context}'", "a cache holds 2 tokens or more")
+    with Bars() as progress:
+        check = check_targets(
+            model, target, precision=precision, activations=activations, contexts=contexts, whole=whole,
+            revision=revision, offline=offline, progress=progress,
+        )  # fmt: skip
+    console.emit(check) if json else console.show(*check_tables(check))
+    require_compiled(check)
