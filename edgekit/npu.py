@@ -130,8 +130,10 @@ def compile_for(
             )
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
         require_compiler(npu_of(target).plugin)
-    probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
-    windows = calibration_windows(sources.checkpoint, min(npu_of(t).context for t in targets))
+    slots = min(npu_of(t).context for t in targets)
+    count = min(TOKENS + STEPS, slots)
+    probe = make_probe(sources.checkpoint, sources.recipe, count, progress=progress) if emulate else None
+    windows = calibration_windows(sources.checkpoint, slots)
     line = NpuLine(bundle, sources, windows, progress)
     builds = tuple(line.build(t, choose_route(t, precision, activations), precision, probe) for t in targets)
     for build in builds:
