@@ -82,6 +82,20 @@ def check_room(target: Target, kv_bytes_per_slot: int, weight_bytes: int) -> Non
         )
 
 
+def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
+    """Raise where a method makes scales below zero for 16-bit activations: the compiler drops their sign silently.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if route.calibrated and recipe.method != "positive":
+        raise ConfigError(
+            f"recipe '{recipe.name}': method '{recipe.method}' makes scales below zero, and {npu_of(target).name} of "
+            f"{target.title} loses their sign under {route.activations} activations",
+            'set method = "positive" and symmetric = true in the recipe; without --recipe one is chosen',
+        )
+
+
 @dataclass(frozen=True)
 class Sources:
     """What the graphs for an NPU are made of.
@@ -116,7 +130,7 @@ def compile_for(
         progress: told each step.
 
     Raises:
-        ConfigError: a device has no such route, or not the memory.
+        ConfigError: a device has no such route, or not the memory; a recipe that the route cannot take.
         RunError: no compiler here, or it failed.
         GateFailed: see ``NpuLine.build``.
     """
@@ -128,6 +142,7 @@ def compile_for(
             raise ConfigError(
                 f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context"
             )
+        check_signs(target, choose_route(target, precision, activations), sources.recipe)
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
         require_compiler(npu_of(target).plugin)
     slots = min(npu_of(t).context for t in targets)
