@@ -24,13 +24,10 @@ from edgekit.types import Bundle, Runner, Target
 
 WIDTH, SLOTS = 8, 48
 PROVIDER = "QNNExecutionProvider"
-NEEDS_COMPILER = (
+NEEDS_COMPILER = [
     pytest.mark.qnn,
-    pytest.mark.skipif(
-        find_spec("onnxruntime_qnn") is None,
-        reason="needs onnxruntime-qnn: pip install 'edgekit[qnn]', on x86-64 Linux",
-    ),
-)
+    pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs the extra qnn, on x86-64 Linux"),
+]
 """Marks of a test that compiles for an NPU, and may run what it compiled on the emulator."""
 NOTE = "v2:6:2.51.0:5.51.0:0:57:0:0"
 
