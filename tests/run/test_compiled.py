@@ -49,7 +49,7 @@ REAL = {
 
 
 def ungated(name: str, *, without: str = "") -> Target:
-    """A device whose graphs are 8 wide over 48 slots; its limits are for real models. ``without`` is a lack forgotten."""
+    """A device whose graphs are 8 wide over 48 slots; its limits are for real models. ``without`` is forgotten."""
     target = load_target(name)
     assert target.npu is not None
     routes = tuple(replace(r, gates=(), lacks=r.lacks - {without}) for r in target.npu.routes)
