@@ -130,13 +130,13 @@ def emulate_build(
         root: the bundle's folder.
         build: what was compiled.
         probe: the tokens; the last ``steps`` go through the decode graph, those before through the prefill graph.
-        steps: tokens one by one.
+        steps: tokens one by one, half of them at most.
         progress: told the tokens run.
 
     Raises:
         RunError: the emulator fails.
     """
-    npu, threads = npu_of(build.target), physical_cores()
+    npu, threads, steps = npu_of(build.target), physical_cores(), min(steps, len(probe.tokens) // 2)
     prompt, last = probe.tokens[: len(probe.tokens) - steps], probe.tokens[len(probe.tokens) - steps :]
     task = Task(
         plugin=plugin_of(build.target),

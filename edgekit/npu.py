@@ -94,6 +94,20 @@ def require_context(target: Target, spec: ModelSpec) -> None:
         raise ConfigError(f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context")
 
 
+def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
+    """Raise where a method makes scales below zero for 16-bit activations: the compiler drops their sign silently.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if route.calibrated and recipe.method != "positive":
+        raise ConfigError(
+            f"recipe '{recipe.name}': method '{recipe.method}' makes scales below zero, and {npu_of(target).name} of "
+            f"{target.title} loses their sign under {route.activations} activations",
+            'set method = "positive" and symmetric = true in the recipe; without --recipe one is chosen',
+        )
+
+
 @dataclass(frozen=True)
 class Sources:
     """What the graphs for an NPU are made of.
@@ -130,7 +144,7 @@ def compile_for(
         progress: told each step.
 
     Raises:
-        ConfigError: a device has no such route, or not the memory.
+        ConfigError: a device has no such route, or not the memory; a recipe that the route cannot take.
         RunError: no compiler here, or it failed.
         GateFailed: see ``NpuLine.build``.
     """
@@ -138,13 +152,16 @@ def compile_for(
     weight_bytes = sum(v.const_value.nbytes for v in sources.written.graph.initializers.values() if v.const_value)
     for target in targets:
         require_context(target, spec)
+        check_signs(target, choose_route(target, precision, activations), sources.recipe)
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
         if plugin := npu_of(target).plugin:
             require_compiler(plugin)
         if mlpackage:
             require_ml_program(target)
-    probe = make_probe(sources.checkpoint, sources.recipe, TOKENS + STEPS, progress=progress) if emulate else None
-    windows = calibration_windows(sources.checkpoint, min(npu_of(t).context for t in targets))
+    slots = min(npu_of(t).context for t in targets)
+    count = min(TOKENS + STEPS, slots)
+    probe = make_probe(sources.checkpoint, sources.recipe, count, progress=progress) if emulate else None
+    windows = calibration_windows(sources.checkpoint, slots)
     line = NpuLine(bundle, sources, windows, progress)
     builds = []
     for target in targets:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from edgekit.types import Bundle, Runner, Target
 
 WIDTH, SLOTS = 8, 48
 PROVIDER = "QNNExecutionProvider"
+NEEDS_COMPILER = [
+    pytest.mark.qnn,
+    pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs the extra qnn, on x86-64 Linux"),
+]
+"""Marks of a test that compiles for an NPU, and may run what it compiled on the emulator."""
 NOTE = "v2:6:2.51.0:5.51.0:0:57:0:0"
 
 
@@ -32,6 +38,13 @@ def tiny_target(largest_graph_bytes: int = 10**9) -> Target:
     assert target.npu is not None
     npu = replace(target.npu, prefill_tokens=WIDTH, context=SLOTS, largest_graph_bytes=largest_graph_bytes)
     return replace(target, npu=npu)
+
+
+def needs_compiler(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark one test."""
+    for mark in NEEDS_COMPILER:
+        test = mark(test)
+    return test
 
 
 def compiled_graph(source: Path, output: Path, note: str = NOTE) -> None:

@@ -16,7 +16,17 @@ import pytest
 from edgekit.build import ForNpu, build_bundle
 from edgekit.run import Tokenizer
 from edgekit.types import Bundle
-from tests.npus import SLOTS, WIDTH, build_tiny, greedy, portable_runner, signed_checkpoint, static_runner, tiny_target
+from tests.npus import (
+    SLOTS,
+    WIDTH,
+    build_tiny,
+    greedy,
+    needs_compiler,
+    portable_runner,
+    signed_checkpoint,
+    static_runner,
+    tiny_target,
+)
 
 HERE = Path(__file__).parent
 TOKENS = 12
@@ -111,7 +121,7 @@ def test_the_folder_holds_all_that_its_configuration_names(tmp_path: Path, monke
     } <= listed
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+@needs_compiler
 def test_the_emulator_gives_the_same_tokens(tmp_path: Path) -> None:
     import onnxruntime_qnn
 

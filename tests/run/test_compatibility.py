@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +18,7 @@ from edgekit.errors import RunError
 from edgekit.run.npu import Mark, installed_sdk, parse_mark, require_compatible
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle
-from tests.npus import NOTE, PROVIDER, build_tiny, compiled_graph, tiny_target
+from tests.npus import NOTE, PROVIDER, build_tiny, compiled_graph, needs_compiler, tiny_target
 
 OPTIONS = (("soc_model", "57"),)
 PLUGIN = replace(npu_of(load_target("galaxy-s24")).plugin, module="a_vendors_plugin")
@@ -131,7 +130,7 @@ def _probe(bundle: Bundle) -> Probe:
     return Probe(tuple(range(4, 20)), np.eye(16, bundle.manifest.spec.vocab_size, dtype=np.float32), "made up")
 
 
-@pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs onnxruntime-qnn")
+@needs_compiler
 def test_binaries_of_two_chips_swapped(tmp_path: Path) -> None:
     """The emulator runs either without a word, so only the note tells."""
     target = tiny_target()
