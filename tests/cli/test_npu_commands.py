@@ -1,0 +1,208 @@
+"""What the commands show of a bundle for an NPU: compiled and executed by the real tools, on a tiny model."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+import edgekit.npu
+from edgekit.bundle import open_bundle
+from edgekit.cli import run
+from edgekit.cli.console import show
+from edgekit.cli.documents import Built
+from edgekit.cli.tables import built_lines
+from edgekit.config import load_target
+from edgekit.record import from_json
+from edgekit.types import Inspection, Measurement
+from tests.npus import compile_nothing, tiny_target
+from tests.real_npu import compile_tiny, needs_compiler
+
+QUICK = ["--tokens", "128", "--window", "32", "--npu-tokens", "12", "--npu-steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A bundle that was compiled and not executed."""
+    return compile_tiny(tmp_path_factory.mktemp("npu")).path
+
+
+@pytest.fixture
+def copy(compiled, tmp_path):
+    return shutil.copytree(compiled, tmp_path / "bundle")
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@needs_compiler
+def test_build_shows_nodes_binaries_and_an_estimate(tmp_path, checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr("edgekit.build.load_target", lambda name: tiny_target() if name == "s24" else load_target(name))
+    arguments = ["build", str(checkpoint), "--target", "s24", "--precision", "fp16", "--no-emulate"]
+    assert run([*arguments, "-o", str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out
+    assert "galaxy-s24: Hexagon v75, activations float16, a cache of 48 tokens, compiled by onnxruntime-qnn" in shown
+    rows = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
+    assert rows["prefill"][1] == "8"
+    assert rows["decode"][1] == "1"
+    for role in ("prefill", "decode"):
+        assert int(rows[role][2]) > 30
+        assert rows[role][3] == "0"
+    assert "not executed: no emulator was asked" in shown
+    assert "shared/prefill_qnn.bin: not executed: no emulator loads shared weights" in shown
+    assert "decode, estimated" in shown
+    assert "76.8 GB/s" in shown
+    assert rows["push"][1] == "npu/galaxy-s24/,"  # what to copy
+
+
+@needs_compiler
+def test_verify_records_what_the_emulator_gave_and_every_command_shows_it(copy, tmp_path, capsys):
+    assert run(["verify", str(copy), *QUICK, "--record"]) == 0
+    shown = capsys.readouterr().out
+    assert "pass  galaxy-s24: decode" in shown
+    assert "emulated: top-1" in shown
+    (build,) = open_bundle(copy).manifest.npus
+    assert [e.tokens for e in build.emulations] == [12, 2]
+
+    assert run(["inspect", str(copy)]) == 0
+    shown = capsys.readouterr().out
+    assert "NPU galaxy-s24" in shown
+    assert "decode emulated: top-1" in shown
+    assert "decode estimated:" in shown
+    assert "\nnpu " in shown
+    assert run(["inspect", str(copy), "--json"]) == 0
+    assert from_json(Inspection, capsys.readouterr().out).npus == (build,)
+
+    page = tmp_path / "report.html"
+    assert run(["report", str(copy), "-o", str(page)]) == 0
+    html = page.read_text()
+    assert "On the NPU" in html
+    assert "galaxy-s24: decode, the NPU alone" in html
+    assert '<span class="how emulated">' in html
+    assert "tok/s" in html
+
+
+@needs_compiler
+def test_three_lines_say_who_lost_what(copy, capsys):
+    assert run(["verify", str(copy), *QUICK, "--record"]) == 0
+    capsys.readouterr()
+    show(*built_lines(Built.of(open_bundle(copy), 1.0)))
+    shown = capsys.readouterr().out
+    assert [shown.count(name) for name in ("total", "lost by quantization", "lost by the NPU")] == [2, 2, 2]
+    assert "executed on the emulator" in shown
+
+
+@needs_compiler
+def test_verify_ends_with_3_when_the_emulator_is_too_far_off(copy, capsys):
+    path = copy / "edgekit.json"
+    manifest = json.loads(path.read_text())
+    for route in manifest["npus"][0]["target"]["npu"]["routes"]:
+        for gate in route["gates"]:
+            gate["kld"] = 1e-9
+    path.write_text(json.dumps(manifest))
+    assert run(["verify", str(copy), *QUICK]) == 3
+    captured = capsys.readouterr()
+    assert "KL against FP32 is" in captured.out
+    assert "galaxy-s24: prefill, galaxy-s24: decode" in captured.err
+
+
+@needs_compiler
+def test_bench_prints_no_speed_of_an_npu(compiled, tmp_path, capsys):
+    assert run(["bench", str(compiled)]) == 0
+    shown = capsys.readouterr().out
+    assert "emulated here: no speed can be measured; estimated from the compiler's bytes:" in shown
+    assert "floor = " in shown
+    assert run(["bench", str(compiled), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [e["role"] for e in document["estimates"]] == ["prefill", "decode"]
+    assert "series" not in document
+    for option in (["--record"], ["--output", str(tmp_path / "line.json")]):
+        assert run(["bench", str(compiled), *option]) == 1
+        assert "--cpu" in capsys.readouterr().err
+    assert not (tmp_path / "line.json").exists()
+
+
+@needs_compiler
+def test_bench_measures_the_graph_for_the_cpu_when_it_is_asked_for(compiled, capsys):
+    quick = ["--pp", "8", "--tg", "4", "--depth", "0", "--repetitions", "1", "--warmup", "0"]
+    assert run(["bench", str(compiled), "--cpu", *quick, "--json"]) == 0
+    measurement = from_json(Measurement, capsys.readouterr().out)
+    assert measurement.environment.provider == "CPUExecutionProvider"
+    assert measurement.device == "arm64"
+
+
+@needs_compiler
+def test_run_answers_on_the_cpu_and_says_so(compiled, capsys):
+    assert run(["run", str(compiled), "The quick", "--max-new-tokens", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["new_tokens"] == 2
+    assert "this is the graph for the CPU: those for the NPU run on galaxy-s24" in captured.err
+
+
+def test_options_for_the_emulator_where_there_is_none(bundle, capsys):
+    assert run(["verify", str(bundle), "--npu-tokens", "8"]) == 1
+    assert "nothing for an NPU" in capsys.readouterr().err
+    assert run(["verify", str(bundle), "--on", "arm64", "--npu-steps", "8"]) == 1
+    assert "--npu-steps" in capsys.readouterr().err
+
+
+@pytest.fixture
+def doubled(monkeypatch):
+    compile_nothing(monkeypatch)
+    monkeypatch.setattr("edgekit.target_check.require_compiler", lambda plugin: None)
+
+
+def test_targets_check(checkpoint, doubled, capsys):
+    arguments = ["targets", "check", str(checkpoint), "--target", "galaxy-s24", "--target", "qcs6490"]
+    assert run([*arguments, "--context", "64,128"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 layer (the middle one, of 2) and the head" in shown
+    assert "galaxy-s24: int8 weights of recipe npu-int8, activations float16" in shown
+    assert "qcs6490: int8 weights" in shown
+    assert shown.count("compiled\n") == 8
+    assert run([*arguments, "--context", "64", "--whole", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["layers"], document["all_layers"], document["cures"]) == (2, 2, [])
+    assert [g["context"] for g in document["targets"][0]["graphs"]] == [64, 64]
+
+
+def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint, doubled, capsys, monkeypatch):
+    real = edgekit.npu.compile_graphs
+
+    def compile_graphs(*arguments, **rest):
+        return tuple(
+            replace(
+                c,
+                placed=tuple(
+                    replace(n, provider="CPUExecutionProvider", reason="no such kernel") if n.operator == "Erf" else n
+                    for n in (*c.placed, replace(c.placed[0], node="erf", operator="Erf"))
+                ),
+                error="a node is off",
+            )
+            for c in real(*arguments, **rest)
+        )
+
+    monkeypatch.setattr(edgekit.npu, "compile_graphs", compile_graphs)
+    assert run(["targets", "check", str(checkpoint), "--target", "galaxy-s24", "--context", "64"]) == 3
+    captured = capsys.readouterr()
+    row = next(line for line in captured.out.splitlines() if line.startswith("Erf"))
+    assert row.split("  ")[0] == "Erf"
+    assert "no such kernel" in row
+    assert "none in edgekit/lower" in row
+    assert "first Erf 'erf': no such kernel" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target", "cpu"], "has no NPU"),
+        (["--target", "galaxy-s24", "--context", "1"], "2 tokens or more"),
+        (["--target", "galaxy-s24", "--context", "many"], "--context is 'many'"),
+        (["--target", "galaxy-s24", "--context", "4096"], "made for 512"),
+    ],
+)
+def test_targets_check_refuses(checkpoint, doubled, capsys, arguments, said):
+    assert run(["targets", "check", str(checkpoint), *arguments]) == 1
+    assert said in capsys.readouterr().err
