@@ -153,7 +153,8 @@ def _judge(bundle: Bundle, build: NpuBuild, emulations: tuple[Emulation, ...]) -
             hint = "build it with more bits: --precision int8"
             yield Check(name, "fail", "; ".join(s.removeprefix(f"{emulation.role}: ") for s in short), hint)
             continue
-        yield Check(name, "pass", f"{emulation_words(emulation, gate)}; {emulation.tokens} tokens of {emulation.text}")
+        tokens = f"{emulation.tokens} token{'s' * (emulation.tokens > 1)}"
+        yield Check(name, "pass", f"{emulation_words(emulation, gate)}; {tokens} of {emulation.text}")
 
 
 def emulation_words(emulation: Emulation, gate: Gate | None) -> str:

@@ -100,8 +100,9 @@ def _file_rows(manifest: Manifest, build: NpuBuild) -> Iterator[tuple[str, str]]
         else:
             ran = "not executed: no emulator loads shared weights" if shared else "not executed"
         yield name, f"{total} in {', '.join(path.removeprefix(f'{build.folder}/') for path in binaries)}: {ran}"
-    inside = sum(size for path, size in sizes.items() if path.startswith(f"{build.folder}/"))
-    yield "push", f"{build.folder}/, {words.size(inside)}; shared/ may stay here (docs/npu-device.md)"
+    inside = (path for path in sizes if path.startswith(f"{build.folder}/"))
+    total = words.size(sum(sizes[path] for path in inside if not path.startswith(f"{build.folder}/shared/")))
+    yield "push", f"{build.folder}/, {total} without shared/, which may stay here (docs/npu-device.md)"
 
 
 def estimate_rows(estimates: Sequence[Estimate]) -> Iterator[tuple[str, str]]:
