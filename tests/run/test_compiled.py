@@ -274,4 +274,6 @@ def test_a_whole_model(tmp_path: Path) -> None:
     assert decode.traffic is not None
     assert 0.9 < decode.traffic.total / (weights + cache_bytes) < 1.1
     for graph in build.graphs:
-        assert (bundle.path / graph.binary).stat().st_size <= 145_000_000
+        # The shared one holds two graphs over the same weights.
+        limit = 150_000_000 if graph.shared else 145_000_000
+        assert (bundle.path / graph.binary).stat().st_size <= limit
