@@ -144,18 +144,20 @@ def test_a_probe_of_wrong_logits_is_seen(built: Callable[[str], Bundle]) -> None
 
 
 def test_the_same_graph_gives_the_same_bytes(built: Callable[[str], Bundle], tmp_path: Path) -> None:
+    """From one place: ONNX Runtime names a graph by a hash of its path, and the name is in the binary."""
     bundle = built("v75 half precision, 4 bits")
     build = build_of(bundle)
     (compiled,) = build.chain("decode")
     assert build.target.npu is not None
-    (tmp_path / "again").mkdir()
-    output = tmp_path / "again" / Path(compiled.context).name
-    pairs = [(bundle.path / compiled.source, output)]
-    (done,) = compile_graphs(build.target.npu.plugin, build.target.provider, build.options, pairs)
-    assert done.error == ""
-    assert done.traffic == compiled.traffic
-    again = output.with_name(Path(compiled.binary).name).read_bytes()
-    assert again == (bundle.path / compiled.binary).read_bytes()
+    found = []
+    for name in ("once", "again"):
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / Path(compiled.context).name
+        pairs = [(bundle.path / compiled.source, output)]
+        (done,) = compile_graphs(build.target.npu.plugin, build.target.provider, build.options, pairs)
+        assert (done.error, done.traffic) == ("", compiled.traffic)
+        found.append(output.with_name(Path(compiled.binary).name).read_bytes())
+    assert found[0] == found[1]
 
 
 def test_a_file_that_is_there_is_not_written_over(built: Callable[[str], Bundle], tmp_path: Path) -> None:
@@ -272,4 +274,6 @@ def test_a_whole_model(tmp_path: Path) -> None:
     assert decode.traffic is not None
     assert 0.9 < decode.traffic.total / (weights + cache_bytes) < 1.1
     for graph in build.graphs:
-        assert (bundle.path / graph.binary).stat().st_size <= 145_000_000
+        # The shared one holds two graphs over the same weights.
+        limit = 150_000_000 if graph.shared else 145_000_000
+        assert (bundle.path / graph.binary).stat().st_size <= limit
