@@ -28,7 +28,8 @@ def models(tmp_path):
 def test_one_model_on_every_target(models, capsys):
     assert run(["fit", models[0]]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    # On a slow machine it takes over two seconds, and then the bar says so.
+    assert all(line.startswith("planning bundles") for line in captured.err.splitlines())
     for word in ("raspberry-pi-5", "jetson-orin-nano", "rk3588", "laptop-16gb", "estimated", "17.1 GB/s", "tok/s (max"):
         assert word in captured.out
     cpu = next(line for line in captured.out.splitlines() if line.startswith("cpu "))
