@@ -145,7 +145,7 @@ def main() -> None:
     text = read_text(options.text) if options.text else embedded_text()
     checkpoint = open_model("smollm2-135m")
     count = options.tokens + options.steps
-    probe = make_probe(checkpoint, load_recipe("npu-int8"), count, text=text)
+    probe = make_probe(checkpoint, count, text=text)
     print(f"{options.tokens} tokens of {text.name} as a prompt, {options.steps} one by one")
     for row in ROWS:
         if options.row and not any(part in row.name for part in options.row):

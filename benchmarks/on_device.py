@@ -106,7 +106,7 @@ def main() -> None:
                 npu=ForNpu(mlpackage=package),
             )
             print(f"{target.name}, {given.precision}, {given.model}")
-            probe = make_probe(open_model(given.model), bundle.manifest.recipe, TOKENS)
+            probe = make_probe(open_model(given.model), TOKENS)
             report(bundle, list(probe.tokens))
 
 

@@ -154,7 +154,11 @@ def _write(
     from edgekit.lower import lower
     from edgekit.quantize import fit_budget, quantize
 
-    plan, portable = order.recipe, order.portable
+    plan, portable, wanted = order.recipe, order.portable, order.npu
+    if order.devices:
+        from edgekit.npu import require_buildable
+
+        require_buildable(order.devices, wanted.activations, checkpoint.spec, plan, mlpackage=wanted.mlpackage)
     policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
     small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
     quantized = small.model.clone() if order.devices else None
@@ -169,7 +173,6 @@ def _write(
         from edgekit.npu import Sources, compile_for
 
         sources = Sources(checkpoint, plan, quantized, lowered, graph)
-        wanted = order.npu
         npus = compile_for(
             bundle,
             sources,

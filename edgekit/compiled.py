@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgekit.device import Activations, Target  # noqa: TC001 - record.py resolves these annotations at run time
+from edgekit.device import Activations, Npu, Target  # noqa: TC001 - record.py resolves these annotations at run time
 
 Role = Literal["prefill", "decode"]
+
+ROLES: tuple[Role, Role] = ("prefill", "decode")
+
+PAST, NEW = "past_key_values.", "new."
+"""How the names of a static graph's cache begin: what it reads, and what it adds."""
+
+LOW, HIGH = "/low", "/high"
+"""How the names end under which an observed graph gives the least and the largest number of a value."""
+
+
+def file_names(role: Role, parts: int) -> tuple[str, ...]:
+    """What the graphs of a chain are called: ``prefill.onnx``, or ``prefill.0.onnx`` ... where the model was split."""
+    return (f"{role}.onnx",) if parts == 1 else tuple(f"{role}.{i}.onnx" for i in range(parts))
+
+
+def width(npu: Npu, role: Role) -> int:
+    """Tokens that a graph takes at once."""
+    return npu.prefill_tokens if role == "prefill" else 1
 
 
 @dataclass(frozen=True)
@@ -190,6 +208,11 @@ class NpuBuild:
     def folder(self) -> str:
         """What goes to the device, relative to the bundle."""
         return f"npu/{self.target.name}"
+
+    def emulated(self, emulations: tuple[Emulation, ...]) -> NpuBuild:
+        """The build after the emulator ran it: all graphs but those with shared weights, which it cannot load."""
+        graphs = tuple(replace(g, executed=g.executed or not g.shared) for g in self.graphs)
+        return replace(self, emulations=emulations, graphs=graphs)
 
     def chain(self, role: Role, *, shared: bool = False) -> tuple[CompiledGraph, ...]:
         """The parts of one role, in the order in which they run."""

@@ -15,14 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.compiled import NpuBuild, Role, Traffic
+from edgekit.compiled import ROLES, NpuBuild, Role, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgekit.device import Target
-
-ROLES: tuple[Role, Role] = ("prefill", "decode")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgekit import measure
-from edgekit.compiled import Emulation, NpuBuild, Role
+from edgekit.compiled import ROLES, Emulation, NpuBuild
 from edgekit.errors import ConfigError, GateFailed
+from edgekit.graph import build_graph
 from edgekit.quantize import reference_logits
 from edgekit.run import physical_cores
 from edgekit.run.npu import StaticRunner, Task, emulate, open_on_cpu, run_graphs
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
     from edgekit.device import Gate, Npu, Plugin, Target
     from edgekit.measure import Text
-    from edgekit.types import Checkpoint, Recipe
+    from edgekit.types import Checkpoint
 
 TOKENS, STEPS = 64, 8
 """What a build runs on the emulator: tokens of a prompt, then tokens one by one."""
 
-ROLES: tuple[Role, Role] = ("prefill", "decode")
+OPSET = 21
+"""Of the graph that FP32 logits are computed from, in NumPy: no file, and no matter for any runtime."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Probe:
     tokens: tuple[int, ...]
     logits: NDArray[np.float32]
     text: str
+
+    def prompt(self, steps: int) -> int:
+        """How many tokens are run at once, before ``steps`` of them, but at most half, one by one."""
+        return len(self.tokens) - min(steps, len(self.tokens) // 2)
 
 
 def npu_of(target: Target) -> Npu:
@@ -63,14 +69,11 @@ def plugin_of(target: Target) -> Plugin:
     return plugin
 
 
-def make_probe(
-    checkpoint: Checkpoint, recipe: Recipe, count: int, *, text: Text | None = None, progress: Progress = silent
-) -> Probe:
+def make_probe(checkpoint: Checkpoint, count: int, *, text: Text | None = None, progress: Progress = silent) -> Probe:
     """FP32 logits for the beginning of a text, computed from the checkpoint's own weights, each read once.
 
     Args:
         checkpoint: the model.
-        recipe: says whether weights are smoothed, which changes no logit.
         count: tokens.
         text: by default CPython's help topics.
         progress: told that it goes on.
@@ -78,13 +81,12 @@ def make_probe(
     Raises:
         MeasureError: the text is too short.
     """
-    from edgekit.build import draw
-
     text = text or measure.embedded_text()
     half = -(-count // 2)
     tokens = measure.cut_windows(text, source_tokenizer(checkpoint), half, 2 * half).ravel()[:count].tolist()
     progress("FP32 reference", 0, 1, "texts")
-    logits = reference_logits(*draw(checkpoint, replace(recipe, smooth=0.0), 21), tokens)
+    graph = build_graph(checkpoint.spec, checkpoint.weights, opset=OPSET, name="reference")
+    logits = reference_logits(graph, checkpoint.weights, tokens)
     progress("FP32 reference", 1, 1, "texts")
     return Probe(tuple(tokens), logits, text.name)
 
@@ -136,8 +138,7 @@ def emulate_build(
     Raises:
         RunError: the emulator fails.
     """
-    npu, threads, steps = npu_of(build.target), physical_cores(), min(steps, len(probe.tokens) // 2)
-    prompt, last = probe.tokens[: len(probe.tokens) - steps], probe.tokens[len(probe.tokens) - steps :]
+    npu, threads, count = npu_of(build.target), physical_cores(), probe.prompt(steps)
     task = Task(
         plugin=plugin_of(build.target),
         provider=build.target.provider,
@@ -145,9 +146,9 @@ def emulate_build(
         host=root / build.host,
         prefill=tuple(root / g.context for g in build.chain("prefill")),
         decode=tuple(root / g.context for g in build.chain("decode")),
-        tokens=prompt,
-        steps=last,
-        repeat=min(len(prompt), npu.prefill_tokens),
+        tokens=probe.tokens[:count],
+        steps=probe.tokens[count:],
+        repeat=min(count, npu.prefill_tokens),
         threads=threads,
         tools=build.tools,
     )
@@ -158,7 +159,6 @@ def emulate_build(
         on_cpu = run_graphs(runner, replace(task, repeat=0))
     finally:
         runner.close()
-    count = len(prompt)
     rows = (
         (emulated.prefill, on_cpu.prefill, probe.logits[:count]),
         (emulated.decode, on_cpu.decode, probe.logits[count:]),

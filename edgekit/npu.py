@@ -5,7 +5,7 @@ It begins where ``build`` has a quantized model, and ends with what goes to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from edgekit import measure
 from edgekit.bundle.external import write_model
 from edgekit.bundle.pipeline import CONFIG, pipeline_config, tokenizer_files
 from edgekit.bundle.reading import node_names, read_context
-from edgekit.compiled import CompiledGraph, NpuBuild, Placed, Placement, Role
-from edgekit.emulation import ROLES, STEPS, TOKENS, emulate_build, make_probe, npu_of, plugin_of, require_gate
+from edgekit.compiled import ROLES, CompiledGraph, NpuBuild, Placed, Placement, Role, file_names, width
+from edgekit.emulation import STEPS, TOKENS, emulate_build, make_probe, npu_of, plugin_of, require_gate
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.lower import cache_graph, fixes, lower_static, share_bytes
 from edgekit.on_device import leave_graphs, require_ml_program
@@ -112,7 +112,8 @@ def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
 class Sources:
     """What the graphs for an NPU are made of.
 
-    ``quantized`` is the model before any cure, ``written`` its portable form, which lies at ``graph``.
+    ``quantized`` is the model before any cure, ``written`` its portable form, which lies at ``graph``. What that file
+    holds is read from there, and not quantized once more.
     """
 
     checkpoint: Checkpoint
@@ -120,6 +121,28 @@ class Sources:
     quantized: ir.Model
     written: ir.Model
     graph: str
+
+    def __post_init__(self) -> None:
+        share_bytes(self.quantized, self.written.graph.initializers)
+
+
+def require_buildable(
+    targets: Sequence[Target], activations: Activations | None, spec: ModelSpec, recipe: Recipe, *, mlpackage: bool
+) -> None:
+    """Raise before the long work where it cannot end well: no compiler here, a recipe or a cache that does not fit.
+
+    Raises:
+        ConfigError: a device has no such route, its cache would hold more than the model was made for, or the route
+            cannot take the recipe's method; no Core ML package for it.
+        RunError: no compiler here.
+    """
+    for target in targets:
+        require_context(target, spec)
+        check_signs(target, choose_route(target, recipe.precision, activations), recipe)
+        if plugin := npu_of(target).plugin:
+            require_compiler(plugin)
+        if mlpackage:
+            require_ml_program(target)
 
 
 def compile_for(
@@ -144,23 +167,17 @@ def compile_for(
         progress: told each step.
 
     Raises:
-        ConfigError: a device has no such route, or not the memory; a recipe that the route cannot take.
+        ConfigError: a device has no such route, or not the memory.
         RunError: no compiler here, or it failed.
         GateFailed: see ``NpuLine.build``.
     """
     spec, precision = sources.checkpoint.spec, sources.recipe.precision
     weight_bytes = sum(v.const_value.nbytes for v in sources.written.graph.initializers.values() if v.const_value)
     for target in targets:
-        require_context(target, spec)
-        check_signs(target, choose_route(target, precision, activations), sources.recipe)
         check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
-        if plugin := npu_of(target).plugin:
-            require_compiler(plugin)
-        if mlpackage:
-            require_ml_program(target)
     slots = min(npu_of(t).context for t in targets)
     count = min(TOKENS + STEPS, slots)
-    probe = make_probe(sources.checkpoint, sources.recipe, count, progress=progress) if emulate else None
+    probe = make_probe(sources.checkpoint, count, progress=progress) if emulate else None
     windows = calibration_windows(sources.checkpoint, slots)
     line = NpuLine(bundle, sources, windows, progress)
     builds = []
@@ -205,7 +222,7 @@ class NpuLine:
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
         self._stem = sources.graph.removesuffix(".onnx")
         self._bytes = dict(sources.written.graph.initializers)
-        self._static: dict[str, dict[Role, tuple[str, ...]]] = {}
+        self._static: dict[str, dict[Role, tuple[_Static, ...]]] = {}
         self._caches: dict[str, ir.Model] = {}
 
     def build(self, target: Target, route: Route, precision: Precision, probe: Probe | None) -> NpuBuild:
@@ -215,9 +232,7 @@ class NpuLine:
             RunError: no compiler here, or it failed.
             GateFailed: a node would run on the CPU, or the emulator's logits are farther off than the target allows.
         """
-        npu = npu_of(target)
-        require_compiler(plugin_of(target))
-        folder = f"npu/{target.name}"
+        npu, folder = npu_of(target), f"npu/{target.name}"
         static = self._write_static(target, npu, route, folder)
         options = (*npu.options, *route.options)
         placements: list[Placement] = []
@@ -242,9 +257,7 @@ class NpuLine:
             return made
         emulations = emulate_build(self._bundle.folder, made, probe, progress=self._progress)
         require_gate(target, route.gate(precision), emulations)
-        return replace(
-            made, emulations=emulations, graphs=tuple(replace(g, executed=not g.shared) for g in made.graphs)
-        )
+        return made.emulated(emulations)
 
     def attempt(self, target: Target, route: Route) -> tuple[Attempt, ...]:
         """Compile each graph alone, keep nothing, and say how it went: nothing is refused here.
@@ -252,19 +265,17 @@ class NpuLine:
         Raises:
             RunError: no compiler here, or it crashed.
         """
-        npu, folder = npu_of(target), f"npu/{target.name}/{npu_of(target).context}"
-        require_compiler(plugin_of(target))
-        static = self._write_static(target, npu, route, folder)
+        npu = npu_of(target)
+        static = self._write_static(target, npu, route, f"npu/{target.name}/{npu.context}")
         attempts = []
         for job in _apart(static):
             with TemporaryDirectory(dir=self._bundle.folder) as scratch:
                 done = self._run_compiler(target, (*npu.options, *route.options), job, Path(scratch))[0]
-            role, part, _ = job[0]
             placement = Placement(done.output.name, _with_folded(done))
-            attempts.append(Attempt(role, part, npu.prefill_tokens if role == "prefill" else 1, placement, done))
+            attempts.append(Attempt(job[0].role, job[0].part, width(npu, job[0].role), placement, done))
         return tuple(attempts)
 
-    def _write_static(self, target: Target, npu: Npu, route: Route, folder: str) -> dict[Role, tuple[str, ...]]:
+    def _write_static(self, target: Target, npu: Npu, route: Route, folder: str) -> dict[Role, tuple[_Static, ...]]:
         """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
         lowered = lower_static(self._model, target, npu, route)
         self._bundle.write_graph(lowered.host, f"{folder}/host.onnx")
@@ -275,8 +286,8 @@ class NpuLine:
             if route.calibrated:
                 prefill, decode = self._calibrated(prefill, decode, f"{folder}/host.onnx")
             self._static[key] = {
-                "prefill": self._write_chain(prefill, f"{key}.prefill"),
-                "decode": self._write_chain(decode, f"{key}.decode"),
+                "prefill": self._write_chain(prefill, "prefill", key),
+                "decode": self._write_chain(decode, "decode", key),
             }
             self._caches[key] = cache_graph(prefill)
         self._bundle.write_graph(self._caches[key].clone(), f"{folder}/cache.onnx")
@@ -295,19 +306,20 @@ class NpuLine:
         coded = [tuple(quantize_activations(m, ranges) for m in chain) for chain in (prefill, decode)]
         return coded[0], coded[1]
 
-    def _write_chain(self, chain: Sequence[ir.Model], stem: str) -> tuple[str, ...]:
-        names = [f"{stem}.onnx"] if len(chain) == 1 else [f"{stem}.{i}.onnx" for i in range(len(chain))]
-        for model, name in zip(chain, names, strict=True):
+    def _write_chain(self, chain: Sequence[ir.Model], role: Role, key: str) -> tuple[_Static, ...]:
+        names = file_names(role, len(chain))
+        written = tuple(_Static(role, part, f"{key}.{name}", name) for part, name in enumerate(names))
+        for model, graph in zip(chain, written, strict=True):
             share_bytes(model, self._bytes)
-            self._bundle.write_graph(model, name, progress=self._progress)
+            self._bundle.write_graph(model, graph.path, progress=self._progress)
             self._bytes = {**model.graph.initializers, **self._bytes}
-        return tuple(names)
+        return written
 
     def _compile(
         self,
         target: Target,
         options: Sequence[tuple[str, str]],
-        job: Sequence[tuple[Role, int, str]],
+        job: Sequence[_Static],
         place: str,
         placements: list[Placement],
     ) -> list[CompiledGraph]:
@@ -321,19 +333,21 @@ class NpuLine:
             if not share:
                 placements += placed
             compiled = []
-            for (role, part, name), c, placement in zip(job, done, placed, strict=True):
+            for graph, c, placement in zip(job, done, placed, strict=True):
                 facts = read_context(c.output)
                 if facts.others:
-                    raise GateFailed(f"{name}: {', '.join(sorted(set(facts.others)))} would run on the CPU", _CURE)
+                    raise GateFailed(
+                        f"{graph.path}: {', '.join(sorted(set(facts.others)))} would run on the CPU", _CURE
+                    )
                 self._bundle.adopt_file(f"{place}/{c.output.name}", c.output)
                 if (c.output.parent / facts.binary).is_file():
                     self._bundle.adopt_file(f"{place}/{facts.binary}", c.output.parent / facts.binary)
                 compiled.append(
                     CompiledGraph(
-                        role=role,
-                        part=part,
-                        tokens=npu.prefill_tokens if role == "prefill" else 1,
-                        source=name,
+                        role=graph.role,
+                        part=graph.part,
+                        tokens=width(npu, graph.role),
+                        source=graph.path,
                         context=f"{place}/{c.output.name}",
                         binary=f"{place}/{facts.binary}",
                         shared=share,
@@ -348,10 +362,10 @@ class NpuLine:
         return compiled
 
     def _run_compiler(
-        self, target: Target, options: Sequence[tuple[str, str]], job: Sequence[tuple[Role, int, str]], folder: Path
+        self, target: Target, options: Sequence[tuple[str, str]], job: Sequence[_Static], folder: Path
     ) -> tuple[Compilation, ...]:
         root = self._bundle.folder
-        pairs = [(root / name, folder / f"{role}{_number(part, name)}.onnx") for role, part, name in job]
+        pairs = [(root / graph.path, folder / graph.compiled) for graph in job]
         return compile_graphs(
             plugin_of(target),
             target.provider,
@@ -361,6 +375,16 @@ class NpuLine:
             threads=physical_cores(),
             progress=self._progress,
         )
+
+
+@dataclass(frozen=True)
+class _Static:
+    """A static graph at ``path`` in the bundle; ``compiled`` is what the compiler's output is called."""
+
+    role: Role
+    part: int
+    path: str
+    compiled: str
 
 
 @dataclass(frozen=True)
@@ -401,19 +425,14 @@ def require_placed(target: Target, placement: Placement, error: str) -> None:
         )
 
 
-def _apart(static: dict[Role, tuple[str, ...]]) -> list[list[tuple[Role, int, str]]]:
+def _apart(static: dict[Role, tuple[_Static, ...]]) -> list[list[_Static]]:
     """Each graph alone: the emulator loads no binary with shared weights."""
-    return [[(role, i, name)] for role in ROLES for i, name in enumerate(static[role])]
+    return [[graph] for role in ROLES for graph in static[role]]
 
 
-def _together(static: dict[Role, tuple[str, ...]]) -> list[list[tuple[Role, int, str]]]:
+def _together(static: dict[Role, tuple[_Static, ...]]) -> list[list[_Static]]:
     """The prefill and the decode graph of each part: they have the same weights."""
-    return [[(role, i, static[role][i]) for role in ROLES] for i in range(len(static["prefill"]))]
-
-
-def _number(part: int, name: str) -> str:
-    """``.0`` where the model was split, as in the static graph's name."""
-    return f".{part}" if name.endswith(f".{part}.onnx") else ""
+    return [list(part) for part in zip(*(static[role] for role in ROLES), strict=True)]
 
 
 def _with_folded(compilation: Compilation) -> tuple[Placed, ...]:

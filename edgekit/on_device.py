@@ -13,9 +13,10 @@ import numpy as np
 
 from edgekit import measure
 from edgekit.bundle.mlpackage import make_mlpackage, require_coremltools
-from edgekit.compiled import NpuBuild, OnCpu, Role, StaticGraph
+from edgekit.compiled import ROLES, NpuBuild, OnCpu, Role, StaticGraph, file_names, width
+from edgekit.emulation import STEPS
 from edgekit.errors import BundleError, ConfigError
-from edgekit.lower import lower_static, share_bytes
+from edgekit.lower import lower_static
 from edgekit.record import to_json
 from edgekit.run import physical_cores
 from edgekit.run.npu import StaticRunner, check_usability, open_on_cpu
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from edgekit.device import Npu, Route, Target
     from edgekit.emulation import Probe
     from edgekit.npu import Sources
-
-ROLES: tuple[Role, Role] = ("prefill", "decode")
-
-STEPS = 8
-"""Tokens run one by one, of those of a probe."""
 
 
 def leave_graphs(
@@ -65,10 +61,7 @@ def leave_graphs(
     """
     npu, folder = target.npu, f"npu/{target.name}"
     assert npu is not None
-    model = sources.quantized.clone()
-    # What the portable graph's file holds need not be quantized once more.
-    share_bytes(model, sources.written.graph.initializers)
-    lowered = lower_static(model, target, npu, route)
+    lowered = lower_static(sources.quantized, target, npu, route)
     host = f"{folder}/host.onnx"
     bundle.write_graph(lowered.host, host)
     chains: dict[Role, Sequence[ir.Model]] = {"prefill": lowered.prefill, "decode": lowered.decode}
@@ -114,7 +107,7 @@ def run_on_cpu(
     Raises:
         RunError: ONNX Runtime cannot run a graph.
     """
-    threads, count = physical_cores(), len(probe.tokens) - steps
+    threads, count = physical_cores(), probe.prompt(steps)
     chains = [[open_on_cpu(bundle.folder / g.path, threads) for g in static if g.role == role] for role in ROLES]
     runner = StaticRunner(open_on_cpu(bundle.folder / host, threads), *chains)
     try:
@@ -134,10 +127,10 @@ def run_on_cpu(
 def _write(
     bundle: Draft, npu: Npu, folder: str, role: Role, chain: Sequence[ir.Model], progress: Progress
 ) -> Iterator[StaticGraph]:
-    for part, model in enumerate(chain):
-        path = f"{folder}/{role}.onnx" if len(chain) == 1 else f"{folder}/{role}.{part}.onnx"
+    for part, (name, model) in enumerate(zip(file_names(role, len(chain)), chain, strict=True)):
+        path = f"{folder}/{name}"
         bundle.write_graph(model, path, progress=progress)
-        yield StaticGraph(role, part, npu.prefill_tokens if role == "prefill" else 1, path, len(model.graph))
+        yield StaticGraph(role, part, width(npu, role), path, len(model.graph))
 
 
 def _write_package(bundle: Draft, folder: str, static: Sequence[StaticGraph], progress: Progress) -> str:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from edgekit.build import draw
 from edgekit.bundle import GRAPH_NAMES, draft
+from edgekit.compiled import ROLES
 from edgekit.config import builtin_recipe, load_target
-from edgekit.cost import ROLES, estimate
+from edgekit.cost import estimate
 from edgekit.emulation import npu_of, plugin_of
 from edgekit.lower import fixes, lower
 from edgekit.npu import NpuLine, Sources, calibration_windows, choose_route, require_context, require_placed

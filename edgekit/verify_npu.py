@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit import words
@@ -72,19 +72,14 @@ def verify_npus(
             steps = min(wanted.steps, build.past - 1)
             count = min(wanted.tokens + steps, build.past)
             if count not in probes:
-                probes[count] = make_probe(checkpoint, bundle.manifest.recipe, count, text=text, progress=progress)
+                probes[count] = make_probe(checkpoint, count, text=text, progress=progress)
             emulations = emulate_build(bundle.path, build, probes[count], steps=steps, progress=progress)
         except EdgekitError as error:
             checks += [Check(f"{name}: emulator", "fail", error.message, error.hint)]
             continue
         checks += _judge(bundle, build, emulations)
-        run.append(_with(build, emulations))
+        run.append(build.emulated(emulations))
     return tuple(checks), tuple(run)
-
-
-def _with(build: NpuBuild, emulations: tuple[Emulation, ...]) -> NpuBuild:
-    graphs = tuple(replace(g, executed=g.executed or not g.shared) for g in build.graphs)
-    return replace(build, emulations=emulations, graphs=graphs)
 
 
 def _unable(build: NpuBuild, found: tuple[Check, ...], checkpoint: Checkpoint | None) -> tuple[str, str] | None:

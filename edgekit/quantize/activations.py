@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.compiled import HIGH, LOW, NEW, PAST
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 FLOAT, CODES = ir.DataType.FLOAT, ir.DataType.UINT16
 LEVELS = 65535
-LOW, HIGH = "/low", "/high"
-PAST, NEW = "past_key_values.", "new."
 
 MOVERS = frozenset({"Reshape", "Transpose", "Split", "Identity"})
 """Operators whose outputs hold numbers of their first input."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit.compiled import HIGH, LOW
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
 from edgekit.types import Progress, Range, silent
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-LOW, HIGH = "/low", "/high"
 
 
 def observe_ranges(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from edgekit.compiled import NEW, PAST
 from edgekit.errors import RunError
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-PAST, NEW = "past_key_values.", "new."
 
 
 def open_on_cpu(graph: Path, threads: int) -> Any:
