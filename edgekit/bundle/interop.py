@@ -15,7 +15,7 @@ from edgekit.errors import BundleError
 from edgekit.types import ModelSpec, Precision, SideFile, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -106,40 +106,66 @@ def _javascript_config(graph: GraphFile, precision: Precision) -> dict[str, Any]
 def _genai_config(spec: ModelSpec, target: Target, graph: GraphFile, generation: dict[str, Any]) -> dict[str, Any]:
     inputs = {n: n for n in ("input_ids", "attention_mask", "position_ids") if n in graph.inputs}
     kinds = ("key", "value")
+    decoder = {
+        "session_options": genai_session(),
+        "filename": graph.path,
+        **genai_sizes(spec),
+        "inputs": inputs | {f"past_{k}_names": f"past_key_values.%d.{k}" for k in kinds},
+        "outputs": {"logits": "logits"} | {f"present_{k}_names": f"present.%d.{k}" for k in kinds},
+    }
+    kind = spec.architecture if spec.architecture in _GENAI_TYPES else "decoder"
+    return {
+        "model": genai_model(kind, spec, spec.context_length, decoder),
+        "search": genai_search(min(spec.context_length, _GENAI_MAX_LENGTH), target.shared_kv, generation),
+    }
+
+
+def genai_model(kind: str, spec: ModelSpec, context_length: int, decoder: dict[str, Any]) -> dict[str, Any]:
+    """genai_config.json's ``model``; what the checkpoint does not say is left out."""
     eos = list(spec.eos_token_ids)
     model = {
-        "type": spec.architecture if spec.architecture in _GENAI_TYPES else "decoder",
+        "type": kind,
         "bos_token_id": spec.bos_token_id,
         "eos_token_id": eos if len(eos) != 1 else eos[0],
         "pad_token_id": spec.pad_token_id if spec.pad_token_id is not None else next(iter(eos), None),
         "vocab_size": spec.vocab_size,
-        "context_length": spec.context_length,
-        "decoder": {
-            # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones: 1 of 2.
-            "session_options": {"log_id": "onnxruntime-genai", "provider_options": [], "intra_op_num_threads": 0},
-            "filename": graph.path,
-            "head_size": spec.head_dim,
-            "hidden_size": spec.hidden_size,
-            "num_attention_heads": spec.heads,
-            "num_hidden_layers": spec.layers,
-            "num_key_value_heads": spec.kv_heads,
-            "inputs": inputs | {f"past_{k}_names": f"past_key_values.%d.{k}" for k in kinds},
-            "outputs": {"logits": "logits"} | {f"present_{k}_names": f"present.%d.{k}" for k in kinds},
-        },
+        "context_length": context_length,
+        "decoder": decoder,
     }
-    search = {
+    return {k: v for k, v in model.items() if v is not None and v != []}
+
+
+def genai_sizes(spec: ModelSpec) -> dict[str, int]:
+    """The sizes that genai's ``decoder`` names."""
+    return {
+        "head_size": spec.head_dim,
+        "hidden_size": spec.hidden_size,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.layers,
+        "num_key_value_heads": spec.kv_heads,
+    }
+
+
+def genai_session(providers: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """A session's options: the CPU's, unless a provider is named."""
+    # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones: 1 of 2.
+    return {"log_id": "onnxruntime-genai", "provider_options": [*providers], "intra_op_num_threads": 0}
+
+
+def genai_search(max_length: int, shared_kv: bool, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """genai_config.json's ``search``: as generation_config.json says, one beam."""
+    return {
         "do_sample": generation.get("do_sample", False),
-        "max_length": min(spec.context_length, _GENAI_MAX_LENGTH),
+        "max_length": max_length,
         "min_length": 0,
         "num_beams": 1,
         "num_return_sequences": 1,
-        "past_present_share_buffer": target.shared_kv,
+        "past_present_share_buffer": shared_kv,
         "repetition_penalty": generation.get("repetition_penalty", 1.0),
         "temperature": generation.get("temperature", 1.0),
         "top_k": generation.get("top_k", 50),
         "top_p": generation.get("top_p", 1.0),
     }
-    return {"model": {k: v for k, v in model.items() if v is not None and v != []}, "search": search}
 
 
 def _parse(files: dict[str, bytes], name: str) -> dict[str, Any]:

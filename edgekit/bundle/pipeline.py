@@ -1,9 +1,8 @@
 """``npu/<target>/genai_config.json``: how onnxruntime-genai drives static graphs, as a pipeline of stages.
 
 genai gives every run the whole prompt, as many times as it has pieces (``sliding_window``); the piece stage takes the
-next one. Names in ``inputs`` and ``outputs`` that genai manages (the
-prompt, its places, the cache, one row of logits) are given to every stage that has them; what else a stage gives is
-handed to those after it, by name.
+next one. Names in ``inputs`` and ``outputs`` that genai manages (the prompt, its places, the cache, one row of logits)
+are given to every stage that has them; what else a stage gives is handed to those after it, by name.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+
+from edgekit.bundle.interop import genai_model, genai_search, genai_session, genai_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,56 +60,32 @@ def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: Model
         spec: the model.
         width: tokens of a piece of a prompt.
     """
-    eos = list(spec.eos_token_ids)
-    model = {
-        "type": "decoder-pipeline",
-        "bos_token_id": spec.bos_token_id,
-        "eos_token_id": eos if len(eos) != 1 else eos[0],
-        "pad_token_id": spec.pad_token_id if spec.pad_token_id is not None else next(iter(eos), None),
-        "vocab_size": spec.vocab_size,
-        "context_length": build.past,
-        "decoder": {
-            "session_options": _session(()),
-            "head_size": spec.head_dim,
-            "hidden_size": spec.hidden_size,
-            "num_attention_heads": spec.heads,
-            "num_hidden_layers": spec.layers,
-            "num_key_value_heads": spec.kv_heads,
-            # genai takes a window for a layer's own: its cache gets window + slack slots, which must be the graphs'.
-            "sliding_window": {
-                "window_size": width,
-                "cache_slack": build.past - width,
-                "slide_key_value_cache": False,
-                "slide_inputs": False,
-            },
-            "inputs": {
-                "input_ids": "prompt_ids",
-                "position_ids": "prompt_positions",
-                "past_key_names": "past_key_values.%d.key",
-                "past_value_names": "past_key_values.%d.value",
-            },
-            "outputs": {
-                "logits": "logits.last",
-                "present_key_names": "present.%d.key",
-                "present_value_names": "present.%d.value",
-            },
-            "pipeline": [{s.name: _stage(folder, s, runtime) for s in stages_of(build)}],
+    decoder = {
+        "session_options": genai_session(),
+        **genai_sizes(spec),
+        # genai takes a window for a layer's own: its cache gets window + slack slots, which must be the graphs'.
+        "sliding_window": {
+            "window_size": width,
+            "cache_slack": build.past - width,
+            "slide_key_value_cache": False,
+            "slide_inputs": False,
         },
+        "inputs": {
+            "input_ids": "prompt_ids",
+            "position_ids": "prompt_positions",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits.last",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "pipeline": [{s.name: _stage(folder, s, runtime) for s in stages_of(build)}],
     }
-    search = {
-        "do_sample": False,
-        "max_length": build.past,
-        "min_length": 0,
-        "num_beams": 1,
-        "num_return_sequences": 1,
-        "past_present_share_buffer": True,
-        "repetition_penalty": 1.0,
-        "temperature": 1.0,
-        "top_k": 50,
-        "top_p": 1.0,
-    }
-    kept = {k: v for k, v in model.items() if v is not None and v != []}
-    return (json.dumps({"model": kept, "search": search}, indent=2, ensure_ascii=False) + "\n").encode()
+    model = genai_model("decoder-pipeline", spec, build.past, decoder)
+    config = {"model": model, "search": genai_search(build.past, shared_kv=True, generation={})}
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def tokenizer_files(names: Sequence[str]) -> tuple[str, ...]:
@@ -124,10 +101,5 @@ def _stage(folder: Path, stage: Stage, runtime: Runtime) -> dict[str, Any]:
         "outputs": [value.name for value in graph.outputs],
         "run_on_prompt": stage.on_prompt,
         "run_on_token_gen": stage.on_token,
-        "session_options": _session([{runtime.genai: dict(runtime.options)}] if stage.compiled else ()),
+        "session_options": genai_session([{runtime.genai: dict(runtime.options)}] if stage.compiled else ()),
     }
-
-
-def _session(providers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones.
-    return {"log_id": "onnxruntime-genai", "provider_options": [*providers], "intra_op_num_threads": 0}

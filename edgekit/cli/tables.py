@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from edgekit import words
-from edgekit.cli.layout import columns as _table
-from edgekit.cli.layout import facts as _facts
+from edgekit.cli.layout import columns, facts
 from edgekit.cli.npu_tables import npu_tables, npu_words
 from edgekit.config import PRECISIONS
 
@@ -67,11 +66,11 @@ def built_lines(built: Built) -> Iterator[RenderableType]:
 
 def inspection_tables(inspection: Inspection, *, tensors: bool) -> Iterator[RenderableType]:
     """Architecture, precision by layer, size by part; every tensor when asked for."""
-    yield _facts(_spec_rows(inspection))
+    yield facts(_spec_rows(inspection))
     yield ""
     yield _layers_table(inspection.tensors)
     yield ""
-    table = _table("part", "tensors>", "parameters>", "size>", "share>")
+    table = columns("part", "tensors>", "parameters>", "size>", "share>")
     total = sum(p.bytes for p in inspection.parts)
     for part in inspection.parts:
         numbers = (str(part.tensors), words.count(part.parameters)) if part.tensors else ("", "")
@@ -79,7 +78,7 @@ def inspection_tables(inspection: Inspection, *, tensors: bool) -> Iterator[Rend
     yield table
     if tensors:
         yield ""
-        table = _table("tensor", "shape", "stored as", "size>", "error>")
+        table = columns("tensor", "shape", "stored as", "size>", "error>")
         for t in inspection.tensors:
             error = "" if t.error is None else words.number(t.error)
             table.add_row(t.name, "x".join(map(str, t.shape)), _stored(t), words.size(t.bytes), error)
@@ -116,7 +115,7 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
 
 def _layers_table(tensors: Sequence[TensorEntry]) -> Table:
     """One row for each kind of weight in each run of layers that are stored alike."""
-    table = _table("layers", "weights", "stored as", "bits/weight>", "size>", "error>")
+    table = columns("layers", "weights", "stored as", "bits/weight>", "size>", "error>")
     outside = [t for t in tensors if _layer(t) is None]
     by_layer = groupby((t for t in tensors if _layer(t) is not None), key=_layer)
     layers = [(layer, tuple(group)) for layer, group in by_layer]
@@ -196,7 +195,7 @@ def fit_tables(fit: Fit) -> Iterator[RenderableType]:
 def _footprints_table(options: Sequence[Option]) -> Table:
     """One row for each precision and dialect; targets whose graphs are alike share one."""
     numbers = ("file>", "RAM>", "weights>", "+ KV>", "+ workspace>", "+ runtime>", "a token reads>")
-    table = _table("precision", *numbers, "on")
+    table = columns("precision", *numbers, "on")
     rows: dict[tuple[str, Footprint], list[str]] = {}
     for option in options:
         if option.footprint:
@@ -214,7 +213,7 @@ def _matrix_table(fit: Fit) -> Table:
     from edgekit.fit import HERE
 
     several = len(fit.models) > 1
-    table = _table("target", "memory>", "bandwidth>", *(("model",) if several else ()), *(f"{p}>" for p in PRECISIONS))
+    table = columns("target", "memory>", "bandwidth>", *(("model",) if several else ()), *(f"{p}>" for p in PRECISIONS))
     for target in fit.targets:
         memory = "unknown" if target.memory_bytes is None else words.size(target.memory_bytes)
         rate = target.bandwidth_bytes_per_s
@@ -242,7 +241,7 @@ def _rate(value: float) -> str:
 
 def _choices_table(fit: Fit) -> Table:
     several = len(fit.models) > 1
-    table = _table("target", *(("model",) if several else ()), "choice", "why not a higher precision")
+    table = columns("target", *(("model",) if several else ()), "choice", "why not a higher precision")
     for c in fit.choices:
         choice = Text(c.precision or "none", style="green" if c.precision else "red")
         table.add_row(c.target, *((c.model,) if several else ()), choice, c.reason)
@@ -254,14 +253,14 @@ def _rank_tables(fit: Fit) -> Iterator[RenderableType]:
     if fit.incomparable:
         yield Text(f"quality per byte: these models cannot be ranked: {fit.incomparable}", style="yellow")
         return
-    table = _table("quality per byte", "precision", "parameters>", "file>", "loss, nats (estimated)>", "")
+    table = columns("quality per byte", "precision", "parameters>", "file>", "loss, nats (estimated)>", "")
     for r in fit.ranks:
         best = Text("best at its size", style="green") if r.best else ""
         row = (r.model, r.precision, words.count(r.parameters), words.size(r.bytes), f"{r.loss:.3f}")
         table.add_row(*row, best)
     yield table
     yield ""
-    table = _table("target", "best model", "precision", "why")
+    table = columns("target", "best model", "precision", "why")
     for c in fit.best:
         table.add_row(c.target, c.model or "none", c.precision or "", c.reason)
     yield table
@@ -281,7 +280,7 @@ def verification_tables(verification: Verification) -> Iterator[RenderableType]:
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """One line a check, and its fix below it."""
-    table = _table("", "check", "found")
+    table = columns("", "check", "found")
     for check in checks:
         found = Text(check.detail)
         if check.hint and check.status != "pass":
@@ -300,7 +299,7 @@ def protocol(quality: Quality) -> str:
 
 
 def _quality_table(q: Quality) -> Table:
-    table = _table("quality", "value>", "from>", "to>")
+    table = columns("quality", "value>", "from>", "to>")
     for name, interval in (
         ("KLD mean, nats", q.kld_mean),
         ("KLD p99", q.kld_p99),
@@ -319,7 +318,7 @@ def _quality_table(q: Quality) -> Table:
 def bench_tables(m: Measurement) -> Iterator[RenderableType]:
     """The machine and what it can do, then what the model did."""
     e = m.environment
-    yield _facts(
+    yield facts(
         [
             ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights a token"),
             ("machine", f"{e.cpu or 'unknown processor'}, {e.threads} threads, {e.provider}"),
@@ -329,12 +328,12 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
     )
     yield ""
     fractions = dict(m.roofline)
-    table = _table("", "mean>", "± sd>", "n>", "p50>", "p95>", "of the ceiling>")
+    table = columns("", "mean>", "± sd>", "n>", "p50>", "p95>", "of the ceiling>")
     for series in m.series:
         table.add_row(*_series_row(series, fractions.get(series.name)))
     yield table
     yield ""
-    yield _facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), ("energy", energy_words(m.energy))])
+    yield facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), ("energy", energy_words(m.energy))])
     yield Text(f"{m.workload}; {m.warmup} warm-up rounds; {m.time}", style="dim")
 
 
@@ -398,9 +397,9 @@ def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
     """Every trial, phase by phase, and what came of it."""
     from edgekit.tune import verdict
 
-    yield _facts([("machine", f"{tuning.machine}, {tuning.runtime}")])
+    yield facts([("machine", f"{tuning.machine}, {tuning.runtime}")])
     yield ""
-    table = _table("change", "phase", "median>", "from>", "to>", "rounds>", "verdict")
+    table = columns("change", "phase", "median>", "from>", "to>", "rounds>", "verdict")
     for trial in tuning.trials:
         for i, s in enumerate(trial.ratios):
             ratios = (f"{value:.3f}x" for value in (s.percentile(50), min(s.samples), max(s.samples)))
@@ -410,7 +409,7 @@ def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
     yield table
     yield ""
     outcome = "the defaults stay" if tuning.kept else "for this class of machine"
-    yield _facts(
+    yield facts(
         [("settings", f"{settings_words(tuning.settings)} ({outcome})"), *(("not tried", w) for w in tuning.left_out)]
     )
     if tuning.waited is not None:
@@ -427,7 +426,7 @@ def _origin(tuned: bool) -> str:
 
 def signals_table(answer: Answer) -> Table:
     """Every token with the log-probability it had and its lead over the second choice."""
-    table = _table("token", "id>", "logprob>", "margin>")
+    table = columns("token", "id>", "logprob>", "margin>")
     for t in answer.tokens:
         table.add_row(repr(t.text), str(t.token), _fixed(t.logprob), _fixed(t.margin))
     return table

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from edgekit.record import from_json, to_json
 from edgekit.run.npu.child import MARK, Job, Outcome
 from edgekit.run.npu.compiler_log import CompilerLog
 from edgekit.run.npu.plugin import require_compiler
+from edgekit.run.npu.process import run_program
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
     from edgekit.compiled import Placed, Traffic
     from edgekit.device import Plugin
-
-KEPT = 40
-"""Last lines of the provider's log that an error may quote from."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,21 @@ def compile_graphs(
         job, outcome = Path(folder) / "job.json", Path(folder) / "outcome.json"
         made = Job(plugin, provider, tuple(options), tuple(graphs), share, threads)
         job.write_text(to_json(made), encoding="utf-8")
-        logs, tail, status = _run(job, outcome, len(graphs), (provider, elsewhere), progress)
+        logs: list[CompilerLog] = []
+
+        def hear(line: str) -> bool:
+            if line.startswith(MARK):
+                progress("compiling", len(logs), len(graphs), "graphs")
+                logs.append(CompilerLog(provider, elsewhere))
+            elif logs:
+                logs[-1].read(line)
+            return line.startswith(MARK)
+
+        status, last = run_program("edgekit.run.npu.child", job, outcome, hear)
+        progress("compiling", len(graphs), len(graphs), "graphs")
         if not outcome.is_file():
             graph = graphs[max(0, len(logs) - 1)][0].name
-            said = f": {tail[-1]}" if tail else ""
+            said = f": {last}" if last else ""
             raise RunError(
                 f"the compiler of {plugin.module} ended with status {status} while compiling {graph}{said}",
                 "report it with the model's name; another recipe or target may avoid it",
@@ -88,25 +95,3 @@ def compile_graphs(
         error = done.error if len(compilations) == len(done.seconds) else ""
         compilations.append(Compilation(source, output, log.placed, log.traffic, seconds, done.peak_rss_bytes, error))
     return tuple(compilations)
-
-
-def _run(
-    job: Path, outcome: Path, count: int, providers: tuple[str, str], progress: Progress
-) -> tuple[list[CompilerLog], list[str], int]:
-    """Start the child and read its log as it comes: it is long, and is not kept."""
-    logs: list[CompilerLog] = []
-    tail: list[str] = []
-    command = [sys.executable, "-m", "edgekit.run.npu.child", str(job), str(outcome)]
-    with Popen(command, stderr=PIPE, stdout=DEVNULL, stdin=DEVNULL, cwd=job.parent) as child:
-        assert child.stderr is not None
-        for raw in child.stderr:
-            line = raw.decode("utf-8", "replace").rstrip("\n")
-            if line.startswith(MARK):
-                progress("compiling", len(logs), count, "graphs")
-                logs.append(CompilerLog(*providers))
-            elif logs:
-                logs[-1].read(line)
-            tail = [*tail[1 - KEPT :], line] if line.strip() else tail
-        status = child.wait()
-    progress("compiling", count, count, "graphs")
-    return logs, tail, status

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from edgekit.errors import RunError
 from edgekit.record import from_json, to_json
 from edgekit.run.npu.compatibility import require_compatible
 from edgekit.run.npu.plugin import require_compiler, session_options
+from edgekit.run.npu.process import run_program
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
 from edgekit.types import Progress, silent
 
@@ -73,20 +73,17 @@ def emulate(task: Task, progress: Progress = silent) -> Emulated:
     with TemporaryDirectory() as folder:
         described, result = Path(folder) / "task.json", Path(folder) / "result.npz"
         described.write_text(to_json(task), encoding="utf-8")
-        command = [sys.executable, "-m", "edgekit.run.npu.emulating", str(described), str(result)]
-        tail = ""
-        with Popen(command, stderr=PIPE, stdout=DEVNULL, stdin=DEVNULL, cwd=folder, text=True) as child:
-            assert child.stderr is not None
-            for line in child.stderr:
-                if line.startswith(SAID):
-                    done, total = map(int, line.removeprefix(SAID).split())
-                    progress("emulating", done, total, "tokens")
-                elif line.strip():
-                    tail = line.strip()
-            status = child.wait()
+
+        def hear(line: str) -> bool:
+            if line.startswith(SAID):
+                done, total = map(int, line.removeprefix(SAID).split())
+                progress("emulating", done, total, "tokens")
+            return line.startswith(SAID)
+
+        status, last = run_program("edgekit.run.npu.emulating", described, result, hear)
         if not result.is_file():
             raise RunError(
-                f"the emulator of {task.plugin.module} ended with status {status}: {tail}",
+                f"the emulator of {task.plugin.module} ended with status {status}: {last}",
                 "`edgekit verify` tells whether the bundle is whole; build it again with this version of the package",
             )
         with np.load(result) as arrays:
