@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgekit import words
-from edgekit.bundle.reading import read_context
+from edgekit.bundle.reading import read_context, read_placements
+from edgekit.compiled import ROLES
 from edgekit.emulation import STEPS, TOKENS, emulate_build, make_probe, npu_of, plugin_of, shortfalls
 from edgekit.errors import EdgekitError
 from edgekit.run.npu import require_compatible, require_compiler
@@ -98,13 +99,31 @@ def _unable(build: NpuBuild, found: tuple[Check, ...], checkpoint: Checkpoint | 
 def _check_binaries(root: Path, build: NpuBuild) -> Check:
     """Each compiled graph is one compiled node and its binary, and says of itself what the manifest says of it."""
     wrong = [f"{graph.context}: {problem}" for graph in build.graphs for problem in _problems(root, graph)]
+    wrong += [f"{build.placement}: {problem}" for problem in _misplaced(root, build)]
     name = f"{build.target.name}: binaries"
     if wrong:
         return Check(name, "fail", "; ".join(wrong), _REBUILD)
     binaries = {graph.binary for graph in build.graphs}
     size = words.size(sum((root / binary).stat().st_size for binary in binaries))
-    nodes = ", ".join(f"{sum(g.nodes for g in build.chain(role))} ({role})" for role in ("prefill", "decode"))
+    nodes = ", ".join(f"{sum(g.nodes for g in build.chain(role))} ({role})" for role in ROLES)
     return Check(name, "pass", f"{len(build.graphs)} graphs, {len(binaries)} binaries of {size}; nodes {nodes}, CPU 0")
+
+
+def _misplaced(root: Path, build: NpuBuild) -> Iterator[str]:
+    """What the proof of the placement does not prove."""
+    try:
+        placed = {placement.graph: placement for placement in read_placements(root / build.placement)}
+    except EdgekitError as error:
+        yield error.message
+        return
+    for role in ROLES:
+        for graph in build.chain(role):
+            name = graph.context.removeprefix(f"{build.folder}/")
+            nodes = placed[name].nodes if name in placed else ()
+            if len(nodes) != graph.nodes:
+                yield f"it places {len(nodes)} nodes of {name}, and the manifest has {graph.nodes}"
+            elif off := placed[name].off(build.target.provider):
+                yield f"{len(off)} nodes of {name} run elsewhere, first {off[0].operator} '{off[0].node}'"
 
 
 def _problems(root: Path, graph: CompiledGraph) -> Iterator[str]:

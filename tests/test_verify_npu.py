@@ -101,6 +101,29 @@ def test_without_the_source_nothing_is_executed(doubled, monkeypatch):
     assert builds == ()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            '"provider": "QNNExecutionProvider"',
+            '"provider": "CPUExecutionProvider"',
+            "1 nodes of prefill.onnx run elsewh",
+        ),
+        ('"graph": "decode.onnx"', '"graph": "encode.onnx"', "places 0 nodes of decode.onnx"),
+        ("[", "(", "not a placement"),
+    ],
+)
+def test_a_placement_that_proves_nothing_fails(doubled, tmp_path, old, new, said):
+    bundle = copied(doubled, tmp_path)
+    proof = bundle.path / bundle.manifest.npus[0].placement
+    text = proof.read_text()
+    assert old in text
+    proof.write_text(text.replace(old, new, 1))
+    checks, _ = verify_npus(bundle, None, OnEmulator())
+    assert statuses(checks)["galaxy-s24: binaries"] == "fail"
+    assert said in checks[0].detail
+
+
 def add_a_node(path):
     model = ir.load(path)
     model.graph.append(ir.node("Identity", [model.graph.outputs[0]], name="extra"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from edgekit.compiled import Placement
 from edgekit.errors import BundleError
+from edgekit.record import from_json
 from edgekit.types import JOINED
 
 if TYPE_CHECKING:
@@ -85,6 +88,19 @@ def read_context(path: Path) -> ContextFacts:
     notes = [v for k, v in model.metadata_props.items() if k.startswith("ep_compatibility_info.")]
     others = tuple(node.op_type for node in model.graph if node.op_type != "EPContext")
     return ContextFacts(others, binaries.pop(), notes[0] if notes else "")
+
+
+def read_placements(path: Path) -> tuple[Placement, ...]:
+    """``placement.json``: where each node of each graph runs that was compiled alone.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(from_json(Placement, json.dumps(item)) for item in items)
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{path}: not a placement: {error}", "build the bundle again") from error
 
 
 def node_names(path: Path) -> tuple[tuple[str, str], ...]:
