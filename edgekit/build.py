@@ -25,9 +25,9 @@ from edgekit.source import fingerprint, open_model, source_stamp
 from edgekit.types import (
     Bundle,
     Checkpoint,
+    GridPolicy,
     Manifest,
     NpuBuild,
-    Policy,
     Precision,
     Prefill,
     Progress,
@@ -236,7 +236,7 @@ def _tools() -> tuple[tuple[str, str], ...]:
     return tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy"))
 
 
-def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights: Weights, policy: Policy) -> str:
+def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights: Weights, policy: GridPolicy) -> str:
     """Everything that the bytes of a bundle follow from: a killed build with the same key may be gone on with.
 
     Empty where the source has no stamp.

@@ -10,7 +10,9 @@
     ├── LowerError          the target lacks something that no file in lower/ cures
     ├── BundleError         the directory that ships: changed, incomplete, not ours, newer
     ├── RunError            the session: prompt too long, runtime missing or refusing
-    └── MeasureError        a meter or a workload that cannot be used
+    ├── MeasureError        a meter or a workload that cannot be used
+    ├── RouteError          a calibration, a data file or a document that routing cannot use
+    └── CloudError          an endpoint: its key, its address, its limits, its silence
     GateFailed              exit 3: everything worked and a limit was not met
 
 Only ``cli`` prints these. Anything that is not an EdgekitError is our bug: traceback, exit 2.
@@ -63,6 +65,36 @@ class RunError(EdgekitError):
 
 class MeasureError(EdgekitError):
     """A meter, a text or a workload cannot be used."""
+
+
+class RouteError(EdgekitError):
+    """A calibration of something else, data without answers, a document that cannot be read."""
+
+
+class CloudError(EdgekitError):
+    """An endpoint did not answer as it should. Never holds a key or a prompt.
+
+    Args:
+        message: which tier, and what happened.
+        hint: the next step.
+        status: the HTTP status, None where there was none.
+        retry_after: seconds the endpoint asks us to wait, None where it does not say.
+        shown: text of this answer had been given out before it broke off.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        shown: bool = False,
+    ) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.retry_after = retry_after
+        self.shown = shown
 
 
 class GateFailed(EdgekitError):

@@ -11,10 +11,12 @@ from math import prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from edgekit.calibration import Calibration as Calibration
 from edgekit.compiled import NpuBuild as NpuBuild
 from edgekit.device import Activations as Activations
 from edgekit.device import Precision as Precision
 from edgekit.device import Target as Target
+from edgekit.interval import Interval as Interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -209,7 +211,7 @@ JOINED = "edgekit.joined"
 """Metadata of an initializer that holds several one after another: ``name:rows`` of each, with blanks between. Set by
 lower, read by bundle when weights are read back."""
 
-Policy = Callable[[str, tuple[int, ...]], "Grid | None"]
+GridPolicy = Callable[[str, tuple[int, ...]], "Grid | None"]
 """A tensor's name and shape -> the grid it gets, or None to leave it in floating point."""
 
 
@@ -411,6 +413,7 @@ class Manifest:
     latency: Measurement | None = None
     tunings: tuple[Tuning, ...] = ()
     arm: ArmQuality | None = None
+    calibration: Calibration | None = None
 
     @property
     def portable(self) -> Target:
@@ -574,15 +577,6 @@ class Series:
         low = int(at)
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

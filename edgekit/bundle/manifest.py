@@ -17,6 +17,7 @@ from edgekit.record import from_json, to_json
 from edgekit.types import (
     ArmQuality,
     Bundle,
+    Calibration,
     FileEntry,
     Manifest,
     Measurement,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MANIFEST = "edgekit.json"
-SCHEMA = 3
+SCHEMA = 4
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
 
 _CHUNK = 1 << 18
@@ -73,6 +74,7 @@ def record(
     latency: Measurement | None = None,
     tuning: Tuning | None = None,
     arm: ArmQuality | None = None,
+    calibration: Calibration | None = None,
     npus: Sequence[NpuBuild] = (),
 ) -> Bundle:
     """Write what was measured into edgekit.json, in one stroke; what is not given stays as it was.
@@ -89,6 +91,7 @@ def record(
         latency=latency or bundle.manifest.latency,
         tunings=bundle.manifest.tunings if tuning is None else _with(tuning, bundle.manifest.tunings),
         arm=arm or bundle.manifest.arm,
+        calibration=calibration or bundle.manifest.calibration,
         npus=tuple(fresh.get(npu.target.name, npu) for npu in bundle.manifest.npus),
     )
     data = manifest_bytes(manifest)

@@ -18,7 +18,7 @@ from edgekit.quantize.pack import Layout
 from edgekit.quantize.policy import TABLES, count_layers, pinned_policy, recipe_policy
 from edgekit.quantize.sensitivity import measure_sensitivity
 from edgekit.quantize.tensor import Fit, cores, quantize_weight
-from edgekit.types import Grid, Policy, Progress, Recipe, Weights, silent
+from edgekit.types import Grid, GridPolicy, Progress, Recipe, Weights, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Option:
 
 def fit_budget(
     model: ir.Model, weights: Weights, recipe: Recipe, beside: int, *, progress: Progress = silent
-) -> Policy:
+) -> GridPolicy:
     """The policy that meets the recipe's budget, or the recipe's own when it has none.
 
     A budget decides about all linear weights that the recipe would put on a grid; what an override keeps in floating

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from edgekit.types import Grid, Policy, Recipe, Weights
+    from edgekit.types import Grid, GridPolicy, Recipe, Weights
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def quantize(
     recipe: Recipe,
     *,
     accuracy_level: int | None = None,
-    policy: Policy | None = None,
+    policy: GridPolicy | None = None,
 ) -> Quantized:
     """Rewrite the nodes of every weight that the policy puts on a grid. Nothing is read or computed yet.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edgekit.types import Grid, Policy, Recipe
+    from edgekit.types import Grid, GridPolicy, Recipe
 
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 """The token table and the head: with them a wrong bit costs more than anywhere else."""
@@ -17,7 +17,7 @@ TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
-def recipe_policy(recipe: Recipe, layers: int) -> Policy:
+def recipe_policy(recipe: Recipe, layers: int) -> GridPolicy:
     """The recipe's own words: the first override that matches, else the table's or the linear grid.
 
     ``{last}`` in an override's glob stands for the last of the ``layers``.
@@ -35,7 +35,7 @@ def recipe_policy(recipe: Recipe, layers: int) -> Policy:
     return policy
 
 
-def pinned_policy(base: Policy, grids: dict[str, Grid]) -> Policy:
+def pinned_policy(base: GridPolicy, grids: dict[str, Grid]) -> GridPolicy:
     """``base``, except for the tensors named in ``grids``."""
 
     def policy(name: str, shape: tuple[int, ...]) -> Grid | None:

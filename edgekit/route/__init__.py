@@ -1,0 +1,1 @@
+"""Decisions and calibration: pure functions, no files, no network, no clock."""
