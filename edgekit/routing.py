@@ -315,7 +315,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One tier that was asked. ``outcome`` in words: ``served``, ``gave up after 16 tokens``, ``429``, ``timed out``."""
+    """One tier that was asked. ``outcome`` in words: ``served``, ``gave up after 16 tokens``, ``timed out``."""
 
     tier: str
     outcome: str
@@ -342,7 +342,7 @@ class Routed:
     """The last event: the whole answer, with the verdict as it came out in the end.
 
     ``verdict.tier`` is "" where nobody answered; ``text`` is "" then. ``broken``: an endpoint broke off after text had
-    been shown, so nothing else may follow it. ``finish``: ``stop``, ``length``, ``tool_calls``, ``cancelled``, ``error``.
+    been shown, and nothing may follow it. ``finish``: ``stop``, ``length``, ``tool_calls``, ``cancelled``, ``error``.
     ``device_seconds``: the model's time, whether its answer was used or not. ``message``: the endpoint's message as a
     JSON object where it holds more than text, else "". ``cost`` of all attempts; ``spared``: what the cheapest tier
     allowed would have cost, where the device answered in its stead, None without a price.
