@@ -51,13 +51,18 @@ ROWS = (
     Row("int4 mixed with int8, half precision, v75", "galaxy-s24", "int4", "float16", top1=0.82, binary_mb=110),
     Row("A16W8, v75", "galaxy-s24", "int8", "uint16", top1=0.94),
     Row("A16W8, v68", "qcs6490", "int8", "uint16", top1=0.88),
+    Row("A16W4, v75", "galaxy-s24", "int4", "uint16"),
+    Row("A16W4, v68", "qcs6490", "int4", "uint16"),
     Row("all int4, blocks of 64, v75", "galaxy-s24", "int4", "float16", recipe=ALL_FOUR, emulated=False),
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row as it went. Bytes, seconds, shares; ``least_bytes`` are a decoded token's weights and cache."""
+    """One row as it went. Bytes, seconds, shares; ``least_bytes`` are a decoded token's weights and cache.
+
+    ``shared_*`` are of compiling prefill and decode together, with shared weights.
+    """
 
     row: str
     target: str
@@ -71,6 +76,8 @@ class Sample:
     shared_bytes: int
     compile_seconds: tuple[float, ...]
     peak_rss_bytes: int
+    shared_seconds: float
+    shared_peak_rss_bytes: int
     decode_bytes: int
     least_bytes: int
     emulations: tuple[Emulation, ...]
@@ -91,6 +98,7 @@ def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path) -> S
     build: NpuBuild = bundle.manifest.npus[0]
     spec, sizes = bundle.manifest.spec, {f.path: f.bytes for f in bundle.manifest.files}
     apart = [g for g in build.graphs if not g.shared]
+    shared = [g for g in build.graphs if g.shared]
     decode = next(g for g in apart if g.role == "decode")
     cache = 2 * spec.layers * spec.kv_heads * spec.head_dim * 2 * context
     return Sample(
@@ -103,9 +111,11 @@ def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path) -> S
         nodes=decode.nodes,
         nodes_off=sum(len(p.off(build.target.provider)) for p in read_placements(bundle.path / build.placement)),
         binary_bytes=max(sizes[g.binary] for g in apart),
-        shared_bytes=sizes[next(g.binary for g in build.graphs if g.shared)],
+        shared_bytes=sizes[shared[0].binary],
         compile_seconds=tuple(g.seconds for g in apart),
         peak_rss_bytes=max(g.peak_rss_bytes for g in apart),
+        shared_seconds=max(g.seconds for g in shared),
+        shared_peak_rss_bytes=max(g.peak_rss_bytes for g in shared),
         decode_bytes=decode.traffic.total if decode.traffic else 0,
         least_bytes=weight_bytes(bundle) + cache,
         emulations=emulate_build(bundle.path, build, probe, steps=steps) if row.emulated else (),
@@ -119,7 +129,8 @@ def show(sample: Sample, row: Row) -> None:
     print(f"  nodes             {sample.nodes} on the NPU, {sample.nodes_off} elsewhere")
     print(f"  binary            {mb:.1f} MB{asked}; both with shared weights {sample.shared_bytes / 1e6:.1f} MB")
     seconds = ", ".join(f"{s:.0f}" for s in sample.compile_seconds)
-    print(f"  compile           {seconds} s (prefill, decode), peak RSS {sample.peak_rss_bytes / 1e9:.2f} GB")
+    print(f"  compile           {seconds} s (prefill, decode), peak RSS {sample.peak_rss_bytes / 1e9:.2f} GB; ", end="")
+    print(f"both together {sample.shared_seconds:.0f} s, {sample.shared_peak_rss_bytes / 1e9:.2f} GB")
     ratio = sample.decode_bytes / sample.least_bytes
     print(f"  DRAM, one token   {sample.decode_bytes / 1e6:.1f} MB, {ratio:.3f} of weights + cache")
     for e in sample.emulations:

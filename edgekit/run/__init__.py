@@ -5,6 +5,7 @@ from edgekit.run.chat import Chat
 from edgekit.run.driven import DrivenGraph, Interpreter, this_interpreter
 from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
+from edgekit.run.held import HeldPrompt
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
 from edgekit.run.settings import CHUNK, choose_settings, default_settings, find_tuning, machine_class, runtime_class
@@ -18,6 +19,7 @@ __all__ = [
     "DrivenGraph",
     "Finish",
     "Generation",
+    "HeldPrompt",
     "Interpreter",
     "OnnxRunner",
     "SessionInfo",

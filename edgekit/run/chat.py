@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from edgekit.run.generation import Finish, Generation, generate
+from edgekit.run.held import HeldPrompt
 from edgekit.run.runner import load_runner
 from edgekit.run.text import Tokenizer
 from edgekit.types import Sampling
@@ -12,6 +12,7 @@ from edgekit.types import Sampling
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from edgekit.run.generation import Finish, Generation
     from edgekit.types import Bundle
 
 
@@ -52,7 +53,7 @@ class Chat:
         self._runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
         self._system = system
         self._lookup = lookup
-        self._prompt: list[int] = []
+        self._held = HeldPrompt(self._runner, self._tokenizer)
         self._generation: Generation | None = None
         self._answer: Generator[str] | None = None
         self.reset()
@@ -97,14 +98,8 @@ class Chat:
     def _reply(self, text: str) -> Generator[str]:
         history = self._messages
         question = [*history, {"role": "user", "content": text}]
-        held = self._held()
         prompt = self._tokenizer.encode(self._tokenizer.render_chat(question))
-        cached = _common(held, prompt[:-1])
-        self._runner.rewind(cached)
-        self._prompt = prompt
-        self._generation = generate(
-            self._runner, self._tokenizer, prompt, self.sampling, cached=cached, lookup=self._lookup
-        )
+        self._generation = self._held.generate(prompt, self.sampling, lookup=self._lookup)
         answer = ""
         for emitted in self._generation:
             answer += emitted.text
@@ -112,13 +107,3 @@ class Chat:
             self._messages = [*question, {"role": "assistant", "content": answer}]
             if emitted.text:
                 yield emitted.text
-
-    def _held(self) -> list[int]:
-        """The tokens in the runner's cache, wherever the last answer ended."""
-        generated = self._generation.tokens if self._generation else []
-        return (self._prompt + generated)[: self._runner.length]
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    """How many first elements two lists share."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,54 @@
+"""A runner between prompts: what it holds of the last one is not computed again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit.run.generation import Generation, generate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgekit.run.runner import OnnxRunner
+    from edgekit.run.text import Tokenizer
+    from edgekit.types import Sampling
+
+
+class HeldPrompt:
+    """One runner, answering one prompt after another.
+
+    A token that was decoded and one that was read in a prompt round differently (see lookup.py), and so may what
+    follows them. ``at_least`` says how many first tokens two prompts must share before the second one profits.
+    """
+
+    def __init__(self, runner: OnnxRunner, tokenizer: Tokenizer, *, at_least: int = 1) -> None:
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._at_least = at_least
+        self._prompt: list[int] = []
+        self._generation: Generation | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens in the runner's cache, wherever the last answer ended."""
+        generated = self._generation.tokens if self._generation else []
+        return (self._prompt + generated)[: self._runner.length]
+
+    def generate(
+        self, prompt: Sequence[int], sampling: Sampling, *, signals: bool = False, lookup: bool | None = None
+    ) -> Generation:
+        """Continue a prompt, as ``generate`` does. The answer before it must have ended or been closed."""
+        prompt = list(prompt)
+        shared = _common(self.tokens, prompt[:-1])
+        cached = shared if shared >= self._at_least else 0
+        self._runner.rewind(cached)
+        self._prompt = prompt
+        self._generation = generate(
+            self._runner, self._tokenizer, prompt, sampling, signals=signals, cached=cached, lookup=lookup
+        )
+        return self._generation
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """How many first elements two lists share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
