@@ -1,0 +1,61 @@
+"""From what an answer says of itself to a probability that it is wrong. Plain Python: it runs beside every answer."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import fields
+from math import fsum, log
+from typing import TYPE_CHECKING
+
+from edgekit.calibration import Signals
+from edgekit.errors import RouteError, did_you_mean
+
+if TYPE_CHECKING:
+    from edgekit.calibration import Score
+
+LOG_TOKENS = "log_tokens"
+
+FEATURES = (*(f.name for f in fields(Signals)), LOG_TOKENS)
+"""What a score may be made of."""
+
+
+def wrong_probability(score: Score, signals: Signals) -> float:
+    """The probability that the answer is wrong, 0 to 1.
+
+    Raises:
+        RouteError: the score uses a feature that nobody knows, or has no knots.
+    """
+    if not score.knots:
+        raise RouteError("the calibration's score has no knots", "calibrate again")
+    raw = raw_score(score, signals)
+    places = [place for place, _ in score.knots]
+    at = bisect_right(places, raw)
+    if at == 0:
+        return score.knots[0][1]
+    if at == len(places):
+        return score.knots[-1][1]
+    (x0, y0), (x1, y1) = score.knots[at - 1 : at + 1]
+    return y0 + (y1 - y0) * (raw - x0) / (x1 - x0)
+
+
+def raw_score(score: Score, signals: Signals) -> float:
+    """``intercept`` and the weighted sum of the features: larger for worse.
+
+    Raises:
+        RouteError: the score uses a feature that nobody knows.
+    """
+    terms = (weight * feature(signals, name) for name, weight in zip(score.features, score.weights, strict=True))
+    return fsum((score.intercept, *terms))
+
+
+def feature(signals: Signals, name: str) -> float:
+    """One feature of an answer: a field of its signals, or ``log_tokens``, the natural logarithm of their number.
+
+    Raises:
+        RouteError: nobody knows a feature of that name.
+    """
+    if name == LOG_TOKENS:
+        return log(max(signals.tokens, 1))
+    if name not in FEATURES:
+        raise RouteError(f"unknown feature '{name}'", did_you_mean(name, FEATURES) + f"known: {', '.join(FEATURES)}")
+    return float(getattr(signals, name))
