@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle
 
 PER_MESSAGE = 5
-"""Tokens that a chat template puts around each message, and once around all: Llama 3's, ``<|start_header_id|>role
-<|end_header_id|>``, a blank line and ``<|eot_id|>``, is as long as any in use. For tokenizers without their template."""
+"""Tokens around each message, and once around all, where a tier's chat template is not known. Llama 3's is as long as
+any in use: ``<|start_header_id|>``, the role, ``<|end_header_id|>``, a blank line, ``<|eot_id|>``."""
 
 SURE = 0.5
 """Least probability of a language that counts as told. A word or two, and code, stay below."""

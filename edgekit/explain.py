@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Explanation:
     """A verdict and what it rests on.
 
-    ``measurement`` says which of the bundle's it is, or why none counts; ``energy`` where joules come from, or why there
-    are none; ``calibration`` what an answer is held against. ``expected`` by tier, the device among them.
+    ``measurement`` says which of the bundle's it is, or why none counts; ``energy`` where joules come from, or why
+    there are none; ``calibration`` what an answer is held against. ``expected`` by tier, the device among them.
     """
 
     bundle: str

@@ -31,9 +31,15 @@ class Gauge:
         small_memory: bool = False,
         root: Path = Path("/"),
     ) -> None:
-        """Args: the bundle's manifest; whether its model is in memory already; tokens that its cache can hold, by
-        default the model's; as in load_runner; where ``proc`` and ``sys`` are looked for.
-        """  # fmt: skip
+        """Read once.
+
+        Args:
+            manifest: the bundle's.
+            loaded: its model is in memory already.
+            context: tokens that its cache can hold; by default, and at most, the model's.
+            small_memory: as in load_runner.
+            root: where ``proc`` and ``sys`` are looked for.
+        """
         spec = manifest.spec
         self._context = min(context or manifest.context_length, manifest.context_length)
         self._spec = spec

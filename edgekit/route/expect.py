@@ -33,19 +33,15 @@ def expect_local(
         new_tokens: of the answer.
         waiting: seconds until the model is free.
     """
-    if measurement is None or prompt_tokens is None:
-        return Expected()
-    prompts, steps = _rates(measurement)
-    if not steps:
-        return Expected()
+    prompts, steps = _rates(measurement) if measurement else ([], [])
+    if measurement is None or prompt_tokens is None or not prompts or not steps:
+        return Expected(cost=0.0)
     step = _at(steps, prompt_tokens, rising=True)
-    prompt = None if not prompts else max(prompt_tokens * _at(prompts, prompt_tokens, rising=False), step)
-    if prompt is None:
-        return Expected()
+    prompt = max(prompt_tokens * _at(prompts, prompt_tokens, rising=False), step)
     rest = max(new_tokens - 1, 0) * _at(steps, prompt_tokens + new_tokens / 2, rising=True)
     energy = measurement.energy
-    known = energy.kind != "none" and energy.gross_joules is not None and energy.seconds
-    watts = energy.gross_joules / energy.seconds if known and energy.gross_joules and energy.seconds else None
+    metered = energy.kind != "none" and energy.gross_joules and energy.seconds
+    watts = (energy.gross_joules or 0) / (energy.seconds or 1) if metered else None
     return Expected(
         seconds_to_first=waiting + prompt,
         seconds=waiting + prompt + rest,
