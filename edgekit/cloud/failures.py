@@ -30,7 +30,7 @@ AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504})
 _EXCERPT = 120
 _SHARED = 12
 _WHOLE = 3
-"""Characters that an error may share with the prompt: fewer than ``_SHARED`` in a row; of a text of ``_WHOLE``, not all."""
+"""An error shares fewer than ``_SHARED`` characters in a row with the prompt, and holds no text of ``_WHOLE`` whole."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _read_file(tier: Tier) -> str:
     except (OSError, RuntimeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or "no such path"
         raise ConfigError(f"{where}: {reason}", "give the path of a file that holds the key alone") from None
-    with os.fdopen(handle, "rb", closefd=True) as file:
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise ConfigError(f"{where} is not a file", "give the path of a file that holds the key alone")
@@ -105,7 +105,9 @@ def _read_file(tier: Tier) -> str:
         if about.st_mode & 0o077:
             mode = stat.S_IMODE(about.st_mode)
             raise ConfigError(f"{where} can be read by others (mode {mode:03o})", f"chmod 600 {tier.key_file}")
-        data = file.read(_LONGEST + 1)
+        data = os.read(handle, _LONGEST + 1)
+    finally:
+        os.close(handle)
     lines = data.strip().splitlines()
     if not lines:
         raise ConfigError(f"{where} is empty", "write the key into it, on one line")

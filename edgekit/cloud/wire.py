@@ -258,7 +258,10 @@ def _look_up(host: str, port: int, wait: float) -> list[str]:
     thread.start()
     thread.join(wait)
     if failed:
-        raise httpcore.ConnectError("name") from failed[0]
+        try:
+            raise failed[0]
+        except OSError as error:  # as the context, which httpcore leaves alone: it takes causes away
+            raise httpcore.ConnectError("name") from error
     if thread.is_alive():
         raise httpcore.ConnectTimeout("name")
     return found

@@ -113,9 +113,6 @@ class Server:
     gone: threading.Event = field(default_factory=threading.Event)
 
 
-Script = "Callable[[Connection], None]"
-
-
 @contextmanager
 def serve(*scripts: Callable[[Connection], None], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """Answer the n-th request by the n-th script, and all that follow by the last."""
@@ -143,6 +140,7 @@ def serve(*scripts: Callable[[Connection], None], tls: ssl.SSLContext | None = N
                 raw, _ = listener.accept()
                 server.connections += 1
                 raw.settimeout(5)
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 thread = threading.Thread(target=attend, args=(raw,), daemon=True)
                 threads.append(thread)
                 thread.start()
