@@ -1,7 +1,8 @@
 """An answer that turns in circles: the same tokens, or words, again and again at its end.
 
 A loop is a period of up to ``LONGEST`` items that stood ``REPEATS`` times in a row and fills at least ``SPAN`` items.
-Lists, tables and code repeat their form, but not every token of it; a rule of dashes is a few tokens long.
+Lists, tables and code repeat their form, but not every token of it; a rule of dashes is a few tokens long. A large
+matrix of zeros cannot be told from a loop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST = 128
 REPEATS = 4
-SPAN = 64
+SPAN = 96
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import fields
-from math import fsum, log
+from math import fsum, isfinite, log
 from typing import TYPE_CHECKING
 
 from edgekit.calibration import Signals
@@ -23,11 +23,13 @@ def wrong_probability(score: Score, signals: Signals) -> float:
     """The probability that the answer is wrong, 0 to 1.
 
     Raises:
-        RouteError: the score uses a feature that nobody knows, or has no knots.
+        RouteError: the score uses a feature that nobody knows, or has no knots; a signal is not a number.
     """
     if not score.knots:
         raise RouteError("the calibration's score has no knots", "calibrate again")
     raw = raw_score(score, signals)
+    if not isfinite(raw):
+        raise RouteError("the answer's signals hold no number", "report this with the prompt, if you can")
     places = [place for place, _ in score.knots]
     at = bisect_right(places, raw)
     if at == 0:
