@@ -62,21 +62,26 @@ def measured(speed: float = 50.0, energy: Energy | None = None) -> Measurement:
     return replace(plain, series=tuple(Series(name, "tok/s", (speed * r,)) for name, r in rates.items()))
 
 
+def often(random: Random, usual: Any, *others: Any) -> Any:
+    """Mostly the usual, so that not every case is refused for one of its many numbers."""
+    return usual if random.random() < 0.8 else random.choice(others)
+
+
 def random_request(random: Random, policy: Policy) -> Request:
-    words = ["secret", "hello", "invoice", "x" * 5000, "\n", "\0", "a@b.c"]
+    words = ["secret", "hello", "hello", "hello", "invoice", "x" * 5000, "\n", "\0", "a@b.c"]
     names = ["device", *(t.name for t in policy.tiers)]
     return Request(
         messages=tuple(Message("user", random.choice(words)) for _ in range(random.randrange(3))),
         prompt=random.choice(words),
-        sampling=Sampling(max_new_tokens=random.choice([1, 256, 5000, 10**9])),
-        tokens=tuple((name, random.choice([0, 10, 3000, 200_000])) for name in names if random.random() < 0.9),
+        sampling=Sampling(max_new_tokens=often(random, 50, 1, 256, 5000, 10**9)),
+        tokens=tuple((name, often(random, 10, 0, 50, 3000, 200_000)) for name in names if random.random() < 0.97),
         counted=frozenset(n for n in names if random.random() < 0.5),
-        needs=frozenset(a for a in ("tools", "images", "json-schema") if random.random() < 0.2),  # type: ignore[misc]
-        schema=random.choice(["", "", "{}", "not json"]),
-        language=random.choice([None, "en", "fi"]),
-        override=random.choice([None, None, "local-only", "cloud-ok"]),  # type: ignore[arg-type]
-        private=random.choice(["", "", "diary.txt is private"]),
-        passthrough=random.choice(["", '{"tools": [{"name": "secret"}]}', "{", '["data:secret"]']),
+        needs=frozenset(a for a in ("tools", "images", "json-schema") if random.random() < 0.05),  # type: ignore[misc]
+        schema=random.choice([*[""] * 8, "{}", "not json"]),
+        language=often(random, "en", None, "fi"),
+        override=random.choice([*[None] * 5, "local-only", "cloud-ok", "cloud-ok"]),  # type: ignore[arg-type]
+        private=random.choice([*[""] * 7, "diary.txt is private"]),
+        passthrough=random.choice(["", "", "", '{"tools": [{"name": "secret"}]}', "{", '["data:secret"]']),
     )
 
 
@@ -87,47 +92,56 @@ def random_policy(random: Random) -> Policy:
     tiers = tuple(
         Tier(
             f"t{i}",
-            random.choice(["private", "third-party", "device"]),  # type: ignore[arg-type]
+            random.choice(["private", "private", "third-party", "device"]),  # type: ignore[arg-type]
             "https://t", "m",
-            context=maybe(100, 4096, 10**6),
-            max_output=maybe(100, 10**6),
-            price=maybe(Price(0, 0), Price(1, 4), Price(1e9, 1e9)),
-            can=frozenset(a for a in ("tools", "images", "json-schema") if random.random() < 0.6),  # type: ignore[misc]
-            languages=random.choice([frozenset(), frozenset({"en"})]),
-            seconds_to_first=maybe(0.1, 100.0),
-            tokens_per_second=maybe(1.0, 100.0),
+            context=often(random, 10**6, None, 20, 4096),
+            max_output=often(random, None, 20, 10**6),
+            price=often(random, Price(0, 0), None, Price(1, 4), Price(1e9, 1e9)),
+            can=frozenset(a for a in ("tools", "images", "json-schema") if random.random() < 0.9),  # type: ignore[misc]
+            languages=often(random, frozenset(), frozenset({"en"})),
+            seconds_to_first=often(random, 0.1, None, 100.0),
+            tokens_per_second=often(random, 100.0, None, 1.0),
         )
-        for i in range(random.randrange(5))
+        for i in range(random.randrange(7))
     )  # fmt: skip
-    rules = [
+    rules = (
         PrivacyRule("s", "secret", "device"),
         PrivacyRule("i", "invoice", "private"),
         PrivacyRule("bad", "(", "device"),
-    ]
-    falls = [random.choice(["local", "cloud"]) for _ in range(6)]
+    )
+    falls = [often(random, "local", "cloud") for _ in range(6)]
+    ceiling: Any = random.choice(["device", "private", "third-party", "third-party"])
+    can: Any = random.choice([frozenset(), frozenset({"json-schema"})])
+    resort: Any = random.choice(["answer", "refuse"])
     return Policy(
         "random",
         tiers,
-        Privacy(random.choice(["device", "private", "third-party"]), tuple(r for r in rules if random.random() < 0.3)),  # type: ignore[arg-type]
-        OnDevice(random.choice([frozenset(), frozenset({"json-schema"})]), random.choice([frozenset(), frozenset({"en"})]), maybe(100)),
-        Bounds(maybe(0.1, 10.0), maybe(1.0, 100.0), maybe(20.0), maybe(80.0), random.choice([0, 1 << 30])),
-        Budget(maybe(0.01, 10.0), maybe(0.1, 100.0)),
+        Privacy(ceiling, tuple(r for r in rules if random.random() < 0.15)),
+        OnDevice(can, often(random, frozenset(), frozenset({"en"})), often(random, None, 100)),
+        Bounds(
+            often(random, 10.0, None, 0.2),
+            often(random, 100.0, None, 1.0),
+            maybe(20.0),
+            maybe(80.0),
+            random.choice([0, 1 << 30]),
+        ),
+        Budget(often(random, None, 0.01, 10.0), often(random, None, 0.1, 100.0)),
         Unknown(*falls),  # type: ignore[arg-type]
         AnswerRules(maybe(0.0, 0.3, 1.0), random.random() < 0.5, random.random() < 0.5, random.random() < 0.5),
-        last_resort=random.choice(["answer", "refuse"]),  # type: ignore[arg-type]
-    )  # fmt: skip
+        last_resort=resort,
+    )
 
 
 def random_state(random: Random, policy: Policy) -> DeviceState:
     nan, inf = float("nan"), float("inf")
     return DeviceState(
-        context=random.choice([1, 2048, 8192]),
-        free_memory=random.choice([None, 1 << 20, 8 << 30]),
+        context=often(random, 8192, 1, 2048),
+        free_memory=often(random, 8 << 30, None, 1 << 20),
         memory_needed=random.choice([None, 0, 1 << 28]),
-        battery_percent=random.choice([None, 0.0, 10.0, 90.0, nan]),
+        battery_percent=often(random, 90.0, None, 0.0, 10.0, nan),
         on_battery=random.choice([None, True, False]),
-        celsius=random.choice([None, 40.0, 99.0, nan]),
-        waiting=random.choice([0.0, 3.0, inf]),
-        spent_today=random.choice([0.0, 5.0, inf]),
+        celsius=often(random, 40.0, None, 99.0, nan),
+        waiting=often(random, 0.0, 3.0, inf),
+        spent_today=often(random, 0.0, 5.0, inf),
         unreachable=tuple((t.name, "timed out") for t in policy.tiers if random.random() < 0.2),
     )

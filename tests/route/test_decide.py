@@ -295,6 +295,23 @@ def test_what_holds_of_any_input(seed: int) -> None:
         assert failed in verdict.findings
 
 
+def test_the_random_inputs_lead_everywhere() -> None:
+    verdicts = []
+    for seed in range(600):
+        random = Random(seed)
+        policy = random_policy(random)
+        request, state = random_request(random, policy), random_state(random, policy)
+        verdicts.append(decide(request, policy, state, random.choice([None, measured()])))
+    assert {v.code for v in verdicts} == {"local", "capability", "language", "context", "memory", *_SOFT}
+    for plain in (lambda v: v.tier == "", lambda v: v.degraded, lambda v: v.tier == DEVICE and not v.degraded):
+        assert sum(map(plain, verdicts)) > 50
+    assert sum(v.tier.startswith("t") for v in verdicts) > 50
+    assert sum(len(v.ladder) > 1 for v in verdicts) > 50
+
+
+_SOFT = ("latency", "battery", "thermal")
+
+
 def _hold(verdict: Verdict, request: Request, policy: Policy) -> None:
     tiers = {tier.name: tier for tier in policy.tiers}
     order = list(tiers)
