@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """The code of a verdict that nothing stood against."""
 
+_ANSWER_CHECKS = {"ended", "repetition", "schema", "quality", "prefix"}
 _FALLS = {"latency", "battery", "thermal", "memory", "language", "quality"}
 
 
@@ -42,7 +43,8 @@ def decide(request: Request, policy: Policy, state: DeviceState, measurement: Me
        spite of; else the first tier of which that is true.
     4. Nobody: ``tier`` is "".
 
-    ``code`` is the first check that stood against the device, in every case but the first.
+    ``code`` is the first check that stood against the device, in every case but the first. Checks that fail for good
+    are those of ``gates.HARD``.
 
     Args:
         request: with the prompt's tokens counted.
@@ -102,7 +104,9 @@ def escalate(
     left = [name for name in verdict.ladder if name in seats and name not in failed]
     if left:
         reason = f"{finding.detail}: {left[0]} answers"
-        return Verdict(left[0], finding.check, reason, findings, seats[left[0]].expected, tuple(left[1:]))
+        # Why the device did not answer stays the code, whoever fails after it.
+        code = finding.check if finding.tier == DEVICE else verdict.code
+        return Verdict(left[0], code, reason, findings, seats[left[0]].expected, tuple(left[1:]))
     expected = {name: seat.expected for name, seat in seats.items()}
     expected[DEVICE] = seat_device(case, measurement).expected
     return _last_resort(findings, finding, policy, expected)
@@ -137,7 +141,9 @@ def _failed(findings: Iterable[Finding]) -> bool:
 
 
 def _blocks(finding: Finding) -> bool:
-    return finding.outcome == "fail" and finding.check in HARD
+    """Whether its tier cannot answer at all. The device's own answer is there to be given, an endpoint's is gone."""
+    final = finding.check in HARD or (finding.tier != DEVICE and finding.check in _ANSWER_CHECKS)
+    return finding.outcome == "fail" and final
 
 
 def _renewed(findings: tuple[Finding, ...], fresh: Iterable[Finding]) -> tuple[Finding, ...]:

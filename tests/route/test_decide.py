@@ -242,7 +242,7 @@ def test_up_the_ladder_to_its_end_and_back_to_the_device() -> None:
     verdict = decide(REQUEST, POLICY, STATE)
     for step, found in (("box", QUALITY), ("cloud", DOWN), ("premium", replace(DOWN, tier="cloud"))):
         verdict = escalate(verdict, found, REQUEST, POLICY, STATE)
-        assert verdict.tier == step
+        assert (verdict.tier, verdict.code) == (step, "quality")
         assert verdict.reason == f"{found.detail}: {step} answers"
     assert verdict.ladder == ()
     last = escalate(verdict, replace(DOWN, tier="premium", detail="premium is down"), REQUEST, POLICY, STATE)
@@ -251,6 +251,15 @@ def test_up_the_ladder_to_its_end_and_back_to_the_device() -> None:
     assert finding(last, "box", "reachable") == DOWN
     refusing = replace(POLICY, last_resort="refuse")
     assert escalate(verdict, replace(DOWN, tier="premium"), REQUEST, refusing, STATE).tier == ""
+
+
+def test_an_endpoint_whose_answer_failed_is_not_asked_again() -> None:
+    policy = replace(POLICY, tiers=(replace(BOX, languages=frozenset({"en"})),))
+    asked = replace(REQUEST, language="fi")
+    verdict = decide(asked, policy, replace(STATE, context=1))
+    assert verdict.tier == "box"
+    cut = Finding("ended", "box", "fail", "its limit of tokens cut it off")
+    assert escalate(verdict, cut, asked, policy, replace(STATE, context=1)).tier == ""
 
 
 def test_escalation_looks_at_money_reach_and_privacy_again() -> None:
