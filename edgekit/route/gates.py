@@ -66,7 +66,8 @@ def open_case(request: Request, policy: Policy, state: DeviceState) -> Case:
     if request.override == "local-only":
         limits.append(("device", "the request is local-only"))
     # Rules read the text, which takes longer than the rest: not where nothing can get stricter.
-    if policy.privacy.rules and not limits:
+    stays = limits or (policy.privacy.ceiling == DEVICE and request.override != "cloud-ok")
+    if policy.privacy.rules and policy.tiers and not stays:
         text = sent_text(request)
         limits += [
             (rule.ceiling, f"the rule '{rule.name}' keeps it at {rule.ceiling}")

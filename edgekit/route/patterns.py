@@ -60,6 +60,8 @@ def find_risk(pattern: str) -> str:
 
     Nested quantifiers are told by their form alone, so some harmless pattern is refused too.
     """
+    if re.search(r"\(\?[a-zA-Z]*x", pattern):
+        return "is written in verbose form"
     # For every open group: does it hold an endless repetition, does it hold a choice of any kind.
     groups: list[list[bool]] = [[False, False]]
     at, last, endless = 0, [False, False], 0
@@ -75,7 +77,8 @@ def find_risk(pattern: str) -> str:
             endless += most is None
             if endless > ENDLESS:
                 return f"has more than {ENDLESS} repetitions without end"
-            groups[-1][0] |= most is None
+            # Choices made several times multiply under a further repetition as endless ones do.
+            groups[-1][0] |= most is None or (most > 1 and last[1])
             groups[-1][1] |= bool(quantifier[2]) or quantifier[0] in "*+?"
             at, last = quantifier.end(), [False, False]
             if at < len(pattern) and pattern[at] in "?+":
@@ -134,7 +137,7 @@ def _most(quantifier: re.Match[str]) -> int | None:
     """How often it repeats at most, None for without end. ``{`` that is no quantifier counts as once."""
     if quantifier[0] in "*+":
         return None
-    if quantifier[0] == "?" or not (quantifier[1] or quantifier[3]):
+    if quantifier[0] in ("?", "{}"):
         return 1
     if not quantifier[2]:
         return int(quantifier[1])

@@ -27,6 +27,8 @@ from tests.route.cases import REQUEST
         r"[A-Z]{2}\d{2}(?:\s?\d{4}){3,5}",
         r"(abc)+d",
         r"(a+)?b",
+        r"a{}+b",
+        r"(?:ab|cd){2}",
     ],
 )
 def test_ordinary_patterns_pass(pattern: str) -> None:
@@ -38,10 +40,18 @@ def test_ordinary_patterns_pass(pattern: str) -> None:
     [
         *(r"(a+)+$", r"(a*)*b", r"(?:a+){2,}b", r"((x?a+)b?)+c", r"(a|aa)+$", r"(\w+\s?)*$", r"(a?){30}b", r"(a+)+?b"),
         *(r"([a-z]+)*\d", r"(?:a{2,3}){50}b", r"a*b*c*d*e", r"(?P<n>x+)+y"),
+        *(r"((a?){15}){15}b", r"(a{,})+b", r"(?x)(a+) +b", r"(?ix: a )b"),
     ],
 )
 def test_patterns_that_may_take_forever_are_refused(pattern: str) -> None:
     assert find_fault(pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"\w@[\w-]+\.\w", r"[\w.+-]+@[\w-]+\.[\w.-]+", r"(?:\d[ -]?){13,16}x"])
+@pytest.mark.parametrize("text", ["a" * 40_000, "a@" * 20_000, "1 " * 20_000, "a.-+" * 10_000])
+def test_what_passes_comes_to_an_end(pattern: str, text: str) -> None:
+    assert find_fault(pattern) == ""
+    assert matches(pattern, text) is False
 
 
 def test_a_match_is_found_wherever_it_stands() -> None:
