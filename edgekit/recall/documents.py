@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ LONGEST = 200
 SHORTEST = 120
 OVERLAP = 30
 """Words of a passage, and those that it shares with the one before it."""
-_UNIT = 80
+_UNIT = LONGEST - SHORTEST
 _WORD = 8
 """Characters that count as a word where a script writes no spaces."""
 
@@ -44,7 +45,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was not read, and why."""
+    """A file that was not read, or a rule that names nothing, and why."""
 
     path: str
     reason: str
@@ -72,7 +73,7 @@ class _Rule:
         """Whether the document, or a folder that it lies in, is meant. Case is not looked at: rather too much."""
         if not path.startswith(self.under):
             return False
-        parts = path[len(self.under) :].casefold().split("/")
+        parts = _plain(path[len(self.under) :]).split("/")
         last = len(parts) - self.folders_only
         names = ["/".join(parts[: i + 1]) if self.anchored else parts[i] for i in range(last)]
         return any(fnmatchcase(name, self.pattern) for name in names)
@@ -92,9 +93,9 @@ def read_documents(folder: Path) -> Library:
     root = folder.expanduser().resolve()
     if not root.is_dir():
         raise RouteError(f"{folder}: not a folder", "give the folder that your documents lie in")
-    whole = f"it lies in a folder called {FOLDER}" if root.name.casefold() == FOLDER else ""
+    whole = f"it lies in a folder called {FOLDER}" if _plain(root.name) == FOLDER else ""
     files, rules, skipped = _look_through(root)
-    documents = []
+    documents: list[Document] = []
     total = 0
     for path in sorted(files):
         text = _read(root / path)
@@ -106,6 +107,9 @@ def read_documents(folder: Path) -> Library:
             most = f"{count(MOST_DOCUMENTS)} documents, {size(MOST_BYTES)}"
             raise RouteError(f"{folder}: more than can be searched ({most})", "give a smaller folder")
         documents.append(Document(path, text, whole or _why_private(path, text, rules)))
+    for rule in rules:
+        if not any(rule.holds(d.path) for d in documents):
+            skipped.append(Skipped(f"{rule.under}{RULES}", f"'{rule.line}' names none of the documents"))
     if not documents:
         notes = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
         raise RouteError(f"{folder}: no .txt or .md file to read" + (f" ({notes})" if notes else ""), "add some")
@@ -148,20 +152,27 @@ def _read_rules(path: Path, under: str) -> list[_Rule]:
         raise RouteError(f"{path}: cannot be read: {error}", "one pattern a line, in UTF-8") from None
     rules = []
     for number, line in enumerate(lines, 1):
-        pattern = line.strip().casefold()
+        pattern = _plain(line.strip())
         if not pattern or pattern.startswith("#"):
             continue
         if pattern.startswith("!"):
             problem = f"{path}, line {number}: exceptions (!) are not known"
             raise RouteError(problem, "name what is private; or move what is not to another folder")
-        inner = pattern.removesuffix("/")
+        if "\\" in pattern:
+            raise RouteError(f"{path}, line {number}: backslashes are not known", "write ? for a strange character")
+        inner = pattern.removesuffix("/").removeprefix("**/")
         anchored = "/" in inner
-        inner = inner.removeprefix("/").removeprefix("**/") if inner != "**" else "*"
-        anchored = anchored and (pattern.startswith("/") or "/" in inner)
-        # "**/a/b" holds at any depth: fnmatch's * crosses slashes, so this says the same and a little more.
-        inner = f"*{inner}" if pattern.startswith("**/") and anchored else inner
+        # Under "**/" it holds at any depth: fnmatch's * crosses slashes, so this says the same and a little more.
+        inner = "*" * (anchored and pattern.startswith("**/")) + inner.removeprefix("/")
+        if not inner:
+            raise RouteError(f"{path}, line {number}: '{line.strip()}' names nothing", "write * for everything")
         rules.append(_Rule(under, inner, anchored, pattern.endswith("/"), line.strip()))
     return rules
+
+
+def _plain(name: str) -> str:
+    """A name however it is typed: some systems store accents apart from their letters."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _read(path: Path) -> str | Skipped:
@@ -190,7 +201,7 @@ _MARK = re.compile(r"^\W*private\W*:\s*(.*?)\W*$", re.IGNORECASE)
 
 
 def _why_private(path: str, text: str, rules: list[_Rule]) -> str:
-    if FOLDER in path.casefold().split("/")[:-1]:
+    if FOLDER in _plain(path).split("/")[:-1]:
         return f"it lies in a folder called {FOLDER}"
     for rule in rules:
         if rule.holds(path):
@@ -209,7 +220,7 @@ def _head(text: str) -> list[str]:
 
 def _says_private(line: str) -> bool:
     """Anything but a plain no: a mark that is misspelt is kept rather than dropped."""
-    match = _MARK.match(line.replace("=", ":", 1))
+    match = _MARK.match(line[:500].replace("=", ":", 1))
     return match is not None and match[1].casefold() not in ("false", "no", "off", "0")
 
 
@@ -228,27 +239,27 @@ def split(text: str) -> tuple[str, ...]:
     heading = ""
     fresh = True  # nothing but a heading and an overlap is held
 
-    def close(following: str) -> None:
+    def close(goes_on: bool) -> None:
         nonlocal held, words, fresh
         if held and not fresh:
             passages.append("\n\n".join(held))
             tail = " ".join(held[-1].split()[-OVERLAP:])[-OVERLAP * _WORD :]
-            held = [] if following else [h for h in (heading, tail) if h]
+            held = [h for h in (heading, tail) if h] if goes_on else []
             words = sum(map(_length, held))
             fresh = True
 
     for unit in _units(text):
         is_heading = _HEADING.match(unit) is not None
         if is_heading and words >= SHORTEST:
-            close(unit)
+            close(goes_on=False)
         elif not is_heading and words + _length(unit) > LONGEST:
-            close("")
+            close(goes_on=True)
         if is_heading:
             heading = unit
         held.append(unit)
         words += _length(unit)
         fresh = False
-    close("the end")
+    close(goes_on=False)
     return tuple(passages)
 
 
@@ -262,7 +273,7 @@ def _length(text: str) -> int:
 
 def _units(text: str) -> Iterator[str]:
     """Headings, paragraphs, and of long paragraphs the sentences, or pieces of these."""
-    for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(?<!\n\n)(?=\Z)", _without_front_matter(text)):
+    for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )", _without_front_matter(text)):
         lines = paragraph.strip("\n").rstrip()
         if not lines.strip():
             continue
@@ -270,10 +281,10 @@ def _units(text: str) -> Iterator[str]:
             first, _, rest = lines.partition("\n")
             yield first
             lines = rest.strip("\n")
-        if _length(lines) <= LONGEST - 2 * OVERLAP:
+        if _length(lines) <= _UNIT:
             yield lines
             continue
-        yield from _pack(re.split(r"(?<=[.!?。！？])\s*(?=\S)|\n", lines))
+        yield from _pack(re.split(r"(?<=[.!?])\s+|(?<=[。！？])|\n", lines))
 
 
 def _pack(sentences: list[str]) -> Iterator[str]:
@@ -289,10 +300,13 @@ def _pack(sentences: list[str]) -> Iterator[str]:
 
 
 def _pieces(sentence: str) -> Iterator[str]:
-    """A sentence, or where it is too long runs of its words, or where it has none runs of characters."""
-    words = [w[i : i + _UNIT * _WORD] for w in sentence.split() for i in range(0, len(w), _UNIT * _WORD)]
-    for start in range(0, len(words), _UNIT):
-        yield " ".join(words[start : start + _UNIT])
+    """A sentence, or where it is too long its words, or where these are too long runs of their characters."""
+    if _length(sentence) <= _UNIT:
+        yield sentence
+        return
+    for word in sentence.split():
+        for start in range(0, len(word), _UNIT * _WORD):
+            yield word[start : start + _UNIT * _WORD]
 
 
 def _without_front_matter(text: str) -> str:

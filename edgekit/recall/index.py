@@ -66,14 +66,14 @@ class Index:
             question: words.
             k: passages at most.
             at_most_tokens: of all passages together; those that do not fit any more are left out. None: no limit.
-            count: tokens of a text; four thirds of its words where it is None.
+            count: tokens of a text; four thirds of its words, or a third of its characters, where it is None.
             public_only: leave private documents out.
         """
         words = [w for w in self._words(question) if w in self._vocabulary]
         if not words or self._scorer is None or k < 1:
             return ()
         scores = self._scorer.get_scores(words)
-        tokens_of = count or (lambda text: -(-len(text.split()) * 4 // 3))
+        tokens_of = count or _estimate
         left = float("inf") if at_most_tokens is None else at_most_tokens
         found: list[Passage] = []
         for place in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
@@ -91,6 +91,10 @@ class Index:
         composed = unicodedata.normalize("NFKC", text)
         words: list[list[str]] = _load().tokenize([composed], return_ids=False, show_progress=False)
         return words[0]
+
+
+def _estimate(text: str) -> int:
+    return max(4 * len(text.split()), len(text)) // 3 + 1
 
 
 def _load() -> Any:

@@ -18,7 +18,7 @@ _SAYING = 3
 class PrivateText:
     """Finds what was private in other texts, word for word: runs of eight words, or whole shorter texts.
 
-    It does not find what was put into other words. Thread-safe. Kept in memory as hashes, eight bytes or so a word.
+    It does not find what was put into other words. Thread-safe. Kept in memory as hashes, some hundred bytes a word.
     """
 
     def __init__(self) -> None:
