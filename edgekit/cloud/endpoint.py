@@ -79,6 +79,7 @@ class Endpoint:
         self._random = random
         self._environment = environment
         self._lock = Lock()
+        self._closed = False
         self._key = read_key(tier, environment)
         self._refused: frozenset[str] = frozenset()
         self._wire = wire
@@ -88,9 +89,11 @@ class Endpoint:
         """An answer that is fetched as it is iterated over; nothing is sent before.
 
         Raises:
-            CloudError: the request must stay on the device, or there is nothing to send.
+            CloudError: the request must stay on the device, there is nothing to send, or the endpoint was closed.
             ConfigError: the key is gone.
         """
+        if self._closed:
+            raise CloudError(f"tier '{self.tier.name}' has been closed", "make another Endpoint; nothing was sent")
         if request.private or request.override == "local-only":
             why = request.private or "it says local-only"
             raise CloudError(f"tier '{self.tier.name}' must not be asked: {why}", "nothing was sent")
@@ -105,7 +108,8 @@ class Endpoint:
         return self.breaker.down()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; answers in the making break off."""
+        self._closed = True
         self._client.close()
 
     def current_key(self) -> Key:

@@ -315,6 +315,25 @@ def test_closing_ends_the_wait_before_a_retry(endpoint):
     assert reply.finish == "cancelled"
 
 
+def test_a_closed_endpoint_breaks_off_and_says_so(endpoint):
+    def script(c):
+        c.stream()
+        c.say("one")
+        c.hang()
+
+    with serve(script) as server:
+        far = endpoint(server.url)
+        reply = far.ask(question())
+        assert next(reply) == "one"
+        far.close()
+        with pytest.raises(CloudError, match="cut the connection") as failed:
+            next(reply)
+        assert failed.value.shown
+        with pytest.raises(CloudError, match="has been closed"):
+            far.ask(question())
+        assert len(server.heard) == 1
+
+
 # --- what is kept to ourselves ------------------------------------------------------------------
 
 

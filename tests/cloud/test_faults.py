@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import socket
 import ssl
@@ -10,6 +11,7 @@ import threading
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 import trustme
@@ -431,3 +433,38 @@ def test_a_compressed_answer_is_not_unpacked(endpoint):
             error, _, _ = fail(endpoint(server.url))
             assert server.heard[0].headers["accept-encoding"] == "identity"
         assert "compressed its answer" in error.message
+
+
+def test_streams_damaged_at_random_end_in_an_answer_or_in_a_clear_error(endpoint):
+    random = Random(7)
+    events = (
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "He"}, "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {"content": "llo"}}]},
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f"}}]}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}},
+    )
+    whole = b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events) + b"data: [DONE]\n\n"
+
+    def damaged(c):
+        data = bytearray(whole)
+        for _ in range(random.randint(1, 3)):
+            place = random.randrange(len(data) - 40)
+            what = random.choice((b"null", b"[]", b"\n\n", b"data:", b"\xff", b"1e999", b'"', b"", b"{}"))
+            data[place : place + random.choice((0, 1, 20))] = what
+        c.stream()
+        c.chunk(bytes(data))
+        c.socket.sendall(b"0\r\n\r\n" if random.random() < 0.5 else b"zz\r\n")
+
+    ends = set()
+    with serve(damaged) as server:
+        far = endpoint(server.url, stall=0.5)
+        for _ in range(150):
+            far.breaker.succeed()
+            reply = far.ask(question())
+            try:
+                list(reply)
+            except CloudError as error:
+                assert KEY not in error.message
+            ends.add(reply.finish)
+    assert ends == {"stop", "error"}
