@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import ssl
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread, local
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +18,6 @@ import httpx
 import openai
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable, Iterator
 
     from edgekit.cloud.keys import Key
@@ -270,8 +270,7 @@ def _look_up(host: str, port: int, wait: float) -> list[str]:
 class _Transport(httpx.HTTPTransport):
     """HTTP/1.1 to one host, without proxies, redirects, compression and variables of the environment."""
 
-    def __init__(self, host: str, port: int, verify: ssl.SSLContext | None) -> None:
-        context = verify or httpx.create_ssl_context(trust_env=False)
+    def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
         super().__init__(verify=context, trust_env=False)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
@@ -349,6 +348,9 @@ _QUIET = _Quiet()
 def open_client(url: str, *, stall: float, deadline: float, verify: ssl.SSLContext | None) -> openai.OpenAI:
     """The official client on a connection of ours. It is never given the key: the transport sends it."""
     place = httpx.URL(url)
+    if verify is None:  # reading the certificates takes a while, and without TLS for nothing
+        encrypted = place.scheme == "https"
+        verify = httpx.create_ssl_context(trust_env=False) if encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     port = place.port or {"http": 80, "https": 443}[place.scheme]
     logging.getLogger("openai._base_client").addFilter(_QUIET)  # adding it twice adds nothing
     return openai.OpenAI(
