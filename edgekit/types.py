@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import nan, prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -530,14 +530,16 @@ class Sampling:
 class Emitted:
     """One generated token: the text that became safe to show with it (possibly ""), and its signals.
 
-    ``logprob`` and ``margin`` (log-probability of top-1 minus top-2) are of the unmodified distribution,
-    NaN unless they were asked for.
+    ``logprob``, ``margin`` (log-probability of top-1 minus that of top-2), ``lead`` (the same of their probabilities)
+    and ``entropy`` (nats) are of the unmodified distribution, NaN unless they were asked for.
     """
 
     token: int
     text: str
-    logprob: float
-    margin: float
+    logprob: float = nan
+    margin: float = nan
+    lead: float = nan
+    entropy: float = nan
 
 
 # --- measuring --------------------------------------------------------------------------------

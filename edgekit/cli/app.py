@@ -293,7 +293,9 @@ def run(
         ),
     ] = None,
     small_memory: SmallMemory = False,
-    signals: Annotated[bool, typer.Option("--signals", help="Show each token's log-probability and margin.")] = False,
+    signals: Annotated[
+        bool, typer.Option("--signals", help="Show each token's log-probability, margin, lead and entropy.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Answer one prompt, or chat at the terminal.

@@ -77,12 +77,14 @@ class Token:
     text: str
     logprob: float | None
     margin: float | None
+    lead: float | None
+    entropy: float | None
 
     @classmethod
     def of(cls, emitted: Emitted, text: str) -> Self:
         """NaN has no place in JSON; it means that nothing was asked for."""
-        logprob, margin = (value if isfinite(value) else None for value in (emitted.logprob, emitted.margin))
-        return cls(emitted.token, text, logprob, margin)
+        numbers = (emitted.logprob, emitted.margin, emitted.lead, emitted.entropy)
+        return cls(emitted.token, text, *(number if isfinite(number) else None for number in numbers))
 
 
 @dataclass(frozen=True)

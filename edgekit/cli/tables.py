@@ -425,10 +425,10 @@ def _origin(tuned: bool) -> str:
 
 
 def signals_table(answer: Answer) -> Table:
-    """Every token with the log-probability it had and its lead over the second choice."""
-    table = columns("token", "id>", "logprob>", "margin>")
+    """Every token with its log-probability, the first choice's lead over the second, and the entropy in nats."""
+    table = columns("token", "id>", "logprob>", "margin>", "lead>", "entropy>")
     for t in answer.tokens:
-        table.add_row(repr(t.text), str(t.token), _fixed(t.logprob), _fixed(t.margin))
+        table.add_row(repr(t.text), str(t.token), *map(_fixed, (t.logprob, t.margin, t.lead, t.entropy)))
     return table
 
 

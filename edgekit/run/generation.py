@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import nan
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -43,7 +42,7 @@ def generate(
         tokenizer: of the same bundle.
         prompt: token ids.
         sampling: how tokens are chosen and when to stop.
-        signals: fill in ``logprob`` and ``margin`` of every token.
+        signals: fill in ``logprob``, ``margin``, ``lead`` and ``entropy`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
         lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
             ``lookup.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
@@ -126,7 +125,7 @@ class Generation(Iterator[Emitted]):
                 token = choose(logits, seen, self._sampling, random)
                 seen[token] = True
                 self.tokens.append(token)
-                measured = measure_signals(logits, token) if signals else (nan, nan)
+                measured = measure_signals(logits, token) if signals else ()
                 text = "" if token in self._tokenizer.eos_ids else self._gate.push(stream.push(token))
                 self.finish = self._end(token, len(prompt))
                 if self.finish:

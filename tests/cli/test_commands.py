@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from math import log
 
 import pytest
 
@@ -110,6 +111,7 @@ def test_run_json_holds_signals(bundle, capsys):
     assert document["new_tokens"] == len(document["tokens"]) == 4
     assert document["finish"] == "length"
     assert all(token["logprob"] <= 0 <= token["margin"] for token in document["tokens"])
+    assert all(0 <= token["lead"] <= 1 and 0 < token["entropy"] < log(384) for token in document["tokens"])
 
 
 def test_run_json_tells_how_drafts_went(bundle, capsys):
@@ -124,7 +126,10 @@ def test_run_json_tells_how_drafts_went(bundle, capsys):
 
 def test_run_shows_signals_on_stderr(bundle, capsys):
     assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3", "--signals"]) == 0
-    assert "logprob" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert all(heading in told.err for heading in ("logprob", "margin", "lead", "entropy"))
+    assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out == told.out
 
 
 def test_run_takes_a_piped_prompt(bundle, capsys, monkeypatch):

@@ -57,7 +57,7 @@ def test_ends_with_the_models_end_token(tokenizer):
     assert "".join(e.text for e in emitted) == TEXT
     assert [e.token for e in emitted] == generation.tokens == [*tokenizer.encode(TEXT), 2]
     assert generation.finish == "eos"
-    assert all(math.isnan(e.logprob) and math.isnan(e.margin) for e in emitted)
+    assert all(map(math.isnan, (n for e in emitted for n in (e.logprob, e.margin, e.lead, e.entropy))))
 
 
 def test_max_new_tokens(tokenizer):
@@ -128,7 +128,21 @@ def test_signals(tokenizer):
     )
     (emitted,) = generation
     assert emitted.margin == pytest.approx(5.0)
-    assert emitted.logprob == pytest.approx(5 - math.log(math.exp(5) + 383))
+    total = math.exp(5) + 383
+    assert emitted.logprob == pytest.approx(5 - math.log(total))
+    assert emitted.lead == pytest.approx((math.exp(5) - 1) / total)
+    assert emitted.entropy == pytest.approx(math.log(total) - 5 * math.exp(5) / total)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_signals_change_no_answer(tokenizer, temperature):
+    sampling = Sampling(temperature=temperature, max_new_tokens=60, seed=4, stop=("fox",))
+    plain, told = (
+        list(generate(FakeRunner(seed=1), tokenizer, [5, 6, 7], sampling, signals=signals)) for signals in (False, True)
+    )
+    assert [(e.token, e.text) for e in plain] == [(e.token, e.text) for e in told]
+    assert len(told) > 5
+    assert not any(map(math.isnan, (n for e in told for n in (e.logprob, e.margin, e.lead, e.entropy))))
 
 
 def test_closing_cancels(tokenizer):

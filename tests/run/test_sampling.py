@@ -1,5 +1,7 @@
 """Our logits processing against transformers', and drawn frequencies against probabilities."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -96,10 +98,34 @@ def test_a_seed_repeats():
     assert draw(1) == draw(1) != draw(2)
 
 
-def test_signals_are_of_the_unmodified_distribution():
-    for logits in LOGITS:
-        log_probabilities = torch.log_softmax(torch.from_numpy(logits).double(), 0)
-        top = log_probabilities.topk(2).values
-        logprob, margin = ours.signals(logits, 17)
-        assert logprob == pytest.approx(float(log_probabilities[17]), abs=1e-5)
-        assert margin == pytest.approx(float(top[0] - top[1]), abs=1e-5)
+def reference_signals(logits, token):
+    """In float64, from torch's own log-softmax."""
+    logs = torch.log_softmax(torch.from_numpy(logits).double(), 0)
+    top = logs.topk(2).values
+    return logs[token], top[0] - top[1], top[0].exp() - top[1].exp(), -torch.special.xlogy(logs.exp(), logs.exp()).sum()
+
+
+@pytest.mark.parametrize("vocabulary", [1000, 49_152, 128_256])
+@pytest.mark.parametrize("spread", [0.01, 3, 30])
+def test_signals_are_of_the_unmodified_distribution(vocabulary, spread):
+    logits = (RANDOM.standard_normal(vocabulary) * spread + 50).astype(np.float32)
+    before = logits.copy()
+    for token in (17, int(logits.argmax())):
+        expected = [float(value) for value in reference_signals(logits, token)]
+        assert ours.signals(logits, token) == pytest.approx(expected, abs=2e-5, rel=2e-6)
+    np.testing.assert_array_equal(logits, before)
+
+
+@pytest.mark.parametrize(
+    ("logits", "token", "logprob", "margin", "lead", "entropy"),
+    [
+        ([0, 0, 0, 0], 3, -math.log(4), 0, 0, math.log(4)),
+        ([200, 0, -200, -200], 1, -200, 200, 1, 0),
+        ([5, 7, 7, -1e4], 1, -0.758624, 0, 0, 0.885382),
+        ([-np.inf, math.log(3), 0, -np.inf], 2, math.log(0.25), math.log(3), 0.5, 0.56234),
+    ],
+    ids=["even", "certain", "tie", "impossible"],
+)
+def test_signals_at_the_edges(logits, token, logprob, margin, lead, entropy):
+    found = ours.signals(np.array(logits, np.float32), token)
+    assert found == pytest.approx((logprob, margin, lead, entropy), abs=1e-5)
