@@ -382,12 +382,16 @@ Grading = Literal["exact", "prefix", "contains", "number", "choice"]
 
 @dataclass(frozen=True)
 class Example:
-    """A question whose answer is known: one line of a data file. ``answers``: any of them is right."""
+    """A question whose answer is known: one line of a data file. ``answers``: any of them is right.
+
+    ``choices``: for the grading ``choice``, what might be answered, the wrong ones among them.
+    """
 
     id: str
     request: Request
     answers: tuple[str, ...]
     grading: Grading
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
