@@ -1,0 +1,207 @@
+"""What the bundle, and others that are asked, make of questions with known answers: evidence for the router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from time import perf_counter
+from typing import TYPE_CHECKING, Self
+
+from edgekit.errors import RouteError
+from edgekit.record import from_json, to_json
+from edgekit.route.grading import is_right
+from edgekit.route.signals import SignalTrail
+from edgekit.routing import CloudAnswer, Example, Grading, LocalAnswer, Message
+from edgekit.run import Tokenizer, generate, load_runner
+from edgekit.types import Sampling, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from edgekit.types import Bundle, Progress, Runner
+
+PREFIX_TOKENS = 16
+"""Tokens after which an answer may be given up."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All of an example that its answer, and whether that is right, depend on; and its id."""
+
+    id: str
+    messages: tuple[Message, ...]
+    prompt: str
+    sampling: Sampling
+    answers: tuple[str, ...]
+    grading: Grading
+    choices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, example: Example) -> Self:
+        """Without what a router adds to the request."""
+        request = example.request
+        return cls(
+            example.id,
+            request.messages,
+            request.prompt,
+            request.sampling,
+            example.answers,
+            example.grading,
+            example.choices,
+        )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One line of the file that collecting goes on from. ``key`` is of everything that makes the answer what it is."""
+
+    key: str
+    answer: LocalAnswer
+
+
+def collect_local(
+    bundle: Bundle,
+    examples: Sequence[Example],
+    *,
+    prefix_tokens: int = PREFIX_TOKENS,
+    threads: int | None = None,
+    store: Path | None = None,
+    progress: Progress = silent,
+) -> tuple[LocalAnswer, ...]:
+    """Answer every example greedily, as the bundle would be used, and record signals and times.
+
+    Conversations go through the chat template; each prompt starts with an empty cache, so that times are those of a
+    question that comes alone.
+
+    Args:
+        bundle: the opened bundle.
+        examples: at least one.
+        prefix_tokens: how many first tokens have signals of their own.
+        threads: as in load_runner.
+        store: a file that every answer is added to at once, and where answers are taken from that this bundle, on this
+            runtime, has given to the same example before. An interrupted run goes on where it was.
+        progress: hears of every example.
+
+    Returns:
+        One answer for each example, in their order.
+
+    Raises:
+        RouteError: no examples, a conversation for a model without chat template, or ``store`` is another kind of file.
+        RunError: the bundle does not run here, or a prompt does not fit its context.
+    """
+    if not examples:
+        raise RouteError("no examples to answer", "give at least one")
+    tokenizer = Tokenizer.of(bundle)
+    prompts = [_encode(example, tokenizer) for example in examples]
+    runner = load_runner(bundle, threads=threads)
+    try:
+        binding = f"{bundle.sha256} {runner.info.provider} {runner.info.runtime} {prefix_tokens}"
+        keys = [sha256(f"{binding} {to_json(Asked.of(example))}".encode()).hexdigest() for example in examples]
+        known = _open_store(store) if store else {}
+        answers = []
+        for done, (example, key, prompt) in enumerate(zip(examples, keys, prompts, strict=True)):
+            progress("answers", done, len(examples), "examples")
+            answer = known.get(key)
+            if answer is None:
+                answer = _ask(runner, tokenizer, example, prompt, prefix_tokens)
+                if store:
+                    with store.open("a", encoding="utf-8") as file:
+                        file.write(to_json(Kept(key, answer)) + "\n")
+            answers.append(answer)
+        progress("answers", len(examples), len(examples), "examples")
+    finally:
+        runner.close()
+    return tuple(answers)
+
+
+def collect_cloud(
+    ask: Callable[[Example], CloudAnswer], examples: Sequence[Example], *, progress: Progress = silent
+) -> tuple[CloudAnswer, ...]:
+    """Put every example to an endpoint, one after another, so that times are those of a question that comes alone.
+
+    Args:
+        ask: asks it; its errors end the collecting.
+        examples: what to ask.
+        progress: hears of every example.
+    """
+    answers = []
+    for done, example in enumerate(examples):
+        progress("answers", done, len(examples), "examples")
+        answers.append(ask(example))
+    progress("answers", len(examples), len(examples), "examples")
+    return tuple(answers)
+
+
+def read_collected(path: Path) -> tuple[LocalAnswer, ...]:
+    """The answers in a ``store`` of collect_local, the last one of each example.
+
+    Raises:
+        RouteError: there is no such file, or it is of another kind.
+    """
+    if not path.is_file():
+        raise RouteError(f"{path}: no such file", "collect_local(..., store=path) writes it")
+    return tuple({answer.id: answer for answer in _read_store(path).values()}.values())
+
+
+def _encode(example: Example, tokenizer: Tokenizer) -> list[int]:
+    request = example.request
+    if not request.messages:
+        return tokenizer.encode(request.prompt, special=True)
+    if not tokenizer.has_chat_template:
+        raise RouteError(
+            f"example '{example.id}' is a conversation, and the model has no chat template",
+            'it can only continue texts: give a "prompt" with "raw": true',
+        )
+    turns = [{"role": message.role, "content": message.content} for message in request.messages]
+    return tokenizer.encode(tokenizer.render_chat(turns))
+
+
+def _ask(runner: Runner, tokenizer: Tokenizer, example: Example, prompt: list[int], prefix_tokens: int) -> LocalAnswer:
+    trail, pieces, prefix = SignalTrail(), [], None
+    times: list[float] = []
+    started = perf_counter()
+    generation = generate(runner, tokenizer, prompt, example.request.sampling, signals=True)
+    for emitted in generation:
+        times.append(perf_counter() - started)
+        if len(trail) == prefix_tokens:
+            prefix = trail.read()
+        trail.push(emitted)
+        pieces.append(emitted.text)
+    text = "".join(pieces)
+    return LocalAnswer(
+        id=example.id,
+        text=text,
+        finish=generation.finish or "cancelled",
+        right=is_right(text, example.answers, example.grading, example.choices),
+        signals=trail.read(),
+        prefix=prefix,
+        prompt_tokens=len(prompt),
+        seconds_to_first=times[0],
+        seconds=times[-1],
+        prefix_seconds=None if prefix is None else times[prefix_tokens - 1],
+    )
+
+
+def _read_store(path: Path) -> dict[str, LocalAnswer]:
+    """What the file holds, by key. A last line without its end is left out: it is being written, or was cut off."""
+    found = {}
+    content = path.read_bytes()
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            kept = from_json(Kept, line.decode("utf-8"))
+        except ValueError as error:
+            hint = "it is not a file of collected answers, or of another edgekit: give a new one"
+            raise RouteError(f"{path}:{number}: {error}", hint) from error
+        found[kept.key] = kept.answer
+    return found
+
+
+def _open_store(path: Path) -> dict[str, LocalAnswer]:
+    """What the file holds, made fit to be added to: it ends after a whole line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    found = _read_store(path)
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return found
