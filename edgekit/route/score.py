@@ -1,46 +1,72 @@
-"""From signals to the probability of being wrong, as a calibration says. Standard library only: it runs per answer."""
+"""From what an answer says of itself to a probability that it is wrong. Plain Python: it runs beside every answer."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from math import isfinite, log, nan
+from dataclasses import fields
+from math import fsum, isfinite, log, nan
 from typing import TYPE_CHECKING
 
+from edgekit.calibration import Signals
+from edgekit.errors import RouteError, did_you_mean
+
 if TYPE_CHECKING:
-    from edgekit.calibration import Score, Signals
+    from edgekit.calibration import Score
 
 LOG_TOKENS = "log_tokens"
 
-
-def feature(signals: Signals, name: str) -> float:
-    """A field of Signals, or the logarithm of the number of tokens."""
-    if name == LOG_TOKENS:
-        return log(max(signals.tokens, 1))
-    return float(getattr(signals, name))
+FEATURES = (*(f.name for f in fields(Signals)), LOG_TOKENS)
+"""What a score may be made of."""
 
 
-def raw_score(score: Score, signals: Signals) -> float:
-    """The intercept plus the features by their weights, larger for worse; NaN where a signal is no number."""
-    total = score.intercept
-    for name, weight in zip(score.features, score.weights, strict=True):
-        total += weight * feature(signals, name)
-    return total if isfinite(total) else nan
+def wrong_probability(score: Score, signals: Signals) -> float:
+    """The probability that the answer is wrong, 0 to 1. 1.0 where a signal is no number: it cannot be judged.
+
+    Raises:
+        RouteError: the score uses a feature that nobody knows, or has no knots.
+    """
+    return probability_of_raw(score, raw_score(score, signals))
 
 
 def probability_of_raw(score: Score, raw: float) -> float:
-    """The probability that belongs to a raw score: linear between the knots, flat outside; 1.0 for NaN."""
+    """The probability that belongs to a raw score: linear between the knots, flat outside; 1.0 where it is no number.
+
+    Raises:
+        RouteError: the score has no knots.
+    """
+    if not score.knots:
+        raise RouteError("the calibration's score has no knots", "calibrate again")
     if not isfinite(raw):
         return 1.0
-    knots = score.knots
-    at = bisect_right(knots, raw, key=lambda knot: knot[0])
+    places = [place for place, _ in score.knots]
+    at = bisect_right(places, raw)
     if at == 0:
-        return knots[0][1]
-    if at == len(knots):
-        return knots[-1][1]
-    (x0, y0), (x1, y1) = knots[at - 1], knots[at]
+        return score.knots[0][1]
+    if at == len(places):
+        return score.knots[-1][1]
+    (x0, y0), (x1, y1) = score.knots[at - 1 : at + 1]
     return y0 + (y1 - y0) * (raw - x0) / (x1 - x0)
 
 
-def probability_wrong(score: Score, signals: Signals) -> float:
-    """How likely the answer is wrong. 1.0 where a signal is no number: what cannot be judged is not trusted."""
-    return probability_of_raw(score, raw_score(score, signals))
+def raw_score(score: Score, signals: Signals) -> float:
+    """``intercept`` and the weighted sum of the features: larger for worse; NaN where a signal is no number.
+
+    Raises:
+        RouteError: the score uses a feature that nobody knows.
+    """
+    terms = (weight * feature(signals, name) for name, weight in zip(score.features, score.weights, strict=True))
+    values = (score.intercept, *terms)
+    return fsum(values) if all(map(isfinite, values)) else nan
+
+
+def feature(signals: Signals, name: str) -> float:
+    """One feature of an answer: a field of its signals, or ``log_tokens``, the natural logarithm of their number.
+
+    Raises:
+        RouteError: nobody knows a feature of that name.
+    """
+    if name == LOG_TOKENS:
+        return log(max(signals.tokens, 1))
+    if name not in FEATURES:
+        raise RouteError(f"unknown feature '{name}'", did_you_mean(name, FEATURES) + f"known: {', '.join(FEATURES)}")
+    return float(getattr(signals, name))
