@@ -16,7 +16,7 @@ from edgekit.errors import RouteError
 from edgekit.interval import Interval  # noqa: TC001 - as above
 from edgekit.route.fit import describe_prefix, fit_prefix, fit_score, give_up_above, require_enough
 from edgekit.route.metrics import auroc_difference, auroc_interval, brier, expected_calibration_error
-from edgekit.route.score import feature, wrong_probability, raw_score
+from edgekit.route.score import feature, raw_score, wrong_probability
 from edgekit.route.threshold import Infeasible, Rule, check_level, fixed_sequence, plan_sequence
 
 if TYPE_CHECKING:

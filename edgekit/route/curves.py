@@ -121,7 +121,7 @@ def thin(curve: Curve, points: int = 101) -> tuple[tuple[float, float], ...]:
 
 def oracle_score(local: NDArray[np.bool_], cloud: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Who knows all answers sends first what only the cloud gets right, and last what only the local model does."""
-    return cloud.astype(float) - local.astype(float)
+    return np.asarray(cloud.astype(float) - local.astype(float), np.float64)
 
 
 def _first(x: NDArray[np.float64], y: NDArray[np.float64], goal: float) -> float | None:

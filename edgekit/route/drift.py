@@ -44,7 +44,7 @@ class Drift:
 def measure_drift(live: Sequence[float], calibrated: Sequence[float]) -> Drift:
     """Compare probabilities of live answers with those of the calibration (``Calibration.scores``)."""
     n = len(live)
-    if n < LEAST or not calibrated:
+    if n < LEAST or not len(calibrated):
         return Drift(n, None, None, None, stale=False, words=f"too few answers to tell: {n} of {LEAST}")
     from scipy.stats import ks_2samp
 

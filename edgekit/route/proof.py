@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.errors import RouteError
 from edgekit.interval import Interval  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.route import curves, metrics
-from edgekit.route.score import wrong_probability, raw_score
+from edgekit.route.score import raw_score, wrong_probability
 from edgekit.route.threshold import exact_interval
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def prove(cases: Sequence[Case], threshold: float, *, seed: int = 0) -> Proof:
 
     Args:
         cases: examples that fitted nothing.
-        threshold: the router's: what is likelier to be wrong is sent.
+        threshold: the router's: what is likelier to be wrong is sent, and what was given up early.
         seed: of the bootstrap.
 
     Raises:
@@ -174,7 +174,7 @@ def prove(cases: Sequence[Case], threshold: float, *, seed: int = 0) -> Proof:
     if not cases:
         raise RouteError("no examples to judge the router by", "give data with answers")
     c = _Columns.of(cases)
-    sent = c.wrong > threshold
+    sent = (c.wrong > threshold) | np.isfinite(c.given_up)
     scores = {
         ROUTER: c.raw, ENTROPY: c.entropy, LOGPROB: -c.logprob, RANDOM: np.zeros(len(cases)),
         ORACLE: curves.oracle_score(c.local, c.cloud),
@@ -265,13 +265,11 @@ def _case(a: LocalAnswer, b: CloudAnswer, calibration: Calibration, joules: floa
     early, given_up = calibration.prefix, None
     if early and a.prefix and a.prefix_seconds is not None:
         given_up = a.prefix_seconds if wrong_probability(early.score, a.prefix) > early.threshold else None
-    # What is given up early never gets a probability of its own: it is sent.
-    wrong = 1.0 if given_up is not None else wrong_probability(calibration.score, a.signals)
     return Case(
         id=a.id,
         local_right=a.right,
         cloud_right=b.right,
-        wrong=wrong,
+        wrong=wrong_probability(calibration.score, a.signals),
         raw=raw_score(calibration.score, a.signals),
         entropy=a.signals.mean_entropy,
         logprob=a.signals.mean_logprob,
