@@ -14,6 +14,7 @@ from edgekit import __version__
 from edgekit.cli import console
 from edgekit.cli.arguments import Json, Model, numbers
 from edgekit.cli.progress import Bars
+from edgekit.cli.route_app import route
 from edgekit.cli.targets_app import targets
 from edgekit.errors import ConfigError, GateFailed, MeasureError
 from edgekit.types import Activations, Bundle, Precision, Sampling, Verification
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets, name="targets")
+app.add_typer(route, name="route")
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 SmallMemory = Annotated[

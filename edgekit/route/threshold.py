@@ -142,15 +142,16 @@ def plan_sequence(
         return ()
     # "higher": values that occur, so that a step serves what its quantile says although many are tied.
     grid = np.unique(np.quantile(known, np.linspace(0, 1, STEPS + 1)[1:], method="higher"))
-    chances = []
+    chances, rates = [], []
     for threshold in grid:
         held = probabilities <= threshold
         served = round(held.mean() * n)
         allowed = _most_failures(served, alpha, delta)
         rate = (wrong[held].sum() + 0.5) / (held.sum() + 1)
+        rates.append(rate)
         chances.append(float(binom.cdf(allowed, served, rate)) if allowed >= 0 else 0.0)
-    # Where none has a chance the loosest is tested: it fails in the open, with its numbers.
-    first = int(np.argmax(chances)) if max(chances) > 0 else len(grid) - 1
+    # Where none has a chance the one with the fewest failures is tested: it says best what would be needed.
+    first = int(np.argmax(chances)) if max(chances) > 0 else int(np.argmin(rates))
     return tuple(float(t) for t in grid[first:])
 
 
