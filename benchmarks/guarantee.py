@@ -7,7 +7,7 @@ answers served from everywhere else are wrong. The promise: that exceeds alpha i
 it the usual way, the loosest threshold that kept alpha on the same examples, with no bound.
 
 ``synthetic``: the law of the answers is known, and so is the true share of failures of any threshold. ``resampled``: a
-file of real answers (one edgekit.routing.LocalAnswer a line) is the population, the n are drawn from it with
+file of real answers (a `--store` of `edgekit route calibrate`) is the population, the n are drawn from it with
 replacement, and the share is that of the whole file: what the theorem is about. ``the rest``: n are taken out, and the
 share is of what is left, as one would check by hand; its own chance of being above alpha comes on top. ``p``: exact
 binomial test against delta; a small one says that the promise is broken.
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from edgekit.collect import read_collected
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from edgekit.calibration import Score, Signals
-from edgekit.record import from_json, to_json
+from edgekit.record import to_json
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, split
 from edgekit.route.fit import Fitted, fit_score
 from edgekit.route.score import wrong_probability
 from edgekit.route.threshold import Infeasible, Rule, fixed_sequence, plan_sequence
-from edgekit.routing import LocalAnswer
 
 ALPHAS = (0.05, 0.1, 0.2, 0.3)
 DELTAS = (0.05, 0.1)
@@ -93,7 +93,8 @@ def difficulty(random: np.random.Generator, n: int) -> tuple[list[Signals], NDAr
             Signals(
                 tokens=int(random.integers(1, 40)), mean_logprob=lp, q05=lp - 1 + 0.3 * b, q10=lp - 0.7 + 0.3 * b,
                 q25=lp - 0.3, min_logprob=lp - 1.5 + 0.5 * c, mean_margin=1 - 0.8 * x + 0.2 * d,
-                mean_entropy=3 * x + 0.8 * e, first_entropy=3 * x + b, first_logprob=lp + c, first_margin=1 - x + 0.5 * d,
+                mean_entropy=3 * x + 0.8 * e, first_entropy=3 * x + b, first_logprob=lp + c,
+                first_margin=1 - x + 0.5 * d,
             )
         )  # fmt: skip
     return told, 0.003 + 0.6 * u**3
@@ -164,13 +165,13 @@ def judge(name: str, draws: list[Draw], n: int, alpha: float, delta: float) -> R
 
 
 def read_answers(path: Path) -> tuple[list[Signals], NDArray[np.bool_]]:
-    answers = [from_json(LocalAnswer, line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    answers = read_collected(path)
     return [a.signals for a in answers], np.asarray([not a.right for a in answers], bool)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=Path, nargs="*", default=[], help="JSON lines of LocalAnswer")
+    parser.add_argument("--answers", type=Path, nargs="*", default=[], help="files of collected answers")
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--n", type=int, default=500, help="answers a split calibrates on")
     parser.add_argument("--population", type=int, default=POPULATION)

@@ -68,6 +68,7 @@ def calibrate_bundle(
     guarantee: tuple[float, float] | None = None,
     prefix_tokens: int = PREFIX_TOKENS,
     threads: int | None = None,
+    store: Path | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Calibrated:
@@ -77,11 +78,12 @@ def calibrate_bundle(
 
     Args:
         bundle: the opened bundle.
-        data: JSON lines of questions with their answers; see edgekit/collect.py.
+        data: JSON lines of questions with their answers; see edgekit/examples_file.py.
         guarantee: (alpha, delta): with confidence 1 - delta at most alpha of the answers served are wrong. None: an
             answer is served that is likelier right than wrong.
         prefix_tokens: after how many tokens an answer may be given up; 0: never.
         threads: of the runtime; by default the bundle's own choice.
+        store: where answers are kept, and taken from if they are this bundle's; see edgekit/collect.py.
         seed: of splits and resamples.
         progress: hears of every question.
 
@@ -89,10 +91,13 @@ def calibrate_bundle(
         RouteError: the data cannot be used: a line without an answer, too few, all right or all wrong.
         RunError: the bundle does not load.
     """
-    from edgekit.collect import collect_local, read_examples
+    from edgekit.collect import collect_local
+    from edgekit.examples_file import read_examples
 
     examples = read_examples(data)
-    answers = collect_local(bundle, examples, prefix_tokens=prefix_tokens, threads=threads, progress=progress)
+    answers = collect_local(
+        bundle, examples, prefix_tokens=prefix_tokens or PREFIX_TOKENS, threads=threads, store=store, progress=progress
+    )
     return fit_calibration(bundle, data, answers, guarantee=guarantee, prefix_tokens=prefix_tokens, seed=seed)
 
 

@@ -37,6 +37,9 @@ def route_calibrate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Keep the answers in this file, and take from it what is there.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep it in the bundle's edgekit.json.")] = True,
     json: Json = False,
@@ -56,8 +59,8 @@ def route_calibrate(
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
         calibrated = calibrate_bundle(
-            opened, data, guarantee=promise, prefix_tokens=prefix_tokens, threads=threads, seed=seed,
-            progress=progress,
+            opened, data, guarantee=promise, prefix_tokens=prefix_tokens, threads=threads, store=store,
+            seed=seed, progress=progress,
         )  # fmt: skip
     if record and calibrated.calibration:
         keep(opened, calibration=calibrated.calibration)
