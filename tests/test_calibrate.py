@@ -3,6 +3,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from edgekit.collect import collect_local
+from edgekit.examples_file import read_examples
 
 import edgekit.calibrate
 from edgekit import build_bundle, inspect_model, open_bundle
@@ -198,3 +200,31 @@ def test_an_infeasible_guarantee_exits_with_3_and_keeps_nothing(answered, bundle
 def test_a_guarantee_that_is_none_is_refused_before_any_work(bundle, data, capsys):
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "5%"]) == 1
     assert "0.05@0.95" in capsys.readouterr().err
+
+
+def test_from_questions_to_a_calibration(bundle, tmp_path, capsys):
+    """The model's own answers are taken for the truth of every second question: those are right, the others wrong."""
+    rows = [{"id": i, "prompt": f"{i} and then", "raw": True, "answer": "none", "max_tokens": 6} for i in range(80)]
+    data, store = tmp_path / "dev.jsonl", tmp_path / "store.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    said = collect_local(bundle, read_examples(data), prefix_tokens=3)
+    for row, answer in zip(rows[::2], said[::2], strict=True):
+        row["answer"] = answer.text
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = ["route", "calibrate", str(bundle.path), "--data", str(data), "--store", str(store), "--json"]
+    assert run([*command, "--prefix-tokens", "3"]) == 0
+    found = from_json(Calibrated, capsys.readouterr().out)
+    assert found.fit.right == 40
+    assert found.calibration == require_calibration(open_bundle(bundle.path))
+    kept = store.read_bytes()
+    assert run([*command, "--prefix-tokens", "3"]) == 0
+    assert from_json(Calibrated, capsys.readouterr().out).fit == found.fit
+    assert store.read_bytes() == kept
+
+
+def test_data_that_is_all_wrong_says_so(bundle, tmp_path, capsys):
+    data = tmp_path / "dev.jsonl"
+    row = {"prompt": "a", "raw": True, "answer": "none", "max_tokens": 2}
+    data.write_text(f"{json.dumps(row)}\n" * 70)
+    assert run(["route", "calibrate", str(bundle.path), "--data", str(data)]) == 1
+    assert "all 70 answers are wrong" in capsys.readouterr().err
