@@ -27,7 +27,7 @@ from edgekit.calibration import Score, Signals
 from edgekit.record import to_json
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, split
 from edgekit.route.fit import Fitted, fit_score
-from edgekit.route.score import wrong_probability
+from edgekit.route.score import cautious_probability
 from edgekit.route.threshold import Infeasible, Rule, fixed_sequence, plan_sequence
 
 ALPHAS = (0.05, 0.1, 0.2, 0.3)
@@ -101,7 +101,7 @@ def difficulty(random: np.random.Generator, n: int) -> tuple[list[Signals], NDAr
 
 
 def probabilities(score: Score, told: list[Signals]) -> NDArray[np.float64]:
-    return np.asarray([wrong_probability(score, s) for s in told])
+    return np.asarray([cautious_probability(score, s) for s in told])
 
 
 def fit_half(told: list[Signals], wrong: NDArray[np.bool_], seed: int) -> tuple[Fitted, NDArray[np.bool_], Columns]:

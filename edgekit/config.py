@@ -1,4 +1,4 @@
-"""A recipe's TOML file in, a Recipe out. Devices are read by device_file.py, and can be had from here too.
+"""A recipe's TOML file in, a Recipe out. Devices and policies have files of their own, and can be had from here too.
 
 A name means a file that ships with edgekit (``edgekit/recipes/int4.toml``); anything that ends in ``.toml`` or holds a
 path separator is a file of the user's.
@@ -10,6 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, get_args
 
 from edgekit.device_file import list_targets, load_target
+from edgekit.policy_file import load_policy
 from edgekit.table import Table
 from edgekit.types import Grid, Override, Precision, Recipe, ScaleType
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from edgekit.device import Route
 
-__all__ = ["PRECISIONS", "builtin_recipe", "list_targets", "load_recipe", "load_target"]
+__all__ = ["PRECISIONS", "builtin_recipe", "list_targets", "load_policy", "load_recipe", "load_target"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _ACCURACY_LEVELS = range(5)

@@ -284,12 +284,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Expected:
-    """What answering is expected to take, None where nobody knows. ``joules`` are this device's."""
+    """What answering is expected to take, None where nobody knows. ``joules`` are this device's, gross.
+
+    ``energy`` says how the joules' power was obtained.
+    """
 
     seconds_to_first: float | None = None
     seconds: float | None = None
     joules: float | None = None
     cost: float | None = None
+    energy: Literal["measured", "estimated", "none"] = "none"
 
 
 @dataclass(frozen=True)

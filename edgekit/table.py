@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -54,15 +55,19 @@ class Table:
             if ours:
                 raise ConfigError(f"unknown {noun} '{text}'", did_you_mean(text, names) + hint)
             raise ConfigError(f"{text}: no such {noun} file", hint)
-        try:
-            values = tomllib.loads(source.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{text}: not a TOML file: {error}", "see the files of `edgekit targets list`") from error
+        values = _parse(source, text, "see the files of `edgekit targets list`")
         table = cls(source.name if ours else text, "", known, values)
         name = table.get("name", str)
         if noun != "recipe" and source.name != f"{name}.toml":
             raise table.error(f"the file is called {source.name} and its name is '{name}'", f"rename it to {name}.toml")
         return table
+
+    @classmethod
+    def of(cls, path: Path, noun: str, known: tuple[str, ...], hint: str) -> Table:
+        """Read a file of the user's that may be called anything; ``hint`` says where one like it can be seen."""
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such {noun} file", hint)
+        return cls(str(path), "", known, _parse(path, str(path), hint))
 
     def error(self, problem: str, hint: str = "") -> ConfigError:
         """A ConfigError that names this file."""
@@ -99,6 +104,15 @@ class Table:
             return None
         value = self.values[key]
         self.require(type(value) in (int, float) and value > 0, key, "a number above 0", value)
+        return float(value)
+
+    def number(self, key: str, *, least: float = 0.0, most: float = inf) -> float | None:
+        """A number between two limits, or None when the file does not say."""
+        if key not in self.values:
+            return None
+        value = self.values[key]
+        limits = f"a number of at least {least:g}" if most == inf else f"a number between {least:g} and {most:g}"
+        self.require(type(value) in (int, float) and isfinite(value) and least <= value <= most, key, limits, value)
         return float(value)
 
     def choice(self, key: str, allowed: Sequence[V], default: V | None = None) -> V:
@@ -141,6 +155,13 @@ class Table:
         rows: list[Any] = self.get(key, list, [])
         self.require(all(isinstance(r, dict) for r in rows), key, f"an array of tables, [[{key}]]", rows)
         return [Table(self.file, f"{self.where}{key}[{i}].", known, row) for i, row in enumerate(rows)]
+
+
+def _parse(source: Path | Traversable, shown: str, hint: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{shown}: not a TOML file: {error}", hint) from error
 
 
 _KINDS: dict[type, str] = {

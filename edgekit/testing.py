@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -188,3 +193,98 @@ class FakeProbe:
         from time import perf_counter
 
         return self._watts * (perf_counter() - self._started)
+
+
+@dataclass
+class FakeEndpoint:
+    """What ``serve_fake_openai`` was sent: the JSON bodies and the headers, by lower-case name, in order."""
+
+    url: str
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+
+@contextmanager
+def serve_fake_openai(answer: str | Callable[[dict[str, Any]], str], *, model: str = "fake") -> Iterator[FakeEndpoint]:
+    """A server on loopback that speaks as much of the OpenAI protocol as a tier needs. It counts words as tokens.
+
+    Args:
+        answer: the text of every answer, or a function of the request's body.
+        model: the name under /v1/models.
+    """
+    endpoint = FakeEndpoint("")
+
+    class Handler(_FakeProtocol):
+        heard = endpoint
+        said = staticmethod(answer if callable(answer) else lambda _body: answer)
+        name = model
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield endpoint
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _FakeProtocol(BaseHTTPRequestHandler):
+    """Chat completions and completions, streamed or not, and the list of models."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    heard: FakeEndpoint
+    said: Callable[[dict[str, Any]], str]
+    name: str
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
+
+    def do_GET(self) -> None:
+        """The list of models."""
+        self._send({"object": "list", "data": [{"id": self.name, "object": "model"}]})
+
+    def do_POST(self) -> None:
+        """An answer."""
+        body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
+        self.heard.bodies.append(body)
+        self.heard.headers.append({k.lower(): v for k, v in self.headers.items()})
+        text = self.said(body)
+        asked = body.get("prompt") or " ".join(str(m.get("content")) for m in body.get("messages", []))
+        prompt, new = len(asked.split()), len(text.split())
+        usage = {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
+        if body.get("stream"):
+            self._stream(text, "messages" in body, usage)
+            return
+        choice = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        self._send({"model": self.name, "choices": [{"index": 0, "finish_reason": "stop", **choice}], "usage": usage})
+
+    def _send(self, value: object) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, text: str, chat: bool, usage: dict[str, int]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for said in re.findall(r"\S*\s*", text):
+            self._event({"choices": [{"index": 0, **({"delta": {"content": said}} if chat else {"text": said})}]})
+        end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        self._event({"choices": [{"index": 0, "finish_reason": "stop", **end}]})
+        self._event({"choices": [], "usage": usage})
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _event(self, value: dict[str, Any]) -> None:
+        self._chunk(b"data: " + json.dumps({"model": self.name, **value}).encode() + b"\n\n")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgekit.build import Exporter
     from edgekit.measure import Reference, Text
     from edgekit.run import OnnxRunner
-    from edgekit.verify_npu import OnEmulator
+    from edgekit.verify_npu import NAME_SOURCE, REBUILD, OnEmulator
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,6 @@ LIMITS: dict[Precision, Limits] = {
     "int4": Limits(0.5, 0.6),
 }
 
-_NAME_SOURCE = "name the checkpoint that it was built from: --source"
-_REBUILD = "build it again with `edgekit build`"
 _DECODED = 24
 _SAMPLE = 12
 _STEP_TOLERANCE = {True: 0.35, False: 1e-3}
@@ -181,10 +179,10 @@ def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progr
         checkpoint = _open(name, _exporter(bundle), offline=source is None, progress=progress)
         found = fingerprint(checkpoint, progress)
     except EdgekitError as error:
-        return None, Check("source", "fail" if asked else "skip", error.message, error.hint if source else _NAME_SOURCE)
+        return None, Check("source", "fail" if asked else "skip", error.message, error.hint if source else NAME_SOURCE)
     if found.sha256 != made.sha256:
         detail = f"{name} is another checkpoint: sha256 {found.sha256[:12]}, the bundle's is {made.sha256[:12]}"
-        return None, Check("source", "fail" if asked else "skip", detail, _NAME_SOURCE)
+        return None, Check("source", "fail" if asked else "skip", detail, NAME_SOURCE)
     return checkpoint, Check("source", "pass", f"{name}, sha256 {made.sha256[:12]} as in the manifest")
 
 
@@ -205,7 +203,7 @@ def _check_text(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[Check, C
     """Tokenizer and chat template against the source's own."""
     if checkpoint is None:
         reason = "the source is not here to compare with"
-        return Check("tokenizer", "skip", reason, _NAME_SOURCE), Check("chat template", "skip", reason, _NAME_SOURCE)
+        return Check("tokenizer", "skip", reason, NAME_SOURCE), Check("chat template", "skip", reason, NAME_SOURCE)
     return _check_tokenizer(bundle, checkpoint), _check_template(bundle, checkpoint)
 
 
@@ -213,11 +211,11 @@ def _check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
     try:
         ours, theirs = Tokenizer.of(bundle).encode, source_tokenizer(checkpoint)
     except (EdgekitError, OSError, ValueError) as error:
-        return Check("tokenizer", "fail", str(error), _REBUILD)
+        return Check("tokenizer", "fail", str(error), REBUILD)
     wrong = [string for string in AWKWARD if ours(string) != theirs(string)]
     if wrong:
         detail = f"{len(wrong)} of {len(AWKWARD)} awkward strings are split differently, first {wrong[0][:40]!r}"
-        return Check("tokenizer", "fail", detail, _REBUILD)
+        return Check("tokenizer", "fail", detail, REBUILD)
     return Check("tokenizer", "pass", f"{len(AWKWARD)} awkward strings give the source's own tokens")
 
 
@@ -226,14 +224,14 @@ def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
     theirs, file = checkpoint.file(name), bundle.path / name
     ours = file.read_bytes() if file.is_file() else None
     if ours != theirs:
-        return Check("chat template", "fail", f"{name} is not the source's", _REBUILD)
+        return Check("chat template", "fail", f"{name} is not the source's", REBUILD)
     return Check("chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, equal")
 
 
 def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
     """Some weights read back from the shipped file: as far from the source's as the manifest says."""
     if checkpoint is None:
-        return Check("weights", "skip", "the source is not here to compare with", _NAME_SOURCE)
+        return Check("weights", "skip", "the source is not here to compare with", NAME_SOURCE)
     stored = read_initializers(bundle)
     manifest = bundle.manifest
     weights = checkpoint.weights
@@ -250,7 +248,7 @@ def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
         else:
             worst = max(worst, error)
     if wrong:
-        return Check("weights", "fail", ", ".join(wrong), _REBUILD)
+        return Check("weights", "fail", ", ".join(wrong), REBUILD)
     detail = f"{len(sample)} of {len(entries)} read back, as near to the source as when built; farthest {worst:.2e}"
     return Check("weights", "pass", detail)
 
@@ -265,16 +263,16 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
     wrong = sorted((inputs - allowed) | ((past | {"input_ids"}) - inputs) | (outputs ^ (present | {"logits"})))
     if wrong:
         return Check(
-            "graph", "fail", f"inputs or outputs outside the contract, or missing: {', '.join(wrong)}", _REBUILD
+            "graph", "fail", f"inputs or outputs outside the contract, or missing: {', '.join(wrong)}", REBUILD
         )
     if runner.vocab_size != bundle.manifest.spec.vocab_size:
         detail = f"{runner.vocab_size} logits for a vocabulary of {bundle.manifest.spec.vocab_size}"
-        return Check("graph", "fail", detail, _REBUILD)
+        return Check("graph", "fail", detail, REBUILD)
     operators = count_operators(bundle)
     lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.portable.lacks})
     if lacking:
         target = bundle.manifest.portable.name
-        return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", _REBUILD)
+        return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", REBUILD)
     domains = sorted({domain or "ai.onnx" for domain, _ in operators})
     nodes = sum(operators.values())
     return Check("graph", "pass", f"loads; inputs and outputs as agreed; {nodes} nodes of {', '.join(domains)}")
@@ -296,12 +294,12 @@ def _check_steps(runner: OnnxRunner, accuracy_level: int) -> Check:
     except EdgekitError as error:
         return Check("decode", "fail", error.message, error.hint)
     if not (np.isfinite(steps).all() and np.isfinite(whole).all()):
-        return Check("decode", "fail", "the logits hold NaN or infinity", _REBUILD)
+        return Check("decode", "fail", "the logits hold NaN or infinity", REBUILD)
     spread = np.linalg.norm(whole - whole.mean(axis=-1, keepdims=True))
     off = float(np.linalg.norm(steps - whole) / spread)
     detail = f"{len(rows)} greedy tokens one by one and at once: logits differ by {off:.1e} of their spread"
     if off > _STEP_TOLERANCE[accuracy_level == 4]:
-        return Check("decode", "fail", detail, _REBUILD)
+        return Check("decode", "fail", detail, REBUILD)
     return Check("decode", "pass", detail)
 
 
@@ -317,7 +315,7 @@ def _check_quality(
         return None, Check("quality", "fail", f"no FP32 reference: {error.message}", error.hint)
     if reference is None:
         detail = "neither the source nor a cached FP32 reference of it is here to compare with"
-        return None, Check("quality", "fail" if request.asked else "skip", detail, _NAME_SOURCE)
+        return None, Check("quality", "fail" if request.asked else "skip", detail, NAME_SOURCE)
     try:
         quality = measure.score(
             runner,

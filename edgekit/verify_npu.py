@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from edgekit.measure import Text
     from edgekit.types import Bundle, Checkpoint
 
-_REBUILD = "build it again with `edgekit build`"
-_NAME_SOURCE = "name the checkpoint that it was built from: --source"
+REBUILD = "build it again with `edgekit build`"
+NAME_SOURCE = "name the checkpoint that it was built from: --source"
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ def verify_npus(
 def _unable(build: NpuBuild, found: tuple[Check, ...], checkpoint: Checkpoint | None) -> tuple[str, str] | None:
     """Why the emulator cannot be asked, and what would help."""
     if any(check.status == "fail" for check in found):
-        return "the binaries are not what was built", _REBUILD
+        return "the binaries are not what was built", REBUILD
     try:
         require_compiler(plugin_of(build.target))
     except EdgekitError as error:
         return error.message, error.hint
     if checkpoint is None:
-        return "the source is not here to compare with", _NAME_SOURCE
+        return "the source is not here to compare with", NAME_SOURCE
     return None
 
 
@@ -102,7 +102,7 @@ def _check_binaries(root: Path, build: NpuBuild) -> Check:
     wrong += [f"{build.placement}: {problem}" for problem in _misplaced(root, build)]
     name = f"{build.target.name}: binaries"
     if wrong:
-        return Check(name, "fail", "; ".join(wrong), _REBUILD)
+        return Check(name, "fail", "; ".join(wrong), REBUILD)
     binaries = {graph.binary for graph in build.graphs}
     size = words.size(sum((root / binary).stat().st_size for binary in binaries))
     nodes = ", ".join(f"{sum(g.nodes for g in build.chain(role))} ({role})" for role in ROLES)

@@ -77,7 +77,7 @@ def _rows(fit: CalibrationFit) -> Iterator[tuple[str, str]]:
     yield "answers", f"{words.count(n)}: {words.count(fit.n_fit)} fit, {words.count(fit.n_threshold)} set the threshold"
     yield "right", f"{words.count(fit.right)}, {words.percent(fit.right / n)}"
     if fit.unusable:
-        yield "unusable", f"{words.count(fit.unusable)} with a signal that is no number: never served"
+        yield "unusable", f"{words.count(fit.unusable)} with a signal that is no number: counted as wrong"
     yield "score", score_words(fit.score)
     if len(fit.score.features) > 1:
         yield "signals", ", ".join(fit.score.features)

@@ -14,7 +14,15 @@ from edgekit.measure.ceilings import (
     weight_bytes,
 )
 from edgekit.measure.energy import choose_meter, meter_energy, meters
-from edgekit.measure.environment import core_seconds, cpu_flags, peak_memory, read_environment, reset_peak_memory
+from edgekit.measure.environment import (
+    Conditions,
+    core_seconds,
+    cpu_flags,
+    peak_memory,
+    read_conditions,
+    read_environment,
+    reset_peak_memory,
+)
 from edgekit.measure.latency import Latency, decode, measure_latency, measure_load
 from edgekit.measure.quality import (
     Reference,
@@ -33,6 +41,7 @@ __all__ = [
     "EMBEDDING",
     "FORMULA",
     "PRECISION_SHARE",
+    "Conditions",
     "Latency",
     "Reference",
     "Text",
@@ -60,6 +69,7 @@ __all__ = [
     "meters",
     "peak_memory",
     "prefill_flop",
+    "read_conditions",
     "read_environment",
     "read_text",
     "reference_key",

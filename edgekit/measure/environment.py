@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,27 @@ def read_environment(
         provider=provider,
         provider_options=provider_options,
     )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What may change from one answer to the next. Unknown is None."""
+
+    free_memory: int | None
+    battery_percent: float | None
+    on_battery: bool | None
+    temperature_c: float | None
+
+
+def read_conditions(root: Path = Path("/")) -> Conditions:
+    """Read them now. ``free_memory``: bytes that can be had without swapping (Linux: MemAvailable).
+
+    Args:
+        root: where ``proc`` and ``sys`` are looked for.
+    """
+    free = read_field(root / "proc/meminfo", "MemAvailable").split()
+    percent, on_battery = _battery(root)
+    return Conditions(int(free[0]) * 1024 if free else None, percent, on_battery, _temperature(root))
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:

@@ -16,7 +16,7 @@ from edgekit.errors import RouteError
 from edgekit.interval import Interval  # noqa: TC001 - as above
 from edgekit.route.fit import describe_prefix, fit_prefix, fit_score, give_up_above, require_enough
 from edgekit.route.metrics import auroc_difference, auroc_interval, brier, expected_calibration_error
-from edgekit.route.score import feature, raw_score, wrong_probability
+from edgekit.route.score import cautious_probability, feature, raw_score
 from edgekit.route.threshold import Infeasible, Rule, check_level, fixed_sequence, plan_sequence
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def calibrate(
     early = (
         fit_prefix([a.prefix for a in fitting], [not a.right for a in fitting], seed=seed) if prefix_tokens else None
     )
-    probabilities = np.asarray([wrong_probability(fitted.score, a.signals) for a in test])
+    probabilities = np.asarray([cautious_probability(fitted.score, a.signals) for a in test])
     prefix = np.asarray([_prefix_probability(early.score, a.prefix) for a in test]) if early else None
 
     def rule(threshold: float) -> Rule:
@@ -176,7 +176,7 @@ def split(wrong: NDArray[np.bool_], share: float, seed: int) -> Parts:
 
 
 def _prefix_probability(score: Score, signals: Signals | None) -> float:
-    return float("nan") if signals is None else wrong_probability(score, signals)
+    return float("nan") if signals is None else cautious_probability(score, signals)
 
 
 def _worst_where_unknown(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.errors import RouteError
 from edgekit.interval import Interval  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.route import curves, metrics
-from edgekit.route.score import raw_score, wrong_probability
+from edgekit.route.score import cautious_probability, raw_score
 from edgekit.route.threshold import exact_interval
 
 if TYPE_CHECKING:
@@ -264,12 +264,12 @@ class _Columns:
 def _case(a: LocalAnswer, b: CloudAnswer, calibration: Calibration, joules: float | None) -> Case:
     early, given_up = calibration.prefix, None
     if early and a.prefix and a.prefix_seconds is not None:
-        given_up = a.prefix_seconds if wrong_probability(early.score, a.prefix) > early.threshold else None
+        given_up = a.prefix_seconds if cautious_probability(early.score, a.prefix) > early.threshold else None
     return Case(
         id=a.id,
         local_right=a.right,
         cloud_right=b.right,
-        wrong=wrong_probability(calibration.score, a.signals),
+        wrong=cautious_probability(calibration.score, a.signals),
         raw=raw_score(calibration.score, a.signals),
         entropy=a.signals.mean_entropy,
         logprob=a.signals.mean_logprob,

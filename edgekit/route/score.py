@@ -20,24 +20,24 @@ FEATURES = (*(f.name for f in fields(Signals)), LOG_TOKENS)
 
 
 def wrong_probability(score: Score, signals: Signals) -> float:
-    """The probability that the answer is wrong, 0 to 1. 1.0 where a signal is no number: it cannot be judged.
+    """The probability that the answer is wrong, 0 to 1.
 
     Raises:
-        RouteError: the score uses a feature that nobody knows, or has no knots.
+        RouteError: the score uses a feature that nobody knows, or has no knots; a signal is not a number.
     """
     return probability_of_raw(score, raw_score(score, signals))
 
 
 def probability_of_raw(score: Score, raw: float) -> float:
-    """The probability that belongs to a raw score: linear between the knots, flat outside; 1.0 where it is no number.
+    """The probability that belongs to a raw score: linear between the knots, flat outside.
 
     Raises:
-        RouteError: the score has no knots.
+        RouteError: the score has no knots, or the raw score is not a number.
     """
     if not score.knots:
         raise RouteError("the calibration's score has no knots", "calibrate again")
     if not isfinite(raw):
-        return 1.0
+        raise RouteError("the answer's signals hold no number", "report this with the prompt, if you can")
     places = [place for place, _ in score.knots]
     at = bisect_right(places, raw)
     if at == 0:
@@ -46,6 +46,16 @@ def probability_of_raw(score: Score, raw: float) -> float:
         return score.knots[-1][1]
     (x0, y0), (x1, y1) = score.knots[at - 1 : at + 1]
     return y0 + (y1 - y0) * (raw - x0) / (x1 - x0)
+
+
+def cautious_probability(score: Score, signals: Signals) -> float:
+    """The same, and 1.0 where a signal is no number: what cannot be judged counts as wrong.
+
+    Raises:
+        RouteError: the score uses a feature that nobody knows, or has no knots.
+    """
+    raw = raw_score(score, signals)
+    return probability_of_raw(score, raw) if isfinite(raw) else 1.0
 
 
 def raw_score(score: Score, signals: Signals) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -100,7 +101,7 @@ class Tokenizer:
                 hint="give a prompt to continue instead",
             )
         try:
-            return _environment().from_string(self._template).render(
+            return _compile(self._template).render(
                 messages=[dict(message) for message in messages],
                 tools=None,
                 documents=None,
@@ -157,6 +158,12 @@ class _Generation(jinja2.ext.Extension):
         """Turn the block into a scope of its own."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> jinja2.Template:
+    """A template made ready once: that takes longer than rendering it."""
+    return _environment().from_string(template)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -10,7 +10,7 @@ from edgekit.record import from_json, to_json
 from edgekit.route.calibration_fit import CalibrationFit, calibrate, split
 from edgekit.route.fit import describe_prefix, fit_prefix, fit_score, give_up_above
 from edgekit.route.metrics import auroc
-from edgekit.route.score import raw_score, wrong_probability
+from edgekit.route.score import cautious_probability, raw_score, wrong_probability
 from tests.route.answered import local_answers, probability, signals
 
 
@@ -70,7 +70,9 @@ def test_held_out_probabilities_are_of_all_examples_but_the_unusable():
 def test_what_cannot_be_judged_is_not_trusted():
     score = fit_score(*columns(local_answers(200))).score
     broken = replace(local_answers(1)[0].signals, **{score.features[0]: float("nan")})
-    assert wrong_probability(score, broken) == 1.0
+    assert cautious_probability(score, broken) == 1.0
+    both = replace(broken, **dict.fromkeys(score.features, float("inf")))
+    assert cautious_probability(score, both) == 1.0
 
 
 def test_constant_signals_are_left_out():

@@ -1,0 +1,95 @@
+"""What the terminal shows of a decision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from edgekit import words
+from edgekit.cli.layout import columns, facts
+from edgekit.routing import DEVICE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from edgekit.explain import Explanation
+    from edgekit.routing import Expected, Finding
+
+_STYLES = {"pass": "green", "fail": "red", "unknown": "yellow"}
+
+
+def explanation_tables(e: Explanation) -> Iterator[RenderableType]:
+    """The verdict, what it rests on, every check, and what each would take."""
+    v = e.verdict
+    yield facts(
+        [
+            ("answers", f"{v.tier or 'nobody'}{' (degraded)' if v.degraded else ''}"),
+            ("code", v.code),
+            ("reason", v.reason),
+            ("then", ", ".join(v.ladder) or "nobody else"),
+            ("policy", e.policy),
+            ("language", e.language or "not looked at, or not told"),
+            ("measurement", e.measurement),
+            ("energy", e.energy),
+            ("calibration", e.calibration),
+        ]
+    )
+    yield ""
+    yield _expectations(e)
+    yield ""
+    yield _findings(v.findings)
+
+
+def _expectations(e: Explanation) -> Table:
+    """A line for everyone: tokens of the prompt, seconds, joules, money."""
+    table = columns(
+        "who", "prompt>", "first token>", f"{words.count(e.new_tokens)} tokens>", "joules>", f"{e.currency}>"
+    )
+    tokens = dict(e.tokens)
+    for name, x in e.expected:
+        count = (
+            "not counted" if name not in tokens else f"{'' if name in e.counted else '~'}{words.count(tokens[name])}"
+        )
+        table.add_row(name, count, _seconds(x.seconds_to_first), _seconds(x.seconds), _joules(name, x), _cost(x))
+    return table
+
+
+def _findings(findings: tuple[Finding, ...]) -> Table:
+    table = columns("who", "check", "outcome", "found>", "limit>", "")
+    for f in findings:
+        found, limit = (_quantity(value, f.unit) for value in (f.value, f.limit))
+        table.add_row(f.tier, f.check, Text(f.outcome, style=_STYLES[f.outcome]), found, limit, f.detail)
+    return table
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    """A number in its unit, "" where there is none."""
+    if value is None:
+        return ""
+    match unit:
+        case "B":
+            return words.size(value) if value >= 0 else f"-{words.size(-value)}"
+        case "s":
+            return words.seconds(value)
+        case "tokens":
+            return words.count(value)
+    return f"{words.number(value)} {unit}".rstrip()
+
+
+def _seconds(value: float | None) -> str:
+    return "not known" if value is None else words.seconds(value)
+
+
+def _joules(name: str, x: Expected) -> str:
+    """Estimated joules carry the word."""
+    if x.joules is None:
+        return "not measured" if name == DEVICE else "not known"
+    return f"{words.number(x.joules)}{' (estimated)' if x.energy == 'estimated' else ''}"
+
+
+def _cost(x: Expected) -> str:
+    return "not known" if x.cost is None else words.number(x.cost)

@@ -1,0 +1,140 @@
+"""A request made ready for the decision: its tokens counted as each tier counts them, its language told.
+
+Tokenizers are loaded once; a request takes as long as its text takes to be cut into tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib.util import find_spec
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import ConfigError, RunError
+from edgekit.routing import DEVICE
+from edgekit.run import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgekit.routing import Policy, Request
+    from edgekit.types import Bundle
+
+PER_MESSAGE = 5
+"""Tokens around each message, and once around all, where a tier's chat template is not known. Llama 3's is as long as
+any in use: ``<|start_header_id|>``, the role, ``<|end_header_id|>``, a blank line, ``<|eot_id|>``."""
+
+SURE = 0.5
+"""Least probability of a language that counts as told. A word or two, and code, stay below."""
+
+LONGEST = 2000
+"""Characters of a message that its language is told from."""
+
+_DATA = re.compile(r'"data:[^"]*"')
+
+
+class Counter:
+    """Counts requests for one bundle and one policy. May be used by several threads at once."""
+
+    def __init__(self, tokenizer: Tokenizer, policy: Policy) -> None:
+        """Load the tiers' tokenizers, and, where the policy names languages, what tells them.
+
+        Raises:
+            ConfigError: a tier's tokenizer cannot be read; languages are named and py3langid is not installed.
+        """
+        self._tokenizer = tokenizer
+        self._tiers = policy.tiers
+        self._codecs = {tier.name: _load(tier.name, tier.tokenizer) for tier in policy.tiers if tier.tokenizer}
+        named = policy.device.languages or any(tier.languages for tier in policy.tiers)
+        self._classify = _language_model() if named else None
+
+    @classmethod
+    def of(cls, bundle: Bundle, policy: Policy) -> Counter:
+        """One with the bundle's own tokenizer. Raises also BundleError where that is damaged."""
+        return cls(Tokenizer.of(bundle), policy)
+
+    def encode(self, request: Request) -> list[int]:
+        """The prompt's tokens as the bundle's model is fed them.
+
+        Raises:
+            RunError: there are messages and no chat template, or it refuses them.
+        """
+        if not request.messages:
+            return self._tokenizer.encode(request.prompt, special=True)
+        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        return self._tokenizer.encode(self._tokenizer.render_chat(messages))
+
+    def prepare(self, request: Request) -> Request:
+        """Fill in ``tokens``, ``counted`` and ``language``.
+
+        The device's count is exact, or missing where its chat template cannot take the messages. A tier's is made by
+        its own tokenizer, exact for a bare prompt, with PER_MESSAGE tokens a message; or is the bundle's and the tier's
+        ``count_margin`` of it, rounded up. Tools and a schema count as their text; images do not count.
+        """
+        try:
+            own: int | None = len(self.encode(request))
+        except RunError:
+            own = None
+        tokens: list[tuple[str, int]] = [] if own is None else [(DEVICE, own)]
+        counted = set() if own is None else {DEVICE}
+        beside = "\n".join(part for part in (_DATA.sub('""', request.passthrough), request.schema) if part)
+        for tier in self._tiers:
+            codec = self._codecs.get(tier.name)
+            if codec:
+                tokens.append((tier.name, _count_plain(request, lambda text, c=codec: len(c.encode(text).ids), beside)))  # type: ignore[misc]
+                if not request.messages and not beside:
+                    counted.add(tier.name)
+                continue
+            if own is None:
+                count = _count_plain(request, self._length, beside)
+            else:
+                count = own + (self._length(beside) if beside else 0)
+            tokens.append((tier.name, ceil(count * (1 + tier.count_margin))))
+        return replace(
+            request, tokens=tuple(tokens), counted=frozenset(counted), language=request.language or self._tell(request)
+        )
+
+    def _length(self, text: str) -> int:
+        return len(self._tokenizer.encode(text))
+
+    def _tell(self, request: Request) -> str | None:
+        if self._classify is None:
+            return None
+        said = [m.content for m in request.messages if m.role == "user"] or [request.text]
+        language, probability = self._classify(said[-1][:LONGEST])
+        return language if probability >= SURE else None
+
+
+def _count_plain(request: Request, length: Callable[[str], int], beside: str) -> int:
+    """Tokens of the texts, and of what a template puts around them."""
+    texts = [m.content for m in request.messages] or [request.prompt]
+    around = PER_MESSAGE * (len(request.messages) + 1) if request.messages else 0
+    return sum(map(length, texts)) + around + (length(beside) if beside else 0)
+
+
+def _load(tier: str, path: str) -> Any:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_file(path)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ConfigError(
+            f"tier '{tier}': its tokenizer cannot be read: {path}: {error}",
+            "give a tokenizer.json, or leave it out to count with the bundle's",
+        ) from error
+
+
+def _language_model() -> Callable[[str], tuple[str, float]]:
+    if find_spec("py3langid") is None:
+        raise ConfigError(
+            "the policy names languages, and py3langid, which tells them, is not installed",
+            "pip install 'edgekit[serve]', or remove every languages",
+        )
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    # Policies speak ISO 639-1: of two letters.
+    identifier.set_languages([label for label in identifier.labels if len(label) == 2])
+    classify: Callable[[str], tuple[str, float]] = identifier.classify
+    return classify

@@ -1,0 +1,300 @@
+"""The user's own documents: which files are read, which of them are private, and how they are cut into passages."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from edgekit.errors import RouteError
+from edgekit.words import count, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SUFFIXES = (".md", ".txt")
+LARGEST = 5_000_000
+"""Bytes of one document."""
+MOST_BYTES = 50_000_000
+MOST_DOCUMENTS = 20_000
+RULES = ".private"
+"""The file whose lines name private documents and folders, as .gitignore names ignored ones."""
+FOLDER = "private"
+
+LONGEST = 200
+SHORTEST = 120
+OVERLAP = 30
+"""Words of a passage, and those that it shares with the one before it."""
+_UNIT = 80
+_WORD = 8
+"""Characters that count as a word where a script writes no spaces."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One file. ``path`` is relative to the folder, with slashes. ``private``: why it is, "" if it is not."""
+
+    path: str
+    text: str
+    private: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was not read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Library:
+    """What a folder holds, sorted by path."""
+
+    documents: tuple[Document, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """One line of a .private file. ``under`` is where that lies, "" or ending in a slash; ``line`` is what it says."""
+
+    under: str
+    pattern: str
+    anchored: bool
+    folders_only: bool
+    line: str
+
+    def holds(self, path: str) -> bool:
+        """Whether the document, or a folder that it lies in, is meant. Case is not looked at: rather too much."""
+        if not path.startswith(self.under):
+            return False
+        parts = path[len(self.under) :].casefold().split("/")
+        last = len(parts) - self.folders_only
+        names = ["/".join(parts[: i + 1]) if self.anchored else parts[i] for i in range(last)]
+        return any(fnmatchcase(name, self.pattern) for name in names)
+
+
+def read_documents(folder: Path) -> Library:
+    """Read the .txt and .md files of a folder and its folders. Hidden files and links are not followed.
+
+    A document is private where a line of a ``.private`` file says so (``*`` and ``?`` as in a shell; a name without a
+    slash holds at any depth), where it lies in a folder called ``private`` (``folder`` itself counts), or where its
+    front matter or its first line says ``private: true``.
+
+    Raises:
+        RouteError: no folder, nothing in it to read, too much of it, or a ``.private`` that cannot be understood:
+            a rule that is not kept would be worse than none.
+    """
+    root = folder.expanduser().resolve()
+    if not root.is_dir():
+        raise RouteError(f"{folder}: not a folder", "give the folder that your documents lie in")
+    whole = f"it lies in a folder called {FOLDER}" if root.name.casefold() == FOLDER else ""
+    files, rules, skipped = _look_through(root)
+    documents = []
+    total = 0
+    for path in sorted(files):
+        text = _read(root / path)
+        if isinstance(text, Skipped):
+            skipped.append(Skipped(path, text.reason))
+            continue
+        total += len(text)
+        if len(documents) >= MOST_DOCUMENTS or total > MOST_BYTES:
+            most = f"{count(MOST_DOCUMENTS)} documents, {size(MOST_BYTES)}"
+            raise RouteError(f"{folder}: more than can be searched ({most})", "give a smaller folder")
+        documents.append(Document(path, text, whole or _why_private(path, text, rules)))
+    if not documents:
+        notes = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
+        raise RouteError(f"{folder}: no .txt or .md file to read" + (f" ({notes})" if notes else ""), "add some")
+    return Library(tuple(documents), tuple(sorted(skipped, key=lambda s: s.path)))
+
+
+def _look_through(root: Path) -> tuple[list[str], list[_Rule], list[Skipped]]:
+    files: list[str] = []
+    rules: list[_Rule] = []
+    skipped: list[Skipped] = []
+    waiting = [""]
+    while waiting:
+        under = waiting.pop()
+        try:
+            entries = sorted(os.scandir(root / under), key=lambda e: e.name)
+        except OSError as error:
+            skipped.append(Skipped(under.rstrip("/"), f"cannot be opened: {error.strerror}"))
+            continue
+        for entry in entries:
+            path = under + entry.name
+            if entry.name == RULES:
+                rules += _read_rules(root / path, under)
+            elif entry.name.startswith("."):
+                continue
+            elif entry.is_symlink():
+                skipped.append(Skipped(path, "a link: what it points to is read only where it lies"))
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{path}/")
+            elif not entry.is_file(follow_symlinks=False) or not entry.name.casefold().endswith(SUFFIXES):
+                skipped.append(Skipped(path, "not a .txt or .md file"))
+            else:
+                files.append(path)
+    return files, rules, skipped
+
+
+def _read_rules(path: Path, under: str) -> list[_Rule]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RouteError(f"{path}: cannot be read: {error}", "one pattern a line, in UTF-8") from None
+    rules = []
+    for number, line in enumerate(lines, 1):
+        pattern = line.strip().casefold()
+        if not pattern or pattern.startswith("#"):
+            continue
+        if pattern.startswith("!"):
+            problem = f"{path}, line {number}: exceptions (!) are not known"
+            raise RouteError(problem, "name what is private; or move what is not to another folder")
+        inner = pattern.removesuffix("/")
+        anchored = "/" in inner
+        inner = inner.removeprefix("/").removeprefix("**/") if inner != "**" else "*"
+        anchored = anchored and (pattern.startswith("/") or "/" in inner)
+        # "**/a/b" holds at any depth: fnmatch's * crosses slashes, so this says the same and a little more.
+        inner = f"*{inner}" if pattern.startswith("**/") and anchored else inner
+        rules.append(_Rule(under, inner, anchored, pattern.endswith("/"), line.strip()))
+    return rules
+
+
+def _read(path: Path) -> str | Skipped:
+    """The text of a file, or why there is none."""
+    try:
+        # Neither following a link nor waiting for a pipe that took the file's place since it was looked at.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return Skipped("", f"cannot be opened: {error.strerror}")
+    with os.fdopen(handle, "rb") as file:
+        data = file.read(LARGEST + 1) or b""
+    if len(data) > LARGEST:
+        return Skipped("", f"larger than {size(LARGEST)}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return Skipped("", f"not UTF-8 (byte {error.start}): save it as UTF-8")
+    if "\0" in text:
+        return Skipped("", "not text: it holds zero bytes")
+    return text if text.strip() else Skipped("", "empty")
+
+
+# --- private ------------------------------------------------------------------------------------
+
+_MARK = re.compile(r"^\W*private\W*:\s*(.*?)\W*$", re.IGNORECASE)
+
+
+def _why_private(path: str, text: str, rules: list[_Rule]) -> str:
+    if FOLDER in path.casefold().split("/")[:-1]:
+        return f"it lies in a folder called {FOLDER}"
+    for rule in rules:
+        if rule.holds(path):
+            return f"'{rule.line}' in {rule.under}{RULES}"
+    return "it says private: true" if any(map(_says_private, _head(text))) else ""
+
+
+def _head(text: str) -> list[str]:
+    """The lines of the front matter, or the first line that says something."""
+    lines = text.lstrip().splitlines()
+    if lines[0].strip() not in ("---", "+++"):
+        return lines[:1]
+    ends = [i for i, line in enumerate(lines) if i and line.strip() == lines[0].strip()]
+    return lines[1 : ends[0] if ends else 100]
+
+
+def _says_private(line: str) -> bool:
+    """Anything but a plain no: a mark that is misspelt is kept rather than dropped."""
+    match = _MARK.match(line.replace("=", ":", 1))
+    return match is not None and match[1].casefold() not in ("false", "no", "off", "0")
+
+
+# --- passages -----------------------------------------------------------------------------------
+
+
+def split(text: str) -> tuple[str, ...]:
+    """Cut a text into passages of 120 to 200 words, at headings and paragraphs where it can be.
+
+    A passage that goes on with a section begins with the section's heading and the last words of the one before it.
+    Shorter passages are the last of a text, or a whole text.
+    """
+    passages: list[str] = []
+    held: list[str] = []
+    words = 0
+    heading = ""
+    fresh = True  # nothing but a heading and an overlap is held
+
+    def close(following: str) -> None:
+        nonlocal held, words, fresh
+        if held and not fresh:
+            passages.append("\n\n".join(held))
+            tail = " ".join(held[-1].split()[-OVERLAP:])[-OVERLAP * _WORD :]
+            held = [] if following else [h for h in (heading, tail) if h]
+            words = sum(map(_length, held))
+            fresh = True
+
+    for unit in _units(text):
+        is_heading = _HEADING.match(unit) is not None
+        if is_heading and words >= SHORTEST:
+            close(unit)
+        elif not is_heading and words + _length(unit) > LONGEST:
+            close("")
+        if is_heading:
+            heading = unit
+        held.append(unit)
+        words += _length(unit)
+        fresh = False
+    close("the end")
+    return tuple(passages)
+
+
+_HEADING = re.compile(r"#{1,6} \S")
+
+
+def _length(text: str) -> int:
+    """Words, or as many as its characters make."""
+    return max(len(text.split()), len(text) // (2 * _WORD))
+
+
+def _units(text: str) -> Iterator[str]:
+    """Headings, paragraphs, and of long paragraphs the sentences, or pieces of these."""
+    for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )|(?<=\n)(?<!\n\n)(?=\Z)", _without_front_matter(text)):
+        lines = paragraph.strip("\n").rstrip()
+        if not lines.strip():
+            continue
+        if _HEADING.match(lines) and "\n" in lines:
+            first, _, rest = lines.partition("\n")
+            yield first
+            lines = rest.strip("\n")
+        if _length(lines) <= LONGEST - 2 * OVERLAP:
+            yield lines
+            continue
+        yield from _pack(re.split(r"(?<=[.!?。！？])\s*(?=\S)|\n", lines))
+
+
+def _pack(sentences: list[str]) -> Iterator[str]:
+    held = ""
+    for sentence in sentences:
+        for piece in _pieces(sentence):
+            if held and _length(held) + _length(piece) > _UNIT:
+                yield held
+                held = ""
+            held = f"{held} {piece}" if held else piece
+    if held:
+        yield held
+
+
+def _pieces(sentence: str) -> Iterator[str]:
+    """A sentence, or where it is too long runs of its words, or where it has none runs of characters."""
+    words = [w[i : i + _UNIT * _WORD] for w in sentence.split() for i in range(0, len(w), _UNIT * _WORD)]
+    for start in range(0, len(words), _UNIT):
+        yield " ".join(words[start : start + _UNIT])
+
+
+def _without_front_matter(text: str) -> str:
+    match = re.match(r"\s*(---|\+\+\+)[ \t]*\n.*?\n\1[ \t]*(\n|\Z)", text, flags=re.DOTALL)
+    return text[match.end() :] if match else text

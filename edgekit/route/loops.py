@@ -1,0 +1,71 @@
+"""An answer that turns in circles: the same tokens, or words, again and again at its end.
+
+A loop is a period of up to ``LONGEST`` items that stood ``REPEATS`` times in a row and fills at least ``SPAN`` items.
+Lists, tables and code repeat their form, but not every token of it; a rule of dashes is a few tokens long. A large
+matrix of zeros cannot be told from a loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+LONGEST = 128
+REPEATS = 4
+SPAN = 96
+
+
+@dataclass(frozen=True)
+class Loop:
+    """``period`` items, over and over for ``length`` items up to the end."""
+
+    period: int
+    length: int
+
+    @property
+    def words(self) -> str:
+        """``the last 96 tokens are 12, repeated``."""
+        return f"the last {self.length:,} tokens are {self.period:,}, repeated"
+
+
+class LoopWatch:
+    """Watches an answer while it is made: each push costs a fixed number of comparisons, one a period.
+
+    Attributes:
+        loop: the shortest period that fills the end now, None while there is none.
+    """
+
+    def __init__(self, *, longest: int = LONGEST, repeats: int = REPEATS, span: int = SPAN) -> None:
+        """Args: the longest period looked for, how often it must stand, and how many items it must fill."""
+        self.loop: Loop | None = None
+        self._repeats = repeats
+        self._span = span
+        self._last: deque[Hashable] = deque(maxlen=longest)
+        # For each period: how many of the last items equal the one a period before.
+        self._runs = [0] * longest
+
+    def push(self, item: Hashable) -> bool:
+        """Add a token; say whether the end is a loop now."""
+        runs, self.loop = self._runs, None
+        for i, before in enumerate(self._last):
+            if before != item:
+                runs[i] = 0
+                continue
+            runs[i] += 1
+            period, length = i + 1, runs[i] + i + 1
+            if self.loop is None and length >= self._span and length >= self._repeats * period:
+                self.loop = Loop(period, length)
+        self._last.appendleft(item)
+        return self.loop is not None
+
+
+def find_loop(items: Iterable[Hashable]) -> Loop | None:
+    """The loop that a finished answer ends in, None where it does not. Of a text: give its words, ``text.split()``."""
+    watch = LoopWatch()
+    for item in items:
+        watch.push(item)
+    return watch.loop

@@ -1,0 +1,330 @@
+"""Who answers: plain cases by hand, and what must hold of any input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from edgekit.route.decide import decide, escalate
+from edgekit.route.gates import DEVICE_CHECKS, HARD, TIER_CHECKS
+from edgekit.routing import (
+    DEVICE,
+    TRUST,
+    Bounds,
+    Budget,
+    Finding,
+    OnDevice,
+    Policy,
+    Privacy,
+    PrivacyRule,
+    Request,
+    Unknown,
+    Verdict,
+)
+from edgekit.types import Sampling
+from tests.route.cases import (
+    BOX,
+    CLOUD,
+    COUNTS,
+    POLICY,
+    REQUEST,
+    STATE,
+    measured,
+    random_policy,
+    random_request,
+    random_state,
+)
+
+
+def finding(verdict: Verdict, tier: str, check: str) -> Finding:
+    (found,) = [f for f in verdict.findings if (f.tier, f.check) == (tier, check)]
+    return found
+
+
+def test_nothing_against_the_device() -> None:
+    verdict = decide(REQUEST, POLICY, STATE, measured())
+    assert (verdict.tier, verdict.code, verdict.degraded) == (DEVICE, "local", False)
+    assert verdict.ladder == ("box", "cloud", "premium")
+    assert verdict.reason == "nothing stands against the device"
+    assert verdict.expected.seconds is not None
+    assert "not known: latency" in decide(REQUEST, replace(POLICY, bounds=Bounds(seconds=9)), STATE).reason
+
+
+def test_a_prompt_that_does_not_fit_goes_to_the_first_that_it_fits() -> None:
+    long = replace(REQUEST, tokens=(("device", 3012), ("box", 40000), ("cloud", 3916), ("premium", 3916)))
+    verdict = decide(long, POLICY, STATE)
+    assert (verdict.tier, verdict.code, verdict.ladder) == ("cloud", "context", ("premium",))
+    assert verdict.reason == ("the prompt's 3,012 tokens and 256 new ones do not fit the device's 2,048: cloud answers")
+    assert finding(verdict, "box", "context").detail == (
+        "the prompt's about 40,000 tokens and 256 new ones do not fit box's 32,768"
+    )
+    assert finding(verdict, DEVICE, "context").value == 3268
+    assert finding(verdict, DEVICE, "context").limit == 2048
+    assert verdict.expected.cost == CLOUD.price.cost(3916, 256)  # type: ignore[union-attr]
+    assert verdict.expected.seconds == pytest.approx(0.5 + 255 / 100)
+
+
+def test_longer_than_every_tier() -> None:
+    verdict = decide(replace(REQUEST, tokens=tuple((name, 10**6) for name, _ in COUNTS)), POLICY, STATE)
+    assert (verdict.tier, verdict.code, verdict.ladder, verdict.degraded) == ("", "context", (), False)
+    for limit in ("2,048", "32,768", "128,000"):
+        assert limit in verdict.reason
+    assert verdict.reason.endswith("nobody can answer")
+
+
+SECRET = Privacy(rules=(PrivacyRule("r", "secret", "device"),))
+
+
+@pytest.mark.parametrize(
+    ("request_", "privacy", "allowed"),
+    [
+        (REQUEST, Privacy("device"), ()),
+        (REQUEST, Privacy("private"), ("box",)),
+        (REQUEST, Privacy(), ("box", "cloud", "premium")),
+        (replace(REQUEST, override="cloud-ok"), Privacy("device"), ("box", "cloud", "premium")),
+        (replace(REQUEST, override="local-only"), Privacy(), ()),
+        (replace(REQUEST, private="a.txt is private"), Privacy(), ()),
+        (replace(REQUEST, private="a.txt is private", override="cloud-ok"), Privacy(), ()),
+        (REQUEST, Privacy(rules=(PrivacyRule("r", "CAPITAL of", "device"),)), ()),
+        (REQUEST, Privacy(rules=(PrivacyRule("r", "capital", "private"),)), ("box",)),
+        (replace(REQUEST, override="cloud-ok"), Privacy("device", (PrivacyRule("r", "capital", "private"),)), ("box",)),
+        (REQUEST, Privacy(rules=(PrivacyRule("a", "capital", "private"), PrivacyRule("b", "france", "device"))), ()),
+        (replace(REQUEST, passthrough='{"t": "sec\\u0072et"}'), SECRET, ()),
+        (replace(REQUEST, schema='{"title": "secret"}'), SECRET, ()),
+        (replace(REQUEST, sampling=Sampling(stop=("secret",))), SECRET, ()),
+        (REQUEST, Privacy(rules=(PrivacyRule("r", "(", "device"),)), ()),
+        (REQUEST, Privacy(rules=(PrivacyRule("r", "berlin", "device"),)), ("box", "cloud", "premium")),
+    ],
+)  # fmt: skip
+def test_privacy_stands_above_everything(request_: Request, privacy: Privacy, allowed: tuple[str, ...]) -> None:
+    policy = replace(POLICY, privacy=privacy, device=OnDevice(can=frozenset({"json-schema"})))
+    assert decide(request_, policy, STATE).ladder == allowed
+    # Where the device cannot answer either, nobody else sees it.
+    broken = decide(request_, policy, replace(STATE, context=1))
+    assert broken.tier == (allowed[0] if allowed else "")
+    assert broken.code == "context"
+
+
+def test_a_tier_with_the_trust_of_the_device_is_another_program_all_the_same() -> None:
+    policy = Policy("p", (replace(BOX, trust="device"),))
+    assert decide(REQUEST, policy, STATE).ladder == ("box",)
+    assert decide(replace(REQUEST, override="local-only"), policy, STATE).ladder == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({"battery_percent": 12.0, "on_battery": True}, "battery", "the battery is at 12 %, below 20 %"),
+        ({"celsius": 91.2}, "thermal", "the processor is at 91 °C, above 80 °C"),
+        ({"free_memory": 1 << 28}, "memory", "it takes 268 MB of 268 MB free, 100 MB to stay free"),
+        ({"waiting": 30.0}, "latency", "30.3 s to the first token are expected, more than 5 s (30 s of it waiting)"),
+    ],
+)
+def test_the_moment_may_stand_against_the_device(changes: dict[str, float], code: str, said: str) -> None:
+    bounds = Bounds(seconds_to_first=5, least_battery=20, most_celsius=80, free_memory=100_000_000)
+    cool = replace(STATE, battery_percent=90.0, on_battery=True, celsius=50.0)
+    policy = replace(POLICY, bounds=bounds)
+    assert decide(REQUEST, policy, cool, measured()).tier == DEVICE
+    verdict = decide(REQUEST, policy, replace(cool, **changes), measured())
+    assert (verdict.tier, verdict.code) == ("box", code)
+    assert verdict.reason == f"{said}: box answers"
+    alone = decide(REQUEST, replace(policy, tiers=()), replace(cool, **changes), measured())
+    assert alone.code == code
+    # Without memory it would be killed; the rest it can do badly.
+    assert (alone.tier, alone.degraded) == (("", False) if code == "memory" else (DEVICE, True))
+    refused = decide(REQUEST, replace(policy, tiers=(), last_resort="refuse"), replace(cool, **changes), measured())
+    assert (refused.tier, refused.degraded) == ("", False)
+
+
+def test_a_charger_is_enough() -> None:
+    policy = replace(POLICY, bounds=Bounds(least_battery=20))
+    low = replace(STATE, battery_percent=5.0, on_battery=False)
+    assert decide(REQUEST, policy, low).tier == DEVICE
+    assert finding(decide(REQUEST, policy, low), DEVICE, "battery").detail == "a charger is connected"
+    assert finding(decide(REQUEST, policy, replace(low, on_battery=None)), DEVICE, "battery").outcome == "unknown"
+
+
+@pytest.mark.parametrize("check", ["latency", "battery", "thermal", "memory", "language"])
+def test_unknown_falls_as_the_policy_says(check: str) -> None:
+    policy = replace(
+        POLICY,
+        bounds=Bounds(seconds=9, least_battery=20, most_celsius=80),
+        device=OnDevice(languages=frozenset({"en"})),
+    )
+    blind = replace(STATE, free_memory=None)
+    stays = decide(REQUEST, policy, blind)
+    assert stays.tier == DEVICE
+    assert finding(stays, DEVICE, check).outcome == "unknown"
+    assert "'local', so it stays" in finding(stays, DEVICE, check).detail
+    leaves = decide(REQUEST, replace(policy, unknown=Unknown(**{check: "cloud"})), blind)  # type: ignore[arg-type]
+    assert (leaves.tier, leaves.code) == ("box", check)
+    assert "'cloud'" in leaves.reason
+    assert "is not known" in leaves.reason or "could not be told" in leaves.reason or "no measurement" in leaves.reason
+    alone = replace(policy, unknown=Unknown(**{check: "cloud"}), tiers=())  # type: ignore[arg-type]
+    assert decide(REQUEST, alone, blind).degraded
+
+
+def test_capability_and_language() -> None:
+    tools = decide(replace(REQUEST, needs=frozenset({"tools", "images"})), POLICY, STATE)
+    assert (tools.tier, tools.code) == ("cloud", "capability")
+    assert tools.reason == "the request needs images and tools, which the device cannot do: cloud answers"
+    schema = decide(replace(REQUEST, schema="{}"), POLICY, STATE)
+    assert (schema.tier, schema.code) == ("box", "capability")
+    english = replace(POLICY, device=OnDevice(languages=frozenset({"en"})))
+    finnish = decide(replace(REQUEST, language="fi"), english, STATE)
+    assert (finnish.tier, finnish.code) == ("box", "language")
+    assert finnish.reason == "the request is in 'fi'; the device is good at en: box answers"
+    # Nobody speaks it: the device answers all the same.
+    nobody = replace(english, tiers=(replace(BOX, languages=frozenset({"en"})),))
+    assert decide(replace(REQUEST, language="fi"), nobody, STATE).degraded
+
+
+def test_longer_answers_than_a_tier_writes() -> None:
+    policy = replace(POLICY, device=OnDevice(max_output=100), tiers=(replace(BOX, max_output=200), CLOUD))
+    verdict = decide(REQUEST, policy, STATE)
+    assert (verdict.tier, verdict.code) == ("cloud", "context")
+    assert verdict.reason.startswith("up to 256 new tokens are asked for, the device writes 100")
+    assert finding(verdict, "box", "context").limit == 200
+
+
+def test_money() -> None:
+    big = replace(REQUEST, needs=frozenset({"tools"}), sampling=Sampling(max_new_tokens=10_000))
+    # cloud: 130 tokens at 1 and 10,000 at 4 a million.
+    dear = decide(big, replace(POLICY, budget=Budget(per_request=0.04)), STATE)
+    assert (dear.tier, dear.code) == ("", "capability")
+    assert finding(dear, "cloud", "money").value == pytest.approx(0.04013)
+    assert finding(dear, "cloud", "money").detail == "up to 0.04 USD for one request, more than 0.04"
+    assert decide(big, replace(POLICY, budget=Budget(per_request=0.05)), STATE).tier == "cloud"
+    spent = decide(big, replace(POLICY, budget=Budget(per_day=1.0)), replace(STATE, spent_today=0.97))
+    assert spent.tier == ""
+    assert "0.97 of today's 1.00 are spent" in spent.reason
+    blind = replace(POLICY, tiers=(replace(CLOUD, price=None),), budget=Budget(per_day=1.0))
+    assert finding(decide(big, blind, STATE), "cloud", "money").outcome == "fail"
+    assert decide(big, replace(blind, budget=Budget()), STATE).tier == "cloud"
+
+
+def test_who_is_down_is_passed_over() -> None:
+    state = replace(STATE, context=1, unreachable=(("box", "no answer since 12:03"),))
+    verdict = decide(REQUEST, POLICY, state)
+    assert (verdict.tier, verdict.ladder) == ("cloud", ("premium",))
+    assert finding(verdict, "box", "reachable").detail == "box cannot be reached: no answer since 12:03"
+
+
+def test_what_is_not_known_of_a_tier_does_not_stand_against_it() -> None:
+    bare = replace(BOX, context=None, price=None)
+    verdict = decide(replace(REQUEST, tokens=(("device", 9999),)), Policy("p", (bare,)), STATE)
+    assert verdict.tier == "box"
+    assert finding(verdict, "box", "context").outcome == "unknown"
+    counted = decide(replace(REQUEST, tokens=(("device", 9999), ("box", 9999))), Policy("p", (bare,)), STATE)
+    assert finding(counted, "box", "context").detail.endswith("its context is not known")
+
+
+def test_a_prompt_the_device_cannot_count_is_none_it_can_answer() -> None:
+    verdict = decide(replace(REQUEST, tokens=COUNTS[1:]), POLICY, STATE)
+    assert (verdict.tier, verdict.code) == ("box", "context")
+
+
+def test_a_slow_tier_is_better_than_nobody() -> None:
+    policy = replace(POLICY, tiers=(CLOUD,), bounds=Bounds(seconds=1))
+    verdict = decide(REQUEST, policy, replace(STATE, context=1))
+    assert (verdict.tier, verdict.degraded) == ("cloud", False)
+    assert "cloud answers all the same" in verdict.reason
+    assert decide(REQUEST, replace(policy, last_resort="refuse"), replace(STATE, context=1)).tier == ""
+
+
+QUALITY = Finding("quality", DEVICE, "fail", "it is wrong with probability 0.40, above 0.25", 0.4, 0.25)
+DOWN = Finding("reachable", "box", "fail", "box cannot be reached: timed out")
+
+
+def test_up_the_ladder_to_its_end_and_back_to_the_device() -> None:
+    verdict = decide(REQUEST, POLICY, STATE)
+    for step, found in (("box", QUALITY), ("cloud", DOWN), ("premium", replace(DOWN, tier="cloud"))):
+        verdict = escalate(verdict, found, REQUEST, POLICY, STATE)
+        assert verdict.tier == step
+        assert verdict.reason == f"{found.detail}: {step} answers"
+    assert verdict.ladder == ()
+    last = escalate(verdict, replace(DOWN, tier="premium", detail="premium is down"), REQUEST, POLICY, STATE)
+    assert (last.tier, last.degraded, last.code) == (DEVICE, True, "reachable")
+    assert last.reason.endswith("the device answers all the same")
+    assert finding(last, "box", "reachable") == DOWN
+    refusing = replace(POLICY, last_resort="refuse")
+    assert escalate(verdict, replace(DOWN, tier="premium"), REQUEST, refusing, STATE).tier == ""
+
+
+def test_escalation_looks_at_money_reach_and_privacy_again() -> None:
+    verdict = decide(REQUEST, replace(POLICY, budget=Budget(per_day=1.0)), STATE)
+    broke = escalate(
+        verdict, QUALITY, REQUEST, replace(POLICY, budget=Budget(per_day=1.0)), replace(STATE, spent_today=1.0)
+    )
+    assert (broke.tier, broke.ladder) == ("box", ())  # box is free
+    down = escalate(verdict, QUALITY, REQUEST, POLICY, replace(STATE, unreachable=(("box", "x"), ("cloud", "y"))))
+    assert (down.tier, down.ladder) == ("premium", ())
+    private = escalate(verdict, QUALITY, replace(REQUEST, private="a.txt"), POLICY, STATE)
+    assert (private.tier, private.degraded) == (DEVICE, True)
+
+
+def test_a_device_that_broke_down_is_no_last_resort() -> None:
+    verdict = decide(REQUEST, replace(POLICY, tiers=()), STATE)
+    broken = Finding("reachable", DEVICE, "fail", "the session died")
+    assert escalate(verdict, broken, REQUEST, replace(POLICY, tiers=()), STATE).tier == ""
+
+
+@pytest.mark.parametrize("seed", range(600))
+def test_what_holds_of_any_input(seed: int) -> None:
+    random = Random(seed)
+    policy = random_policy(random)
+    request, state = random_request(random, policy), random_state(random, policy)
+    measurement = random.choice([None, measured()])
+    verdict = decide(request, policy, state, measurement)
+    assert verdict == decide(request, policy, state, measurement) or "nan" in repr(verdict)
+    assert repr(verdict) == repr(decide(request, policy, state, measurement))
+    places = [(f.tier, f.check) for f in verdict.findings]
+    assert len(set(places)) == len(places) == len(DEVICE_CHECKS) + len(TIER_CHECKS) * len(policy.tiers)
+    while True:
+        _hold(verdict, request, policy)
+        if (verdict.tier in ("", DEVICE) and verdict.degraded) or verdict.tier == "":
+            break
+        failed = Finding(random.choice(["quality", "ended"]) if verdict.tier == DEVICE else "reachable",
+                         verdict.tier, "fail", "it failed")  # fmt: skip
+        state = random_state(random, policy)
+        before, verdict = verdict, escalate(verdict, failed, request, policy, state, measurement)
+        assert verdict.tier != before.tier or verdict.degraded
+        assert set(verdict.ladder) <= set(before.ladder)
+        assert failed in verdict.findings
+
+
+def _hold(verdict: Verdict, request: Request, policy: Policy) -> None:
+    tiers = {tier.name: tier for tier in policy.tiers}
+    order = list(tiers)
+    assert verdict.reason
+    assert verdict.tier in ("", DEVICE, *order)
+    places = [(f.tier, f.check) for f in verdict.findings]
+    assert len(set(places)) == len(places)
+    for name in (*([verdict.tier] if verdict.tier in tiers else []), *verdict.ladder):
+        # Privacy, computed anew from its definition.
+        assert not request.private
+        assert request.override != "local-only"
+        text = request.text + request.passthrough + request.schema
+        for rule in policy.privacy.rules:
+            if rule.match in text and len(text) < 1000 and '"data:' not in text:
+                assert TRUST.index(tiers[name].trust) <= TRUST.index(rule.ceiling)
+                assert rule.ceiling != DEVICE
+        if request.override != "cloud-ok":
+            assert policy.privacy.ceiling != DEVICE
+            assert TRUST.index(tiers[name].trust) <= TRUST.index(policy.privacy.ceiling)
+    for name in verdict.ladder:
+        assert not [f for f in verdict.findings if f.tier == name and f.outcome == "fail"]
+    places = [order.index(name) for name in verdict.ladder]
+    assert places == sorted(set(places))
+    if verdict.tier in tiers and places:
+        assert order.index(verdict.tier) < places[0]
+    if verdict.tier:
+        assert not [f for f in verdict.findings if f.tier == verdict.tier and f.outcome == "fail" and f.check in HARD]
+    if verdict.degraded:
+        assert (verdict.tier, verdict.ladder, policy.last_resort) == (DEVICE, (), "answer")
+        assert verdict.code != "local"
+    if verdict.tier == DEVICE and not verdict.degraded:
+        assert not [f for f in verdict.findings if f.tier == DEVICE and f.outcome == "fail"]
+        assert verdict.code == "local"
