@@ -79,4 +79,5 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
         tunings=manifest.tunings,
         arm=manifest.arm,
         npus=manifest.npus,
+        calibration=manifest.calibration,
     )

@@ -809,3 +809,4 @@ class Inspection:
     tunings: tuple[Tuning, ...] = ()
     arm: ArmQuality | None = None
     npus: tuple[NpuBuild, ...] = ()
+    calibration: Calibration | None = None

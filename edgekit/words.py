@@ -39,6 +39,11 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f} %"
 
 
+def promise(alpha: float, delta: float) -> str:
+    """``at most 5 % of the answers served are wrong, with confidence 95 %``."""
+    return f"at most {100 * alpha:.4g} % of the answers served are wrong, with confidence {100 * (1 - delta):.6g} %"
+
+
 def seconds(value: float) -> str:
     """A duration: ``13.2 ms``, ``1.52 s``, ``2 min 5 s``."""
     if value < 1:

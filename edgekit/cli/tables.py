@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from edgekit import words
+from edgekit.cli.calibration_tables import calibration_rows
 from edgekit.cli.layout import columns, facts
 from edgekit.cli.npu_tables import npu_tables, npu_words
 from edgekit.config import PRECISIONS
@@ -111,6 +112,8 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield f"NPU {npu.target.name}", npu_words(npu)
     for t in inspection.tunings:
         yield "tuned", f"for {t.machine}, {t.runtime}: {settings_words(t.settings)}"
+    if inspection.calibration:
+        yield from calibration_rows(inspection.calibration)
 
 
 def _layers_table(tensors: Sequence[TensorEntry]) -> Table:

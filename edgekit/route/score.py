@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import fields
-from math import fsum, isfinite, log
+from math import fsum, isfinite, log, nan
 from typing import TYPE_CHECKING
 
 from edgekit.calibration import Signals
@@ -25,9 +25,17 @@ def wrong_probability(score: Score, signals: Signals) -> float:
     Raises:
         RouteError: the score uses a feature that nobody knows, or has no knots; a signal is not a number.
     """
+    return probability_of_raw(score, raw_score(score, signals))
+
+
+def probability_of_raw(score: Score, raw: float) -> float:
+    """The probability that belongs to a raw score: linear between the knots, flat outside.
+
+    Raises:
+        RouteError: the score has no knots, or the raw score is not a number.
+    """
     if not score.knots:
         raise RouteError("the calibration's score has no knots", "calibrate again")
-    raw = raw_score(score, signals)
     if not isfinite(raw):
         raise RouteError("the answer's signals hold no number", "report this with the prompt, if you can")
     places = [place for place, _ in score.knots]
@@ -40,14 +48,25 @@ def wrong_probability(score: Score, signals: Signals) -> float:
     return y0 + (y1 - y0) * (raw - x0) / (x1 - x0)
 
 
+def cautious_probability(score: Score, signals: Signals) -> float:
+    """The same, and 1.0 where a signal is no number: what cannot be judged counts as wrong.
+
+    Raises:
+        RouteError: the score uses a feature that nobody knows, or has no knots.
+    """
+    raw = raw_score(score, signals)
+    return probability_of_raw(score, raw) if isfinite(raw) else 1.0
+
+
 def raw_score(score: Score, signals: Signals) -> float:
-    """``intercept`` and the weighted sum of the features: larger for worse.
+    """``intercept`` and the weighted sum of the features: larger for worse; NaN where a signal is no number.
 
     Raises:
         RouteError: the score uses a feature that nobody knows.
     """
     terms = (weight * feature(signals, name) for name, weight in zip(score.features, score.weights, strict=True))
-    return fsum((score.intercept, *terms))
+    values = (score.intercept, *terms)
+    return fsum(values) if all(map(isfinite, values)) else nan
 
 
 def feature(signals: Signals, name: str) -> float:

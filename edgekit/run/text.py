@@ -64,6 +64,11 @@ class Tokenizer:
         return cls(codec, template=_find_template(bundle.path, config), special_tokens=named, eos_ids=eos)
 
     @property
+    def chat_template(self) -> str | None:
+        """The template as the bundle has it, None where it has none."""
+        return self._template
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the model was made for conversations."""
         return self._template is not None

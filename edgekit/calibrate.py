@@ -1,0 +1,232 @@
+"""Calibrate a bundle's signals on questions whose answers are known, and bind what was found to this very artefact."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from edgekit import __version__, words
+from edgekit.calibration import Calibration
+from edgekit.errors import ConfigError, GateFailed, RouteError
+from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, CalibrationFit, calibrate
+from edgekit.run import Tokenizer
+from edgekit.types import Bundle, Progress, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from edgekit.route.threshold import Infeasible
+    from edgekit.routing import LocalAnswer
+
+PREFIX_TOKENS = 16
+"""After how many tokens an answer may be given up."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The outcome of ``calibrate``: what was found, and the calibration, None where the guarantee cannot be given."""
+
+    bundle: str
+    fit: CalibrationFit
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a calibration is valid for. ``runtime``: versions that can change a signal, and the kind of processor."""
+
+    bundle_sha256: str
+    provider: str
+    runtime: tuple[tuple[str, str], ...]
+    template_sha256: str
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Binding:
+        """Of a bundle in this process; ``template_sha256`` is "" for a model without a chat template."""
+        template = Tokenizer.of(bundle).chat_template
+        return cls(
+            bundle_sha256=bundle.sha256,
+            provider=bundle.manifest.portable.provider,
+            runtime=(
+                ("edgekit", __version__),
+                ("onnxruntime", version("onnxruntime")),
+                ("processor", platform.machine()),
+            ),
+            template_sha256="" if template is None else sha256(template.encode()).hexdigest(),
+        )
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    data: Path,
+    *,
+    guarantee: tuple[float, float] | None = None,
+    prefix_tokens: int = PREFIX_TOKENS,
+    threads: int | None = None,
+    store: Path | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Calibrated:
+    """Let the bundle answer questions whose answers are known, and fit what its signals are worth.
+
+    Nothing is written: ``bundle.record(bundle, calibration=...)`` does that.
+
+    Args:
+        bundle: the opened bundle.
+        data: JSON lines of questions with their answers; see edgekit/examples_file.py.
+        guarantee: (alpha, delta): with confidence 1 - delta at most alpha of the answers served are wrong. None: an
+            answer is served that is likelier right than wrong.
+        prefix_tokens: after how many tokens an answer may be given up; 0: never.
+        threads: of the runtime; by default the bundle's own choice.
+        store: where answers are kept, and taken from if they are this bundle's; see edgekit/collect.py.
+        seed: of splits and resamples.
+        progress: hears of every question.
+
+    Raises:
+        RouteError: the data cannot be used: a line without an answer, too few, all right or all wrong.
+        RunError: the bundle does not load.
+    """
+    from edgekit.collect import collect_local
+    from edgekit.examples_file import read_examples
+
+    examples = read_examples(data)
+    answers = collect_local(
+        bundle, examples, prefix_tokens=prefix_tokens or PREFIX_TOKENS, threads=threads, store=store, progress=progress
+    )
+    return fit_calibration(bundle, data, answers, guarantee=guarantee, prefix_tokens=prefix_tokens, seed=seed)
+
+
+def fit_calibration(
+    bundle: Bundle,
+    data: Path,
+    answers: Sequence[LocalAnswer],
+    *,
+    guarantee: tuple[float, float] | None = None,
+    prefix_tokens: int = PREFIX_TOKENS,
+    seed: int = 0,
+) -> Calibrated:
+    """The same with answers that the bundle has given to ``data`` in this process.
+
+    Raises:
+        RouteError: the answers cannot be used.
+    """
+    fit = calibrate(answers, guarantee=guarantee, prefix_tokens=prefix_tokens, seed=seed)
+    if fit.infeasible:
+        return Calibrated(str(bundle.path), fit, None)
+    binding = Binding.of(bundle)
+    calibration = Calibration(
+        bundle_sha256=binding.bundle_sha256,
+        provider=binding.provider,
+        runtime=binding.runtime,
+        template_sha256=binding.template_sha256,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        data=data.name,
+        data_sha256=sha256(data.read_bytes()).hexdigest(),
+        n_fit=fit.n_fit,
+        n_threshold=fit.n_threshold,
+        right=fit.right,
+        score=fit.score,
+        threshold=fit.threshold,
+        guarantee=fit.guarantee,
+        prefix=fit.prefix,
+        scores=fit.scores,
+        auroc=fit.auroc,
+        ece=fit.ece,
+        brier=fit.brier,
+    )
+    return Calibrated(str(bundle.path), fit, calibration)
+
+
+def check_binding(bundle: Bundle, calibration: Calibration) -> None:
+    """Refuse a calibration of something else: another artefact, provider, runtime, processor or chat template.
+
+    Of ONNX Runtime the minor version counts, its patches do not; edgekit's own version does not.
+
+    Raises:
+        RouteError: which part differs, and how.
+    """
+    here = Binding.of(bundle)
+    was, now = dict(calibration.runtime), dict(here.runtime)
+    pairs = (
+        ("bundle", calibration.bundle_sha256[:16], here.bundle_sha256[:16]),
+        ("execution provider", calibration.provider, here.provider),
+        ("onnxruntime", _minor(was.get("onnxruntime", "")), _minor(now["onnxruntime"])),
+        ("processor", was.get("processor", ""), now["processor"]),
+        ("chat template", calibration.template_sha256[:16], here.template_sha256[:16]),
+    )
+    for what, then, today in pairs:
+        if then != today:
+            raise RouteError(
+                f"{bundle.path}: the calibration is of another {what}: {then or 'none'}, and here it is "
+                f"{today or 'none'}",
+                f"calibrate this one: edgekit route calibrate {bundle.path} --data FILE",
+            )
+
+
+def require_calibration(bundle: Bundle, calibration: Calibration | None = None) -> Calibration:
+    """The calibration given, or else the bundle's own, after check_binding.
+
+    Raises:
+        RouteError: there is none, or it is of something else.
+    """
+    found = calibration or bundle.manifest.calibration
+    if found is None:
+        raise RouteError(
+            f"{bundle.path}: no calibration says what its signals are worth",
+            f"edgekit route calibrate {bundle.path} --data FILE",
+        )
+    check_binding(bundle, found)
+    return found
+
+
+def require_guarantee(calibrated: Calibrated) -> None:
+    """Refuse a guarantee that cannot be given, with what it would take; it is never relaxed.
+
+    Raises:
+        GateFailed: no threshold kept it.
+    """
+    if missed := calibrated.fit.infeasible:
+        raise GateFailed(f"{calibrated.bundle}: {refusal_words(missed)}; nothing was written", _what_it_takes(missed))
+
+
+def parse_guarantee(text: str) -> tuple[float, float]:
+    """``0.05@0.95``, at most 5 % wrong with confidence 95 %, as (alpha, delta): (0.05, 0.05).
+
+    Raises:
+        ConfigError: not two numbers between 0 and 1.
+    """
+    try:
+        alpha, confidence = map(float, text.split("@"))
+    except ValueError:
+        alpha = confidence = 0.0
+    if not (0 < alpha < 1 and 0 < confidence < 1):
+        raise ConfigError(
+            f"--guarantee is '{text}'", "0.05@0.95: at most 5 % of the answers served are wrong, with confidence 95 %"
+        )
+    return alpha, round(1 - confidence, 12)
+
+
+def refusal_words(missed: Infeasible) -> str:
+    """Why a guarantee cannot be given."""
+    seen = f"of {missed.served} served {missed.failures} were wrong, and that may be {words.percent(missed.bound)}"
+    return f"no threshold keeps the guarantee that {words.promise(missed.alpha, missed.delta)}: {seen}"
+
+
+def _what_it_takes(missed: Infeasible) -> str:
+    if missed.needed is None:
+        rate = words.percent(missed.failures / missed.served)
+        return f"no number of examples is enough while {rate} of the surest are wrong: ask for less, or a better model"
+    takes = f"it takes {words.count(missed.needed)} served answers if as many of them are wrong"
+    if missed.examples is None:
+        return takes
+    total = missed.examples / (1 - FITTING_FOR_GUARANTEE)
+    return f"{takes}: about {words.count(total)} examples in all"
+
+
+def _minor(text: str) -> str:
+    return ".".join(text.split(".")[:2])

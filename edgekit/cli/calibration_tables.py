@@ -1,0 +1,102 @@
+"""What ``route calibrate`` shows, and ``inspect`` of a bundle that was calibrated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit import words
+from edgekit.cli.layout import columns, facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from edgekit.calibrate import Calibrated
+    from edgekit.calibration import Calibration, Guarantee, PrefixScore, Score
+    from edgekit.interval import Interval
+    from edgekit.route.calibration_fit import CalibrationFit
+
+
+def calibrated_tables(calibrated: Calibrated) -> Iterator[RenderableType]:
+    """How the answers were, how well their signals tell right from wrong, and what is served."""
+    fit = calibrated.fit
+    yield facts(_rows(fit))
+    yield ""
+    table = columns("tells wrong from right", "AUROC>", "95 %>", "score less it>", "95 %>")
+    table.add_row("calibrated score", *_interval(fit.auroc), "", "")
+    for c in fit.contenders:
+        table.add_row(f"raw {c.signal}", *_interval(c.auroc), *_interval(c.advantage, signed=True))
+    yield table
+
+
+def calibration_rows(c: Calibration) -> Iterator[tuple[str, str]]:
+    """A calibration as ``inspect`` tells it, a line for each thing."""
+    promise = c.guarantee
+    rule = f"served up to {words.number(c.threshold)} likely to be wrong"
+    yield (
+        "calibration",
+        f"{rule}; by {score_words(c.score)}, on {words.count(c.n_fit + c.n_threshold)} answers to {c.data}, {c.time}",
+    )
+    if c.auroc:
+        a = c.auroc
+        yield "", f"AUROC {a.value:.3f} [{a.low:.3f}, {a.high:.3f}], ECE {c.ece:.3f}, Brier {c.brier:.3f}"
+    yield "", guarantee_words(promise) if promise else "no guarantee"
+    if c.prefix:
+        yield "", prefix_words(c.prefix)
+    for name, value in (("provider", c.provider), *c.runtime, ("chat template", c.template_sha256[:16] or "none")):
+        yield "", f"valid for {name} {value}"
+
+
+def score_words(score: Score) -> str:
+    """Which signals, and how they become a probability."""
+    method = "isotonic" if score.method == "isotonic" else "logistic (Platt)"
+    if len(score.features) == 1:
+        return f"{score.features[0]}, {method}"
+    return f"{len(score.features)} signals together, {method}"
+
+
+def guarantee_words(g: Guarantee) -> str:
+    """The promise, and the count it rests on."""
+    return (
+        f"{words.promise(g.alpha, g.delta)}: {g.failures} of {g.served} were, at most "
+        f"{words.percent(g.bound)} by the exact bound; coverage {words.percent(g.coverage)}"
+    )
+
+
+def prefix_words(prefix: PrefixScore) -> str:
+    """What giving up early is worth."""
+    return (
+        f"given up after {prefix.tokens} tokens above {words.number(prefix.threshold)}: catches "
+        f"{words.percent(prefix.caught)} of what is passed on anyway, loses {words.percent(prefix.lost)} of the rest"
+    )
+
+
+def _rows(fit: CalibrationFit) -> Iterator[tuple[str, str]]:
+    n = fit.n_fit + fit.n_threshold
+    yield "answers", f"{words.count(n)}: {words.count(fit.n_fit)} fit, {words.count(fit.n_threshold)} set the threshold"
+    yield "right", f"{words.count(fit.right)}, {words.percent(fit.right / n)}"
+    if fit.unusable:
+        yield "unusable", f"{words.count(fit.unusable)} with a signal that is no number: counted as wrong"
+    yield "score", score_words(fit.score)
+    if len(fit.score.features) > 1:
+        yield "signals", ", ".join(fit.score.features)
+    yield "ECE", f"{fit.ece:.3f}, 15 bins of equal mass"
+    yield "Brier", f"{fit.brier:.3f}"
+    if fit.infeasible:
+        from edgekit.calibrate import refusal_words
+
+        yield "threshold", "none: nothing is served"
+        yield "guarantee", refusal_words(fit.infeasible)
+        return
+    yield "threshold", f"{words.number(fit.threshold)}: what is likelier to be wrong is passed on"
+    yield "coverage", f"{words.percent(fit.coverage)} served, {fit.failures} of {fit.served} wrong"
+    yield "guarantee", guarantee_words(fit.guarantee) if fit.guarantee else "none asked for"
+    yield "giving up", prefix_words(fit.prefix) if fit.prefix else "never early"
+
+
+def _interval(interval: Interval | None, *, signed: bool = False) -> tuple[str, str]:
+    if interval is None:
+        return "undefined", ""
+    form = "+.3f" if signed else ".3f"
+    return f"{interval.value:{form}}", f"[{interval.low:{form}}, {interval.high:{form}}]"

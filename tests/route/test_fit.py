@@ -1,0 +1,230 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from edgekit.calibration import Signals
+from edgekit.errors import RouteError
+from edgekit.record import from_json, to_json
+from edgekit.route.calibration_fit import CalibrationFit, calibrate, split
+from edgekit.route.fit import describe_prefix, fit_prefix, fit_score, give_up_above
+from edgekit.route.metrics import auroc
+from edgekit.route.score import cautious_probability, raw_score, wrong_probability
+from tests.route.answered import local_answers, probability, signals
+
+
+def columns(answers):
+    return [a.signals for a in answers], [not a.right for a in answers]
+
+
+def spread_of(score):
+    """Distance of the fitted probability from the true one, over difficulties."""
+    random = np.random.default_rng(0)
+    us = np.linspace(0.05, 0.95, 200)
+    found = np.asarray([wrong_probability(score, signals(u, random, noise=0.0)) for u in us])
+    return float(np.abs(found - probability(us)).mean())
+
+
+@pytest.mark.parametrize(("n", "method", "most"), [(3000, "isotonic", 0.05), (120, "platt", 0.15)])
+def test_a_fit_recovers_the_truth(n, method, most):
+    fitted = fit_score(*columns(local_answers(n, seed=3)))
+    assert fitted.score.method == method
+    assert spread_of(fitted.score) < most
+    ys = [y for _, y in fitted.score.knots]
+    xs = [x for x, _ in fitted.score.knots]
+    assert all(a <= b for a, b in pairwise(ys))
+    assert all(a < b for a, b in pairwise(xs))
+    assert 0 < ys[0] < ys[-1] < 1
+
+
+def test_the_one_signal_that_says_all_is_enough():
+    assert fit_score(*columns(local_answers(1000, noise=0.0))).score.features == ("mean_logprob",)
+
+
+def test_several_weak_signals_are_combined():
+    answers = local_answers(2000, noise=1.5)
+    told, wrong = columns(answers)
+    score = fit_score(told, wrong).score
+    assert len(score.features) > 3
+    fresh = local_answers(2000, seed=9, noise=1.5)
+    bad = np.asarray([not a.right for a in fresh])
+    combined = auroc(np.asarray([raw_score(score, a.signals) for a in fresh]), bad)
+    alone = auroc(-np.asarray([a.signals.mean_logprob for a in fresh]), bad)
+    assert combined > alone + 0.02
+
+
+def test_the_same_seed_fits_the_same():
+    told, wrong = columns(local_answers(300))
+    assert fit_score(told, wrong, seed=4).score == fit_score(told, wrong, seed=4).score
+
+
+def test_held_out_probabilities_are_of_all_examples_but_the_unusable():
+    answers = list(local_answers(200))
+    answers[7] = replace(answers[7], signals=replace(answers[7].signals, q05=float("nan")))
+    answers[8] = replace(answers[8], signals=replace(answers[8].signals, min_logprob=-float("inf")))
+    fitted = fit_score(*columns(answers))
+    assert np.flatnonzero(np.isnan(fitted.probabilities)).tolist() == [7, 8]
+
+
+def test_what_cannot_be_judged_is_not_trusted():
+    score = fit_score(*columns(local_answers(200))).score
+    broken = replace(local_answers(1)[0].signals, **{score.features[0]: float("nan")})
+    assert cautious_probability(score, broken) == 1.0
+    both = replace(broken, **dict.fromkeys(score.features, float("inf")))
+    assert cautious_probability(score, both) == 1.0
+
+
+def test_constant_signals_are_left_out():
+    told, wrong = columns(local_answers(400, noise=1.5))
+    told = [replace(s, tokens=1, first_logprob=-0.5) for s in told]
+    features = fit_score(told, wrong).score.features
+    assert len(features) > 3
+    assert not {"log_tokens", "first_logprob"} & set(features)
+
+
+def test_signals_that_are_all_alike_are_refused():
+    told, wrong = columns(local_answers(100))
+    with pytest.raises(RouteError, match="same signals"):
+        fit_score([told[0]] * 100, wrong)
+
+
+def test_ties_are_one_probability():
+    """Two values only: two probabilities, and each is near the share of its own."""
+    told, wrong = columns(local_answers(1000))
+    sure = [bool(s.mean_logprob > -0.8) for s in told]
+    two = [replace(told[0], mean_logprob=-0.1 if s else -2.0) for s in sure]
+    score = fit_score(two, wrong).score
+    for kind, value in ((True, -0.1), (False, -2.0)):
+        share = np.mean([w for w, s in zip(wrong, sure, strict=True) if s is kind])
+        assert wrong_probability(score, replace(told[0], mean_logprob=value)) == pytest.approx(share, abs=0.01)
+
+
+def test_a_score_that_says_nothing_gives_the_base_rate():
+    random = np.random.default_rng(1)
+    told = [signals(random.random(), random) for _ in range(1000)]
+    wrong = [bool(random.random() < 0.3) for _ in told]
+    score = fit_score(told, wrong).score
+    assert np.mean([wrong_probability(score, s) for s in told]) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("n", "right", "words", "hint"),
+    [
+        (20, 10, "20 examples cannot calibrate", "at least 30"),
+        (100, 100, "all 100 answers are right", "mixed difficulty"),
+        (100, 0, "all 100 answers are wrong", "mixed difficulty"),
+        (100, 98, "only 2 of 100 answers are wrong: at least 5", "more examples"),
+    ],
+)
+def test_too_little_to_learn_from_says_how_much_it_takes(n, right, words, hint):
+    told = [a.signals for a in local_answers(n)]
+    with pytest.raises(RouteError, match=words) as raised:
+        fit_score(told, [i >= right for i in range(n)])
+    assert hint in raised.value.hint
+
+
+# --- giving up early ----------------------------------------------------------------------------
+
+
+def test_giving_up_loses_few_that_would_stand_and_catches_others():
+    found = calibrate(local_answers(2000), prefix_tokens=16)
+    assert found.prefix.tokens == 16
+    assert found.prefix.lost < 0.06
+    assert found.prefix.caught > 0.3
+
+
+def test_without_a_prefix_nothing_is_given_up():
+    assert calibrate(local_answers(200, prefix=False), prefix_tokens=16).prefix is None
+    assert calibrate(local_answers(200), prefix_tokens=0).prefix is None
+    assert fit_prefix([None] * 50, [True, False] * 25) is None
+
+
+def test_a_prefix_that_catches_nothing_is_not_kept():
+    score = fit_score(*columns(local_answers(200))).score
+    served = np.arange(100) < 50
+    prefix = np.full(100, 0.5)
+    assert describe_prefix(16, score, 0.5, prefix, served) is None
+    prefix[60:80] = 0.9
+    kept = describe_prefix(16, score, 0.5, prefix, served)
+    assert (kept.caught, kept.lost) == (0.4, 0.0)
+
+
+def test_the_prefix_s_threshold_loses_two_percent_at_most():
+    random = np.random.default_rng(0)
+    prefix, whole = random.random(1000), random.random(1000)
+    above = give_up_above(prefix, whole, 0.5)
+    assert (prefix[whole <= 0.5] > above).mean() <= 0.02
+    assert give_up_above(np.full(5, np.nan), whole[:5], 0.5) == float("inf")
+
+
+# --- calibrating --------------------------------------------------------------------------------
+
+
+def test_the_split_has_right_and_wrong_ones_alike_and_each_example_once():
+    wrong = np.arange(1001) % 7 == 0
+    parts = split(wrong, 0.4, seed=2)
+    assert sorted([*parts.fit, *parts.threshold]) == list(range(1001))
+    assert len(parts.fit) == pytest.approx(400, abs=1)
+    assert wrong[parts.fit].mean() == pytest.approx(wrong.mean(), abs=0.002)
+    assert not np.array_equal(parts.fit, split(wrong, 0.4, seed=3).fit)
+
+
+def test_a_calibration_says_how_good_it_is():
+    found = calibrate(local_answers(1500))
+    assert found.threshold == 0.5
+    assert (found.guarantee, found.infeasible) == (None, None)
+    assert found.n_fit + found.n_threshold == 1500
+    assert found.right == sum(a.right for a in local_answers(1500))
+    assert 0.75 < found.auroc.low < found.auroc.value < found.auroc.high < 0.95
+    assert found.ece < 0.08
+    assert found.brier < 0.2
+    assert len(found.scores) == found.n_threshold
+    assert list(found.scores) == sorted(found.scores)
+    assert found.coverage == np.mean([s <= 0.5 for s in found.scores])
+    entropy = found.contenders[0]
+    assert entropy.signal == "mean_entropy"
+    assert entropy.advantage.low > 0
+    assert entropy.advantage.value == pytest.approx(found.auroc.value - entropy.auroc.value)
+    assert from_json(CalibrationFit, to_json(found)) == found
+
+
+def test_a_guarantee_holds_its_own_bound():
+    found = calibrate(local_answers(3000), guarantee=(0.1, 0.05), prefix_tokens=16)
+    kept = found.guarantee
+    assert (kept.alpha, kept.delta, kept.n) == (0.1, 0.05, found.n_threshold)
+    assert kept.bound <= 0.1
+    assert kept.coverage == kept.served / kept.n > 0.1
+    assert found.threshold < 0.5
+
+
+def test_an_infeasible_guarantee_serves_nothing():
+    found = calibrate(local_answers(200), guarantee=(0.01, 0.05))
+    assert found.guarantee is None
+    assert found.infeasible.n == found.n_threshold
+    assert (found.threshold, found.served) == (0.0, 0)
+
+
+def test_unusable_answers_are_counted_and_never_served():
+    answers = list(local_answers(400))
+    nothing = Signals(0, *[float("nan")] * 10)
+    answers[:4] = [replace(a, right=True, signals=nothing) for a in answers[:4]]
+    found = calibrate(answers)
+    assert found.unusable == 4
+    of_test = sum(i < 4 for i in split(np.asarray([not a.right for a in answers]), 0.5, 0).threshold)
+    assert of_test > 0
+    assert sum(s == 1.0 for s in found.scores) == of_test
+
+
+def test_an_example_counts_once():
+    answers = local_answers(100)
+    with pytest.raises(RouteError, match="'q0-0' stands more than once"):
+        calibrate([*answers, answers[0]])
+
+
+def test_both_parts_need_enough():
+    with pytest.raises(RouteError, match="59 examples") as raised:
+        calibrate(local_answers(59))
+    assert "at least 60" in raised.value.hint
+    with pytest.raises(RouteError, match="74 examples"):
+        calibrate(local_answers(74), guarantee=(0.1, 0.1))
