@@ -1,0 +1,392 @@
+"""The routes: OpenAI's, and the page with what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing
+from dataclasses import asdict, dataclass, is_dataclass
+from http import HTTPStatus
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError, RunError
+from edgekit.routing import DEVICE, Opening, Piece, Routed
+from edgekit.serve.admission import Admission
+from edgekit.serve.crossing import Crossing
+from edgekit.serve.guard import Guard, read_body, refuse
+from edgekit.serve.live import Live
+from edgekit.serve.protocol import ALIAS, OVERRIDE_HEADER, Asked, Chat, Completion
+from edgekit.serve.refusals import Refusal
+from edgekit.serve.replies import (
+    Kind,
+    Reply,
+    describe_verdict,
+    event,
+    list_models,
+    verdict_header,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from edgekit.routing import Event
+    from edgekit.routing import Request as Question
+    from edgekit.serve.history import History
+    from edgekit.serve.seam import Answerer
+
+_LOG = logging.getLogger("edgekit.serve")
+
+BODY_LIMIT = 1_000_000
+"""Bytes of a request."""
+
+_PAGE = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the server stands. ``token``: "" for none. ``any_host``: it is reached by other names than loopback's."""
+
+    queue: int = 32
+    body_limit: int = BODY_LIMIT
+    token: str = ""
+    any_host: bool = False
+
+
+class Service:
+    """The application's state and its endpoints. Made in the thread of the event loop.
+
+    Args:
+        answerer: the router.
+        history: None where nothing is written down.
+        settings: limits and the token.
+    """
+
+    def __init__(self, answerer: Answerer, history: History | None, settings: Settings) -> None:
+        self.answerer = answerer
+        self.history = history
+        self.settings = settings
+        self.admission = Admission(settings.queue)
+        self.live = Live(answerer.policy.budget.currency)
+        self.model = answerer.bundle.path.resolve().name
+        self.models = {DEVICE: self.model, **{tier.name: tier.model for tier in answerer.policy.tiers}}
+        self._crossings: set[Crossing] = set()
+        self._answering = ThreadPoolExecutor(settings.queue, thread_name_prefix="edgekit-answer")
+        # Looking is apart from answering: a full queue must not hide what is going on.
+        self._looking = ThreadPoolExecutor(2, thread_name_prefix="edgekit-look")
+        self._page = {
+            path: ((files("edgekit.serve") / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()
+        }
+        self.live.watch("edgekit_active", "Requests under way.", lambda: self.admission.active)
+        self.live.watch("edgekit_queue_limit", "Requests that may be under way.", lambda: settings.queue)
+        self.live.watch("edgekit_history_lost", "Rows the history lost.", lambda: history.lost if history else 0)
+
+    @property
+    def asgi(self) -> ASGIApp:
+        """The application, guarded."""
+        get, post = ["GET"], ["POST"]
+        routes = [
+            Route("/v1/chat/completions", self._mend(self._chat), methods=post),
+            Route("/v1/completions", self._mend(self._text), methods=post),
+            Route("/v1/models", self._mend(self._models), methods=get),
+            Route("/v1/models/{name:path}", self._mend(self._one_model), methods=get),
+            Route("/api/explain", self._mend(self._explain), methods=post),
+            Route("/api/live", self._mend(self._live), methods=get),
+            Route("/metrics", self._mend(self._metrics), methods=get),
+            Route("/health", self._health, methods=get),
+            *(Route(path, self._asset, methods=get) for path in self._page),
+        ]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+        return Guard(app, self.settings.token, self.settings.any_host, self.live.reject)
+
+    def stop_all(self) -> None:
+        """Stop every answer that is under way. In the event loop's thread."""
+        for crossing in self._crossings:
+            crossing.stop.set()
+
+    def close(self) -> None:
+        """Wait for the threads. Called after the last request has ended."""
+        self._answering.shutdown()
+        self._looking.shutdown()
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _mend(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint whose errors become OpenAI's."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=HTTPStatus.BAD_REQUEST)
+            except Exception as error:
+                refusal = explain_error(error)
+                if refusal.verdict is None:
+                    self.live.reject(refusal.status)
+                return _refused(refusal)
+
+        return guarded
+
+    async def _chat(self, request: Request) -> Response:
+        return await self._complete(request, Chat, "chat")
+
+    async def _text(self, request: Request) -> Response:
+        return await self._complete(request, Completion, "text")
+
+    async def _complete(self, request: Request, form: type[Chat | Completion], kind: Kind) -> Response:
+        asked, question = await self._read(request, form)
+        # Not a with: a stream keeps its place until its last byte, long after this function.
+        place = ExitStack()
+        place.enter_context(self.admission.enter())
+        crossing = Crossing(self.answerer, question, self._note)
+        self._crossings.add(crossing)
+        place.callback(self._crossings.discard, crossing)
+        crossing.start(self._answering)
+        try:
+            answer = _Answer(request, crossing, Reply(kind, self.models), place)
+            if asked.streamed:
+                return await answer.streamed(with_usage=asked.with_usage)
+            return await answer.whole()
+        except BaseException:
+            await crossing.finish()
+            place.close()
+            raise
+
+    async def _read(self, request: Request, form: type[Chat | Completion]) -> tuple[Asked, Question]:
+        asked = form.read(await read_body(request, self.settings.body_limit))
+        if asked.model not in (ALIAS, self.model):
+            raise Refusal(
+                HTTPStatus.NOT_FOUND,
+                f"no such model; '{ALIAS}' leaves the choice to the policy, '{self.model}' stays on this device",
+                param="model",
+                code="model_not_found",
+            )
+        return asked, asked.request(header=request.headers.get(OVERRIDE_HEADER), local_model=self.model)
+
+    def _note(self, question: Question, routed: Routed) -> None:
+        self.live.add(question, routed)
+        if self.history:
+            self.history.add(question, routed)
+
+    async def _explain(self, request: Request) -> Response:
+        _, question = await self._read(request, Chat)
+        verdict = await self._look(lambda: self.answerer.explain(self.answerer.prepare(question)))
+        return JSONResponse(describe_verdict(verdict), headers=verdict_header(verdict))
+
+    async def _look(self, what: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._looking, what)
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def _list(self) -> dict[str, Any]:
+        tiers = tuple((t.name, t.trust, t.model) for t in self.answerer.policy.tiers)
+        return list_models(self.model, int(self.live.started), tiers)
+
+    async def _models(self, _request: Request) -> Response:
+        return JSONResponse(self._list())
+
+    async def _one_model(self, request: Request) -> Response:
+        for model in self._list()["data"]:
+            if model["id"] == request.path_params["name"]:
+                return JSONResponse(model)
+        return refuse(Refusal(HTTPStatus.NOT_FOUND, "no such model", param="model", code="model_not_found"))
+
+    async def _health(self, _request: Request) -> Response:
+        if self.admission.closing:
+            return JSONResponse({"status": "closing"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(self.live.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _live(self, _request: Request) -> Response:
+        status = await self._look(self.answerer.status)
+        policy = self.answerer.policy
+        more = {
+            "model": self.model,
+            "policy": policy.name,
+            "active": self.admission.active,
+            "queue": self.settings.queue,
+            "tiers_known": [{"name": t.name, "trust": t.trust, "model": t.model} for t in policy.tiers],
+            "status": asdict(status) if is_dataclass(status) and not isinstance(status, type) else {},
+            "per_day": policy.budget.per_day,
+            "history_lost": self.history.lost if self.history else 0,
+        }
+        return JSONResponse(self.live.snapshot() | more, headers={"cache-control": "no-store"})
+
+    async def _asset(self, request: Request) -> Response:
+        content, kind = self._page[request.url.path]
+        headers = {"content-security-policy": _POLICY, "cache-control": "no-cache", "content-type": kind}
+        return Response(content, headers=headers)
+
+
+class _Answer:
+    """One answer and the client it goes to. ``place`` is the one in the queue, to be closed at the end."""
+
+    def __init__(self, request: Request, crossing: Crossing, reply: Reply, place: ExitStack) -> None:
+        self._request = request
+        self._crossing = crossing
+        self._reply = reply
+        self._place = place
+
+    async def whole(self) -> Response:
+        """The answer in one piece; a client that goes away stops it."""
+        async with _Watch(self._request.receive, self._crossing):
+            while (happened := await self._crossing.next()) is not None:
+                if isinstance(happened, Routed):
+                    break
+        await self._crossing.finish()
+        self._place.close()
+        if happened is None:
+            raise ClientDisconnect
+        routed = _answered(happened)
+        return JSONResponse(self._reply.whole(routed), headers=verdict_header(routed.verdict))
+
+    async def streamed(self, *, with_usage: bool) -> Response:
+        """The answer as it comes. Its first event is waited for: it says who answers, or that nobody does."""
+        async with _Watch(self._request.receive, self._crossing):
+            first = await self._crossing.next()
+        if first is None:
+            raise ClientDisconnect
+        verdict = first.verdict if isinstance(first, Opening) else _answered(first).verdict
+        chunks = self._chunks(first, verdict.tier, with_usage)
+        return _EventStream(chunks, verdict_header(verdict), self._crossing, self._place)
+
+    async def _chunks(self, first: Event, tier: str, with_usage: bool) -> AsyncGenerator[bytes]:
+        """Events as they are sent. An answer that breaks off ends in an error and without the mark of a good end."""
+        yield self._reply.opening(tier)
+        happened: Event | None = first
+        shown = False
+        try:
+            while happened is not None:
+                if isinstance(happened, Piece):
+                    shown = True
+                    yield self._reply.piece(tier, happened.text)
+                elif isinstance(happened, Routed):
+                    routed = _answered(happened)
+                    if routed.text and not shown:
+                        yield self._reply.piece(tier, routed.text)
+                    yield self._reply.ending(routed, with_usage=with_usage)
+                    return
+                happened = await self._crossing.next()
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the answer was given up: it was not read", code="given_up")
+        except Exception as error:
+            refusal = explain_error(error)
+            yield event(refusal.body | ({"edgekit": describe_verdict(refusal.verdict)} if refusal.verdict else {}))
+
+
+class _EventStream(Response):
+    """Server-sent events, sent as they come; the place in the queue is given back whatever happens."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes], headers: dict[str, str], crossing: Crossing, place: ExitStack
+    ) -> None:
+        super().__init__(headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._chunks = chunks
+        self._crossing = crossing
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, or stop the answer as soon as the client has gone."""
+        del scope
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with _Watch(receive, self._crossing), aclosing(self._chunks):
+                async for chunk in self._chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self._crossing.finish()
+            self._place.close()
+
+
+class _Watch:
+    """While the block runs, a client that goes away stops the answer."""
+
+    def __init__(self, receive: Receive, crossing: Crossing) -> None:
+        self._receive = receive
+        self._crossing = crossing
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._wait())
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._crossing.stop.set()
+
+
+def explain_error(error: BaseException) -> Refusal:
+    """What a client is told of an error. What we did not foresee is logged by its place, not its words."""
+    match error:
+        case Refusal():
+            return error
+        case RunError():
+            return Refusal(HTTPStatus.BAD_REQUEST, _two_lines(error), code="cannot_run")
+        case EdgekitError():
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _two_lines(error), code="unavailable")
+    # Not logging.exception: the message of an unforeseen error may hold a prompt.
+    _LOG.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; the server's log has its place", code="bug")
+
+
+def _two_lines(error: EdgekitError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def _answered(event_: Event) -> Routed:
+    """A Routed that holds an answer.
+
+    Raises:
+        Refusal: nobody answered, an endpoint broke off, or the answer was stopped.
+    """
+    if not isinstance(event_, Routed):
+        raise TypeError(f"{type(event_).__name__} opens no answer")
+    if not event_.verdict.tier:
+        raise Refusal.of_verdict(event_.verdict)
+    if event_.broken or event_.finish == "error":
+        reason = f"the answer broke off: {event_.verdict.reason}"
+        raise Refusal(HTTPStatus.BAD_GATEWAY, reason, code="broken_off", verdict=event_.verdict)
+    if event_.finish == "cancelled":
+        raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the answer was stopped", code="stopped", verdict=event_.verdict)
+    return event_
+
+
+def _refused(refusal: Refusal) -> Response:
+    if refusal.verdict is None:
+        return refuse(refusal)
+    body = refusal.body | {"edgekit": describe_verdict(refusal.verdict)}
+    return JSONResponse(body, refusal.status, {**refusal.headers, **verdict_header(refusal.verdict)})
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return refuse(Refusal(status, status.phrase.lower(), code=status.name.lower()), headers)

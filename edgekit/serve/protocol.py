@@ -1,0 +1,329 @@
+"""What clients send: OpenAI's chat and text completions, read strictly into a routing.Request.
+
+A field that would change the answer and cannot be honoured is refused, never ignored; so is one nobody knows. Without
+``temperature`` the answer is greedy, as calibrations are taken; without ``seed`` a sampled answer differs every time.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from edgekit.errors import did_you_mean
+from edgekit.routing import Ability, Message, Override, Request
+from edgekit.serve.refusals import Refusal, bad_request
+from edgekit.types import Sampling
+
+ALIAS = "edgekit"
+"""The model to name where the policy decides who answers."""
+
+MOST_STOPS = 16
+OVERRIDE_HEADER = "x-edgekit-override"
+_OVERRIDES: tuple[Override, ...] = ("local-only", "cloud-ok")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextPart(_Strict):
+    """Text of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(_Strict):
+    """An earlier answer that was a refusal."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImagePart(_Strict):
+    """An image, which is handed on as it is."""
+
+    type: Literal["image_url"]
+    image_url: dict[str, Any]
+
+
+Part = Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessage(_Strict):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Its text; parts one under the other."""
+        if isinstance(self.content, list):
+            parts = (p.text if isinstance(p, TextPart) else getattr(p, "refusal", "") for p in self.content)
+            return "\n".join(part for part in parts if part)
+        return self.content or self.refusal or ""
+
+    @property
+    def needs(self) -> frozenset[Ability]:
+        """What it takes to understand this turn besides reading."""
+        images = isinstance(self.content, list) and any(isinstance(p, ImagePart) for p in self.content)
+        tools = bool(self.tool_calls) or self.role == "tool"
+        return frozenset((*(("images",) if images else ()), *(("tools",) if tools else ())))
+
+
+class Options(_Strict):
+    """``edgekit`` in the body: what of the router a request may set. ``private``: it stays on the device."""
+
+    override: Override | None = None
+    private: bool = False
+
+
+class StreamOptions(_Strict):
+    """How a stream is told."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class JsonSchema(_Strict):
+    """A named schema."""
+
+    name: str = ""
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """Text, any JSON, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class Asked(_Strict):
+    """The fields that both kinds of request have."""
+
+    model: str
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    edgekit: Options = Options()
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Read a request's body.
+
+        Raises:
+            Refusal: not UTF-8, not JSON, an unknown field, a value that cannot be served.
+        """
+        try:
+            # Unlike json.loads it refuses half a surrogate pair, which no tokenizer takes, and NaN.
+            data = from_json(body.decode("utf-8"), allow_inf_nan=False)
+        except UnicodeDecodeError as error:
+            raise bad_request(f"the body is not UTF-8: byte {error.start}", code="invalid_utf8") from None
+        except ValueError as error:
+            raise bad_request(f"the body is not JSON: {error}", code="invalid_json") from None
+        if not isinstance(data, dict):
+            raise bad_request("the body must be a JSON object")
+        _check_stops(data.get("stop"))
+        try:
+            asked = cls.model_validate(data)
+        except ValidationError as error:
+            raise _of_validation(error, tuple(cls.model_fields)) from None
+        asked._refuse_unserved()
+        return asked
+
+    def _refuse_unserved(self) -> None:
+        """Raise where a value is known and cannot be served."""
+        if self.n not in (None, 1):
+            raise bad_request("n must be 1: one answer a request", "n", "unsupported_value")
+        for name in ("frequency_penalty", "presence_penalty"):
+            if getattr(self, name):
+                raise bad_request(f"{name} is not supported: leave it out or give 0", name, "unsupported_parameter")
+        if self.logit_bias:
+            raise bad_request("logit_bias is not supported", "logit_bias", "unsupported_parameter")
+
+    @property
+    def streamed(self) -> bool:
+        """Whether pieces are wanted as they come."""
+        return bool(self.stream)
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with a chunk that counts tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self, max_new_tokens: int | None) -> Sampling:
+        """How tokens are chosen. Without a limit, Sampling's own holds."""
+        temperature = self.temperature or 0.0
+        seed = self.seed if self.seed is not None else secrets.randbits(31) if temperature else 0
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Sampling(
+            temperature=temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=seed % 2**63,
+            max_new_tokens=max_new_tokens or Sampling().max_new_tokens,
+            stop=stops,
+        )
+
+    def override(self, header: str | None, local_model: str) -> Override | None:
+        """The strictest that the body, the header and the model's name ask for.
+
+        Raises:
+            Refusal: the header holds another word.
+        """
+        said: set[Override | None] = {self.edgekit.override}
+        if header is not None:
+            said.add(_known_override(header))
+        if self.model == local_model:
+            said.add("local-only")
+        return next((word for word in _OVERRIDES if word in said), None)
+
+
+class Chat(Asked):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    response_format: ResponseFormat | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    def _refuse_unserved(self) -> None:
+        super()._refuse_unserved()
+        if self.logprobs or self.top_logprobs:
+            raise bad_request("logprobs are not supported", "logprobs", "unsupported_parameter")
+        form = self.response_format
+        if form and form.type == "json_schema" and form.json_schema is None:
+            raise bad_request("response_format.json_schema is missing", "response_format.json_schema")
+
+    def request(self, *, header: str | None, local_model: str) -> Request:
+        """The router's noun.
+
+        Args:
+            header: the value of ``x-edgekit-override``, if any.
+            local_model: the id under which the device's model is listed; naming it keeps the request here.
+        """
+        needs = frozenset[Ability]().union(*(m.needs for m in self.messages))
+        if self.tools and self.tool_choice != "none":
+            needs |= {"tools"}
+        schema = self._schema()
+        if schema:
+            needs |= {"json-schema"}
+        return Request(
+            messages=tuple(Message(_ROLES.get(m.role, m.role), m.text) for m in self.messages),
+            sampling=self.sampling(self.max_completion_tokens or self.max_tokens),
+            needs=needs,
+            schema=schema,
+            override=self.override(header, local_model),
+            private="the request says so" if self.edgekit.private else "",
+            passthrough=self._passthrough(needs),
+        )
+
+    def _schema(self) -> str:
+        form = self.response_format
+        if form is None or form.type == "text":
+            return ""
+        return json.dumps(form.json_schema.schema_) if form.json_schema else "{}"
+
+    def _passthrough(self, needs: frozenset[Ability]) -> str:
+        """The fields, as the client sent them, that stand in the place of ours before an endpoint."""
+        fields: dict[str, Any] = {}
+        if any(m.needs for m in self.messages):
+            fields["messages"] = [m.model_dump(exclude_unset=True) for m in self.messages]
+        if "tools" in needs:
+            told = {
+                "tools": self.tools,
+                "tool_choice": self.tool_choice,
+                "parallel_tool_calls": self.parallel_tool_calls,
+            }
+            fields |= {name: value for name, value in told.items() if value is not None}
+        return json.dumps(fields, ensure_ascii=False) if fields else ""
+
+
+class Completion(Asked):
+    """POST /v1/completions."""
+
+    prompt: str | list[str]
+    best_of: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: int | None = None
+
+    def _refuse_unserved(self) -> None:
+        super()._refuse_unserved()
+        if isinstance(self.prompt, list) and len(self.prompt) != 1:
+            raise bad_request("prompt must be one text: one answer a request", "prompt", "unsupported_value")
+        if self.best_of not in (None, 1):
+            raise bad_request("best_of must be 1", "best_of", "unsupported_value")
+        for name in ("echo", "suffix", "logprobs"):
+            if getattr(self, name):
+                raise bad_request(f"{name} is not supported", name, "unsupported_parameter")
+
+    def request(self, *, header: str | None, local_model: str) -> Request:
+        """The router's noun; the arguments are those of ``Chat.request``."""
+        return Request(
+            prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
+            sampling=self.sampling(self.max_tokens),
+            override=self.override(header, local_model),
+            private="the request says so" if self.edgekit.private else "",
+        )
+
+
+_ROLES = {"developer": "system"}
+"""Newer names for roles that chat templates know."""
+
+
+def _known_override(word: str) -> Override:
+    for known in _OVERRIDES:
+        if word.strip().lower() == known:
+            return known
+    raise bad_request(f"{OVERRIDE_HEADER} must be one of {', '.join(_OVERRIDES)}", OVERRIDE_HEADER)
+
+
+def _check_stops(stop: object) -> None:
+    # Before pydantic looks at each of them: ten thousand are one short error.
+    if isinstance(stop, list) and len(stop) > MOST_STOPS:
+        raise bad_request(f"stop holds {len(stop)} strings, at most {MOST_STOPS} are allowed", "stop", "too_many_stops")
+    if stop == "" or (isinstance(stop, list) and "" in stop):
+        raise bad_request("stop holds an empty string", "stop")
+
+
+def _of_validation(error: ValidationError, known: tuple[str, ...]) -> Refusal:
+    """The first thing that pydantic found, in OpenAI's words. Values are left out: they may be the prompt."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    param = ".".join(str(step) for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])[:64]
+        near = did_you_mean(name, known) if len(first["loc"]) == 1 else ""
+        return bad_request(f"unknown parameter: {param or name!r}. {near}".strip(), param or name, "unknown_parameter")
+    if first["type"] == "missing":
+        return bad_request(f"missing required parameter: {param!r}", param, "missing_required_parameter")
+    return bad_request(f"invalid value for {param!r}: {first['msg']}", param, "invalid_value")
