@@ -265,6 +265,8 @@ class Chat(Asked):
                 "parallel_tool_calls": self.parallel_tool_calls,
             }
             fields |= {name: value for name, value in told.items() if value is not None}
+        if "json-schema" in needs and self.response_format:
+            fields["response_format"] = self.response_format.model_dump(exclude_unset=True, by_alias=True)
         return json.dumps(fields, ensure_ascii=False) if fields else ""
 
 

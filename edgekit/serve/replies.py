@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.routing import DEVICE
@@ -31,20 +31,9 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "degraded": verdict.degraded,
         "ladder": list(verdict.ladder),
-        "expected": {
-            "seconds_to_first": verdict.expected.seconds_to_first,
-            "seconds": verdict.expected.seconds,
-            "joules": verdict.expected.joules,
-            "cost": verdict.expected.cost,
-        },
-        "findings": [
-            {
-                "check": f.check, "tier": f.tier, "outcome": f.outcome, "detail": f.detail, "value": f.value,
-                "limit": f.limit, "unit": f.unit,
-            }
-            for f in verdict.findings
-        ],
-    }  # fmt: skip
+        "expected": asdict(verdict.expected),
+        "findings": [asdict(finding) for finding in verdict.findings],
+    }
 
 
 def describe_routed(routed: Routed) -> dict[str, Any]:
@@ -57,9 +46,7 @@ def describe_routed(routed: Routed) -> dict[str, Any]:
         "cost": routed.cost,
         "spared": routed.spared,
         "wrong": routed.wrong,
-        "attempts": [
-            {"tier": a.tier, "outcome": a.outcome, "seconds": a.seconds, "cost": a.cost} for a in routed.attempts
-        ],
+        "attempts": [asdict(attempt) for attempt in routed.attempts],
     }
 
 

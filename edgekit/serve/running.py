@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -154,7 +155,8 @@ class Running(uvicorn.Server):
         if self._loop is None:
             self.should_exit = True
         else:
-            self._loop.call_soon_threadsafe(self._begin_to_end)
+            with suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._begin_to_end)
 
     def _begin_to_end(self) -> None:
         if self._ending is None:

@@ -57,7 +57,7 @@ def routed(verdict: Verdict = LOCAL, text: str = "", **more) -> Routed:
         seconds_to_first=0.1,
         device_seconds=0.4,
         joules=None,
-        cost=0.0 if verdict.tier == DEVICE else 0.25,
+        cost=0.25 if verdict.tier == "edge" else 0.0,
         spared=0.125 if verdict.tier == DEVICE else None,
         attempts=(Attempt(verdict.tier or DEVICE, "served", 0.5),),
     )
@@ -154,7 +154,7 @@ class Site:
 
 
 @contextmanager
-def site(router, settings: Settings = Settings(), history: History | None = None) -> Iterator[Site]:
+def site(router, settings: Settings | None = None, history: History | None = None) -> Iterator[Site]:
     """A real server on a free port of loopback, in a thread."""
     listener = bind("127.0.0.1", 0)
     url = address_of(listener)
@@ -162,7 +162,7 @@ def site(router, settings: Settings = Settings(), history: History | None = None
     ready = threading.Event()
 
     def serve() -> None:
-        service = Service(router, history, settings)
+        service = Service(router, history, settings or Settings())
         running = Running(service, ready.set)
         made.append((service, running))
         running.run_on(listener)

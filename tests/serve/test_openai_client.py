@@ -28,7 +28,8 @@ def test_a_chat_answer_with_its_verdict(client):
 
 
 def test_the_header_is_ascii_whatever_the_reason(client):
-    raw = client.chat.completions.with_raw_response.create(model="edgekit", messages=[{"role": "user", "content": "left"}])
+    left = [{"role": "user", "content": "left"}]
+    raw = client.chat.completions.with_raw_response.create(model="edgekit", messages=left)
     assert raw.headers["x-edgekit-verdict"].isascii()
     assert "über" in json.loads(raw.headers["x-edgekit-verdict"])["reason"]
     assert raw.parse().model == "big-model"

@@ -1,0 +1,203 @@
+"""What clients may send wrongly: each gets a clear error in OpenAI's shape, and nothing is asked of the router."""
+
+import json
+import socket
+import subprocess
+
+import httpx
+import pytest
+
+from edgekit.serve.protocol import Chat, Completion
+from edgekit.serve.refusals import Refusal
+from edgekit.types import Sampling
+
+USER = [{"role": "user", "content": "hi"}]
+CHAT = {"model": "edgekit", "messages": USER}
+
+
+def read(form=Chat, **fields):
+    usual = CHAT if form is Chat else {"model": "edgekit", "prompt": "hi"}
+    return form.read(json.dumps(usual | fields).encode())
+
+
+def request(form=Chat, **fields):
+    return read(form, **fields).request(header=None, local_model="tiny")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"stop": ["x"] * 10_000}, "stop", "too_many_stops"),
+        ({"stop": ["x", ""]}, "stop", None),
+        ({"stop": ""}, "stop", None),
+        ({"n": 2}, "n", "unsupported_value"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"top_logprobs": 3}, "logprobs", "unsupported_parameter"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+        ({"temprature": 1}, "temprature", "unknown_parameter"),
+        ({"edgekit": {"overide": "local-only"}}, "edgekit.overide", "unknown_parameter"),
+        ({"edgekit": {"override": "cloud-only"}}, "edgekit.override", "invalid_value"),
+        ({"temperature": 3}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", None),
+        ({"model": None}, "model", "invalid_value"),
+    ],
+)
+def test_a_field_that_cannot_be_served(fields, param, code):
+    with pytest.raises(Refusal) as caught:
+        read(**fields)
+    error = caught.value.body["error"]
+    assert caught.value.status == 400
+    assert error["param"] == param
+    assert error["code"] == code
+    assert error["type"] == "invalid_request_error"
+    assert len(error["message"]) < 300
+
+
+def test_an_unknown_field_is_met_with_the_known_one():
+    with pytest.raises(Refusal, match="did you mean 'temperature'"):
+        read(temprature=1)
+
+
+def test_what_is_invalid_is_not_repeated():
+    with pytest.raises(Refusal) as caught:
+        read(messages=[{"role": "user", "content": {"secret": "my prompt"}}])
+    assert "my prompt" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+    ],
+)
+def test_a_text_field_that_cannot_be_served(fields, param):
+    with pytest.raises(Refusal) as caught:
+        read(Completion, **fields)
+    assert caught.value.param == param
+
+
+def test_what_is_accepted_and_changes_nothing():
+    asked = read(
+        user="me", metadata={"a": "b"}, store=False, n=1, logprobs=False, frequency_penalty=0, stream=None,
+        response_format={"type": "text"}, stop=None, temperature=None,
+    )  # fmt: skip
+    assert asked.request(header=None, local_model="tiny") == request()
+
+
+def test_without_a_temperature_the_answer_is_greedy_and_limits_are_samplings():
+    assert request().sampling == Sampling()
+    assert request(max_tokens=5, max_completion_tokens=7).sampling.max_new_tokens == 7
+
+
+def test_a_sampled_answer_differs_unless_a_seed_is_given():
+    seeds = {request(temperature=1).sampling.seed for _ in range(5)}
+    assert len(seeds) > 1
+    assert request(temperature=1, seed=42, top_p=0.9).sampling == Sampling(temperature=1, top_p=0.9, seed=42)
+    assert request(temperature=1, seed=-1).sampling.seed >= 0
+
+
+def test_what_a_request_needs():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    seen = request(messages=[{"role": "user", "content": [{"type": "text", "text": "what is it?"}, image]}])
+    assert seen.needs == {"images"}
+    assert seen.messages[0].content == "what is it?"
+    assert json.loads(seen.passthrough)["messages"][0]["content"][1] == image
+    assert request(tools=[tool]).needs == {"tools"}
+    assert json.loads(request(tools=[tool], tool_choice="auto").passthrough) == {"tools": [tool], "tool_choice": "auto"}
+    assert request(tools=[tool], tool_choice="none").needs == frozenset()
+    call = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    turn = [*USER, {"role": "assistant", "content": None, "tool_calls": call}]
+    turn += [{"role": "tool", "content": "5", "tool_call_id": "c"}]
+    assert request(messages=turn).needs == {"tools"}
+    assert json.loads(request(messages=turn).passthrough)["messages"][1]["tool_calls"] == call
+
+
+def test_json_wanted():
+    assert request(response_format={"type": "json_object"}).schema == "{}"
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}, "strict": True}}
+    wanted = request(response_format=form)
+    assert json.loads(wanted.schema) == {"type": "array"}
+    assert wanted.needs == {"json-schema"}
+    assert json.loads(wanted.passthrough) == {"response_format": form}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"\xff\xfe{}", "invalid_utf8"),
+        (b'{"model": "edg', "invalid_json"),
+        (b'{"model": "edgekit", "temperature": NaN}', "invalid_json"),
+        (b'{"model": "\\ud800"}', "invalid_json"),
+        (b"[" * 200_000, "invalid_json"),
+        (b"[]", None),
+        (b"", "invalid_json"),
+    ],
+)
+def test_a_body_that_is_no_request(server, router, body, code):
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == code
+    assert router.seen == []
+
+
+def test_a_body_of_50_megabytes_is_refused_clearly(server, router):
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=b"x" * 50_000_000)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+    assert router.seen == []
+
+
+def test_a_body_without_a_length_is_counted_while_it_comes(server):
+    def endless():
+        for _ in range(40):
+            yield b"x" * 50_000
+
+    answer = httpx.post(f"{server.url}/v1/chat/completions", content=endless())
+    assert answer.status_code == 413
+
+
+def test_who_asks_first_is_told_before_sending(server):
+    """curl sends `Expect: 100-continue` for large bodies: it hears 413 and sends nothing."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n"
+        raw.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3"])
+def test_a_length_that_is_no_number(server, length):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        raw.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_unknown_places_and_methods(server):
+    assert httpx.get(f"{server.url}/v1/embeddings").json()["error"]["code"] == "not_found"
+    wrong = httpx.get(f"{server.url}/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+
+def test_curl_streams(server):
+    command = ["curl", "-sN", f"{server.url}/v1/chat/completions", "-d", json.dumps(CHAT | {"stream": True})]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    lines = [line for line in told.splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    assert json.loads(lines[1][6:])["choices"][0]["delta"] == {"content": "hi "}
+
+
+def test_curl_asks_and_reads_the_verdict(server):
+    command = ["curl", "-si", f"{server.url}/v1/completions", "-d", '{"model":"edgekit","prompt":"left"}']
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    assert 'x-edgekit-verdict: {"tier":"edge","code":"quality"' in told
+    assert json.loads(told.splitlines()[-1])["choices"][0]["text"] == "left "
