@@ -7,7 +7,7 @@ import logging
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from edgekit.routing import Event
+    from edgekit.routing import Event, Tier
     from edgekit.routing import Request as Question
     from edgekit.serve.history import History
-    from edgekit.serve.seam import Answerer
+    from edgekit.serve.seam import Answerer, Status
 
 _LOG = logging.getLogger("edgekit.serve")
 
@@ -227,8 +227,9 @@ class Service:
             "policy": policy.name,
             "active": self.admission.active,
             "queue": self.settings.queue,
-            "tiers_known": [{"name": t.name, "trust": t.trust, "model": t.model} for t in policy.tiers],
-            "status": asdict(status) if is_dataclass(status) and not isinstance(status, type) else {},
+            "endpoints": [_describe_endpoint(t, status) for t in policy.tiers],
+            "drift": "",
+            "spent_today": status.spent_today,
             "per_day": policy.budget.per_day,
             "history_lost": self.history.lost if self.history else 0,
         }
@@ -355,6 +356,11 @@ def explain_error(error: BaseException) -> Refusal:
     # Not logging.exception: the message of an unforeseen error may hold a prompt.
     _LOG.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
     return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; the server's log has its place", code="bug")
+
+
+def _describe_endpoint(tier: Tier, status: Status) -> dict[str, str]:
+    """An endpoint and how it is: ``mood`` is up, half or down."""
+    return {"name": tier.name, "trust": tier.trust, "model": tier.model, "state": "", "mood": "up"}
 
 
 def _two_lines(error: EdgekitError) -> str:

@@ -92,7 +92,8 @@ function showCosts(live) {
   put("spent", money(live.cost, live.currency), "");
   put("saved", money(live.spared, live.currency), "no price known");
   const today = money(live.spent_today, live.currency);
-  put("today", today && live.per_day !== null ? `${today} of ${digits(live.per_day)}` : today, "not counted");
+  put("today", today, "not counted");
+  if (today && live.per_day !== null) $("today").append(make("small", `of ${digits(live.per_day)} a day`));
   put("joules", live.joules === null ? null : `${digits(live.joules)} J`, "no meter");
 }
 
