@@ -28,6 +28,7 @@ _EXTRAS = (
     ("sentencepiece", "sentencepiece", "models with tokenizer.model only", "pip install 'edgekit[sentencepiece]'"),
     ("pynvml", "nvidia-ml-py", "energy of NVIDIA GPUs", "pip install 'edgekit[nvidia]'"),
     ("coremltools", "coremltools", "Core ML packages (--mlpackage)", "pip install 'edgekit[coreml]'"),
+    ("uvicorn", "uvicorn", "the server (edgekit serve)", "pip install 'edgekit[serve]'"),
     ("onnxruntime_genai", "onnxruntime-genai", "bundles in that runtime", "pip install onnxruntime-genai"),
 )
 """Module, distribution, what it is for, how to get it."""

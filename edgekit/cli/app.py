@@ -15,6 +15,7 @@ from edgekit.cli import console
 from edgekit.cli.arguments import Json, Model, numbers
 from edgekit.cli.progress import Bars
 from edgekit.cli.route_app import route
+from edgekit.cli.serve_command import serve
 from edgekit.cli.targets_app import targets
 from edgekit.errors import ConfigError, GateFailed, MeasureError
 from edgekit.types import Activations, Bundle, Precision, Sampling, Verification
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(targets, name="targets")
 app.add_typer(route, name="route")
+app.command(epilog="Example:  edgekit serve smollm2-int4 --policy policy.toml")(serve)
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 SmallMemory = Annotated[

@@ -19,14 +19,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit import __version__
-from edgekit.errors import EdgekitError, RunError
+from edgekit.errors import EdgekitError, RouteError, RunError
 from edgekit.routing import DEVICE, Opening, Piece, Routed
 from edgekit.serve.admission import Admission
 from edgekit.serve.crossing import Crossing
 from edgekit.serve.guard import Guard, read_body, refuse
 from edgekit.serve.live import Live
 from edgekit.serve.protocol import ALIAS, OVERRIDE_HEADER, Asked, Chat, Completion
-from edgekit.serve.refusals import Refusal
+from edgekit.serve.refusals import Refusal, bad_request
 from edgekit.serve.replies import (
     Kind,
     Reply,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from edgekit.routing import Event, Tier
     from edgekit.routing import Request as Question
     from edgekit.serve.history import History
-    from edgekit.serve.seam import Answerer, Status
+    from edgekit.serve.seam import Answerer
 
 _LOG = logging.getLogger("edgekit.serve")
 
@@ -190,7 +190,7 @@ class Service:
 
     async def _explain(self, request: Request) -> Response:
         _, question = await self._read(request, Chat)
-        verdict = await self._look(lambda: self.answerer.explain(self.answerer.prepare(question)))
+        verdict = await self._look(lambda: self.answerer.explain(question))
         return JSONResponse(describe_verdict(verdict), headers=verdict_header(verdict))
 
     async def _look(self, what: Callable[[], Any]) -> Any:
@@ -227,8 +227,10 @@ class Service:
             "policy": policy.name,
             "active": self.admission.active,
             "queue": self.settings.queue,
-            "endpoints": [_describe_endpoint(t, status) for t in policy.tiers],
-            "drift": "",
+            "endpoints": [_describe_endpoint(t, dict(status.down)) for t in policy.tiers],
+            "drift": status.drift.words if status.drift else "",
+            "stale": bool(status.drift and status.drift.stale),
+            "meter": status.meter,
             "spent_today": status.spent_today,
             "per_day": policy.budget.per_day,
             "history_lost": self.history.lost if self.history else 0,
@@ -351,6 +353,8 @@ def explain_error(error: BaseException) -> Refusal:
             return error
         case RunError():
             return Refusal(HTTPStatus.BAD_REQUEST, _two_lines(error), code="cannot_run")
+        case RouteError():
+            return bad_request(_two_lines(error), "response_format", "invalid_schema")
         case EdgekitError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _two_lines(error), code="unavailable")
     # Not logging.exception: the message of an unforeseen error may hold a prompt.
@@ -358,9 +362,9 @@ def explain_error(error: BaseException) -> Refusal:
     return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; the server's log has its place", code="bug")
 
 
-def _describe_endpoint(tier: Tier, status: Status) -> dict[str, str]:
-    """An endpoint and how it is: ``mood`` is up, half or down."""
-    return {"name": tier.name, "trust": tier.trust, "model": tier.model, "state": "", "mood": "up"}
+def _describe_endpoint(tier: Tier, down: dict[str, str]) -> dict[str, str]:
+    """An endpoint, and why it is not asked at the moment; "" where it is."""
+    return {"name": tier.name, "trust": tier.trust, "model": tier.model, "down": down.get(tier.name, "")}
 
 
 def _two_lines(error: EdgekitError) -> str:

@@ -94,7 +94,7 @@ function showCosts(live) {
   const today = money(live.spent_today, live.currency);
   put("today", today, "not counted");
   if (today && live.per_day !== null) $("today").append(make("small", `of ${digits(live.per_day)} a day`));
-  put("joules", live.joules === null ? null : `${digits(live.joules)} J`, "no meter");
+  put("joules", live.joules === null ? null : `${digits(live.joules)} J`, live.meter ? "nothing yet" : "no meter");
 }
 
 function showNow(live) {
@@ -103,11 +103,13 @@ function showNow(live) {
   $("queue-fill").style.width = `${(100 * live.active) / live.queue}%`;
   $("endpoints").replaceChildren(...live.endpoints.map((t) => {
     const row = make("li");
-    row.append(make("span", undefined, `dot ${t.mood}`), make("b", t.name), make("small", `${t.model}, ${t.trust}`), make("span", t.state, "state"));
+    row.append(make("span", undefined, `dot ${t.down ? "down" : "up"}`), make("b", t.name), make("small", `${t.model}, ${t.trust}`));
+    row.append(make("span", t.down || "asked when needed", "state"));
     return row;
   }));
   if (!live.endpoints.length) $("endpoints").append(make("li", "No endpoint: everything stays here."));
-  $("drift").textContent = live.drift;
+  $("drift").textContent = live.drift ? `Scores of local answers: ${live.drift}` : "";
+  $("drift").classList.toggle("fail", live.stale);
 }
 
 async function look() {

@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
+    from edgekit.route.drift import Drift
     from edgekit.routing import Event, Policy, Request, Verdict
     from edgekit.types import Bundle
 
 
 class Status(Protocol):
-    """A dataclass of the router's that says how things stand; the page shows it as it is."""
+    """How things stand."""
 
     @property
     def waiting(self) -> int:
@@ -22,6 +23,18 @@ class Status(Protocol):
     @property
     def spent_today(self) -> float:
         """In the policy's currency."""
+
+    @property
+    def down(self) -> tuple[tuple[str, str], ...]:
+        """Tiers that are not asked at the moment, and why."""
+
+    @property
+    def drift(self) -> Drift | None:
+        """How live scores stand against the calibration's; None without one."""
+
+    @property
+    def meter(self) -> str:
+        """What joules are read from, "" for nothing."""
 
 
 class Answerer(Protocol):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from edgekit.errors import RouteError
 from edgekit.routing import (
     DEVICE,
     Attempt,
@@ -68,6 +69,9 @@ def routed(verdict: Verdict = LOCAL, text: str = "", **more) -> Routed:
 class Status:
     waiting: int = 0
     spent_today: float = 1.5
+    down: tuple[tuple[str, str], ...] = ()
+    drift: object = None
+    meter: str = ""
 
 
 @dataclass
@@ -84,6 +88,7 @@ class ScriptedRouter:
     stopped: list[str] = field(default_factory=list)
     seen: list[Request] = field(default_factory=list)
     closed: bool = False
+    stands: Status = Status()
 
     def answer(self, request: Request, *, stop: threading.Event | None = None) -> Iterator[Event]:
         stop = stop or threading.Event()
@@ -95,6 +100,8 @@ class ScriptedRouter:
             return
         if command == "crash":
             raise ValueError(f"secret: {said}")
+        if command == "misschema":
+            raise RouteError("the schema has a type that is none")
         verdict = LEFT if command == "left" else LOCAL
         yield Opening(verdict)
         if command == "tools":
@@ -127,7 +134,7 @@ class ScriptedRouter:
         return request
 
     def status(self) -> Status:
-        return Status()
+        return self.stands
 
     def close(self) -> None:
         self.closed = True

@@ -146,6 +146,12 @@ def test_what_we_did_not_foresee_tells_no_secret(client, caplog):
     assert "secret: crash" not in caplog.text
 
 
+def test_a_schema_that_is_none_is_the_clients_mistake(client):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="edgekit", messages=[{"role": "user", "content": "misschema"}])
+    assert caught.value.code == "invalid_schema"
+
+
 def test_an_unknown_model(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="gpt-4o", messages=SAY)

@@ -2,12 +2,13 @@
 
 import re
 from importlib.resources import files
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from tests.serve.browser import CHROMIUM, chromium
-from tests.serve.doubles import ScriptedRouter, routed, site
+from tests.serve.doubles import ScriptedRouter, Status, routed, site
 
 pytestmark = pytest.mark.browser
 IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -102,6 +103,15 @@ def test_it_loads_nothing_from_elsewhere_and_complains_of_nothing(page):
     assert {re.match(r"\w+:/*[^/,]*", url)[0] for url in browser.requested} <= {server.url, "data:"}
     # The refusal's 403 is told of by the browser itself.
     assert [e for e in browser.errors if "403" not in e and "400" not in e] == []
+
+
+@IN_BROWSER
+def test_an_endpoint_that_is_down_and_scores_that_drift(page):
+    browser, server = page
+    drift = SimpleNamespace(words="stale: calibrate again", stale=True)
+    server.service.answerer.stands = Status(down=(("edge", "timed out; tried again in 12 s"),), drift=drift)
+    browser.wait("drift", lambda text: text == "Scores of local answers: stale: calibrate again")
+    assert "timed out; tried again in 12 s" in browser.text("endpoints")
 
 
 @IN_BROWSER
