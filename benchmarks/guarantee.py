@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from edgekit.collect import read_collected
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from edgekit.calibration import Score, Signals
+from edgekit.collect import read_collected
 from edgekit.record import to_json
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, split
 from edgekit.route.fit import Fitted, fit_score

@@ -54,17 +54,6 @@ class Counter:
         """One with the bundle's own tokenizer. Raises also BundleError where that is damaged."""
         return cls(Tokenizer.of(bundle), policy)
 
-    def encode(self, request: Request) -> list[int]:
-        """The prompt's tokens as the bundle's model is fed them.
-
-        Raises:
-            RunError: there are messages and no chat template, or it refuses them.
-        """
-        if not request.messages:
-            return self._tokenizer.encode(request.prompt, special=True)
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        return self._tokenizer.encode(self._tokenizer.render_chat(messages))
-
     def prepare(self, request: Request) -> Request:
         """Fill in ``tokens``, ``counted`` and ``language``.
 
@@ -73,7 +62,7 @@ class Counter:
         ``count_margin`` of it, rounded up. Tools and a schema count as their text; images do not count.
         """
         try:
-            own: int | None = len(self.encode(request))
+            own: int | None = len(encode_prompt(self._tokenizer, request))
         except RunError:
             own = None
         tokens: list[tuple[str, int]] = [] if own is None else [(DEVICE, own)]
@@ -104,6 +93,18 @@ class Counter:
         said = [m.content for m in request.messages if m.role == "user"] or [request.text]
         language, probability = self._classify(said[-1][:LONGEST])
         return language if probability >= SURE else None
+
+
+def encode_prompt(tokenizer: Tokenizer, request: Request) -> list[int]:
+    """A prompt's tokens as the bundle's model is fed them.
+
+    Raises:
+        RunError: there are messages and no chat template, or it refuses them.
+    """
+    if not request.messages:
+        return tokenizer.encode(request.prompt, special=True)
+    messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    return tokenizer.encode(tokenizer.render_chat(messages))
 
 
 def _count_plain(request: Request, length: Callable[[str], int], beside: str) -> int:

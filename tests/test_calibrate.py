@@ -3,8 +3,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from edgekit.collect import collect_local
-from edgekit.examples_file import read_examples
 
 import edgekit.calibrate
 from edgekit import build_bundle, inspect_model, open_bundle
@@ -19,7 +17,9 @@ from edgekit.calibrate import (
     require_guarantee,
 )
 from edgekit.cli import run
+from edgekit.collect import collect_local
 from edgekit.errors import ConfigError, GateFailed, RouteError
+from edgekit.examples_file import read_examples
 from edgekit.record import from_json
 from edgekit.testing import tiny_checkpoint
 from tests.route.answered import local_answers

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgekit.collect import Kept
 
 from benchmarks import guarantee
 from edgekit.calibration import Score
+from edgekit.collect import Kept
 from edgekit.record import to_json
 from edgekit.route.fit import Fitted
 from tests.route.answered import local_answers

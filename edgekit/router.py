@@ -1,0 +1,457 @@
+"""Local when you can, cloud when you must: a bundle, a policy and the endpoints it names, joined.
+
+A request is decided on (``route.decide``), answered on the device where nothing stands against it, checked
+(``route.judge``), and passed on where it must be. Text of two tiers never follows one another: what may still be taken
+back is not shown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Event as Signal
+from threading import Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from edgekit.calibrate import check_binding
+from edgekit.cloud import Endpoint
+from edgekit.counting import Counter
+from edgekit.errors import CloudError, ConfigError, RunError
+from edgekit.ledger import Ledger
+from edgekit.local import LocalModel
+from edgekit.measure import choose_meter
+from edgekit.route.after import check_calibrated, check_schema, judge, judge_prefix
+from edgekit.route.decide import decide, escalate
+from edgekit.route.drift import measure_drift
+from edgekit.route.loops import LoopWatch
+from edgekit.routing import DEVICE, Attempt, Finding, Opening, Piece, Routed
+from edgekit.state import Gauge, find_measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+
+    from edgekit.calibration import Calibration, Signals
+    from edgekit.local import LocalRun
+    from edgekit.route.drift import Drift
+    from edgekit.route.loops import Loop
+    from edgekit.routing import DeviceState, Event, Policy, Request, Tier, Verdict
+    from edgekit.types import Bundle, Measurement, PowerProbe, Sampling
+
+LIVE = 500
+"""Local answers whose scores are compared with the calibration's: the last ones."""
+
+_LOOK = 0.05
+"""Seconds between two looks at whether the caller of an endpoint has gone."""
+
+
+@dataclass(frozen=True)
+class RouterStatus:
+    """How things stand. ``waiting`` counts local answers under way or in line, ``meter`` is "" where there is none."""
+
+    waiting: int
+    down: tuple[tuple[str, str], ...]
+    spent_today: float
+    drift: Drift | None
+    meter: str
+    no_meter: str
+
+
+def open_router(
+    bundle: Bundle,
+    policy: Policy,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    spent: float = 0.0,
+    threads: int | None = None,
+    context: int | None = None,
+    small_memory: bool = False,
+) -> Router:
+    """Open a bundle and its policy's endpoints; nothing is sent.
+
+    Args:
+        bundle: the opened bundle; a calibration of it is used where it has one.
+        policy: the rule.
+        environment: where keys are looked up.
+        spent: money spent today before, in the policy's currency.
+        threads: as in load_runner.
+        context: as in load_runner.
+        small_memory: as in load_runner.
+
+    Raises:
+        ConfigError: a key or a tokenizer that cannot be read; a policy that asks more than the calibration guarantees.
+        RouteError: the calibration is of something else.
+        RunError: the bundle cannot be run here.
+    """
+    endpoints = [Endpoint(tier, environment=environment) for tier in policy.tiers]
+    local = LocalModel(bundle, threads=threads, context=context, small_memory=small_memory)
+    return Router(local, policy, endpoints=endpoints, spent=spent, small_memory=small_memory)
+
+
+class Router:
+    """Answers requests. ``answer`` may be called by many threads at once; the device answers one after another."""
+
+    def __init__(
+        self,
+        local: LocalModel,
+        policy: Policy,
+        *,
+        endpoints: Sequence[Endpoint] = (),
+        spent: float = 0.0,
+        small_memory: bool = False,
+    ) -> None:
+        """Join what is open. Args and errors: as open_router."""
+        self.bundle = local.bundle
+        self.policy = policy
+        self.calibration: Calibration | None = local.bundle.manifest.calibration
+        if self.calibration:
+            check_binding(local.bundle, self.calibration)
+        check_calibrated(policy, self.calibration)
+        self.measurement: Measurement | None = find_measurement(local.bundle)[0]
+        self.ledger = Ledger(per_day=policy.budget.per_day, spent=spent)
+        self._local = local
+        self._counter = Counter(local.tokenizer, policy)
+        self._endpoints = {endpoint.tier.name: endpoint for endpoint in endpoints}
+        self._gauge = Gauge(local.bundle.manifest, loaded=True, context=local.context_length, small_memory=small_memory)
+        self._live: deque[float] = deque(maxlen=LIVE)
+        self._meter, self._no_meter = choose_meter()
+
+    def prepare(self, request: Request) -> Request:
+        """Count its tokens for each tier, and tell its language where the policy asks. RouteError: a bad schema."""
+        if request.schema:
+            check_schema(request.schema)
+        return self._counter.prepare(request)
+
+    def explain(self, request: Request) -> Verdict:
+        """Decide, and call nobody."""
+        request = self.prepare(request)
+        return decide(request, self.policy, self._state(request), self.measurement)
+
+    def answer(self, request: Request, *, stop: Signal | None = None) -> Iterator[Event]:
+        """Answer a request, in the caller's thread: an Opening, Pieces, a Routed; or a Routed alone.
+
+        Args:
+            request: prepared or not.
+            stop: set by anyone to end it; so does closing the iterator.
+
+        Raises:
+            RouteError: its schema cannot be used. Whatever else goes wrong is in the Routed.
+        """
+        if not request.tokens:
+            request = self.prepare(request)
+        return _Answer(self, request, stop or Signal()).events()
+
+    def status(self) -> RouterStatus:
+        """How things stand now."""
+        return RouterStatus(
+            waiting=self._local.ahead,
+            down=self._down(),
+            spent_today=self.ledger.spent,
+            drift=measure_drift(self._live, self.calibration.scores) if self.calibration else None,
+            meter=self._meter.name if self._meter else "",
+            no_meter=self._no_meter,
+        )
+
+    def close(self) -> None:
+        """Release the model, once the answer under way has ended, and close all connections."""
+        self._local.close()
+        for endpoint in self._endpoints.values():
+            endpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _down(self) -> tuple[tuple[str, str], ...]:
+        """Tiers that cannot be asked now, and why."""
+        told = ((tier.name, self._why_down(tier)) for tier in self.policy.tiers)
+        return tuple((name, reason) for name, reason in told if reason)
+
+    def _why_down(self, tier: Tier) -> str:
+        endpoint = self._endpoints.get(tier.name)
+        return endpoint.down() if endpoint else "no endpoint is open for it"
+
+    def _state(self, request: Request) -> DeviceState:
+        tokens = (request.tokens_for(DEVICE) or 0) + request.sampling.max_new_tokens
+        return self._gauge.read(
+            tokens,
+            waiting=self._local.waiting(),
+            spent_today=self.ledger.committed,
+            unreachable=self._down(),
+        )
+
+    def _sampling(self, request: Request) -> Sampling:
+        """The request's, within what the policy lets the device write."""
+        most = self.policy.device.max_output
+        sampling = request.sampling
+        return sampling if most is None else replace(sampling, max_new_tokens=min(most, sampling.max_new_tokens))
+
+
+class _Answer:
+    """One request on its way through the tiers."""
+
+    def __init__(self, router: Router, request: Request, stop: Signal) -> None:
+        self._router = router
+        self._request = request
+        self._stop = stop
+        self._started = monotonic()
+        self._first: float | None = None
+        self._attempts: list[Attempt] = []
+        self._device_seconds = 0.0
+        self._joules: float | None = None
+        self._signals: Signals | None = None
+        self._wrong: float | None = None
+        self._kept: Routed | None = None
+        """The whole local answer that failed its checks: the last resort."""
+
+    def events(self) -> Generator[Event]:
+        router, request = self._router, self._request
+        verdict = decide(request, router.policy, router._state(request), router.measurement)
+        while True:
+            if verdict.tier == "":
+                yield self._end(verdict, "", "error")
+                return
+            if verdict.tier == DEVICE and self._kept is not None:
+                kept = replace(self._kept, verdict=verdict)
+                yield from self._show(verdict, kept.text)
+                yield self._end(verdict, kept.text, kept.finish, kept.prompt_tokens, kept.new_tokens)
+                return
+            step = self._ask_device if verdict.tier == DEVICE else self._ask_endpoint
+            following = yield from step(verdict)
+            if following is None:
+                return
+            verdict = following
+
+    # --- the device ---
+
+    def _ask_device(self, verdict: Verdict) -> Generator[Event, None, Verdict | None]:
+        """Answer here. Returns who goes on, None where this was the end."""
+        router, policy = self._router, self._router.policy
+        passed_on = bool(verdict.ladder)
+        at_once = not passed_on or policy.show == "at-once"
+        prefix = router.calibration.prefix if router.calibration and passed_on and not at_once else None
+        run = router._local.answer(
+            self._request, router._sampling(self._request), expected=verdict.expected.seconds, stop=self._stop
+        )
+        watch, hidden, open_ = LoopWatch(), "", False
+        try:
+            with _metered(router._meter) as joules:
+                for emitted in run:
+                    watch.push(emitted.token)
+                    hidden += emitted.text
+                    if prefix and len(run.tokens) == prefix.tokens and run.finish is None:
+                        finding = judge_prefix(run.signals, router.calibration, policy)
+                        if finding and finding.outcome == "fail":
+                            run.close()
+                            return self._give_up(run, verdict, finding, joules)
+                        at_once = at_once or policy.show == "prefix"
+                    if at_once and hidden:
+                        if not open_:
+                            yield Opening(verdict)
+                            open_ = True
+                        yield self._piece(hidden)
+                        hidden = ""
+                    if watch.loop and policy.answers.repetition and passed_on and not open_:
+                        break
+        except RunError as error:
+            finding = Finding("reachable", DEVICE, "fail", f"the device could not: {error.message}")
+            self._note(run, "broke down")
+            return self._escalate(verdict, finding)
+        finally:
+            run.close()
+        self._count(run, joules)
+        if self._stop.is_set():
+            yield self._end(verdict, run.text, "cancelled", run.prompt_tokens, len(run.tokens))
+            return None
+        return (yield from self._weigh(run, verdict, watch.loop, hidden, open_))
+
+    def _weigh(
+        self, run: LocalRun, verdict: Verdict, loop: Loop | None, hidden: str, shown: bool
+    ) -> Generator[Event, None, Verdict | None]:
+        """Check a local answer; give it, or go on."""
+        router = self._router
+        finish = run.finish or "error"
+        self._signals = run.signals if run.tokens else None
+        judged = judge(
+            verdict, self._request, router.policy, router._state(self._request), text=run.text, finish=finish,
+            repeated=loop, signals=self._signals, calibration=router.calibration, measurement=router.measurement,
+        )  # fmt: skip
+        self._wrong = judged.wrong
+        if judged.wrong is not None:
+            router._live.append(judged.wrong)
+        ends = "length" if finish in ("length", "context") else "stop"
+        outcome = judged.verdict
+        if shown and outcome.tier != DEVICE:
+            # It stands: what was shown cannot be taken back.
+            failed = next((f for f in judged.findings if f.outcome == "fail"), None)
+            reason = f"{failed.detail if failed else outcome.reason}, found when it had been shown"
+            findings = (*verdict.findings, *judged.findings)
+            outcome = replace(verdict, findings=findings, reason=reason, code=outcome.code, degraded=True)
+        if outcome.tier == DEVICE:
+            self._note(run, "served")
+            yield from self._show(outcome, hidden, opened=shown)
+            yield self._end(outcome, run.text, ends, run.prompt_tokens, len(run.tokens))
+            return None
+        self._note(run, f"not served: {outcome.code}")
+        if finish in ("eos", "stop", "length", "context"):
+            self._kept = self._end(verdict, run.text, ends, run.prompt_tokens, len(run.tokens))
+        return outcome
+
+    def _give_up(self, run: LocalRun, verdict: Verdict, finding: Finding, joules: list[float]) -> Verdict:
+        self._count(run, joules)
+        self._note(run, f"gave up after {len(run.tokens)} tokens")
+        return self._escalate(verdict, finding)
+
+    def _count(self, run: LocalRun, joules: list[float]) -> None:
+        self._device_seconds += run.seconds
+        if joules:
+            self._joules = (self._joules or 0.0) + joules[0]
+
+    def _note(self, run: LocalRun, outcome: str) -> None:
+        self._attempts.append(Attempt(DEVICE, outcome, run.waited + run.seconds))
+
+    # --- an endpoint ---
+
+    def _ask_endpoint(self, verdict: Verdict) -> Generator[Event, None, Verdict | None]:
+        """Ask a tier. Returns who goes on, None where this was the end."""
+        router, name = self._router, verdict.tier
+        endpoint = router._endpoints[name]
+        aside = verdict.expected.cost or 0.0
+        if not router.ledger.hold(aside):
+            return self._escalate(verdict, Finding("money", name, "fail", "the day's budget is spent", None))
+        cost, text, begun = 0.0, "", monotonic()
+        shown = False
+        try:
+            try:
+                reply = endpoint.ask(self._request)
+            except (CloudError, ConfigError) as error:
+                return self._failed(verdict, error.message, begun, 0.0)
+            with _watched(self._stop, reply):
+                try:
+                    for piece in reply:
+                        if not shown:
+                            yield Opening(verdict)
+                            shown = True
+                        text += piece
+                        yield self._piece(piece)
+                except CloudError as error:
+                    # What was sent and what came was paid for, whatever became of it.
+                    cost = self._price(verdict, reply.prompt_tokens, reply.new_tokens, text) if text else 0.0
+                    if not shown:
+                        return self._failed(verdict, error.message, begun, cost)
+                    self._attempts.append(Attempt(name, "broke off", monotonic() - begun, cost))
+                    reason = f"{error.message}: what was shown is not the whole answer"
+                    broken = replace(verdict, reason=reason, code="reachable")
+                    yield replace(self._end(broken, text, "error", reply.prompt_tokens, reply.new_tokens), broken=True)
+                    return None
+                finally:
+                    reply.close()
+            cost = self._price(verdict, reply.prompt_tokens, reply.new_tokens, text)
+            self._attempts.append(Attempt(name, "served", monotonic() - begun, cost))
+            if not shown:
+                yield Opening(verdict)
+            prompt, new = self._usage(name, reply.prompt_tokens, reply.new_tokens, text)
+            yield replace(self._end(verdict, text, reply.finish, prompt, new), message=reply.message)
+            return None
+        finally:
+            router.ledger.settle(aside, cost)
+
+    def _failed(self, verdict: Verdict, why: str, begun: float, cost: float) -> Verdict | None:
+        self._attempts.append(Attempt(verdict.tier, f"failed: {why}", monotonic() - begun, cost))
+        return self._escalate(verdict, Finding("reachable", verdict.tier, "fail", why))
+
+    def _usage(self, tier: str, prompt: int | None, new: int | None, text: str) -> tuple[int, int]:
+        """As the endpoint says; where it does not, as it was counted before, and as the bundle's tokenizer counts."""
+        if prompt is None:
+            prompt = self._request.tokens_for(tier) or 0
+        return prompt, len(self._router._local.tokenizer.encode(text)) if new is None else new
+
+    def _price(self, verdict: Verdict, prompt: int | None, new: int | None, text: str) -> float:
+        tier = next(t for t in self._router.policy.tiers if t.name == verdict.tier)
+        return tier.price.cost(*self._usage(tier.name, prompt, new, text)) if tier.price else 0.0
+
+    # --- both ---
+
+    def _escalate(self, verdict: Verdict, finding: Finding) -> Verdict:
+        router = self._router
+        return escalate(
+            verdict, finding, self._request, router.policy, router._state(self._request), router.measurement
+        )
+
+    def _show(self, verdict: Verdict, text: str, *, opened: bool = False) -> Iterator[Event]:
+        if not opened:
+            yield Opening(verdict)
+        if text:
+            yield self._piece(text)
+
+    def _piece(self, text: str) -> Piece:
+        if self._first is None:
+            self._first = monotonic() - self._started
+        return Piece(text)
+
+    def _end(
+        self, verdict: Verdict, text: str, finish: str, prompt: int | None = None, new: int | None = None
+    ) -> Routed:
+        spared = None
+        if verdict.tier == DEVICE and prompt is not None and new is not None:
+            spared = self._spared(verdict, new)
+        return Routed(
+            verdict=verdict,
+            text=text,
+            finish=finish,
+            prompt_tokens=prompt or 0,
+            new_tokens=new or 0,
+            seconds=monotonic() - self._started,
+            seconds_to_first=self._first,
+            device_seconds=self._device_seconds,
+            joules=self._joules,
+            cost=sum(attempt.cost for attempt in self._attempts),
+            spared=spared,
+            attempts=tuple(self._attempts),
+            signals=self._signals,
+            wrong=self._wrong,
+        )
+
+    def _spared(self, verdict: Verdict, new: int) -> float | None:
+        """What the first tier of the ladder would have charged for an answer of the same length."""
+        tier = next((t for t in self._router.policy.tiers if t.name in verdict.ladder), None)
+        if tier is None or tier.price is None:
+            return None
+        return tier.price.cost(self._request.tokens_for(tier.name) or 0, new)
+
+
+@contextmanager
+def _metered(meter: PowerProbe | None) -> Iterator[list[float]]:
+    """Joules of what is done inside, once it is done; none without a meter."""
+    joules: list[float] = []
+    if meter:
+        meter.start()
+    try:
+        yield joules
+    finally:
+        if meter:
+            joules.append(meter.stop())
+
+
+@contextmanager
+def _watched(stop: Signal, reply: object) -> Iterator[None]:
+    """Close a reply from beside as soon as its caller has gone: the thread that reads it may wait for bytes."""
+    over = Signal()
+
+    def watch() -> None:
+        while not over.wait(_LOOK):
+            if stop.is_set():
+                reply.close()  # type: ignore[attr-defined]
+                return
+
+    thread = Thread(target=watch, name="edgekit-stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
