@@ -20,6 +20,7 @@ from edgekit.calibrate import check_binding
 from edgekit.cloud import Endpoint
 from edgekit.counting import Counter
 from edgekit.errors import CloudError, ConfigError, RunError
+from edgekit.grounding import Grounding
 from edgekit.ledger import Ledger
 from edgekit.local import LocalModel
 from edgekit.measure import choose_meter
@@ -32,6 +33,7 @@ from edgekit.state import Gauge, find_measurement
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from edgekit.calibration import Calibration, Signals
     from edgekit.local import LocalRun
@@ -65,6 +67,7 @@ def open_router(
     *,
     environment: Mapping[str, str] = os.environ,
     spent: float = 0.0,
+    documents: Path | None = None,
     threads: int | None = None,
     context: int | None = None,
     small_memory: bool = False,
@@ -76,6 +79,7 @@ def open_router(
         policy: the rule.
         environment: where keys are looked up.
         spent: money spent today before, in the policy's currency.
+        documents: a folder of the user's own, from which questions are answered.
         threads: as in load_runner.
         context: as in load_runner.
         small_memory: as in load_runner.
@@ -87,7 +91,12 @@ def open_router(
     """
     endpoints = [Endpoint(tier, environment=environment) for tier in policy.tiers]
     local = LocalModel(bundle, threads=threads, context=context, small_memory=small_memory)
-    return Router(local, policy, endpoints=endpoints, spent=spent, small_memory=small_memory)
+    grounding = None
+    if documents:
+        grounding = Grounding(
+            documents, context=local.context_length, count=lambda text: len(local.tokenizer.encode(text))
+        )
+    return Router(local, policy, endpoints=endpoints, spent=spent, grounding=grounding, small_memory=small_memory)
 
 
 class Router:
@@ -100,6 +109,7 @@ class Router:
         *,
         endpoints: Sequence[Endpoint] = (),
         spent: float = 0.0,
+        grounding: Grounding | None = None,
         small_memory: bool = False,
     ) -> None:
         """Join what is open. Args and errors: as open_router."""
@@ -111,6 +121,7 @@ class Router:
         check_calibrated(policy, self.calibration)
         self.measurement: Measurement | None = find_measurement(local.bundle)[0]
         self.ledger = Ledger(per_day=policy.budget.per_day, spent=spent)
+        self.grounding = grounding
         self._local = local
         self._counter = Counter(local.tokenizer, policy)
         self._endpoints = {endpoint.tier.name: endpoint for endpoint in endpoints}
@@ -119,10 +130,16 @@ class Router:
         self._meter, self._no_meter = choose_meter()
 
     def prepare(self, request: Request) -> Request:
-        """Count its tokens for each tier, and tell its language where the policy asks. RouteError: a bad schema."""
+        """Add passages of the user's documents, count its tokens for each tier, tell its language; once.
+
+        Raises:
+            RouteError: its schema cannot be used.
+        """
+        if request.tokens:
+            return request
         if request.schema:
             check_schema(request.schema)
-        return self._counter.prepare(request)
+        return self._counter.prepare(self.grounding.ground(request) if self.grounding else request)
 
     def explain(self, request: Request) -> Verdict:
         """Decide, and call nobody."""
@@ -139,9 +156,7 @@ class Router:
         Raises:
             RouteError: its schema cannot be used. Whatever else goes wrong is in the Routed.
         """
-        if not request.tokens:
-            request = self.prepare(request)
-        return _Answer(self, request, stop or Signal()).events()
+        return _Answer(self, self.prepare(request), stop or Signal()).events()
 
     def status(self) -> RouterStatus:
         """How things stand now."""
@@ -284,6 +299,8 @@ class _Answer:
         if judged.wrong is not None:
             router._live.append(judged.wrong)
         ends = "length" if finish in ("length", "context") else "stop"
+        if router.grounding:
+            router.grounding.remember(self._request, run.text)
         outcome = judged.verdict
         if shown and outcome.tier != DEVICE:
             # It stands: what was shown cannot be taken back.

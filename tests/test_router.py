@@ -12,6 +12,7 @@ from edgekit.calibrate import Binding
 from edgekit.calibration import Calibration, PrefixScore, Score
 from edgekit.cloud import Endpoint
 from edgekit.errors import ConfigError, RouteError
+from edgekit.grounding import Grounding
 from edgekit.local import LocalModel
 from edgekit.router import Router
 from edgekit.routing import (
@@ -366,3 +367,43 @@ def test_explain_calls_nobody(router):
 def test_a_key_that_is_not_there_is_found_before_anything_is_asked(plain):
     with pytest.raises(ConfigError):
         Endpoint(tier("http://127.0.0.1:9/v1", key_env="NO_SUCH_KEY"), environment={})
+
+
+@pytest.fixture
+def documents(tmp_path):
+    folder = tmp_path / "documents"
+    (folder / "private").mkdir(parents=True)
+    (folder / "rome.md").write_text("Rome has seven hills, among them the Palatine and the Aventine.\n")
+    (folder / "private" / "diary.md").write_text("My safe in Verona opens with the number seven two nine four one.\n")
+    return folder
+
+
+def grounded(router, policy, folder):
+    made = router(policy)
+    made.grounding = Grounding(folder, context=made.bundle.manifest.context_length, count=len)
+    return made
+
+
+def test_a_public_document_may_ride_along(router, documents):
+    with serve(lambda c: c.answer(*CLOUD)) as server:
+        made = grounded(router, Policy("p", (tier(server.url),)), documents)
+        told(made.answer(replace(QUESTION, messages=(Message("user", "How many hills has Rome?"),))))
+        assert "Palatine" in server.heard[0].body["messages"][-1]["content"]
+
+
+def test_a_private_document_keeps_the_question_here(router, documents):
+    with serve(lambda c: c.answer(*CLOUD)) as server:
+        made = grounded(router, Policy("p", (tier(server.url),)), documents)
+        asked = replace(QUESTION, override="cloud-ok", messages=(Message("user", "What opens my safe in Verona?"),))
+        assert "seven two nine" in made.prepare(asked).messages[-1].content
+        _, shown, last = told(made.answer(asked))
+        assert last.verdict.tier == DEVICE
+        assert "the document private/diary.md is private" in str(last.verdict.findings)
+        # The conversation comes back with what was answered from it.
+        back = (*asked.messages, Message("assistant", shown), Message("user", "Thanks. And the capital of Peru?"))
+        *_, last = told(made.answer(replace(QUESTION, messages=back)))
+        assert last.verdict.tier == DEVICE
+        # So does a passage that the user pastes.
+        pasted = Message("user", "Translate: My safe in Verona opens with the number seven two nine four one.")
+        told(made.answer(replace(QUESTION, messages=(pasted,))))
+        assert server.connections == 0

@@ -1,0 +1,61 @@
+"""Answers from the user's own files: passages put before a question, and what is private kept on the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgekit.recall import Index, read_documents, with_passages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edgekit.recall import Skipped
+    from edgekit.routing import Request
+
+PASSAGES = 3
+SHARE = 0.4
+"""Of the device's context, what passages may take: the rest is for the question and its answer."""
+
+
+class Grounding:
+    """A folder of documents beside a router. May be used by several threads at once.
+
+    Attributes:
+        documents: how many were read.
+        skipped: what was not, and why.
+    """
+
+    def __init__(self, folder: Path, *, context: int, count: Callable[[str], int]) -> None:
+        """Read and index the folder.
+
+        Args:
+            folder: of text files; see recall.read_documents.
+            context: tokens that the device takes.
+            count: tokens of a text.
+
+        Raises:
+            RouteError: no such folder, nothing in it to read, or too much.
+            ConfigError: bm25s is not installed.
+        """
+        library = read_documents(folder)
+        self.documents = len(library.documents)
+        self.skipped: tuple[Skipped, ...] = library.skipped
+        self._index = Index(library.documents)
+        self._most = int(SHARE * context)
+        self._count = count
+
+    def ground(self, request: Request) -> Request:
+        """The request with passages that share its words, private where one of them is, or where it quotes one."""
+        said = [m.content for m in request.messages] or [request.prompt]
+        asked = [m.content for m in request.messages if m.role == "user"] or said
+        quoted = self._index.private_text.found_in(said)
+        if quoted:
+            request = replace(request, private="; ".join(r for r in (request.private, quoted) if r))
+        return with_passages(request, self._index.search(asked[-1], PASSAGES, self._most, count=self._count))
+
+    def remember(self, request: Request, answer: str) -> None:
+        """What was answered from private text is private, when the conversation comes back with it."""
+        if request.private and answer:
+            self._index.private_text.add(answer, request.private)
