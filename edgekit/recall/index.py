@@ -76,7 +76,7 @@ class Index:
         tokens_of = count or _estimate
         left = float("inf") if at_most_tokens is None else at_most_tokens
         found: list[Passage] = []
-        for place in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+        for place in (-scores).argsort(kind="stable"):
             if scores[place] <= 0 or len(found) == k:
                 break
             passage = self.passages[place]

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 
+import openai
 import pytest
 
 from edgekit.cloud import Endpoint
@@ -287,6 +288,24 @@ def test_an_answer_closed_before_it_began_sends_nothing(endpoint):
     assert reply.finish == "cancelled"
 
 
+def test_closing_while_it_begins_sends_nothing(endpoint):
+    replies = []
+
+    def clock() -> float:
+        if replies:  # the iteration has begun, and there is no connection yet
+            thread = threading.Thread(target=replies.pop().close)
+            thread.start()
+            thread.join(5)
+        return time.monotonic()
+
+    with serve(lambda c: c.answer("x")) as server:
+        reply = endpoint(server.url, options={"clock": clock}).ask(question())
+        replies.append(reply)
+        assert list(reply) == []
+        assert server.heard == []
+    assert reply.finish == "cancelled"
+
+
 def test_closing_after_the_end_changes_nothing(endpoint):
     with serve(lambda c: c.answer("x")) as server:
         far = endpoint(server.url)
@@ -366,6 +385,21 @@ def test_nothing_of_the_environment_gets_into_a_request(endpoint, monkeypatch, t
             "host", "accept", "accept-encoding", "connection", "content-type", "content-length", "user-agent",
         }  # fmt: skip
         assert "foreign" not in str(heard)
+
+
+def test_the_connection_itself_knows_one_host_only():
+    from edgekit.cloud import Key, wire
+
+    with serve(lambda c: c.answer("stolen")) as other, serve(lambda c: c.answer("x")) as server:
+        client = wire.open_client(server.url, stall=1.0, deadline=1.0, verify=None)
+        call = wire.Call(time.monotonic() + 5, time.monotonic, 1000)
+        with call.sending(Key(KEY)), pytest.raises(openai.APIConnectionError):
+            client.post(f"{other.url}/chat/completions", cast_to=object, body={})
+        assert call.ended == "elsewhere"
+        with pytest.raises(openai.APIConnectionError):
+            client.post("/chat/completions", cast_to=object, body={})
+        assert (other.connections, server.connections) == (0, 0), "without a call there is no way out either"
+        client.close()
 
 
 def test_cookies_are_not_kept(endpoint):

@@ -93,6 +93,14 @@ def test_what_an_endpoint_says_is_quoted_shortly_and_without_secrets(endpoint, s
     assert len(error.message) < 200
 
 
+def test_a_key_of_any_form_is_masked(endpoint):
+    key = "9f8e7d6c5b4a39281706"
+    with serve(lambda c: c.error(401, f"key {key} or {key[4:16]} is bad")) as server:
+        error, _, _ = fail(endpoint(server.url, options={"environment": {"FAR_KEY": key}}))
+    assert "is bad" in error.message
+    assert not any(key[i : i + 6] in error.message for i in range(15))
+
+
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [

@@ -193,6 +193,24 @@ def test_a_trial_is_not_retried(endpoint, clock):
         assert len(server.heard) == 2
 
 
+def test_a_trial_that_is_cancelled_leaves_its_place_to_another(endpoint, clock):
+    def script(c):
+        c.stream()
+        c.say("one")
+        c.hang()
+
+    with serve(lambda c: c.error(500), script) as server:
+        far = endpoint(server.url, options=patient(clock, breaker=Breaker(clock, failures=1)))
+        failing(far)
+        clock.now += 31
+        with far.ask(question()) as reply:
+            assert next(reply) == "one"
+            assert "being tried again" in far.down()
+            assert "left alone" in failing(far).message
+        assert far.down() == ""
+        assert len(server.heard) == 2
+
+
 def test_a_refused_key_closes_the_door_until_there_is_another(endpoint, clock):
     environment = {"FAR_KEY": "old-key-1234567"}
 

@@ -73,6 +73,7 @@ def test_links_are_not_followed(folder, tmp_path):
     library = read_documents(root)
     assert len(library.documents) == 6
     assert set(reasons(root)) == {"out.md", "away", "round", "copy.md"}
+    assert all(reason.startswith("a link") for reason in reasons(root).values())
     (tmp_path / "named").symlink_to(root)
     assert len(read_documents(tmp_path / "named").documents) == 6, "the folder itself may be a link"
 
