@@ -42,7 +42,7 @@ class Index:
         self.private_text = PrivateText()
         for document in documents:
             if document.private:
-                self.private_text.add(document.text, f"the document {document.path} is private")
+                self.private_text.add(document.text, f"the document {document.path} is private", lasting=True)
         bm25s = _load()
         tokens = [self._words(p.text) for p in self.passages]
         self._vocabulary = frozenset(w for words in tokens for w in words)

@@ -7,61 +7,73 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 RUN = 8
 """Words in a row that make a quotation."""
+MOST_PASSING = 500_000
+"""Runs of texts that need not last: some two thousand answers. Beyond, the oldest are forgotten."""
 _SAYING = 3
 """Words from which on a text that is shorter than a run counts wherever it appears; below, as a whole message."""
+
+_Said = tuple[str, ...]
 
 
 class PrivateText:
     """Finds what was private in other texts, word for word: runs of eight words, or whole shorter texts.
 
-    It does not find what was put into other words. Thread-safe. Kept in memory as hashes, some hundred bytes a word.
+    It does not find what was put into other words. Thread-safe. Kept in memory, some hundred bytes a word.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_passing: int = MOST_PASSING) -> None:
         self._lock = Lock()
-        self._runs: dict[int, int] = {}
-        self._short: dict[tuple[str, ...], int] = {}
-        self._reasons: list[str] = []
+        self._lasting: dict[int, str] = {}
+        self._passing: dict[int, str] = {}
+        self._most_passing = most_passing
 
-    def add(self, text: str, reason: str) -> None:
+    def add(self, text: str, reason: str, *, lasting: bool = False) -> None:
         """Note a text: a private document, or an answer that was given from one.
 
         Args:
             text: what must not leave.
             reason: what ``found_in`` says where it is found, as in ``the document a.md is private``.
+            lasting: it is never forgotten, as documents are not.
         """
         words = _words(text)
+        if not words:
+            return
+        runs = map(hash, _runs(words, RUN)) if len(words) >= RUN else (hash(words),)
         with self._lock:
-            self._reasons.append(reason)
-            number = len(self._reasons) - 1
-            if len(words) >= RUN:
-                for i in range(len(words) - RUN + 1):
-                    self._runs.setdefault(hash(words[i : i + RUN]), number)
-            elif words:
-                self._short.setdefault(words, number)
+            known = self._lasting if lasting else self._passing
+            for run in runs:
+                known.pop(run, None)  # what is said again is the newest
+                known[run] = reason
+            while len(self._passing) > self._most_passing:
+                del self._passing[next(iter(self._passing))]
 
     def found_in(self, texts: Iterable[str]) -> str:
         """Why these texts, the messages of a request, must stay on the device; "" if nothing was found."""
-        with self._lock:
-            for text in texts:
-                words = _words(text)
-                for i in range(len(words)):
-                    number = self._runs.get(hash(words[i : i + RUN])) if i + RUN <= len(words) else None
-                    if number is not None:
-                        return self._reasons[number]
-                for said, number in self._short.items():
-                    if words == said or (len(said) >= _SAYING and _holds(words, said)):
-                        return self._reasons[number]
+        for text in texts:
+            words = _words(text)
+            with self._lock:
+                for run in _candidates(words):
+                    found = self._lasting.get(run) or self._passing.get(run)
+                    if found:
+                        return found
         return ""
 
 
-def _words(text: str) -> tuple[str, ...]:
+def _candidates(words: _Said) -> Iterator[int]:
+    """The hashes of everything in a text that may have been noted."""
+    if len(words) < _SAYING:
+        yield hash(words)
+    for length in range(_SAYING, RUN + 1):
+        yield from map(hash, _runs(words, length))
+
+
+def _runs(words: _Said, length: int) -> Iterator[_Said]:
+    return (words[i : i + length] for i in range(len(words) - length + 1))
+
+
+def _words(text: str) -> _Said:
     return tuple(re.findall(r"\w+", text.casefold()))
-
-
-def _holds(words: tuple[str, ...], said: tuple[str, ...]) -> bool:
-    return any(words[i : i + len(said)] == said for i in range(len(words) - len(said) + 1))

@@ -170,3 +170,24 @@ def test_short_answers_count_as_whole_messages():
     assert known.found_in(["4711"]).startswith("an earlier answer")
     assert known.found_in(["Is it true that the safe is open now?"]) == "b"
     assert known.found_in(["", "The safe"]) == ""
+
+
+def test_the_oldest_answers_are_forgotten_and_documents_never():
+    known = PrivateText(most_passing=100)
+    known.add(DIARY, "document", lasting=True)
+    answers = [" ".join(f"answer{n}word{i}" for i in range(27)) for n in range(10)]
+    for answer in answers[:5]:
+        known.add(answer, "answer")
+    known.add(answers[0], "answer")
+    for answer in answers[5:9]:
+        known.add(answer, "answer")
+    assert [bool(known.found_in([a])) for a in answers] == [True, *[False] * 4, *[True] * 4, False]
+    assert known.found_in([DIARY]) == "document"
+
+
+@pytest.mark.parametrize("text", ["", "?!", "one", "one two", "one two three", "one two three four five six seven"])
+def test_short_texts_neither_match_everything_nor_nothing(text):
+    known = PrivateText()
+    known.add(text, "short")
+    assert known.found_in(["", "...", "something else altogether that is long enough"]) == ""
+    assert bool(known.found_in([text])) == any(c.isalpha() for c in text)
