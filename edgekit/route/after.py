@@ -11,13 +11,13 @@ from edgekit import words
 from edgekit.errors import ConfigError, RouteError
 from edgekit.route.decide import escalate
 from edgekit.route.patterns import find_risk
-from edgekit.route.score import wrong_probability
+from edgekit.route.score import raw_score, wrong_probability
 from edgekit.routing import DEVICE, Finding, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgekit.calibration import Calibration, Signals
+    from edgekit.calibration import Calibration, Score, Signals
     from edgekit.route.loops import Loop
     from edgekit.routing import DeviceState, Policy, Request
     from edgekit.types import Measurement
@@ -219,13 +219,15 @@ def _quality(signals: Signals | None, calibration: Calibration | None, policy: P
     return Finding("quality", DEVICE, "pass", f"{said}, at most {limit:.2f}", wrong, limit), wrong
 
 
-def _probability(score: Any, signals: Signals) -> float | None:
-    """The probability, None where a score or the signals give no number."""
+def _probability(score: Score, signals: Signals) -> float | None:
+    """The probability, None where the score is none.
+
+    Signals that are no numbers count as wrong, as they did when the threshold was chosen: a guarantee covers no others.
+    """
     try:
-        wrong = wrong_probability(score, signals)
+        return wrong_probability(score, signals) if isfinite(raw_score(score, signals)) else 1.0
     except (RouteError, ValueError, OverflowError):
         return None
-    return wrong if isfinite(wrong) else None
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]]:

@@ -147,7 +147,6 @@ def test_quality_against_the_policy_or_the_calibration() -> None:
         {"signals": None},
         {"calibration": calibration(score=replace(SCORE, features=("unheard",)))},
         {"calibration": calibration(score=replace(SCORE, features=("q10", "q25")))},
-        {"signals": replace(SIGNALS, mean_logprob=float("nan"))},
     ],
 )
 def test_without_a_probability_it_falls_as_the_policy_says(changes: dict[str, Any]) -> None:
@@ -157,6 +156,15 @@ def test_without_a_probability_it_falls_as_the_policy_says(changes: dict[str, An
     assert found(stays, "quality").outcome == "unknown"
     leaves = judged(replace(POLICY, unknown=Unknown(quality="cloud")), **changes)
     assert (leaves.verdict.tier, leaves.verdict.code) == ("box", "quality")
+
+
+def test_signals_that_are_no_numbers_count_as_wrong() -> None:
+    broken = replace(SIGNALS, mean_logprob=float("nan"))
+    j = judged(signals=broken)
+    assert (j.verdict.tier, j.verdict.code, j.wrong) == ("box", "quality", 1.0)
+    given_up = judge_prefix(broken, calibration(prefix=PREFIX), POLICY)
+    assert given_up is not None
+    assert given_up.outcome == "fail"
 
 
 def test_a_failed_answer_that_nobody_else_may_give() -> None:
@@ -193,7 +201,7 @@ def test_the_first_tokens() -> None:
         (doubtful, calibration(), POLICY),
         (doubtful, known, replace(POLICY, answers=AnswerRules(prefix=False))),
         (replace(doubtful, tokens=15), known, POLICY),
-        (replace(doubtful, mean_logprob=float("nan")), known, POLICY),
+        (doubtful, calibration(prefix=replace(PREFIX, score=replace(SCORE, knots=()))), POLICY),
     ):
         assert judge_prefix(signals, record, policy) is None
 
