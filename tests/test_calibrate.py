@@ -175,7 +175,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     assert run(["inspect", str(bundle.path)]) == 0
     shown = capsys.readouterr().out
     assert "at most 20 % of the answers served are wrong, with confidence 90 %" in shown
-    assert f"valid for {' '.join(kept.runtime[1])}" in shown
+    assert f"valid for this bundle on {kept.provider}, {' '.join(kept.runtime[1])}" in shown
     assert "given up after 16 tokens" in shown
 
 

@@ -47,7 +47,9 @@ def test_importing_edgekit_loads_nothing_heavy():
     assert not loaded_by("import edgekit") & {*HEAVY, "typer", "rich"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["build", "--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["build", "--help"], ["run", "--help"], ["route", "calibrate", "--help"], ["--version"]]
+)
 def test_help_loads_nothing_heavy(arguments):
     assert not loaded_by(f"from edgekit.cli import run\nassert run({arguments!r}) == 0") & {*HEAVY}
 

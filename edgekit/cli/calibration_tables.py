@@ -44,8 +44,9 @@ def calibration_rows(c: Calibration) -> Iterator[tuple[str, str]]:
     yield "", guarantee_words(promise) if promise else "no guarantee"
     if c.prefix:
         yield "", prefix_words(c.prefix)
-    for name, value in (("provider", c.provider), *c.runtime, ("chat template", c.template_sha256[:16] or "none")):
-        yield "", f"valid for {name} {value}"
+    where = ", ".join(f"{name} {value}" for name, value in c.runtime if name != "edgekit")
+    template = f"chat template {c.template_sha256[:12]}" if c.template_sha256 else "no chat template"
+    yield "", f"valid for this bundle on {c.provider}, {where}, with {template}"
 
 
 def score_words(score: Score) -> str:

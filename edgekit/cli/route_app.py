@@ -85,7 +85,9 @@ def route_calibrate(
     store: Annotated[
         Path | None, typer.Option(help="Keep the answers in this file, and take from it what is there.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the splits.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the splits. To try several until one passes undoes a guarantee.")
+    ] = 0,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep it in the bundle's edgekit.json.")] = True,
     json: Json = False,
 ) -> None:
