@@ -10,7 +10,7 @@ import pytest
 
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle
-from edgekit.counting import PER_MESSAGE, Counter
+from edgekit.counting import PER_MESSAGE, Counter, encode_prompt
 from edgekit.errors import ConfigError
 from edgekit.routing import DEVICE, Message, OnDevice, Policy, Request
 from edgekit.run import Tokenizer
@@ -31,7 +31,7 @@ def test_the_device_counts_what_the_model_is_fed_and_tiers_add_their_margin(bund
     counter, tokenizer = Counter.of(bundle, TWO), Tokenizer.of(bundle)
     request = counter.prepare(Request(ASKED))
     fed = tokenizer.encode(tokenizer.render_chat([{"role": m.role, "content": m.content} for m in ASKED]))
-    assert counter.encode(request) == fed
+    assert encode_prompt(tokenizer, request) == fed
     assert request.tokens == ((DEVICE, len(fed)), ("box", ceil(1.3 * len(fed))), ("cloud", len(fed)))
     assert request.counted == {DEVICE}
     assert request.language is None
