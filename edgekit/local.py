@@ -63,21 +63,18 @@ class LocalModel:
         with self._turn:
             return sum(run.left() for run in self._queue)
 
-    def answer(
-        self, request: Request, sampling: Sampling, *, expected: float | None = None, stop: Event | None = None
-    ) -> LocalRun:
+    def answer(self, request: Request, *, expected: float | None = None, stop: Event | None = None) -> LocalRun:
         """Answer a request; the tokens come as it is iterated over.
 
         Args:
             request: its messages, or its prompt as it is.
-            sampling: the request's own, within what the device may write.
             expected: seconds it is thought to take.
             stop: set by anyone, at any time, to end it.
 
         Raises:
             RunError: at the first token: no chat template, or a prompt that does not fit.
         """
-        return LocalRun(self, request, sampling, expected=expected, stop=stop)
+        return LocalRun(self, request, expected=expected, stop=stop)
 
     def mean_logprob(self, request: Request, text: str) -> float:
         """What this model thinks of another's answer: mean log-probability of its tokens, in nats.
@@ -141,9 +138,7 @@ class LocalRun:
         seconds: of the model's own time so far.
     """
 
-    def __init__(
-        self, model: LocalModel, request: Request, sampling: Sampling, *, expected: float | None, stop: Event | None
-    ) -> None:
+    def __init__(self, model: LocalModel, request: Request, *, expected: float | None, stop: Event | None) -> None:
         """Args: as LocalModel.answer."""
         self.text = ""
         self.tokens: list[int] = []
@@ -154,7 +149,6 @@ class LocalRun:
         self.seconds = 0.0
         self._model = model
         self._request = request
-        self._sampling = sampling
         self._expected = expected or 0.0
         self._stop = stop
         self._begun: float | None = None
@@ -198,7 +192,7 @@ class LocalRun:
             self.waited = self._begun - joined
             prompt = encode_prompt(self._model.tokenizer, self._request)
             self.prompt_tokens = len(prompt)
-            generation = self._model._generate(prompt, self._sampling)
+            generation = self._model._generate(prompt, self._request.sampling)
             try:
                 yield from self._follow(generation, self._begun)
             finally:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from edgekit.route.drift import Drift
     from edgekit.route.loops import Loop
     from edgekit.routing import DeviceState, Event, Policy, Request, Tier, Verdict
-    from edgekit.types import Bundle, Measurement, PowerProbe, Sampling
+    from edgekit.types import Bundle, Measurement, PowerProbe
 
 LIVE = 500
 """Local answers whose scores are compared with the calibration's: the last ones."""
@@ -199,12 +199,6 @@ class Router:
             unreachable=self._down(),
         )
 
-    def _sampling(self, request: Request) -> Sampling:
-        """The request's, within what the policy lets the device write."""
-        most = self.policy.device.max_output
-        sampling = request.sampling
-        return sampling if most is None else replace(sampling, max_new_tokens=min(most, sampling.max_new_tokens))
-
 
 class _Answer:
     """One request on its way through the tiers."""
@@ -249,9 +243,7 @@ class _Answer:
         passed_on = bool(verdict.ladder)
         at_once = not passed_on or policy.show == "at-once"
         prefix = router.calibration.prefix if router.calibration and passed_on and not at_once else None
-        run = router._local.answer(
-            self._request, router._sampling(self._request), expected=verdict.expected.seconds, stop=self._stop
-        )
+        run = router._local.answer(self._request, expected=verdict.expected.seconds, stop=self._stop)
         watch, hidden, open_ = LoopWatch(), "", False
         try:
             with _metered(router._meter) as joules:
