@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from edgekit.routing import Event, Request
     from edgekit.serve.seam import Answerer
 
-AHEAD = 64
-"""Events that may lie ready before the router has to wait."""
+AHEAD = 1024
+"""Events that may lie ready before the router has to wait: most answers fit, so that a slow reader keeps the model from
+nobody."""
 
 PATIENCE = 60.0
 """Seconds that the router waits for a reader who takes nothing; then the answer is given up."""
