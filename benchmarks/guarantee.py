@@ -41,8 +41,9 @@ Columns = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Row:
-    """One promise on one kind of data. ``exceeded`` of ``splits``; coverages are means over the feasible splits.
+    """One promise on one kind of data. ``exceeded`` of ``splits``; ``coverage`` is a mean over the feasible splits.
 
+    ``n`` answers calibrate, ``outside`` are those on which the share of failures is counted.
     ``tuned``: splits in which the threshold without a bound exceeded alpha.
     """
 
@@ -50,6 +51,7 @@ class Row:
     alpha: float
     delta: float
     n: int
+    outside: int
     splits: int
     infeasible: int
     exceeded: int
@@ -159,7 +161,7 @@ def judge(name: str, draws: list[Draw], n: int, alpha: float, delta: float) -> R
         usual.append(coverage)
     test = binomtest(exceeded, len(draws), delta, alternative="greater")
     return Row(
-        name, alpha, delta, n, len(draws), infeasible, exceeded, float(test.pvalue),
+        name, alpha, delta, n, len(draws[0].outside), len(draws), infeasible, exceeded, float(test.pvalue),
         float(np.mean(coverages)) if coverages else None, tuned, float(np.mean(usual)),
     )  # fmt: skip
 
