@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgekit.recall import Skipped
+    from edgekit.recall import Library
     from edgekit.routing import Request
 
 PASSAGES = 3
@@ -23,8 +23,7 @@ class Grounding:
     """A folder of documents beside a router. May be used by several threads at once.
 
     Attributes:
-        documents: how many were read.
-        skipped: what was not, and why.
+        words: what was read and what was not, in a sentence.
     """
 
     def __init__(self, folder: Path, *, context: int, count: Callable[[str], int]) -> None:
@@ -40,8 +39,7 @@ class Grounding:
             ConfigError: bm25s is not installed.
         """
         library = read_documents(folder)
-        self.documents = len(library.documents)
-        self.skipped: tuple[Skipped, ...] = library.skipped
+        self.words = _describe(library)
         self._index = Index(library.documents)
         self._most = int(SHARE * context)
         self._count = count
@@ -59,3 +57,14 @@ class Grounding:
         """What was answered from private text is private, when the conversation comes back with it."""
         if request.private and answer:
             self._index.private_text.add(answer, request.private)
+
+
+def _describe(library: Library) -> str:
+    read, private = len(library.documents), sum(bool(d.private) for d in library.documents)
+    said = f"Answers draw on {read} {'document' if read == 1 else 'documents'}"
+    said += f"; what is asked of {private} private among them stays on this device." if private else ", none private."
+    if library.skipped:
+        first = library.skipped[0]
+        others = f" and {len(library.skipped) - 1} others" if len(library.skipped) > 1 else ""
+        said += f" Left out: {first.path} ({first.reason}){others}."
+    return said

@@ -51,7 +51,11 @@ _LOOK = 0.05
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """How things stand. ``waiting`` counts local answers under way or in line, ``meter`` is "" where there is none."""
+    """How things stand.
+
+    ``waiting`` counts local answers under way or in line. ``meter`` is "" where there is none, and ``no_meter`` says
+    why; ``documents`` says what of the user's own answers draw on, "" for nothing.
+    """
 
     waiting: int
     down: tuple[tuple[str, str], ...]
@@ -59,6 +63,7 @@ class RouterStatus:
     drift: Drift | None
     meter: str
     no_meter: str
+    documents: str
 
 
 def open_router(
@@ -167,6 +172,7 @@ class Router:
             drift=measure_drift(self._live, self.calibration.scores) if self.calibration else None,
             meter=self._meter.name if self._meter else "",
             no_meter=self._no_meter,
+            documents=self.grounding.words if self.grounding else "",
         )
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """A bundle, a policy and endpoints, joined: a real tiny model here, a real server on loopback there."""
 
+import contextlib
 import threading
 from dataclasses import replace
 from time import monotonic
@@ -30,6 +31,7 @@ from edgekit.routing import (
     Routed,
     Tier,
 )
+from edgekit.serve.assembly import Plan, _open_router
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
 from tests.cloud.loopback import serve
@@ -407,3 +409,12 @@ def test_a_private_document_keeps_the_question_here(router, documents):
         pasted = Message("user", "Translate: My safe in Verona opens with the number seven two nine four one.")
         told(made.answer(replace(QUESTION, messages=(pasted,))))
         assert server.connections == 0
+
+
+def test_what_answers_draw_on_is_said(plain, documents):
+    (documents / "photo.png").write_bytes(b"png")
+    plan = Plan(plain.path, documents, documents=documents)
+    with contextlib.closing(_open_router(plan, plain, Policy("alone"), 0.0)) as made:
+        said = made.status().documents
+    assert said.startswith("Answers draw on 2 documents; what is asked of 1 private among them stays on this device.")
+    assert "photo.png" in said

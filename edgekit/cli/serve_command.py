@@ -36,6 +36,13 @@ def serve(
     store_prompts: Annotated[
         bool, typer.Option("--store-prompts", help="Keep prompts and answers in the history, too.")
     ] = False,
+    docs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Answer from this folder's .txt and .md files; private ones never leave the device.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as for `run`")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Room in the cache.", show_default="the model's")] = None,
     small_memory: Annotated[
@@ -68,8 +75,8 @@ def serve(
     _listen_to_logs(access=access_log)
     serve_bundle(
         Plan(
-            bundle, policy, host, port, queue, token_file, history, store_prompts, threads, context,
-            small_memory,
+            bundle, policy, host, port, queue, token_file, history, store_prompts, docs, threads,
+            context, small_memory,
         ),
         ready,
     )  # fmt: skip

@@ -40,6 +40,7 @@ class Plan:
     token_file: Path | None = None
     history: str | None = None
     store_prompts: bool = False
+    documents: Path | None = None
     threads: int | None = None
     context: int | None = None
     small_memory: bool = False
@@ -96,10 +97,11 @@ def serve_bundle(
         spent = history.spent_since(last_midnight()) if history else 0.0
         router = (open_router or _open_router)(plan, bundle, policy, spent)
         stack.callback(router.close)
+        means = (*describe_policy(policy, bundle), *filter(None, (router.status().documents,)))
         settings = Settings(queue=plan.queue, token=token, any_host=not loopback)
         serving = Serving(
-            address_of(listener), str(bundle.path), bundle.sha256, policy.name, describe_policy(policy, bundle),
-            plan.queue, bool(token), history.place if history else None,
+            address_of(listener), str(bundle.path), bundle.sha256, policy.name, means, plan.queue,
+            bool(token), history.place if history else None,
         )  # fmt: skip
         Running(Service(router, history, settings), lambda: ready(serving)).run_on(listener)
 
@@ -139,5 +141,11 @@ def _open_router(plan: Plan, bundle: Bundle, policy: Policy, spent: float) -> An
     from edgekit.router import open_router
 
     return open_router(
-        bundle, policy, spent=spent, threads=plan.threads, context=plan.context, small_memory=plan.small_memory
+        bundle,
+        policy,
+        spent=spent,
+        documents=plan.documents,
+        threads=plan.threads,
+        context=plan.context,
+        small_memory=plan.small_memory,
     )

@@ -36,6 +36,10 @@ class Status(Protocol):
     def meter(self) -> str:
         """What joules are read from, "" for nothing."""
 
+    @property
+    def documents(self) -> str:
+        """What of the user's own documents answers draw on, in a sentence; "" for none."""
+
 
 class Answerer(Protocol):
     """Answers requests by a policy. Every method may be called from any thread."""

@@ -71,6 +71,7 @@ class Status:
     spent_today: float = 1.5
     down: tuple[tuple[str, str], ...] = ()
     drift: object = None
+    documents: str = ""
     meter: str = ""
 
 
