@@ -114,6 +114,7 @@ class Generation(Iterator[Emitted]):
             )
         random = np.random.default_rng(self._sampling.seed)
         seen = np.zeros(runner.vocab_size, np.bool_)
+        room = np.empty((2, runner.vocab_size), np.float32) if signals else None
         try:
             if not cached:
                 runner.reset()
@@ -125,7 +126,7 @@ class Generation(Iterator[Emitted]):
                 token = choose(logits, seen, self._sampling, random)
                 seen[token] = True
                 self.tokens.append(token)
-                measured = measure_signals(logits, token) if signals else ()
+                measured = measure_signals(logits, token, room) if signals else ()
                 text = "" if token in self._tokenizer.eos_ids else self._gate.push(stream.push(token))
                 self.finish = self._end(token, len(prompt))
                 if self.finish:

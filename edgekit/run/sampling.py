@@ -85,23 +85,29 @@ def choose(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling, random: 
     return int(candidates[min(int(drawn), candidates.size - 1)])
 
 
-def signals(logits: Floats, token: int) -> tuple[float, float, float, float]:
-    """What the unmodified distribution says of ``token``; one exponential a logit. ``logits`` [V] stay as they are.
+def signals(logits: Floats, token: int, room: Floats | None = None) -> tuple[float, float, float, float]:
+    """What the unmodified distribution says of ``token``; one exponential a logit.
+
+    Args:
+        logits: [V]; they stay as they are.
+        token: the one that was taken.
+        room: [2, V] to work in, for a caller with many tokens: fresh memory costs a fifth of the time.
 
     Returns:
         The log-probability of ``token``; the log-probability of top-1 minus that of top-2; the same of their
-        probabilities; the entropy in nats. To about 1e-5: sums are float32, pairwise or by blocks.
+        probabilities; the entropy in nats. To about 1e-5: sums are float32, pairwise.
     """
-    shifted = logits - logits.max()
-    chosen = float(shifted[token])
-    weights = np.exp(shifted)
+    shifted, weights = np.empty((2, logits.size), np.float32) if room is None else room
+    np.subtract(logits, logits.max(), out=shifted)
+    np.exp(shifted, out=weights)
     total = float(weights.sum())
+    # Not np.dot: it would wake threads of its own beside ONNX Runtime's.
     with np.errstate(invalid="ignore"):
-        moment = float(np.dot(weights, shifted))
+        moment = float(np.multiply(weights, shifted, out=weights).sum())
     if isnan(moment):  # 0 * -inf: tokens that a graph rules out altogether
-        possible = weights > 0
-        moment = float(np.dot(weights[possible], shifted[possible]))
+        moment = float(np.nansum(weights))
     normalizer = log(total)
+    chosen = float(shifted[token])
     shifted[shifted.argmax()] = -np.inf
     second = float(shifted.max())
     return chosen - normalizer, -second, -expm1(second) / total, max(0.0, normalizer - moment / total)

@@ -113,6 +113,8 @@ def test_signals_are_of_the_unmodified_distribution(vocabulary, spread):
     for token in (17, int(logits.argmax())):
         expected = [float(value) for value in reference_signals(logits, token)]
         assert ours.signals(logits, token) == pytest.approx(expected, abs=2e-5, rel=2e-6)
+        room = np.full((2, vocabulary), np.nan, np.float32)
+        assert ours.signals(logits, token, room) == ours.signals(logits, token, room) == ours.signals(logits, token)
     np.testing.assert_array_equal(logits, before)
 
 
