@@ -7,6 +7,7 @@ from hashlib import sha256
 from time import perf_counter
 from typing import TYPE_CHECKING, Self
 
+from edgekit.counting import encode_prompt
 from edgekit.errors import RouteError
 from edgekit.record import from_json, to_json
 from edgekit.route.grading import is_right
@@ -145,16 +146,12 @@ def read_collected(path: Path) -> tuple[LocalAnswer, ...]:
 
 
 def _encode(example: Example, tokenizer: Tokenizer) -> list[int]:
-    request = example.request
-    if not request.messages:
-        return tokenizer.encode(request.prompt, special=True)
-    if not tokenizer.has_chat_template:
+    if example.request.messages and not tokenizer.has_chat_template:
         raise RouteError(
             f"example '{example.id}' is a conversation, and the model has no chat template",
             'it can only continue texts: give a "prompt" with "raw": true',
         )
-    turns = [{"role": message.role, "content": message.content} for message in request.messages]
-    return tokenizer.encode(tokenizer.render_chat(turns))
+    return encode_prompt(tokenizer, example.request)
 
 
 def _ask(runner: Runner, tokenizer: Tokenizer, example: Example, prompt: list[int], prefix_tokens: int) -> LocalAnswer:
