@@ -413,7 +413,7 @@ def test_a_private_document_keeps_the_question_here(router, documents):
 
 def test_what_answers_draw_on_is_said(plain, documents):
     (documents / "photo.png").write_bytes(b"png")
-    plan = Plan(plain.path, documents, documents=documents)
+    plan = Plan(plain.path, documents, docs=documents)
     with contextlib.closing(_open_router(plan, plain, Policy("alone"), 0.0)) as made:
         said = made.status().documents
     assert said.startswith("Answers draw on 2 documents; what is asked of 1 private among them stays on this device.")

@@ -29,7 +29,8 @@ NO_HISTORY = "none"
 class Plan:
     """What to serve, and how.
 
-    ``history``: a URL of SQLAlchemy's, NO_HISTORY, or None for SQLite in the user's folder.
+    ``history``: a URL of SQLAlchemy's, NO_HISTORY, or None for SQLite in the user's folder. ``docs``: a folder of the
+    user's own, from which questions are answered.
     """
 
     bundle: Path
@@ -40,7 +41,7 @@ class Plan:
     token_file: Path | None = None
     history: str | None = None
     store_prompts: bool = False
-    documents: Path | None = None
+    docs: Path | None = None
     threads: int | None = None
     context: int | None = None
     small_memory: bool = False
@@ -144,7 +145,7 @@ def _open_router(plan: Plan, bundle: Bundle, policy: Policy, spent: float) -> An
         bundle,
         policy,
         spent=spent,
-        documents=plan.documents,
+        documents=plan.docs,
         threads=plan.threads,
         context=plan.context,
         small_memory=plan.small_memory,
