@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from time import perf_counter
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from edgekit.counting import encode_prompt
 from edgekit.errors import RouteError
@@ -61,6 +61,17 @@ class Kept:
     answer: LocalAnswer
 
 
+@dataclass(frozen=True)
+class KeptCloud:
+    """The same of an endpoint's answer."""
+
+    key: str
+    answer: CloudAnswer
+
+
+K = TypeVar("K", Kept, KeptCloud)
+
+
 def collect_local(
     bundle: Bundle,
     examples: Sequence[Example],
@@ -99,16 +110,14 @@ def collect_local(
     try:
         binding = f"{bundle.sha256} {runner.info.provider} {runner.info.runtime} {prefix_tokens}"
         keys = [sha256(f"{binding} {to_json(Asked.of(example))}".encode()).hexdigest() for example in examples]
-        known = _open_store(store) if store else {}
+        known = _open_store(store, Kept) if store else {}
         answers = []
         for done, (example, key, prompt) in enumerate(zip(examples, keys, prompts, strict=True)):
             progress("answers", done, len(examples), "examples")
             answer = known.get(key)
             if answer is None:
                 answer = _ask(runner, tokenizer, example, prompt, prefix_tokens)
-                if store:
-                    with store.open("a", encoding="utf-8") as file:
-                        file.write(to_json(Kept(key, answer)) + "\n")
+                _keep(store, Kept(key, answer))
             answers.append(answer)
         progress("answers", len(examples), len(examples), "examples")
     finally:
@@ -117,20 +126,37 @@ def collect_local(
 
 
 def collect_cloud(
-    ask: Callable[[Example], CloudAnswer], examples: Sequence[Example], *, progress: Progress = silent
+    ask: Callable[[Example], CloudAnswer],
+    examples: Sequence[Example],
+    *,
+    whom: str = "",
+    store: Path | None = None,
+    progress: Progress = silent,
 ) -> tuple[CloudAnswer, ...]:
     """Put every example to an endpoint, one after another, so that times are those of a question that comes alone.
 
     Args:
         ask: asks it; its errors end the collecting.
         examples: what to ask.
+        whom: all that its answers depend on besides the example: address and model.
+        store: a file that every answer is added to at once, and where answers are taken from that ``whom`` has given to
+            the same example before: nothing is paid for twice.
         progress: hears of every example.
+
+    Raises:
+        RouteError: ``store`` is another kind of file.
     """
+    known = _open_store(store, KeptCloud) if store else {}
     answers = []
     for done, example in enumerate(examples):
-        progress("answers", done, len(examples), "examples")
-        answers.append(ask(example))
-    progress("answers", len(examples), len(examples), "examples")
+        progress("answers of the cloud", done, len(examples), "examples")
+        key = sha256(f"{whom} {to_json(Asked.of(example))}".encode()).hexdigest()
+        answer = known.get(key)
+        if answer is None:
+            answer = ask(example)
+            _keep(store, KeptCloud(key, answer))
+        answers.append(answer)
+    progress("answers of the cloud", len(examples), len(examples), "examples")
     return tuple(answers)
 
 
@@ -142,7 +168,7 @@ def read_collected(path: Path) -> tuple[LocalAnswer, ...]:
     """
     if not path.is_file():
         raise RouteError(f"{path}: no such file", "collect_local(..., store=path) writes it")
-    return tuple({answer.id: answer for answer in _read_store(path).values()}.values())
+    return tuple({answer.id: answer for answer in _read_store(path, Kept).values()}.values())
 
 
 def _encode(example: Example, tokenizer: Tokenizer) -> list[int]:
@@ -180,13 +206,20 @@ def _ask(runner: Runner, tokenizer: Tokenizer, example: Example, prompt: list[in
     )
 
 
-def _read_store(path: Path) -> dict[str, LocalAnswer]:
+def _keep(store: Path | None, kept: Kept | KeptCloud) -> None:
+    """Add a line to the store, if there is one."""
+    if store:
+        with store.open("a", encoding="utf-8") as file:
+            file.write(to_json(kept) + "\n")
+
+
+def _read_store(path: Path, kind: type[K]) -> dict[str, Any]:
     """What the file holds, by key. A last line without its end is left out: it is being written, or was cut off."""
     found = {}
     content = path.read_bytes()
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
-            kept = from_json(Kept, line.decode("utf-8"))
+            kept = from_json(kind, line.decode("utf-8"))
         except ValueError as error:
             hint = "it is not a file of collected answers, or of another edgekit: give a new one"
             raise RouteError(f"{path}:{number}: {error}", hint) from error
@@ -194,11 +227,11 @@ def _read_store(path: Path) -> dict[str, LocalAnswer]:
     return found
 
 
-def _open_store(path: Path) -> dict[str, LocalAnswer]:
+def _open_store(path: Path, kind: type[K]) -> dict[str, Any]:
     """What the file holds, made fit to be added to: it ends after a whole line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    found = _read_store(path)
+    found = _read_store(path, kind)
     with path.open("rb+") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
     return found

@@ -185,4 +185,4 @@ def test_a_cloud_is_asked_one_by_one():
 
     answers = collect_cloud(ask, EXAMPLES, progress=lambda *report: told.append(report))
     assert [answer.id for answer in answers] == ["raw", "chat", "short"]
-    assert told == [("answers", done, 3, "examples") for done in range(4)]
+    assert told == [("answers of the cloud", done, 3, "examples") for done in range(4)]

@@ -48,7 +48,15 @@ def test_importing_edgekit_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["build", "--help"], ["run", "--help"], ["route", "calibrate", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["build", "--help"],
+        ["run", "--help"],
+        ["route", "calibrate", "--help"],
+        ["route", "bench", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments):
     assert not loaded_by(f"from edgekit.cli import run\nassert run({arguments!r}) == 0") & {*HEAVY}

@@ -9,7 +9,7 @@ from edgekit.cli import console
 from edgekit.cli.arguments import Json
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, RouteError
-from edgekit.routing import DeviceState
+from edgekit.routing import DeviceState, Price
 
 route = typer.Typer(
     help="Local when you can, cloud when you must: who answers, and why.",
@@ -113,6 +113,77 @@ def route_calibrate(
         keep(opened, calibration=calibrated.calibration)
     console.emit(calibrated) if json else console.show(*calibrated_tables(calibrated))
     require_guarantee(calibrated)
+
+
+@route.command("bench", epilog="Example:  edgekit route bench smollm2-int4 --data test.jsonl --cloud answers.jsonl")
+def route_bench(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A calibrated bundle.")],
+    *,
+    data: Annotated[Path, typer.Option(help="Questions with their answers, which the calibration has not seen.")],
+    cloud: Annotated[
+        str,
+        typer.Option(
+            metavar="URL|FILE|TIER",
+            help="An OpenAI-compatible endpoint to ask, a file of its answers, or a tier of the policy.",
+            show_default="the policy's first tier",
+        ),
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="The model to ask for at the URL.")] = "",
+    key_env: Annotated[str, typer.Option(metavar="NAME", help="The variable that holds the URL's key.")] = "",
+    key_file: Annotated[str, typer.Option(metavar="FILE", help="A file, of yours alone, that holds it.")] = "",
+    policy: Annotated[
+        Path | None, typer.Option(help="A rule: its privacy, tiers, and what an answer must pass.")
+    ] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Of a million tokens of prompt.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Of a million tokens of answer.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg|png", help="Draw quality and risk here.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep all answers in this folder, and take from it what is there."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    json: Json = False,
+) -> None:
+    """Show what the rule costs and saves on questions whose answers are known.
+
+    The calibrated router beside raw entropy, raw log-probability, random, always local, always cloud and the oracle:
+    quality, cost, coverage, failures among what is served, and latency with wasted local time counted. What privacy
+    keeps on the device is not sent.
+    """
+    from edgekit.bundle import open_bundle
+    from edgekit.cli.route_bench_tables import bench_tables
+    from edgekit.policy_file import load_policy
+    from edgekit.record import to_json
+    from edgekit.report.routing_plot import check_ending, draw_routing
+    from edgekit.route_bench import bench_routing, choose_cloud, panel_of
+
+    if plot:
+        check_ending(plot)
+    rule = load_policy(policy) if policy else None
+    price = _price(price_in, price_out)
+    whom = choose_cloud(cloud, rule, model=model, key_env=key_env, key_file=key_file, price=price)
+    with Bars() as progress:
+        bench = bench_routing(
+            open_bundle(bundle, progress=progress), data, whom, policy=rule, price=price, threads=threads, store=store,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(to_json(bench, indent=2) + "\n", encoding="utf-8")
+    if plot:
+        draw_routing([panel_of(f"{data.name}, {bench.cloud}", bench.proof)], plot)
+    console.emit(bench) if json else console.show(*bench_tables(bench))
+
+
+def _price(price_in: float | None, price_out: float | None) -> Price | None:
+    if (price_in is None) != (price_out is None):
+        given, missing = ("--price-out", "--price-in") if price_in is None else ("--price-in", "--price-out")
+        raise ConfigError(f"{given} is given and {missing} is not", f"give {missing}; 0 where it is free")
+    return None if price_in is None or price_out is None else Price(price_in, price_out)
 
 
 def _read(path: Path) -> str:

@@ -61,13 +61,15 @@ class Case:
 class Operation:
     """A strategy at one threshold. Of all examples, unless it says otherwise; None: a number it needs is not known.
 
-    ``coverage``: share answered on the device; ``failures``: share of these that is wrong, with its exact 95 % interval
-    (None where nothing is served). ``p50`` and ``p95``: seconds to the whole answer, local time wasted before an answer
-    from the cloud included; ``wasted``: mean of that time. ``cost`` and ``joules`` are per thousand questions.
+    ``coverage``: share answered on the device; ``recovered``: PGR, None where the cloud is not better;
+    ``failures``: share of what was served there that is wrong, with its exact 95 % interval (None where nothing was).
+    ``p50`` and ``p95``: seconds to the whole answer, local time wasted before an answer from the cloud included;
+    ``wasted``: mean of that time. ``cost`` and ``joules`` are per thousand questions.
     """
 
     coverage: float
     quality: float
+    recovered: float | None
     failures: Interval | None
     p50: float | None
     p95: float | None
@@ -174,7 +176,7 @@ def prove(cases: Sequence[Case], threshold: float, *, seed: int = 0) -> Proof:
     if not cases:
         raise RouteError("no examples to judge the router by", "give data with answers")
     c = _Columns.of(cases)
-    sent = (c.wrong > threshold) | np.isfinite(c.given_up)
+    sent = _sent(c, threshold)
     scores = {
         ROUTER: c.raw, ENTROPY: c.entropy, LOGPROB: -c.logprob, RANDOM: np.zeros(len(cases)),
         ORACLE: curves.oracle_score(c.local, c.cloud),
@@ -192,6 +194,18 @@ def prove(cases: Sequence[Case], threshold: float, *, seed: int = 0) -> Proof:
         margins=_margins(scores, c, seed),
         risk=_thin_risk(metrics.risk_coverage(c.raw, ~c.local)),
     )
+
+
+def operate_router(cases: Sequence[Case], threshold: float) -> Operation:
+    """The router at one threshold alone: what ``prove`` says of it, without the curves.
+
+    Raises:
+        RouteError: there are no cases.
+    """
+    if not cases:
+        raise RouteError("no examples to judge the router by", "give data with answers")
+    c = _Columns.of(cases)
+    return _operate(ROUTER, _sent(c, threshold).astype(float), c)
 
 
 def cost_margin(
@@ -281,6 +295,11 @@ def _case(a: LocalAnswer, b: CloudAnswer, calibration: Calibration, joules: floa
     )
 
 
+def _sent(c: _Columns, threshold: float) -> NDArray[np.bool_]:
+    """What the router sends: whoever is likelier to be wrong, and whoever was given up early [N]."""
+    return (c.wrong > threshold) | np.isfinite(c.given_up)
+
+
 def _strategy(name: str, score: NDArray[np.float64], c: _Columns, sent: NDArray[np.bool_], seed: int) -> Strategy:
     curve = curves.trace(score, c.local, c.cloud, c.price)
     says = name in AFTER or name == ORACLE
@@ -327,10 +346,13 @@ def _operate(name: str, sent: NDArray[np.float64], c: _Columns) -> Operation:
     # Each example may end on the device or in the cloud: a weighted sample of twice as many.
     times = np.concatenate([c.seconds, waste + c.cloud_seconds])
     p50, p95 = _percentiles(times, np.concatenate([kept, sent]))
+    quality = float((kept * c.local + sent * c.cloud).mean())
+    gap = float(c.cloud.mean() - c.local.mean())
     energy = c.joules * kept + (c.joules * (waste / np.where(c.seconds > 0, c.seconds, 1)) * sent if works else 0)
     return Operation(
         coverage=coverage,
-        quality=float((kept * c.local + sent * c.cloud).mean()),
+        quality=quality,
+        recovered=(quality - float(c.local.mean())) / gap if gap > 1e-12 else None,
         failures=exact_interval(round(failures), round(served)) if served >= 0.5 else None,
         p50=p50,
         p95=p95,

@@ -1,0 +1,116 @@
+"""What ``route bench`` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgekit import words
+from edgekit.cli.calibration_tables import guarantee_words
+from edgekit.cli.layout import columns, facts
+from edgekit.route.proof import ROUTER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from edgekit.interval import Interval
+    from edgekit.route.proof import Operation, Proof
+    from edgekit.route_bench import RouteBench
+
+NONE = "-"
+"""What is not defined, or not known."""
+
+
+def bench_tables(bench: RouteBench) -> Iterator[RenderableType]:
+    """What was compared, every strategy over all thresholds and at one, and the margins."""
+    yield facts(_rows(bench))
+    yield ""
+    yield curves_table(bench.proof)
+    yield ""
+    yield operations_table(bench.proof, bench.whole, bench.currency)
+    yield ""
+    yield margins_table(bench.proof)
+
+
+def curves_table(proof: Proof) -> Table:
+    """Over all thresholds."""
+    table = columns(
+        "over all thresholds", "APGR>", "CPT 50>", "CPT 80>", "CPT 95>", "cost at 95 %>", "AIQ>", "AUROC>", "95 %>",
+        "AURC>", "ECE>", "Brier>",
+    )  # fmt: skip
+    for s in proof.strategies:
+        table.add_row(
+            s.name, _plain(s.apgr), _share(s.cpt50), _share(s.cpt80), _share(s.cpt95), _share(s.cost95), _plain(s.aiq),
+            _plain(s.auroc.value if s.auroc else None), _bounds(s.auroc), _plain(s.aurc), _plain(s.ece),
+            _plain(s.brier),
+        )  # fmt: skip
+    return table
+
+
+def operations_table(proof: Proof, whole: Operation | None, currency: str) -> Table:
+    """At the router's threshold, the others at its coverage."""
+    table = columns(
+        f"at the threshold {words.number(proof.threshold)}", "on device>", "right>", "PGR>", "served wrong>", "95 %>",
+        "p50>", "p95>", "wasted>", f"{currency if proof.priced else 'calls'} / 1000>", "J / 1000>",
+    )  # fmt: skip
+    rows = [(s.name, s.operation) for s in proof.strategies]
+    if whole:
+        rows.insert(1, (f"{ROUTER}, never given up early", whole))
+    for name, o in rows:
+        cost = o.cost if proof.priced else 1000 * (1 - o.coverage)
+        table.add_row(
+            name, words.percent(o.coverage), words.percent(o.quality), _plain(o.recovered),
+            _share(o.failures.value if o.failures else None), _shares(o.failures), _time(o.p50), _time(o.p95),
+            words.seconds(o.wasted), NONE if cost is None else words.number(cost),
+            "no meter" if o.joules is None else words.number(o.joules),
+        )  # fmt: skip
+    return table
+
+
+def margins_table(proof: Proof) -> Table:
+    """The router less something else, on the same examples."""
+    table = columns("the router less", "in", "difference>", "95 %>", "")
+    for m in proof.margins:
+        d = m.difference
+        said = "" if d is None else "excludes 0" if d.low > 0 or d.high < 0 else "may be 0"
+        value = "undefined" if d is None else f"{d.value:+.3f}"
+        table.add_row(m.beside, m.what, value, "" if d is None else f"[{d.low:+.3f}, {d.high:+.3f}]", said)
+    return table
+
+
+def _rows(b: RouteBench) -> Iterator[tuple[str, str]]:
+    proof = b.proof
+    yield "questions", f"{words.count(b.n)} of {b.data}"
+    if b.kept_back:
+        yield "kept back", f"{words.count(b.kept_back)} that must not leave the device: not sent, not compared"
+    yield "local", f"{words.percent(proof.local_quality)} right"
+    yield "cloud", f"{words.percent(proof.cloud_quality)} right: {b.cloud}"
+    yield "calibration", f"of {b.calibrated_on}"
+    yield "guarantee", guarantee_words(b.guarantee) if b.guarantee else "none"
+    yield "drift", b.drift.words
+    yield "cost", b.price
+    yield "energy", b.energy
+    if b.cut_off:
+        yield "cut off", f"{words.count(b.cut_off)} local answers ended at their limit: judged as the others here"
+
+
+def _plain(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else words.percent(value)
+
+
+def _time(value: float | None) -> str:
+    return NONE if value is None else words.seconds(value)
+
+
+def _bounds(interval: Interval | None) -> str:
+    return "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _shares(interval: Interval | None) -> str:
+    return "" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
