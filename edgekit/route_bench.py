@@ -195,7 +195,7 @@ def bench_routing(
             if not sent:
                 raise RouteError(f"{data}: none of {len(examples)} examples may leave the device", "nothing was sent")
             local = ask_bundle(sent)
-            others = _ask_all(endpoint, bundle, sent, store / "cloud.jsonl" if store else None, progress)
+            others = ask_all(endpoint, bundle, sent, store / "cloud.jsonl" if store else None, progress)
         whom, costs = f"{cloud.model} at {cloud.url}", "by its price" if cloud.price else _UNPRICED
     else:
         sent, whom = examples, cloud.name
@@ -269,9 +269,29 @@ def _may_leave(example: Example, policy: Policy, tier: Tier) -> bool:
     return check_privacy(case, seat_tier(case, tier)).outcome == "pass"
 
 
-def _ask_all(
-    endpoint: Endpoint, bundle: Bundle, examples: Sequence[Example], store: Path | None, progress: Progress
+def ask_all(
+    endpoint: Endpoint,
+    bundle: Bundle,
+    examples: Sequence[Example],
+    store: Path | None = None,
+    progress: Progress = silent,
+    *,
+    whom: str = "",
 ) -> tuple[CloudAnswer, ...]:
+    """Put examples to an endpoint, one after another, and grade what comes.
+
+    Args:
+        endpoint: opened; it refuses requests that must stay on the device.
+        bundle: its tokenizer counts where the endpoint does not say.
+        examples: what to ask.
+        store: a file that keeps the answers; see collect_cloud.
+        progress: hears of every example.
+        whom: what its answers depend on, "" for its address and model.
+
+    Raises:
+        CloudError: it failed.
+        RouteError: ``store`` is another kind of file.
+    """
     tier, tokenizer = endpoint.tier, Tokenizer.of(bundle)
     counter = Counter(tokenizer, Policy("bench", (tier,)))
 
@@ -289,8 +309,8 @@ def _ask_all(
         )  # fmt: skip
 
     # The price is part of what is kept: an answer of before must not come back with another one's cost.
-    whom = f"{tier.url} {tier.model} {tier.max_output} {tier.price}"
-    return collect_cloud(ask, examples, whom=whom, store=store, progress=progress)
+    name = f"{whom or f'{tier.url} {tier.model}'} {tier.max_output} {tier.price}"
+    return collect_cloud(ask, examples, whom=name, store=store, progress=progress)
 
 
 def _price(
