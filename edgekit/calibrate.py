@@ -13,6 +13,7 @@ from edgekit import __version__, words
 from edgekit.calibration import Calibration
 from edgekit.errors import ConfigError, GateFailed, RouteError
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, CalibrationFit, calibrate
+from edgekit.route.fit import SECOND
 from edgekit.run import Tokenizer
 from edgekit.types import Bundle, Progress, silent
 
@@ -69,6 +70,7 @@ def calibrate_bundle(
     prefix_tokens: int = PREFIX_TOKENS,
     threads: int | None = None,
     store: Path | None = None,
+    second: Bundle | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Calibrated:
@@ -84,6 +86,7 @@ def calibrate_bundle(
         prefix_tokens: after how many tokens an answer may be given up; 0: never.
         threads: of the runtime; by default the bundle's own choice.
         store: where answers are kept, and taken from if they are this bundle's; see edgekit/collect.py.
+        second: another bundle that says how likely it finds each answer. Where that helps, it is needed from then on.
         seed: of splits and resamples.
         progress: hears of every question.
 
@@ -91,14 +94,18 @@ def calibrate_bundle(
         RouteError: the data cannot be used: a line without an answer, too few, all right or all wrong.
         RunError: the bundle does not load.
     """
-    from edgekit.collect import collect_local
+    from edgekit.collect import add_second, collect_local
     from edgekit.examples_file import read_examples
 
     examples = read_examples(data)
     answers = collect_local(
         bundle, examples, prefix_tokens=prefix_tokens or PREFIX_TOKENS, threads=threads, store=store, progress=progress
     )
-    return fit_calibration(bundle, data, answers, guarantee=guarantee, prefix_tokens=prefix_tokens, seed=seed)
+    if second:
+        answers = add_second(second, examples, answers, threads=threads, store=store, progress=progress)
+    return fit_calibration(
+        bundle, data, answers, guarantee=guarantee, prefix_tokens=prefix_tokens, second=second, seed=seed
+    )
 
 
 def fit_calibration(
@@ -108,13 +115,16 @@ def fit_calibration(
     *,
     guarantee: tuple[float, float] | None = None,
     prefix_tokens: int = PREFIX_TOKENS,
+    second: Bundle | None = None,
     seed: int = 0,
 ) -> Calibrated:
-    """The same with answers that the bundle has given to ``data`` in this process.
+    """The same with answers that the bundle has given to ``data`` in this process, and ``second`` has judged.
 
     Raises:
         RouteError: the answers cannot be used.
     """
+    if second is None and any(a.signals.second_logprob is not None for a in answers):
+        raise RouteError("the answers hold the opinion of another bundle, and it is not there", "give it as second")
     fit = calibrate(answers, guarantee=guarantee, prefix_tokens=prefix_tokens, seed=seed)
     if fit.infeasible:
         return Calibrated(str(bundle.path), fit, None)
@@ -138,6 +148,7 @@ def fit_calibration(
         auroc=fit.auroc,
         ece=fit.ece,
         brier=fit.brier,
+        second_sha256=second.sha256 if second and SECOND in fit.score.features else "",
     )
     return Calibrated(str(bundle.path), fit, calibration)
 
@@ -166,6 +177,32 @@ def check_binding(bundle: Bundle, calibration: Calibration) -> None:
                 f"{today or 'none'}",
                 f"calibrate this one: edgekit route calibrate {bundle.path} --data FILE",
             )
+
+
+def check_second(calibration: Calibration | None, second: Bundle | None) -> None:
+    """Refuse to judge without the second opinion that a score is made of, or to ask for one that nothing uses.
+
+    Raises:
+        ConfigError: it is missing, another one, or of no use.
+    """
+    needed = calibration.second_sha256 if calibration else ""
+    if needed and second is None:
+        raise ConfigError(
+            "the calibration rests on the opinion of a second bundle, and none is given",
+            f"--second BUNDLE, the one whose hash begins with {needed[:16]}; or calibrate again without",
+        )
+    if second and not needed:
+        raise ConfigError(
+            f"{second.path}: a second opinion is of no use: "
+            + ("the calibration's score does without" if calibration else "there is no calibration that weighs it"),
+            "leave --second out, or give it to `edgekit route calibrate`",
+        )
+    if second and second.sha256 != needed:
+        raise ConfigError(
+            f"{second.path}: the calibration rests on the opinion of another bundle: {needed[:16]}, and this is "
+            f"{second.sha256[:16]}",
+            "give that one, or calibrate again with this one",
+        )
 
 
 def require_calibration(bundle: Bundle, calibration: Calibration | None = None) -> Calibration:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit.interval import Interval  # noqa: TC001 - record.py resolves these annotations at run time
+from edgekit.record import added_later
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Signals:
 
     ``mean_logprob`` of the tokens taken, with the ``q05``, ``q10``, ``q25`` quantiles and the least, ``min_logprob``;
     ``mean_margin`` of the likeliest token's probability over the second's (UCCI's signal); ``mean_entropy`` and
-    ``first_entropy`` in nats. ``first_logprob`` and ``first_margin`` are the first token's.
+    ``first_entropy`` in nats. ``first_logprob`` and ``first_margin`` are the first token's. ``second_logprob``: mean
+    log-probability of the same answer by another local bundle, None where none was asked.
     """
 
     tokens: int
@@ -28,6 +30,7 @@ class Signals:
     first_entropy: float
     first_logprob: float
     first_margin: float
+    second_logprob: float | None = added_later(None)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Calibration:
 
     ``threshold``: answers whose probability of being wrong is at most this are served; that of the guarantee where
     there is one. ``scores``: the probabilities on the threshold's split, sorted, with which live ones are compared.
-    ``auroc``, ``ece`` and ``brier`` are of examples that fitted nothing.
+    ``auroc``, ``ece`` and ``brier`` are of examples that fitted nothing. ``second_sha256``: of the bundle whose opinion
+    the score needs, "" where it needs none.
     """
 
     bundle_sha256: str
@@ -105,3 +109,4 @@ class Calibration:
     auroc: Interval | None
     ece: float
     brier: float
+    second_sha256: str = added_later("")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from edgekit.counting import encode_prompt
 from edgekit.errors import RouteError
+from edgekit.local import LocalModel
 from edgekit.record import from_json, to_json
 from edgekit.route.grading import is_right
 from edgekit.route.signals import SignalTrail
@@ -158,6 +159,51 @@ def collect_cloud(
         answers.append(answer)
     progress("answers of the cloud", len(examples), len(examples), "examples")
     return tuple(answers)
+
+
+def add_second(
+    second: Bundle,
+    examples: Sequence[Example],
+    answers: Sequence[LocalAnswer],
+    *,
+    threads: int | None = None,
+    store: Path | None = None,
+    progress: Progress = silent,
+) -> tuple[LocalAnswer, ...]:
+    """Let another bundle say how likely it finds each answer; what it takes is added to the answer's seconds.
+
+    Args:
+        second: the other bundle, opened.
+        examples: what was asked.
+        answers: of the first bundle, in their order.
+        threads: as in load_runner.
+        store: as in collect_local; the same file will do.
+        progress: hears of every example.
+
+    Raises:
+        RouteError: ``store`` is another kind of file.
+        RunError: the bundle does not run here, or an example does not fit its context.
+    """
+    known = _open_store(store, Kept) if store else {}
+    found = []
+    with LocalModel(second, threads=threads) as model:
+        for done, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+            progress("second opinions", done, len(examples), "examples")
+            binding = f"{second.sha256} second {to_json(replace(answer, seconds=0.0))} {to_json(Asked.of(example))}"
+            key = sha256(binding.encode()).hexdigest()
+            judged = known.get(key)
+            if judged is None:
+                began = perf_counter()
+                logprob = model.mean_logprob(example.request, answer.text)
+                judged = replace(
+                    answer,
+                    signals=replace(answer.signals, second_logprob=logprob),
+                    seconds=answer.seconds + perf_counter() - began,
+                )
+                _keep(store, Kept(key, judged))
+            found.append(judged)
+    progress("second opinions", len(examples), len(examples), "examples")
+    return tuple(found)
 
 
 def read_collected(path: Path) -> tuple[LocalAnswer, ...]:

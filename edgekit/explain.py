@@ -129,6 +129,8 @@ def _calibration(bundle: Bundle, policy: Policy) -> str:
     most = policy.answers.most_wrong
     limit = calibration.threshold if most is None else most
     said = f"served where wrong with a probability of at most {limit:.2f}, by {calibration.data} of {calibration.time}"
+    if calibration.second_sha256:
+        said += f", with the second opinion of the bundle {calibration.second_sha256[:16]}"
     if promise := calibration.guarantee:
         said += f"; at most {words.percent(promise.alpha)} wrong, with confidence {words.percent(1 - promise.delta)}"
     return said

@@ -79,6 +79,8 @@ class LocalModel:
     def mean_logprob(self, request: Request, text: str) -> float:
         """What this model thinks of another's answer: mean log-probability of its tokens, in nats.
 
+        One caller after another, and none while it answers itself.
+
         Raises:
             RunError: as ``answer``.
         """
@@ -86,7 +88,10 @@ class LocalModel:
 
         prompt = encode_prompt(self.tokenizer, request)
         answer = self.tokenizer.encode(text) or [next(iter(self.tokenizer.eos_ids))]
-        logits = self._runner.logits([*prompt, *answer[:-1]])[len(prompt) - 1 :].astype(np.float64)
+        with self._turn:
+            self._turn.wait_for(lambda: not self._queue)
+            logits = self._runner.logits([*prompt, *answer[:-1]])[len(prompt) - 1 :].astype(np.float64)
+            self._held.forget()
         top = logits.max(axis=1, keepdims=True)
         normalizer = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
         return float(np.mean(logits[np.arange(len(answer)), answer] - normalizer))

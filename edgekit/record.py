@@ -7,7 +7,7 @@ Fields may be ``str``, ``int``, ``float``, ``bool``, ``None``, ``Path``, ``Liter
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from functools import cache
 from math import isfinite
 from pathlib import Path
@@ -16,8 +16,19 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 
+_LATER = "added later"
+
 _CONVERTED = {(float, int), (Path, str)}
 """(type of the field, type in JSON) where the two may differ."""
+
+
+def added_later(default: Any) -> Any:
+    """A dataclass field that records written before it existed lack: there it is ``default``. All others must be there.
+
+    Args:
+        default: what such a record means by not saying it.
+    """
+    return field(default=default, metadata={_LATER: True})
 
 
 def to_json(obj: object, *, indent: int | None = None) -> str:
@@ -131,9 +142,14 @@ def _read_dataclass(cls: type, data: Any, path: str) -> Any:
         if key not in names:
             raise ValueError(f"{path}.{key}: unknown key of {cls.__name__}")
     for name in names:
-        if name not in data:
+        if name not in data and name not in _added_later(cls):
             raise ValueError(f"{path}.{name}: missing key of {cls.__name__}")
-    return cls(**{name: _read(hints[name], data[name], f"{path}.{name}") for name in names})
+    return cls(**{name: _read(hints[name], data[name], f"{path}.{name}") for name in names if name in data})
+
+
+@cache
+def _added_later(cls: type) -> frozenset[str]:
+    return frozenset(f.name for f in fields(cls) if f.metadata.get(_LATER))
 
 
 @cache

@@ -14,10 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.calibrate import PREFIX_TOKENS, require_calibration
+from edgekit.calibrate import PREFIX_TOKENS, check_second, require_calibration
 from edgekit.calibration import Calibration, Guarantee  # noqa: TC001 - record.py resolves these at run time
 from edgekit.cloud import Endpoint
-from edgekit.collect import collect_cloud, collect_local
+from edgekit.collect import add_second, collect_cloud, collect_local
 from edgekit.counting import Counter
 from edgekit.errors import ConfigError, RouteError, did_you_mean
 from edgekit.examples_file import read_answers, read_examples
@@ -150,6 +150,7 @@ def bench_routing(
     environment: Mapping[str, str] = os.environ,
     threads: int | None = None,
     store: Path | None = None,
+    second: Bundle | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> RouteBench:
@@ -164,6 +165,7 @@ def bench_routing(
         environment: where the endpoint's key is looked up.
         threads: as in load_runner.
         store: a folder where answers are kept, and taken from if they are of the same bundle or endpoint.
+        second: the bundle whose opinion the calibration rests on.
         seed: of the bootstrap.
         progress: hears of every example.
 
@@ -176,6 +178,7 @@ def bench_routing(
     calibration = require_calibration(bundle)
     rule = policy or Policy("none")
     check_calibrated(rule, calibration)
+    check_second(calibration, second)
     examples = read_examples(data)
     digest = sha256(data.read_bytes()).hexdigest()
     if digest == calibration.data_sha256:
@@ -187,7 +190,8 @@ def bench_routing(
 
     def ask_bundle(some: Sequence[Example]) -> tuple[LocalAnswer, ...]:
         kept = store / "local.jsonl" if store else None
-        return collect_local(bundle, some, prefix_tokens=prefix, threads=threads, store=kept, progress=progress)
+        said = collect_local(bundle, some, prefix_tokens=prefix, threads=threads, store=kept, progress=progress)
+        return add_second(second, some, said, threads=threads, store=kept, progress=progress) if second else said
 
     if isinstance(cloud, Tier):
         with closing(Endpoint(cloud, environment=environment)) as endpoint:

@@ -16,7 +16,7 @@ from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
-from edgekit.calibrate import check_binding
+from edgekit.calibrate import check_binding, check_second
 from edgekit.cloud import Endpoint
 from edgekit.counting import Counter
 from edgekit.errors import CloudError, ConfigError, RunError
@@ -76,6 +76,7 @@ def open_router(
     threads: int | None = None,
     context: int | None = None,
     small_memory: bool = False,
+    second: Bundle | None = None,
 ) -> Router:
     """Open a bundle and its policy's endpoints; nothing is sent.
 
@@ -88,12 +89,15 @@ def open_router(
         threads: as in load_runner.
         context: as in load_runner.
         small_memory: as in load_runner.
+        second: the bundle whose opinion the calibration rests on, where it rests on one.
 
     Raises:
-        ConfigError: a key or a tokenizer that cannot be read; a policy that asks more than the calibration guarantees.
+        ConfigError: a key or a tokenizer that cannot be read; a policy that asks more than the calibration guarantees;
+            a second bundle that is missing, another one, or of no use.
         RouteError: the calibration is of something else.
         RunError: the bundle cannot be run here.
     """
+    check_second(bundle.manifest.calibration, second)
     endpoints = [Endpoint(tier, environment=environment) for tier in policy.tiers]
     local = LocalModel(bundle, threads=threads, context=context, small_memory=small_memory)
     grounding = None
@@ -101,7 +105,10 @@ def open_router(
         grounding = Grounding(
             documents, context=local.context_length, count=lambda text: len(local.tokenizer.encode(text))
         )
-    return Router(local, policy, endpoints=endpoints, spent=spent, grounding=grounding, small_memory=small_memory)
+    opinion = LocalModel(second, threads=threads, small_memory=small_memory) if second else None
+    return Router(
+        local, policy, endpoints=endpoints, spent=spent, grounding=grounding, small_memory=small_memory, second=opinion
+    )
 
 
 class Router:
@@ -116,6 +123,7 @@ class Router:
         spent: float = 0.0,
         grounding: Grounding | None = None,
         small_memory: bool = False,
+        second: LocalModel | None = None,
     ) -> None:
         """Join what is open. Args and errors: as open_router."""
         self.bundle = local.bundle
@@ -123,11 +131,13 @@ class Router:
         self.calibration: Calibration | None = local.bundle.manifest.calibration
         if self.calibration:
             check_binding(local.bundle, self.calibration)
+        check_second(self.calibration, second.bundle if second else None)
         check_calibrated(policy, self.calibration)
         self.measurement: Measurement | None = find_measurement(local.bundle)[0]
         self.ledger = Ledger(per_day=policy.budget.per_day, spent=spent)
         self.grounding = grounding
         self._local = local
+        self._second = second
         self._counter = Counter(local.tokenizer, policy)
         self._endpoints = {endpoint.tier.name: endpoint for endpoint in endpoints}
         self._gauge = Gauge(local.bundle.manifest, loaded=True, context=local.context_length, small_memory=small_memory)
@@ -178,6 +188,8 @@ class Router:
     def close(self) -> None:
         """Release the model, once the answer under way has ended, and close all connections."""
         self._local.close()
+        if self._second:
+            self._second.close()
         for endpoint in self._endpoints.values():
             endpoint.close()
 
@@ -270,6 +282,7 @@ class _Answer:
                         hidden = ""
                     if watch.loop and policy.answers.repetition and passed_on and not open_:
                         break
+                opinion = self._second_opinion(run)
         except RunError as error:
             finding = Finding("reachable", DEVICE, "fail", f"the device could not: {error.message}")
             self._note(run, "broke down")
@@ -280,15 +293,28 @@ class _Answer:
         if self._stop.is_set():
             yield self._end(verdict, run.text, "cancelled", run.prompt_tokens, len(run.tokens))
             return None
-        return (yield from self._weigh(run, verdict, watch.loop, hidden, open_))
+        return (yield from self._weigh(run, verdict, watch.loop, hidden, open_, opinion))
+
+    def _second_opinion(self, run: LocalRun) -> float | None:
+        """What the second bundle thinks of the answer; None, and then it counts as wrong, where it cannot take it."""
+        second = self._router._second
+        if second is None or not run.tokens or self._stop.is_set():
+            return None
+        began = monotonic()
+        try:
+            return second.mean_logprob(self._request, run.text)
+        except RunError:
+            return None
+        finally:
+            self._device_seconds += monotonic() - began
 
     def _weigh(
-        self, run: LocalRun, verdict: Verdict, loop: Loop | None, hidden: str, shown: bool
+        self, run: LocalRun, verdict: Verdict, loop: Loop | None, hidden: str, shown: bool, opinion: float | None
     ) -> Generator[Event, None, Verdict | None]:
         """Check a local answer; give it, or go on."""
         router = self._router
         finish = run.finish or "error"
-        self._signals = run.signals if run.tokens else None
+        self._signals = replace(run.signals, second_logprob=opinion) if run.tokens else None
         judged = judge(
             verdict, self._request, router.policy, router._state(self._request), text=run.text, finish=finish,
             repeated=loop, signals=self._signals, calibration=router.calibration, measurement=router.measurement,

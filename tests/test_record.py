@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from edgekit.record import from_json, to_json
+from edgekit.record import added_later, from_json, to_json
 from edgekit.types import (
     Energy,
     FileEntry,
@@ -144,6 +144,18 @@ def test_a_missing_key_is_an_error_even_where_the_field_has_a_default():
     del data["reason"]
     with pytest.raises(ValueError, match=r"^\$\.reason: missing"):
         from_json(Energy, json.dumps(data))
+
+
+def test_only_a_field_that_was_added_later_may_be_missing():
+    @dataclass(frozen=True)
+    class Grown:
+        old: int
+        new: float | None = added_later(None)
+
+    assert from_json(Grown, '{"old": 1}') == Grown(1)
+    assert from_json(Grown, to_json(Grown(1, 0.5))) == Grown(1, 0.5)
+    with pytest.raises(ValueError, match=r"^\$\.old: missing"):
+        from_json(Grown, '{"new": 0.5}')
 
 
 @pytest.mark.parametrize(

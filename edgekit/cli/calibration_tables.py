@@ -44,6 +44,8 @@ def calibration_rows(c: Calibration) -> Iterator[tuple[str, str]]:
     yield "", guarantee_words(promise) if promise else "no guarantee"
     if c.prefix:
         yield "", prefix_words(c.prefix)
+    if c.second_sha256:
+        yield "", f"needs the second opinion of the bundle {c.second_sha256[:16]}"
     where = ", ".join(f"{name} {value}" for name, value in c.runtime if name != "edgekit")
     template = f"chat template {c.template_sha256[:12]}" if c.template_sha256 else "no chat template"
     yield "", f"valid for this bundle on {c.provider}, {where}, with {template}"

@@ -85,6 +85,10 @@ def route_calibrate(
     store: Annotated[
         Path | None, typer.Option(help="Keep the answers in this file, and take from it what is there.")
     ] = None,
+    second: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Another bundle that says how likely it finds each answer."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the splits. To try several until one passes undoes a guarantee.")
     ] = 0,
@@ -107,7 +111,7 @@ def route_calibrate(
         opened = open_bundle(bundle, progress=progress)
         calibrated = calibrate_bundle(
             opened, data, guarantee=promise, prefix_tokens=prefix_tokens, threads=threads, store=store,
-            seed=seed, progress=progress,
+            second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
         )  # fmt: skip
     if record and calibrated.calibration:
         keep(opened, calibration=calibrated.calibration)
@@ -145,6 +149,10 @@ def route_bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
     ] = None,
+    second: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="The second bundle whose opinion the calibration rests on."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     json: Json = False,
 ) -> None:
@@ -169,7 +177,7 @@ def route_bench(
     with Bars() as progress:
         bench = bench_routing(
             open_bundle(bundle, progress=progress), data, whom, policy=rule, price=price, threads=threads, store=store,
-            seed=seed, progress=progress,
+            second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
         )  # fmt: skip
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

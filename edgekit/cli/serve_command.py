@@ -48,6 +48,10 @@ def serve(
     small_memory: Annotated[
         bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens.")
     ] = False,
+    second: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="The second bundle whose opinion the calibration rests on."),
+    ] = None,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="A line a request on stderr, without prompts.")
     ] = False,
@@ -76,7 +80,7 @@ def serve(
     serve_bundle(
         Plan(
             bundle, policy, host, port, queue, token_file, history, store_prompts, docs, threads,
-            context, small_memory,
+            context, small_memory, second,
         ),
         ready,
     )  # fmt: skip

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from edgekit.calibration import Signals
     from edgekit.routing import LocalAnswer
 
-FITTING = 0.5
-"""Share of the examples that fits; the rest sets the threshold."""
+FITTING = 0.75
+"""Share of the examples that fits; the rest says how good it is. The threshold is LIKELIER_RIGHT."""
 
 FITTING_FOR_GUARANTEE = 0.4
 """The same where a guarantee is asked for: what it takes is served examples of the threshold's split."""

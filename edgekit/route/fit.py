@@ -1,8 +1,9 @@
 """Fit a score: which signals, with which weights, and what a raw score means as a probability of being wrong.
 
-Candidates are each signal alone and logistic regressions on all of them; cross-validated AUROC chooses, and a candidate
-must beat a simpler one by more than the standard error of the difference. The probability is an isotonic regression of
-what happened on held-out raw scores, under 150 examples a logistic curve (Platt), which has less to overfit with.
+Candidates are each signal alone and logistic regressions on all of them; cross-validated AUROC chooses, and where
+examples are few a candidate must beat a simpler one by more than the standard error of the difference. The probability
+is an isotonic regression of what happened on held-out raw scores, under 150 examples a logistic curve (Platt), which
+has less to overfit with.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from edgekit.calibration import Signals
 
+SECOND = "second_logprob"
+"""The signal that another bundle gives."""
+
 ORIENTED = (
     ("mean_logprob", -1.0),
     ("mean_margin", -1.0),
@@ -36,6 +40,7 @@ ORIENTED = (
     ("first_margin", -1.0),
     ("first_entropy", 1.0),
     ("log_tokens", 1.0),
+    (SECOND, -1.0),
 )
 """Signals with the sign that makes larger worse; of equals the earlier is chosen."""
 
@@ -47,6 +52,9 @@ LEAST_OF_EACH = 5
 
 ISOTONIC = 150
 """Examples from which on the probability is isotonic."""
+
+EVENTS = 10
+"""Examples of the rarer kind a signal from which on a regression on all signals does not overfit (Peduzzi 1996)."""
 
 FOLDS = 5
 REPEATS = 4
@@ -100,10 +108,13 @@ def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 
     """
     require_learning()
     all_columns, labels = feature_matrix(signals), np.asarray(wrong, bool)
-    usable = np.isfinite(all_columns).all(axis=1)
+    # A second opinion counts where every answer has one.
+    asked = all(s.second_logprob is not None for s in signals)
+    given = [j for j, (name, _) in enumerate(ORIENTED) if asked or name != SECOND]
+    usable = np.isfinite(all_columns[:, given]).all(axis=1)
     x, y = all_columns[usable], labels[usable]
     require_enough(y)
-    varying = [j for j in range(x.shape[1]) if np.ptp(x[:, j]) > 1e-9]
+    varying = [j for j in given if np.ptp(x[:, j]) > 1e-9]
     if not varying:
         raise RouteError(
             "every answer has the same signals: nothing tells right from wrong", "calibrate on answers that differ"
@@ -217,7 +228,11 @@ def require_enough(wrong: NDArray[np.bool_], *, share: float = 1.0) -> None:
 
 
 def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int], seed: int) -> _Candidate:
-    """The simplest candidate that none beats by more than the standard error of the difference over the folds."""
+    """The simplest candidate that none beats by more than the standard error of the difference over the folds.
+
+    Where EVENTS are there, the one with the best mean: nothing overfits then, and what is passed over for its
+    simplicity is lost.
+    """
     candidates = [_Candidate((j,), ORIENTED[j][1]) for j in varying]
     if len(varying) > 1:
         candidates += [_Candidate(tuple(varying), penalty=c) for c in PENALTIES]
@@ -229,6 +244,8 @@ def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int]
             scores[i, k] = 0.5 if value is None else value
     means = scores.mean(axis=1)
     best = int(np.argmax(means))
+    if min(y.sum(), (~y).sum()) >= EVENTS * len(varying):
+        return candidates[best]
     # Within one error of the best; the difference is paired, since folds vary more than candidates do.
     gaps = scores[best] - scores
     errors = gaps.std(axis=1, ddof=1) / np.sqrt(FOLDS)

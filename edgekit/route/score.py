@@ -72,6 +72,8 @@ def raw_score(score: Score, signals: Signals) -> float:
 def feature(signals: Signals, name: str) -> float:
     """One feature of an answer: a field of its signals, or ``log_tokens``, the natural logarithm of their number.
 
+    NaN where the answer has none.
+
     Raises:
         RouteError: nobody knows a feature of that name.
     """
@@ -79,4 +81,5 @@ def feature(signals: Signals, name: str) -> float:
         return log(max(signals.tokens, 1))
     if name not in FEATURES:
         raise RouteError(f"unknown feature '{name}'", did_you_mean(name, FEATURES) + f"known: {', '.join(FEATURES)}")
-    return float(getattr(signals, name))
+    value = getattr(signals, name)
+    return nan if value is None else float(value)

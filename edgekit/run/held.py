@@ -48,6 +48,10 @@ class HeldPrompt:
         )
         return self._generation
 
+    def forget(self) -> None:
+        """The runner was used for something else: nothing in its cache is an answer's."""
+        self._prompt, self._generation = [], None
+
 
 def _common(a: list[int], b: list[int]) -> int:
     """How many first elements two lists share."""

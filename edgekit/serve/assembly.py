@@ -30,7 +30,7 @@ class Plan:
     """What to serve, and how.
 
     ``history``: a URL of SQLAlchemy's, NO_HISTORY, or None for SQLite in the user's folder. ``docs``: a folder of the
-    user's own, from which questions are answered.
+    user's own, from which questions are answered. ``second``: the bundle whose opinion the calibration rests on.
     """
 
     bundle: Path
@@ -45,6 +45,7 @@ class Plan:
     threads: int | None = None
     context: int | None = None
     small_memory: bool = False
+    second: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -149,4 +150,5 @@ def _open_router(plan: Plan, bundle: Bundle, policy: Policy, spent: float) -> An
         threads=plan.threads,
         context=plan.context,
         small_memory=plan.small_memory,
+        second=open_bundle(plan.second) if plan.second else None,
     )
