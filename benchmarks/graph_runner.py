@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+
+from edgekit.run.runtime import onnxruntime
 
 
 class GraphRunner:

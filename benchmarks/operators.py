@@ -18,12 +18,12 @@ from statistics import median
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
 from edgekit import load_runner, open_bundle
 from edgekit.measure import measure_ceilings
 from edgekit.run import default_settings, session
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle
 
 DEPTHS, TOKENS, PROMPT = (32, 512), 64, 512

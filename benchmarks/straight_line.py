@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime
 from graph_runner import GraphRunner
 from reference import make_reference
 from scoring import make_yardstick
@@ -31,6 +30,7 @@ from spending import Spent, spend
 from edgekit import build_bundle, load_runner
 from edgekit.config import load_recipe
 from edgekit.measure import Reference, Text, score
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle, Quality
 
 MB = 1e6

@@ -163,7 +163,7 @@ def _cache() -> Check:
 
 
 def _providers() -> Check:
-    import onnxruntime
+    from edgekit.run.runtime import onnxruntime
 
     names = ", ".join(onnxruntime.get_available_providers())
     return Check("providers", "pass", f"onnxruntime {onnxruntime.__version__}: {names}")

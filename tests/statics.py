@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from edgekit.config import load_target
 from edgekit.device import Npu, Route
@@ -14,6 +13,7 @@ from edgekit.graph import build_graph
 from edgekit.lower import lower_static
 from edgekit.lower.static import StaticGraphs
 from edgekit.run.npu import StaticRunner
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Checkpoint
 from tests.graph.pairs import Decoder
 

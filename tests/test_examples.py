@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from edgekit.build import ForNpu, build_bundle
 from edgekit.run import Tokenizer
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle
 from tests.npus import build_tiny, greedy, signed_checkpoint, static_runner, tiny_target
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from edgekit.build import ForNpu, build_bundle
@@ -18,6 +17,7 @@ from edgekit.compiled import NpuBuild, UsabilityReport
 from edgekit.config import load_target
 from edgekit.errors import BundleError, ConfigError
 from edgekit.record import from_json
+from edgekit.run.runtime import onnxruntime
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle, Target
 

@@ -167,7 +167,9 @@ def _run(
     started = time.monotonic()
     with log.open("w+b") as output:
         try:
-            process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"} | environment
+            )
         except OSError as error:
             return 127, str(error)
         try:

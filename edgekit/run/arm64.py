@@ -17,11 +17,11 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnxruntime
 from platformdirs import user_cache_dir
 
 from edgekit.errors import RunError
 from edgekit.run.driven import Interpreter, this_interpreter
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:

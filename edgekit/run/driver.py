@@ -12,7 +12,8 @@ import platform
 import sys
 
 import numpy as np
-import onnxruntime
+
+from edgekit.run.runtime import onnxruntime
 
 
 def main(graph: str, folder: str, weights: str, threads: str, *entries: str) -> None:

@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime
-
 from edgekit.errors import RunError
 from edgekit.run.expand import expand
+from edgekit.run.runtime import onnxruntime
 from edgekit.run.threads import core_cpus
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import onnxruntime
-
 from edgekit.errors import RunError
 from edgekit.machine import processor_name
+from edgekit.run.runtime import onnxruntime
 from edgekit.run.threads import physical_cores
 from edgekit.types import Settings
 

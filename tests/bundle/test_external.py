@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from edgekit.bundle import external
 from edgekit.bundle.external import ALIGNMENT, INLINE_BYTES, SHARED_WITH, write_model
+from edgekit.run.runtime import onnxruntime
 
 
 def entry(path: Path, name: str) -> dict[str, str]:

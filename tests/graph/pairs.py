@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -26,6 +25,7 @@ from transformers import (
 from edgekit.config import load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower
+from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_tokenizer
 from edgekit.types import Checkpoint, ModelSpec

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from pairs import CONFIGS, TINY, Pair, distance, make_pair
@@ -17,6 +16,7 @@ from edgekit.errors import GraphError, LowerError
 from edgekit.graph import build_graph
 from edgekit.lower import lower
 from edgekit.quantize.evaluate import run_until
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Weights
 
 LIMIT = 1e-4

@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from edgekit.errors import GraphError, SourceError
 from edgekit.graph import optimum
 from edgekit.graph.exported import read_export
 from edgekit.graph.optimum import export_with_optimum, find_optimum, install_optimum
+from edgekit.run.runtime import onnxruntime
 from edgekit.testing import tiny_checkpoint, tiny_tokenizer
 from edgekit.types import Checkpoint
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -14,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from edgekit.graph.llama import Writer, rope_tables
 from edgekit.graph.rope import attention_factor, switches
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Rope, RopeKind
 
 CONTEXT = 131072

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 import edgekit
@@ -15,6 +14,7 @@ from edgekit.errors import LowerError
 from edgekit.graph import build_graph
 from edgekit.lower import fixes, lower
 from edgekit.quantize import quantize
+from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Checkpoint, Precision, Target

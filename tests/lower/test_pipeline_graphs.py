@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from edgekit.lower.pipeline_graphs import cache_graph, piece_graph
+from edgekit.run.runtime import onnxruntime
 
 WIDTH, SLOTS, HEADS, SIZE, VOCAB = 4, 12, 2, 3, 5
 

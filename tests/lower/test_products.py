@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -15,6 +14,7 @@ from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower, prefill_graph
 from edgekit.quantize import quantize
+from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import EXPANDED, Checkpoint, Target

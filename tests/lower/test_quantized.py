@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx_ir import tape
 
@@ -15,6 +14,7 @@ from edgekit.config import load_target
 from edgekit.errors import LowerError
 from edgekit.lower import lower
 from edgekit.quantize import Layout, Packed, quantize, unpack
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Grid, Recipe
 
 EMBEDDING, LINEAR = "model.embed_tokens.weight", "linear.weight"

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from edgekit.build import build_bundle
@@ -14,6 +13,7 @@ from edgekit.quantize.budget import Option, spend
 from edgekit.quantize.evaluate import run_until
 from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.sensitivity import measure_sensitivity
+from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid, Override

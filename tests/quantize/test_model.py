@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from edgekit.build import build_bundle
@@ -10,6 +9,7 @@ from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
 from edgekit.quantize import Layout, methods, quantize
 from edgekit.quantize.model import load_method
+from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid, Override

@@ -1,6 +1,5 @@
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -8,6 +7,7 @@ from edgekit.build import build_bundle, draw
 from edgekit.config import builtin_recipe, load_recipe
 from edgekit.errors import ConfigError
 from edgekit.quantize import smooth
+from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 

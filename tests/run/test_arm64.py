@@ -2,11 +2,11 @@
 
 import stat
 
-import onnxruntime
 import pytest
 
 from edgekit.errors import RunError
 from edgekit.run import arm64
+from edgekit.run.runtime import onnxruntime
 
 
 @pytest.fixture(autouse=True)

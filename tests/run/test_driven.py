@@ -36,7 +36,7 @@ def test_its_logits_are_the_runners(bundle_of, dialect):
 def test_it_says_where_it_runs_and_keeps_its_answers(graph):
     import platform
 
-    import onnxruntime
+    from edgekit.run.runtime import onnxruntime
 
     assert (graph.machine, graph.runtime) == (platform.machine(), onnxruntime.__version__)
     first = graph.logits(TOKENS)

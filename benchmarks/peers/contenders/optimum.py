@@ -17,7 +17,7 @@ class OptimumModel:
     """A model of transformers' kind whose forward pass is ONNX Runtime's."""
 
     def __init__(self, path: Path, threads: int, context: int) -> None:  # noqa: ARG002 - the cache grows by itself
-        import onnxruntime
+        import onnxruntime  # noqa: TID251
         import torch  # noqa: TID251 - the peer's own environment
         from optimum.onnxruntime import ORTModelForCausalLM  # noqa: TID251
 

@@ -13,11 +13,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-import onnxruntime
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from edgekit.errors import RunError
+from edgekit.run.runtime import onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,7 @@ def require_compatible(
 
 def _note(graph: Path, provider: str) -> str:
     try:
-        from onnxruntime.capi.onnxruntime_pybind11_state import get_compatibility_info_from_model
+        from onnxruntime.capi.onnxruntime_pybind11_state import get_compatibility_info_from_model  # noqa: TID251
     except ImportError as error:
         unable = f"onnxruntime {onnxruntime.__version__} cannot tell what {graph.name} was compiled for"
         raise RunError(unable, "pip install 'onnxruntime>=1.25'") from error

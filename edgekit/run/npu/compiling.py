@@ -7,14 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import onnxruntime
-
 from edgekit.errors import RunError
 from edgekit.record import from_json, to_json
 from edgekit.run.npu.child import MARK, Job, Outcome
 from edgekit.run.npu.compiler_log import CompilerLog
 from edgekit.run.npu.plugin import require_compiler
 from edgekit.run.npu.process import run_program
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:

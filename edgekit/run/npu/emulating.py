@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from edgekit.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.errors import RunError
@@ -21,6 +20,7 @@ from edgekit.run.npu.compatibility import require_compatible
 from edgekit.run.npu.plugin import require_compiler, session_options
 from edgekit.run.npu.process import run_program
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime
 from packaging.requirements import Requirement
 
 from edgekit.errors import RunError
+from edgekit.run.runtime import onnxruntime
 
 if TYPE_CHECKING:
     from types import ModuleType

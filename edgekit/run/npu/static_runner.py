@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from edgekit.compiled import NEW, PAST
 from edgekit.errors import RunError
+from edgekit.run.runtime import onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,10 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import onnxruntime
-
 from edgekit.compiled import Usability, UsabilityReport
 from edgekit.errors import RunError
+from edgekit.run.runtime import onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ def check_usability(graphs: Sequence[Path], session: Sequence[tuple[str, str]]) 
 
 def _check(graph: Path, session: Sequence[tuple[str, str]]) -> Iterator[Usability]:
     try:
-        from onnxruntime.tools.mobile_helpers import usability_checker as checker
+        from onnxruntime.tools.mobile_helpers import usability_checker as checker  # noqa: TID251
     except ImportError as error:
         raise RunError(f"onnxruntime {onnxruntime.__version__} has no mobile usability check", str(error)) from error
     with TemporaryDirectory() as folder:
