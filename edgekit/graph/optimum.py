@@ -167,9 +167,9 @@ def _run(
     started = time.monotonic()
     with log.open("w+b") as output:
         try:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"} | environment
-            )
+            # As in run/runtime.py: onnxruntime has nothing to report to its makers.
+            quiet = os.environ | {"ORT_DISABLE_TELEMETRY": "1"} | environment
+            process = subprocess.Popen(command, stdout=output, stderr=output, env=quiet)
         except OSError as error:
             return 127, str(error)
         try:

@@ -8,12 +8,15 @@ another processor.
 """
 
 import json
+import os
 import platform
 import sys
 
 import numpy as np
 
-from edgekit.run.runtime import onnxruntime
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in runtime.py
+
+import onnxruntime  # noqa: TID251
 
 
 def main(graph: str, folder: str, weights: str, threads: str, *entries: str) -> None:

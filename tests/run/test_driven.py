@@ -83,4 +83,4 @@ def test_the_driver_imports_nothing_of_edgekit():
     tree = ast.parse(DRIVER.read_text(encoding="utf-8"))
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    assert names == {"json", "platform", "sys", "numpy", "onnxruntime"}, json.dumps(sorted(names))
+    assert names == {"json", "os", "platform", "sys", "numpy", "onnxruntime"}, json.dumps(sorted(names))

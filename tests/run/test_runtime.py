@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def seen(module: str, cache: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's /proc")
 def test_no_telemetry(tmp_path):
     if seen("onnxruntime", str(tmp_path / "loud")) == "False 0":
         pytest.skip("this ONNX Runtime has no telemetry")
