@@ -277,19 +277,20 @@ class _Answer:
 
     async def _chunks(self, first: Event, tier: str, with_usage: bool) -> AsyncGenerator[bytes]:
         """Events as they are sent. An answer that breaks off ends in an error and without the mark of a good end."""
-        yield self._reply.opening(tier)
+        head = self._reply.opening(tier)
         happened: Event | None = first
         shown = False
         try:
             while happened is not None:
                 if isinstance(happened, Piece):
                     shown = True
-                    yield self._reply.piece(tier, happened.text)
+                    yield head + self._reply.piece(tier, happened.text)
+                    head = b""
                 elif isinstance(happened, Routed):
                     routed = _answered(happened)
                     if routed.text and not shown:
-                        yield self._reply.piece(tier, routed.text)
-                    yield self._reply.ending(routed, with_usage=with_usage)
+                        head += self._reply.piece(tier, routed.text)
+                    yield head + self._reply.ending(routed, with_usage=with_usage)
                     return
                 happened = await self._crossing.next()
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the answer was given up: it was not read", code="given_up")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from edgekit.routing import Routed
+from edgekit.routing import Opening, Routed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -54,7 +55,8 @@ class Crossing:
         self._patience = patience
         self._room = threading.Semaphore(ahead)
         self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
+        self._ready: asyncio.Queue[tuple[Event, ...] | BaseException | None] = asyncio.Queue()
+        self._arrived: deque[Event] = deque()
         self._done = asyncio.Event()
 
     def start(self, executor: Executor) -> None:
@@ -67,11 +69,15 @@ class Crossing:
         Raises:
             EdgekitError: what the router raised.
         """
-        event = await self._ready.get()
-        self._room.release()
-        if isinstance(event, BaseException):
-            raise event
-        return event
+        if not self._arrived:
+            events = await self._ready.get()
+            self._room.release()
+            if events is None or isinstance(events, BaseException):
+                if events:
+                    raise events
+                return None
+            self._arrived.extend(events)
+        return self._arrived.popleft()
 
     async def finish(self) -> None:
         """Stop the router, if it still works, and wait until it has."""
@@ -84,28 +90,34 @@ class Crossing:
             if not self.stop.is_set():
                 events = self._answerer.answer(self._request, stop=self.stop)
                 with closing(cast("Generator[Event]", events)):
+                    opening: tuple[Event, ...] = ()
                     for event in events:
+                        if isinstance(event, Opening):
+                            # It says who speaks and goes with the first words: one waking less before them.
+                            opening = (event,)
+                            continue
                         if isinstance(event, Routed):
                             self._receipt(self._request, event)
-                        self._hand_over(event)
+                        self._hand_over((*opening, event))
+                        opening = ()
             self._call(None)
         except BaseException as error:  # it belongs to the reader, whatever it is
             self._call(error)
         finally:
             self._tell(self._done.set)
 
-    def _hand_over(self, event: Event) -> None:
-        """Put an event where the loop finds it; drop it where nobody wants it any more."""
+    def _hand_over(self, events: tuple[Event, ...]) -> None:
+        """Put events where the loop finds them; drop them where nobody wants them any more."""
         given_up = monotonic() + self._patience
         while not self._room.acquire(timeout=_LOOK):
             if monotonic() > given_up:
                 self.stop.set()
             if self.stop.is_set():
                 return
-        self._call(event)
+        self._call(events)
 
-    def _call(self, event: Event | BaseException | None) -> None:
-        self._tell(lambda: self._ready.put_nowait(event))
+    def _call(self, events: tuple[Event, ...] | BaseException | None) -> None:
+        self._tell(lambda: self._ready.put_nowait(events))
 
     def _tell(self, what: Callable[[], object]) -> None:
         try:
