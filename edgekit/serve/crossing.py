@@ -25,6 +25,10 @@ nobody."""
 PATIENCE = 60.0
 """Seconds that the router waits for a reader who takes nothing; then the answer is given up."""
 
+_HEAD_START = 0.005
+"""Seconds at most that the model stands still for the first words: its next step takes every core, and they would wait
+for it on the way out."""
+
 _LOOK = 0.1
 """Seconds between two looks at whether an answer is still wanted."""
 
@@ -54,6 +58,7 @@ class Crossing:
         self._receipt = receipt
         self._patience = patience
         self._room = threading.Semaphore(ahead)
+        self._taken = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Queue[tuple[Event, ...] | BaseException | None] = asyncio.Queue()
         self._arrived: deque[Event] = deque()
@@ -72,6 +77,7 @@ class Crossing:
         if not self._arrived:
             events = await self._ready.get()
             self._room.release()
+            self._taken.set()
             if events is None or isinstance(events, BaseException):
                 if events:
                     raise events
@@ -115,6 +121,8 @@ class Crossing:
             if self.stop.is_set():
                 return
         self._call(events)
+        if not self._taken.is_set():
+            self._taken.wait(_HEAD_START)
 
     def _call(self, events: tuple[Event, ...] | BaseException | None) -> None:
         self._tell(lambda: self._ready.put_nowait(events))

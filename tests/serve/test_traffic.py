@@ -11,6 +11,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from edgekit.routing import Piece, Request, Routed
+from edgekit.serve import crossing as crossing_module
 from edgekit.serve.admission import Admission
 from edgekit.serve.app import Settings
 from edgekit.serve.crossing import Crossing
@@ -219,3 +220,30 @@ def test_the_access_log_holds_no_prompt(server, caplog):
     assert server.wait_until(told)
     assert len(told()) == 1
     assert told()[0].startswith("POST '/v1/chat/completions' 200 ")
+
+
+def test_the_first_words_get_out_before_the_model_goes_on(monkeypatch):
+    monkeypatch.setattr(crossing_module, "_HEAD_START", 60.0)
+    produced = []
+
+    class Talker:
+        def answer(self, request, *, stop):
+            for number in range(3):
+                produced.append(number)
+                yield Piece(str(number))
+            yield routed()
+
+    async def read():
+        crossing = Crossing(Talker(), Request(), lambda _q, _r: None)
+        with ThreadPoolExecutor(1) as executor:
+            crossing.start(executor)
+            while not crossing._ready.qsize():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            before = len(produced)
+            events = [await crossing.next()]
+            while (event := await crossing.next()) is not None:
+                events.append(event)
+        return before, len(events)
+
+    assert asyncio.run(read()) == (1, 4)
