@@ -126,16 +126,17 @@ def _quality(axes: Axes, panel: RoutingPanel) -> None:
                 axes.plot(xs, ys, color=_INK, linewidth=1.2, linestyle=(0, (1, 2)), label=way.name)
             case "fixed":
                 axes.plot(xs, ys, "s", color=_SOFT, markersize=5, clip_on=False, zorder=3)
+                # Curves run from the lower left to the upper right: above the one end and below the other is room.
                 right = xs[0] > 0.5
                 axes.annotate(
-                    way.name, (xs[0], ys[0]), (-8 if right else 8, -11), textcoords="offset points", color=_SOFT,
-                    fontsize=9, ha="right" if right else "left", va="center",
+                    way.name, (xs[0], ys[0]), (2 if right else 8, 11 if right else -11), textcoords="offset points",
+                    color=_SOFT, fontsize=9, ha="right" if right else "left", va="center",
                 )  # fmt: skip
     _frame(axes)
     low = min(y for way in panel.ways for _, y in way.points)
     high = max(y for way in panel.ways for _, y in way.points)
     room = 0.12 * max(high - low, 0.05)
-    axes.set_ylim(low - room, high + room / 2)
+    axes.set_ylim(low - room, high + room)
 
 
 def _risk(axes: Axes, panel: RoutingPanel, *, titled: bool) -> None:

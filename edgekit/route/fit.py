@@ -114,7 +114,7 @@ def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 
     usable = np.isfinite(all_columns[:, given]).all(axis=1)
     x, y = all_columns[usable], labels[usable]
     require_enough(y)
-    varying = [j for j in given if np.ptp(x[:, j]) > 1e-9]
+    varying = [j for j in given if _varies(x[:, j])]
     if not varying:
         raise RouteError(
             "every answer has the same signals: nothing tells right from wrong", "calibrate on answers that differ"
@@ -222,6 +222,14 @@ def require_enough(wrong: NDArray[np.bool_], *, share: float = 1.0) -> None:
                 f"only {count} of {n} answers are {word}: at least {of_each} are needed to tell them apart",
                 "give more examples, or some of another difficulty",
             )
+
+
+def _varies(values: NDArray[np.float64]) -> bool:
+    """Whether a signal differs from its commonest value in as many examples as it takes to weigh it."""
+    if np.ptp(values) <= 1e-9:
+        return False
+    _, counts = np.unique(values, return_counts=True)
+    return len(values) - int(counts.max()) >= 2 * LEAST_OF_EACH
 
 
 # --- choosing -----------------------------------------------------------------------------------
