@@ -19,7 +19,7 @@ from edgekit.calibration import Calibration, Guarantee  # noqa: TC001 - record.p
 from edgekit.cloud import Endpoint
 from edgekit.collect import add_second, collect_cloud, collect_local
 from edgekit.counting import Counter
-from edgekit.errors import ConfigError, RouteError, did_you_mean
+from edgekit.errors import CloudError, ConfigError, RouteError, did_you_mean
 from edgekit.examples_file import read_answers, read_examples
 from edgekit.route.after import check_calibrated
 from edgekit.route.drift import Drift, measure_drift
@@ -301,7 +301,13 @@ def ask_all(
 
     def ask(example: Example) -> CloudAnswer:
         with endpoint.ask(example.request) as reply:
-            text = "".join(reply)
+            try:
+                text = "".join(reply)
+            except CloudError:
+                # No answer is a wrong one; what was said of the others does not end with it.
+                if not reply.empty:
+                    raise
+                text = ""
         prompt, new = reply.prompt_tokens, reply.new_tokens
         if prompt is None:
             prompt = counter.prepare(example.request).tokens_for(tier.name)

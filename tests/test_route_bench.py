@@ -195,6 +195,22 @@ def test_what_was_answered_before_the_endpoint_failed_is_kept(world, store):
         assert left[0] == 7
 
 
+def test_an_endpoint_that_says_nothing_is_wrong_and_asked_on(world, store):
+    said = iter(range(N))
+
+    def answer(connection):
+        connection.stream()
+        connection.say(*(() if next(said) == 3 else ("none",)))
+        connection.end()
+
+    with serve(answer) as server:
+        found = bench_routing(world[0], world[1], Tier("far", "third-party", server.url, "big", retries=0), store=store)
+    kept = [json.loads(line)["answer"] for line in (store / "cloud.jsonl").read_text().splitlines()]
+    assert [i for i, a in enumerate(kept) if not a["text"]] == [3]
+    assert not kept[3]["right"]
+    assert found.n == N
+
+
 def test_prices_of_a_file(world, answers, tmp_path):
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
     for row in rows:

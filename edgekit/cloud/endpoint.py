@@ -170,7 +170,8 @@ class Reply:
     One thread iterates (not always the same); any may ``close``. Then the iteration ends and ``finish`` is
     ``cancelled``. ``finish`` otherwise: ``stop``, ``length``, ``tool_calls``, ``content_filter``, ``error``; "" before
     the end. ``prompt_tokens`` and ``new_tokens`` are None where the endpoint does not say. ``message``: the message as
-    a JSON object where it holds tool calls. ``tries``: requests that were sent. Seconds count from the first ``next``.
+    a JSON object where it holds tool calls. ``empty``: it came to its end without a word, which is an error all the
+    same. ``tries``: requests that were sent. Seconds count from the first ``next``.
 
     Raises, when iterated over:
         CloudError: no answer, or only a part of one (``shown``).
@@ -181,6 +182,7 @@ class Reply:
         self.prompt_tokens: int | None = None
         self.new_tokens: int | None = None
         self.message = ""
+        self.empty = False
         self.seconds_to_first: float | None = None
         self.seconds = 0.0
         self.tries = 0
@@ -299,6 +301,7 @@ class Reply:
             if call.cancelled.is_set():
                 return make(tier, "was cancelled", "", "nobody", shown=self._shown)
             return cut_off(tier, self._shown)
+        self.empty = answer.empty
         if answer.empty:
             if answer.finish == "content_filter":
                 return make(tier, "withheld its answer (content_filter)", "put the question differently", "request")
