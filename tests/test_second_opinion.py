@@ -190,7 +190,7 @@ def test_a_model_that_is_asked_for_its_opinion_still_answers_as_before(built):
     with LocalModel(built[0]) as model:
 
         def answer():
-            run = model.answer(long, SAMPLING)
+            run = model.answer(long)
             return "".join(e.text for e in run)
 
         first = answer()
