@@ -1,7 +1,7 @@
 """The proof of the router: what the bundle's own signals are worth, what the rule saves, and whether a promise holds.
 
     python -m benchmarks.routing DATA BUNDLE [--store DIR] [--sets sst2 lambada gsm8k] [--stronger BUNDLE | --cloud URL
-        --model NAME] [--asked 200] [--output FILE.jsonl] [--picture FILE.svg]
+        --model NAME] [--second BUNDLE] [--asked 200] [--output FILE.jsonl] [--picture FILE.svg]
 
 DATA is a folder that benchmarks/routing_data.py made. For each set the bundle answers NAME-dev.jsonl, a calibration is
 fitted on that alone, and NAME-test.jsonl, which nothing was fitted on, judges it. What stands for the cloud:
@@ -10,6 +10,8 @@ fitted on that alone, and NAME-test.jsonl, which nothing was fitted on, judges i
 * where there are none the reference answers: an endpoint that is always right. That is an upper bound, and says so;
 * with --stronger a real server: that bundle behind `edgekit serve` on loopback, or with --cloud any
   OpenAI-compatible endpoint; it is asked the first --asked questions of each test set.
+
+With --second another bundle says how likely it finds each answer: one more signal.
 
 Promises (at most alpha of what is served is wrong) are calibrated on dev and looked at on test. Decision time: median
 and 99th percentile of ``decide`` and ``judge`` together, on the example policy. Local answers are kept in
@@ -40,7 +42,7 @@ from edgekit.cli import console
 from edgekit.cli.layout import columns
 from edgekit.cli.route_bench_tables import curves_table, margins_table, operations_table
 from edgekit.cloud import Endpoint
-from edgekit.collect import collect_local
+from edgekit.collect import add_second, collect_local
 from edgekit.counting import Counter
 from edgekit.errors import RouteError
 from edgekit.examples_file import read_answers, read_examples
@@ -105,12 +107,16 @@ class Duel:
 
 @dataclass(frozen=True)
 class Row:
-    """One data set. ``raw``: AUROC of the bare signals on test; microseconds are of decide and judge together."""
+    """One data set. ``raw``: AUROC of the bare signals on test; microseconds are of decide and judge together.
+
+    ``second`` names the bundle that gave its opinion; "" without.
+    """
 
     benchmark: str
     data: str
     bundle: str
     bundle_sha256: str
+    second: str
     processor: str
     dev: int
     dev_right: int
@@ -141,9 +147,14 @@ def tell(task: str, done: int, total: int, unit: str = "B") -> None:
         print(f"{task}: {done} of {total} {unit}", file=sys.stderr, flush=True)
 
 
-def answer(name: str, data: Path, bundle: Bundle, store: Path, threads: int | None) -> Answered:
+def answer(
+    name: str, data: Path, bundle: Bundle, store: Path, threads: int | None, second: Bundle | None = None
+) -> Answered:
     dev, test = (read_examples(data / f"{name}-{split}.jsonl") for split in ("dev", "test"))
     said = collect_local(bundle, [*dev, *test], store=store / f"{name}.jsonl", threads=threads, progress=tell)
+    if second:
+        kept = store / f"{name}-second.jsonl"
+        said = add_second(second, [*dev, *test], said, threads=threads, store=kept, progress=tell)
     return Answered(name, data / f"{name}-dev.jsonl", test, said[: len(dev)], said[len(dev) :])
 
 
@@ -161,9 +172,10 @@ def duel(opponent: str, local: Sequence[LocalAnswer], cloud: Sequence[CloudAnswe
     return Duel(opponent, len(local), proof, whole)
 
 
-def look(a: Answered, bundle: Bundle, alpha: float, delta: float, seed: int) -> Promise:
+def look(a: Answered, bundle: Bundle, second: Bundle | None, promise: tuple[float, float], seed: int) -> Promise:
     """Whether a promise can be given, and what came of it."""
-    found = fit_calibration(bundle, a.data, a.dev_said, guarantee=(alpha, delta), seed=seed)
+    alpha, delta = promise
+    found = fit_calibration(bundle, a.data, a.dev_said, guarantee=promise, second=second, seed=seed)
     if found.fit.infeasible:
         return Promise(alpha, delta, refusal_words(found.fit.infeasible), *[None] * 7)
     c, g = found.calibration, found.calibration.guarantee
@@ -202,7 +214,15 @@ def time_decisions(a: Answered, bundle: Bundle, calibration: Calibration) -> tup
 
 
 def prove_set(
-    a: Answered, bundle: Bundle, store: Path, tier: Tier | None, asked: int, seed: int, whom: str
+    a: Answered,
+    bundle: Bundle,
+    second: Bundle | None,
+    store: Path,
+    *,
+    tier: Tier | None,
+    whom: str,
+    asked: int,
+    seed: int,
 ) -> tuple[Row, list[Duel]]:
     """Calibrate on dev, judge on test. Returns the record and (opponent, proof with its curves) for the picture."""
     wrong = np.asarray([not s.right for s in a.test_said])
@@ -211,11 +231,11 @@ def prove_set(
         for name, sign in SIGNALS
     )
     facts = (
-        "routing", a.name, bundle.path.name, bundle.sha256, processor_name(), len(a.dev_said),
-        sum(s.right for s in a.dev_said), len(a.test_said), sum(s.right for s in a.test_said),
+        "routing", a.name, bundle.path.name, bundle.sha256, second.path.name if second else "", processor_name(),
+        len(a.dev_said), sum(s.right for s in a.dev_said), len(a.test_said), sum(s.right for s in a.test_said),
     )  # fmt: skip
     try:
-        calibration = fit_calibration(bundle, a.data, a.dev_said, seed=seed).calibration
+        calibration = fit_calibration(bundle, a.data, a.dev_said, second=second, seed=seed).calibration
     except RouteError as error:
         return Row(*facts, f"{error.message}; {error.hint}", (), None, raw, (), (), None), []
     duels = [duel(name, a.test_said, cloud, calibration) for name, cloud in published(a)]
@@ -227,7 +247,7 @@ def prove_set(
     row = Row(
         *facts, "", calibration.score.features, calibration.ece, raw,
         tuple(replace(d, proof=bare(d.proof)) for d in duels),
-        tuple(look(a, bundle, alpha, delta, seed) for alpha, delta in PROMISES),
+        tuple(look(a, bundle, second, promise, seed) for promise in PROMISES),
         time_decisions(a, bundle, calibration),
     )  # fmt: skip
     return row, duels
@@ -336,6 +356,7 @@ def main() -> int:
     parser.add_argument("--cloud", help="or the URL of an endpoint to ask")
     parser.add_argument("--model", default="", help="at that URL")
     parser.add_argument("--key-env", default="", help="the variable that holds its key")
+    parser.add_argument("--second", type=Path, help="a bundle that gives its opinion of every answer")
     parser.add_argument("--asked", type=int, default=200, help="questions of each test set that it is asked")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -345,11 +366,14 @@ def main() -> int:
     bundle = open_bundle(options.bundle)
     with tempfile.TemporaryDirectory() as folder:
         store = options.store or Path(folder)
-        said = [answer(name, options.data, bundle, store, options.threads) for name in options.sets]
+        second = open_bundle(options.second) if options.second else None
+        said = [answer(name, options.data, bundle, store, options.threads, second) for name in options.sets]
         rows, panels = [], []
         with asked(options) as (tier, whom):
             for a in said:
-                row, duels = prove_set(a, bundle, store, tier, options.asked, options.seed, whom)
+                row, duels = prove_set(
+                    a, bundle, second, store, tier=tier, whom=whom, asked=options.asked, seed=options.seed
+                )
                 show(row, duels)
                 rows.append(row)
                 panels += [panel_of(f"{a.name}: {d.opponent.partition(':')[0]}", d.proof) for d in duels[:1]]

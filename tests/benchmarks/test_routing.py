@@ -102,6 +102,19 @@ def test_in_small(world, tmp_path):
         assert word in done.stdout
 
 
+def test_a_second_opinion_is_one_more_signal(world, tmp_path):
+    bundle, _, folder = world
+    other = build_bundle(str(tiny_checkpoint(tmp_path / "m", seed=1)), precision="int4", out=tmp_path / "other")
+    results = tmp_path / "routing.jsonl"
+    done = bench(world, "--sets", "half", "--second", str(other.path), "--output", str(results))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = read(results)
+    assert (row["second"], row["bundle"]) == ("other", bundle.path.name)
+    kept = read(folder / "store" / "half-second.jsonl")
+    assert len(kept) == DEV + TEST
+    assert all(line["answer"]["signals"]["second_logprob"] < 0 for line in kept)
+
+
 def test_a_real_server_is_asked_and_what_it_said_is_kept(world, tmp_path):
     results, store = tmp_path / "routing.jsonl", world[2] / "store" / "half-cloud.jsonl"
     options = ("--sets", "half", "--stronger", str(world[0].path), "--asked", "7", "--output", str(results))
