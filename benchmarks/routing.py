@@ -1,7 +1,7 @@
 """The proof of the router: what the bundle's own signals are worth, what the rule saves, and whether a promise holds.
 
     python -m benchmarks.routing DATA BUNDLE [--store DIR] [--sets sst2 lambada gsm8k] [--stronger BUNDLE | --cloud URL
-        --model NAME] [--second BUNDLE] [--asked 200] [--output FILE.jsonl] [--picture FILE.svg]
+        --model NAME] [--second BUNDLE] [--asked 200] [--first N] [--output FILE.jsonl] [--picture FILE.svg]
 
 DATA is a folder that benchmarks/routing_data.py made. For each set the bundle answers NAME-dev.jsonl, a calibration is
 fitted on that alone, and NAME-test.jsonl, which nothing was fitted on, judges it. What stands for the cloud:
@@ -148,9 +148,17 @@ def tell(task: str, done: int, total: int, unit: str = "B") -> None:
 
 
 def answer(
-    name: str, data: Path, bundle: Bundle, store: Path, threads: int | None, second: Bundle | None = None
+    name: str,
+    data: Path,
+    bundle: Bundle,
+    store: Path,
+    *,
+    threads: int | None = None,
+    second: Bundle | None = None,
+    first: int | None = None,
 ) -> Answered:
-    dev, test = (read_examples(data / f"{name}-{split}.jsonl") for split in ("dev", "test"))
+    """Let the bundle answer both files of a set, or the ``first`` questions of each."""
+    dev, test = (read_examples(data / f"{name}-{split}.jsonl")[:first] for split in ("dev", "test"))
     said = collect_local(bundle, [*dev, *test], store=store / f"{name}.jsonl", threads=threads, progress=tell)
     if second:
         kept = store / f"{name}-second.jsonl"
@@ -162,7 +170,9 @@ def published(a: Answered) -> Iterator[tuple[str, tuple[CloudAnswer, ...]]]:
     """What others answered, or, where nobody did, what would have been right."""
     files = sorted(a.data.parent.glob(f"{a.name}-test-*.jsonl"))
     for file in files:
-        yield f"{file.stem.removeprefix(f'{a.name}-test-')}: published answers", read_answers(file, a.test)
+        whole = read_examples(a.data.with_name(f"{a.name}-test.jsonl"))
+        said = read_answers(file, whole)[: len(a.test)]
+        yield f"{file.stem.removeprefix(f'{a.name}-test-')}: published answers", said
     if not files:
         yield REFERENCE, tuple(CloudAnswer(e.id, e.answers[0], True, None, None, None, None) for e in a.test)
 
@@ -175,7 +185,10 @@ def duel(opponent: str, local: Sequence[LocalAnswer], cloud: Sequence[CloudAnswe
 def look(a: Answered, bundle: Bundle, second: Bundle | None, promise: tuple[float, float], seed: int) -> Promise:
     """Whether a promise can be given, and what came of it."""
     alpha, delta = promise
-    found = fit_calibration(bundle, a.data, a.dev_said, guarantee=promise, second=second, seed=seed)
+    try:
+        found = fit_calibration(bundle, a.data, a.dev_said, guarantee=promise, second=second, seed=seed)
+    except RouteError as error:
+        return Promise(alpha, delta, error.message, *[None] * 7)
     if found.fit.infeasible:
         return Promise(alpha, delta, refusal_words(found.fit.infeasible), *[None] * 7)
     c, g = found.calibration, found.calibration.guarantee
@@ -358,6 +371,7 @@ def main() -> int:
     parser.add_argument("--key-env", default="", help="the variable that holds its key")
     parser.add_argument("--second", type=Path, help="a bundle that gives its opinion of every answer")
     parser.add_argument("--asked", type=int, default=200, help="questions of each test set that it is asked")
+    parser.add_argument("--first", type=int, help="only so many questions of each file")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="append a JSON line for each set")
@@ -367,7 +381,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = options.store or Path(folder)
         second = open_bundle(options.second) if options.second else None
-        said = [answer(name, options.data, bundle, store, options.threads, second) for name in options.sets]
+        said = [
+            answer(name, options.data, bundle, store, threads=options.threads, second=second, first=options.first)
+            for name in options.sets
+        ]
         rows, panels = [], []
         with asked(options) as (tier, whom):
             for a in said:

@@ -14,7 +14,7 @@ from edgekit.route.grading import is_right
 from edgekit.testing import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
-DEV, TEST = 120, 40
+DEV, TEST = 120, 60
 SPLITS = ("dev", "test")
 
 
@@ -118,6 +118,7 @@ def test_a_second_opinion_is_one_more_signal(world, tmp_path):
 def test_a_real_server_is_asked_and_what_it_said_is_kept(world, tmp_path):
     results, store = tmp_path / "routing.jsonl", world[2] / "store" / "half-cloud.jsonl"
     options = ("--sets", "half", "--stronger", str(world[0].path), "--asked", "7", "--output", str(results))
+    options += ("--first", "50")
     for _ in range(2):
         done = bench(world, *options)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -125,6 +126,7 @@ def test_a_real_server_is_asked_and_what_it_said_is_kept(world, tmp_path):
     first, second = read(results)
     served = first["duels"][-1]
     assert served["n"] == 7
+    assert (first["dev"], first["test"], first["duels"][0]["n"]) == (50, 50, 50)
     assert served["opponent"] == "b: a server that was asked"
     # It is the same bundle, and it answers greedily: it is right where the bundle was.
     assert served["proof"]["cloud_quality"] == served["proof"]["local_quality"] > 0
