@@ -109,7 +109,8 @@ class Duel:
 class Row:
     """One data set. ``raw``: AUROC of the bare signals on test; microseconds are of decide and judge together.
 
-    ``second`` names the bundle that gave its opinion; "" without.
+    ``second`` names the bundle that gave its opinion; "" without. ``clouds``: share of test that each of those whose
+    answers are in files gets right. ``refused``: why there is no calibration, and so nothing to compare.
     """
 
     benchmark: str
@@ -126,6 +127,7 @@ class Row:
     features: tuple[str, ...]
     ece: float | None
     raw: tuple[tuple[str, Interval | None], ...]
+    clouds: tuple[tuple[str, float], ...]
     duels: tuple[Duel, ...]
     promises: tuple[Promise, ...]
     decision_us: tuple[float, float] | None
@@ -247,18 +249,20 @@ def prove_set(
         "routing", a.name, bundle.path.name, bundle.sha256, second.path.name if second else "", processor_name(),
         len(a.dev_said), sum(s.right for s in a.dev_said), len(a.test_said), sum(s.right for s in a.test_said),
     )  # fmt: skip
+    others = list(published(a))
+    clouds = tuple((name, float(np.mean([c.right for c in cloud]))) for name, cloud in others)
     try:
         calibration = fit_calibration(bundle, a.data, a.dev_said, second=second, seed=seed).calibration
     except RouteError as error:
-        return Row(*facts, f"{error.message}; {error.hint}", (), None, raw, (), (), None), []
-    duels = [duel(name, a.test_said, cloud, calibration) for name, cloud in published(a)]
+        return Row(*facts, f"{error.message}; {error.hint}", (), None, raw, clouds, (), (), None), []
+    duels = [duel(name, a.test_said, cloud, calibration) for name, cloud in others]
     if tier:
         # A server on loopback has another port each time: what it serves tells it from others, not where.
         with closing(Endpoint(tier, environment=os.environ)) as endpoint:
             cloud = ask_all(endpoint, bundle, a.test[:asked], store / f"{a.name}-cloud.jsonl", tell, whom=whom)
         duels.append(duel(f"{tier.model}: a server that was asked", a.test_said[:asked], cloud, calibration))
     row = Row(
-        *facts, "", calibration.score.features, calibration.ece, raw,
+        *facts, "", calibration.score.features, calibration.ece, raw, clouds,
         tuple(replace(d, proof=bare(d.proof)) for d in duels),
         tuple(look(a, bundle, second, promise, seed) for promise in PROMISES),
         time_decisions(a, bundle, calibration),
@@ -300,7 +304,9 @@ def show(row: Row, duels: list[Duel]) -> None:
     for name, interval in row.raw:
         console.show(f"raw {name}: AUROC {words_of(interval)}")
     if row.refused:
-        console.show(f"no calibration: {row.refused}")
+        for name, quality in row.clouds:
+            console.show(f"{name}: {quality:.1%} right")
+        console.show(f"no calibration, and so nothing is served: {row.refused}")
         return
     console.show(f"score of {', '.join(row.features)}; ECE {row.ece:.3f} on dev's held-out half")
     for d in duels:

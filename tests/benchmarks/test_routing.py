@@ -93,6 +93,7 @@ def test_in_small(world, tmp_path):
     assert 0 < half["decision_us"][0] <= half["decision_us"][1]
     assert "all 120 answers are wrong" in none["refused"]
     assert (none["duels"], none["promises"], none["raw"][0][1]) == ([], [], None)
+    assert none["clouds"] == [["reference answers: an endpoint that is always right", 1.0]]
     svg = picture.read_text()
     assert "half: bad" in svg
     assert "other: reference answers" in svg
