@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from statistics import fmean
 from threading import Condition
 from time import monotonic
 from typing import TYPE_CHECKING, Self
@@ -10,10 +11,14 @@ from typing import TYPE_CHECKING, Self
 from edgekit.counting import encode_prompt
 from edgekit.route.signals import SignalTrail
 from edgekit.run import HeldPrompt, Tokenizer, load_runner
+from edgekit.run.sampling import signals
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from threading import Event
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from edgekit.calibration import Signals
     from edgekit.routing import Request
@@ -24,6 +29,9 @@ SHARED = 128
 """Tokens that two prompts must share for the second to profit from the first: a conversation that goes on. Fewer save
 little, and what was decoded rounds differently from what was read, so the same question could be answered differently
 after another one."""
+
+_AT_ONCE = 16
+"""Tokens of an answer that are looked at in one run."""
 
 _LOOK = 0.05
 """Seconds between two looks at whether a caller that waits has gone."""
@@ -84,17 +92,20 @@ class LocalModel:
         Raises:
             RunError: as ``answer``.
         """
-        import numpy as np
-
         prompt = encode_prompt(self.tokenizer, request)
         answer = self.tokenizer.encode(text) or [next(iter(self.tokenizer.eos_ids))]
         with self._turn:
             self._turn.wait_for(lambda: not self._queue)
-            logits = self._runner.logits([*prompt, *answer[:-1]])[len(prompt) - 1 :].astype(np.float64)
             self._held.forget()
-        top = logits.max(axis=1, keepdims=True)
-        normalizer = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-        return float(np.mean(logits[np.arange(len(answer)), answer] - normalizer))
+            rows = self._predictions(prompt, answer[:-1])
+            return fmean(signals(row, token)[0] for row, token in zip(rows, answer, strict=True))
+
+    def _predictions(self, prompt: list[int], answer: list[int]) -> Iterator[NDArray[np.float32]]:
+        """Logits [V] behind the prompt and behind each token of the answer, of which only these need the head."""
+        self._runner.reset()
+        yield self._runner.prefill(prompt)
+        for start in range(0, len(answer), _AT_ONCE):
+            yield from self._runner.verify(answer[start : start + _AT_ONCE])
 
     def close(self) -> None:
         """Release the runner, once the answer under way has ended."""
