@@ -39,6 +39,7 @@ import numpy as np
 from edgekit import open_bundle
 from edgekit.calibrate import fit_calibration, refusal_words
 from edgekit.cli import console
+from edgekit.cli.calibration_tables import feature_words
 from edgekit.cli.layout import columns
 from edgekit.cli.route_bench_tables import curves_table, margins_table, operations_table
 from edgekit.cloud import Endpoint
@@ -308,7 +309,7 @@ def show(row: Row, duels: list[Duel]) -> None:
             console.show(f"{name}: {quality:.1%} right")
         console.show(f"no calibration, and so nothing is served: {row.refused}")
         return
-    console.show(f"score of {', '.join(row.features)}; ECE {row.ece:.3f} on dev's held-out half")
+    console.show(f"score of {feature_words(row.features)}; ECE {row.ece:.3f} on dev's held-out half")
     for d in duels:
         console.show(
             "", f"-- against {d.opponent}, {d.proof.cloud_quality:.1%} right, on {d.n}", curves_table(d.proof), "",

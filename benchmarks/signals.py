@@ -57,7 +57,7 @@ def compare(title: str, rows: list[tuple[Signals, bool]]) -> None:
     if len(set(right)) < 2:
         return
     for field in fields(Signals):
-        if any(getattr(signals, field.name) is None for signals, _ in rows):
+        if any(not isinstance(getattr(signals, field.name), int | float) for signals, _ in rows):
             continue
         sign = -1 if field.name in DOUBTS else 1
         values = [sign * getattr(signals, field.name) for signals, _ in rows]

@@ -16,7 +16,9 @@ class Signals:
     ``mean_logprob`` of the tokens taken, with the ``q05``, ``q10``, ``q25`` quantiles and the least, ``min_logprob``;
     ``mean_margin`` of the likeliest token's probability over the second's (UCCI's signal); ``mean_entropy`` and
     ``first_entropy`` in nats. ``first_logprob`` and ``first_margin`` are the first token's. ``second_logprob``: mean
-    log-probability of the same answer by another local bundle, None where none was asked.
+    log-probability of the same answer by another local bundle, None where none was asked. ``answer`` tells a short
+    answer from others without its words (see route/signals.py), "" for a longer one: where few answers are possible, a
+    model is readier to give one than another.
     """
 
     tokens: int
@@ -31,15 +33,17 @@ class Signals:
     first_logprob: float
     first_margin: float
     second_logprob: float | None = added_later(None)
+    answer: str = added_later("")
 
 
 @dataclass(frozen=True)
 class Score:
     """From signals to a probability of being wrong.
 
-    ``features`` are fields of Signals (``log_tokens``: the logarithm of ``tokens``); the raw score is ``intercept``
-    plus their sum by ``weights``, larger for worse. ``knots`` are (raw, probability), not decreasing, linear
-    between and flat outside: isotonic regression where ``method`` says so, else a sampled logistic curve (Platt).
+    ``features`` are fields of Signals (``log_tokens``: the logarithm of ``tokens``; ``answer:`` and a digest: 1 for
+    that answer, 0 for others); the raw score is ``intercept`` plus their sum by ``weights``, larger for worse.
+    ``knots`` are (raw, probability), not decreasing, linear between and flat outside: isotonic regression where
+    ``method`` says so, else a sampled logistic curve (Platt).
     """
 
     features: tuple[str, ...]

@@ -8,7 +8,7 @@ from edgekit import words
 from edgekit.cli.layout import columns, facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
 
@@ -83,7 +83,7 @@ def _rows(fit: CalibrationFit) -> Iterator[tuple[str, str]]:
         yield "unusable", f"{words.count(fit.unusable)} with a signal that is no number: counted as wrong"
     yield "score", score_words(fit.score)
     if len(fit.score.features) > 1:
-        yield "signals", ", ".join(fit.score.features)
+        yield "signals", feature_words(fit.score.features)
     yield "ECE", f"{fit.ece:.3f}, 15 bins of equal mass"
     yield "Brier", f"{fit.brier:.3f}"
     if fit.infeasible:
@@ -103,3 +103,10 @@ def _interval(interval: Interval | None, *, signed: bool = False) -> tuple[str, 
         return "undefined", ""
     form = "+.3f" if signed else ".3f"
     return f"{interval.value:{form}}", f"[{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def feature_words(features: Sequence[str]) -> str:
+    """The names of a score's signals; answers that stand by themselves are counted, nobody reads a digest."""
+    named = [name for name in features if ":" not in name]
+    answers = len(features) - len(named)
+    return ", ".join(named + ([f"which of {answers} frequent answers it is"] if answers else []))

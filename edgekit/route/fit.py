@@ -16,7 +16,7 @@ import numpy as np
 from edgekit.calibration import PrefixScore, Score
 from edgekit.errors import RouteError
 from edgekit.route.metrics import auroc
-from edgekit.route.score import feature, probability_of_raw
+from edgekit.route.score import ANSWER, feature, probability_of_raw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,11 @@ LEAST_OF_EACH = 5
 
 ISOTONIC = 150
 """Examples from which on the probability is isotonic."""
+
+FAMILIAR = 30
+"""Times that a short answer must have come to be weighed by itself."""
+
+MOST_FAMILIAR = 20
 
 EVENTS = 10
 """Examples of the rarer kind a signal from which on a regression on all signals does not overfit (Peduzzi 1996)."""
@@ -107,10 +112,12 @@ def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 
         RouteError: too few examples, too few of one kind, no signal that varies, or scikit-learn is missing.
     """
     require_learning()
-    all_columns, labels = feature_matrix(signals), np.asarray(wrong, bool)
+    labels = np.asarray(wrong, bool)
+    names = (*(name for name, _ in ORIENTED), *_familiar(signals, labels))
+    all_columns = feature_matrix(signals, names)
     # A second opinion counts where every answer has one.
     asked = all(s.second_logprob is not None for s in signals)
-    given = [j for j, (name, _) in enumerate(ORIENTED) if asked or name != SECOND]
+    given = [j for j, name in enumerate(names) if asked or name != SECOND]
     usable = np.isfinite(all_columns[:, given]).all(axis=1)
     x, y = all_columns[usable], labels[usable]
     require_enough(y)
@@ -130,7 +137,7 @@ def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 
         linear = _fit_linear(chosen, x, y)
         knots, method = _curve(held_out, y)
     score = Score(
-        features=tuple(ORIENTED[j][0] for j in chosen.columns),
+        features=tuple(names[j] for j in chosen.columns),
         weights=tuple(float(w) for w in linear.weights),
         intercept=linear.intercept,
         method=method,
@@ -190,10 +197,10 @@ def describe_prefix(
     return PrefixScore(tokens, score, give_up, caught, lost)
 
 
-def feature_matrix(signals: Sequence[Signals]) -> NDArray[np.float64]:
-    """Features [N, F] in the order of ORIENTED."""
-    rows = [[feature(s, name) for name, _ in ORIENTED] for s in signals]
-    return np.asarray(rows, np.float64).reshape(len(rows), len(ORIENTED))
+def feature_matrix(signals: Sequence[Signals], names: Sequence[str]) -> NDArray[np.float64]:
+    """The named features [N, F]."""
+    rows = [[feature(s, name) for name in names] for s in signals]
+    return np.asarray(rows, np.float64).reshape(len(rows), len(names))
 
 
 def require_learning() -> None:
@@ -224,6 +231,20 @@ def require_enough(wrong: NDArray[np.bool_], *, share: float = 1.0) -> None:
             )
 
 
+def _familiar(signals: Sequence[Signals], wrong: NDArray[np.bool_]) -> list[str]:
+    """Features for the short answers that came often, both right and wrong; the most frequent first.
+
+    A model asked for one word of a few prefers some of them, whatever the question (contextual calibration, Zhao et
+    al. 2021): one probability does not mean the same for each.
+    """
+    came: dict[str, list[int]] = {}
+    for s, bad in zip(signals, wrong, strict=True):
+        if s.answer:
+            came.setdefault(s.answer, [0, 0])[int(bad)] += 1
+    often = [a for a, (right, bad) in came.items() if right + bad >= FAMILIAR and min(right, bad) >= LEAST_OF_EACH]
+    return [f"{ANSWER}:{a}" for a in sorted(often, key=lambda a: (-sum(came[a]), a))[:MOST_FAMILIAR]]
+
+
 def _varies(values: NDArray[np.float64]) -> bool:
     """Whether a signal differs from its commonest value in as many examples as it takes to weigh it."""
     if np.ptp(values) <= 1e-9:
@@ -241,9 +262,11 @@ def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int]
     Where EVENTS are there, the one with the best mean: nothing overfits then, and what is passed over for its
     simplicity is lost.
     """
-    candidates = [_Candidate((j,), ORIENTED[j][1]) for j in varying]
-    if len(varying) > 1:
-        candidates += [_Candidate(tuple(varying), penalty=c) for c in PENALTIES]
+    own = [j for j in varying if j < len(ORIENTED)]
+    candidates = [_Candidate((j,), ORIENTED[j][1]) for j in own]
+    for together in dict.fromkeys((tuple(own), tuple(varying))):
+        if len(together) > 1:
+            candidates += [_Candidate(together, penalty=c) for c in PENALTIES]
     folds = _folds(y, seed, repeats=REPEATS)
     scores = np.zeros((len(candidates), len(folds)))
     for i, candidate in enumerate(candidates):

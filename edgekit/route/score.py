@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 LOG_TOKENS = "log_tokens"
 
-FEATURES = (*(f.name for f in fields(Signals)), LOG_TOKENS)
-"""What a score may be made of."""
+ANSWER = "answer"
+FEATURES = (*(f.name for f in fields(Signals) if f.name != ANSWER), LOG_TOKENS)
+"""What a score may be made of, besides ``answer:`` and a digest."""
 
 
 def wrong_probability(score: Score, signals: Signals) -> float:
@@ -72,11 +73,13 @@ def raw_score(score: Score, signals: Signals) -> float:
 def feature(signals: Signals, name: str) -> float:
     """One feature of an answer: a field of its signals, or ``log_tokens``, the natural logarithm of their number.
 
-    NaN where the answer has none.
+    ``answer:`` and a digest: 1 where the answer is that one, else 0. NaN where the answer has none.
 
     Raises:
         RouteError: nobody knows a feature of that name.
     """
+    if name.startswith(f"{ANSWER}:"):
+        return float(signals.answer == name.removeprefix(f"{ANSWER}:"))
     if name == LOG_TOKENS:
         return log(max(signals.tokens, 1))
     if name not in FEATURES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from math import fsum, isnan
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgekit.types import Emitted
+
+
+SHORT = 8
+"""Most tokens of an answer that may come again, word for word."""
+
+
+def digest_answer(text: str, tokens: int) -> str:
+    """What tells a short answer from others: 12 hexadecimal digits, whatever its case and its blanks; "" if longer."""
+    return sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:12] if tokens <= SHORT else ""
 
 
 class SignalTrail:
@@ -24,6 +34,7 @@ class SignalTrail:
         self._logprobs: list[float] = []
         self._leads: list[float] = []
         self._entropies: list[float] = []
+        self._text = ""
 
     def __len__(self) -> int:
         return len(self._logprobs)
@@ -33,6 +44,8 @@ class SignalTrail:
         self._logprobs.append(emitted.logprob)
         self._leads.append(emitted.lead)
         self._entropies.append(emitted.entropy)
+        if len(self) <= SHORT:
+            self._text += emitted.text
 
     def read(self) -> Signals:
         """The signals of all tokens so far. Quantiles are numpy's default, ``linear`` between order statistics.
@@ -56,6 +69,7 @@ class SignalTrail:
             first_entropy=self._entropies[0],
             first_logprob=self._logprobs[0],
             first_margin=self._leads[0],
+            answer=digest_answer(self._text, count),
         )
         if isnan(signals.mean_logprob + signals.mean_margin + signals.mean_entropy):
             raise ValueError("the tokens have no signals: generate them with signals=True")

@@ -11,6 +11,7 @@ from edgekit.route.calibration_fit import FITTING, CalibrationFit, calibrate, sp
 from edgekit.route.fit import describe_prefix, fit_prefix, fit_score, give_up_above
 from edgekit.route.metrics import auroc
 from edgekit.route.score import cautious_probability, raw_score, wrong_probability
+from edgekit.route.signals import digest_answer
 from tests.route.answered import local_answers, probability, signals
 
 
@@ -253,3 +254,34 @@ def test_both_parts_need_enough():
     assert "at least 40" in raised.value.hint
     with pytest.raises(RouteError, match="74 examples"):
         calibrate(local_answers(74), guarantee=(0.1, 0.1))
+
+
+def biased(n: int, seed: int, *, frequent: bool = True):
+    """Two answers, equally sure of themselves; one of them is wrong three times as often."""
+    random = np.random.default_rng(seed)
+    found, wrong = [], []
+    for i in range(n):
+        yes = bool(random.random() < 0.5)
+        answer = digest_answer("yes" if yes else "no", 1) if frequent else digest_answer(f"answer {i}", 3)
+        found.append(replace(signals(random.random(), random), answer=answer))
+        wrong.append(bool(random.random() < (0.6 if yes else 0.2)))
+    return found, wrong
+
+
+def test_an_answer_that_is_given_too_readily_is_trusted_less():
+    fitted = fit_score(*biased(600, 1))
+    assert {f for f in fitted.score.features if f.startswith("answer:")} == {
+        f"answer:{digest_answer(word, 1)}" for word in ("yes", "no")
+    }
+    found, wrong = biased(600, 2)
+    told = [wrong_probability(fitted.score, s) for s in found]
+    assert auroc(np.asarray(told), np.asarray(wrong)) > 0.65
+    yes, no = (replace(found[0], answer=digest_answer(word, 1)) for word in ("yes", "no"))
+    other = replace(found[0], answer=digest_answer("perhaps", 1))
+    assert wrong_probability(fitted.score, yes) > wrong_probability(fitted.score, other)
+    assert wrong_probability(fitted.score, other) > wrong_probability(fitted.score, no)
+
+
+def test_answers_that_come_once_are_not_weighed():
+    fitted = fit_score(*biased(600, 1, frequent=False))
+    assert not [f for f in fitted.score.features if f.startswith("answer:")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgekit.calibration import Signals
-from edgekit.route.signals import SignalTrail
+from edgekit.route.signals import SHORT, SignalTrail, digest_answer
 from edgekit.types import Emitted
 
 RANDOM = np.random.default_rng(3)
@@ -34,6 +34,7 @@ def reference(tokens):
         first_entropy=tokens[0].entropy,
         first_logprob=tokens[0].logprob,
         first_margin=tokens[0].lead,
+        answer=digest_answer(" x" * len(tokens), len(tokens)),
     )
 
 
@@ -47,8 +48,9 @@ def test_against_numpy(count):
     found = trail.read()
     assert found.second_logprob is None
     told, expected = (
-        dataclasses.astuple(dataclasses.replace(s, second_logprob=0.0)) for s in (found, reference(tokens))
+        dataclasses.astuple(dataclasses.replace(s, second_logprob=0.0))[:-1] for s in (found, reference(tokens))
     )
+    assert found.answer == reference(tokens).answer
     assert told == pytest.approx(expected, rel=1e-12)
 
 
@@ -91,3 +93,17 @@ def test_an_answer_without_tokens_or_without_signals_has_none():
     trail.push(Emitted(7, " x"))
     with pytest.raises(ValueError, match="signals=True"):
         trail.read()
+
+
+def test_a_short_answer_is_known_again_and_a_long_one_is_not():
+    def told(*texts):
+        trail = SignalTrail()
+        for text in texts:
+            trail.push(Emitted(7, text, -1.0, margin=1.0, lead=0.5, entropy=1.0))
+        return trail.read().answer
+
+    assert told(" positive", "") == told("Positive\n") == digest_answer("positive", 1)
+    assert told(" positive") != told(" negative")
+    assert "positive" not in told(" positive")
+    assert told(*["a"] * SHORT) != ""
+    assert told(*["a"] * (SHORT + 1)) == ""
