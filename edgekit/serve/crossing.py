@@ -58,7 +58,8 @@ class Crossing:
         self._receipt = receipt
         self._patience = patience
         self._room = threading.Semaphore(ahead)
-        self._taken = threading.Event()
+        self._begun = False
+        self._sent = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Queue[tuple[Event, ...] | BaseException | None] = asyncio.Queue()
         self._arrived: deque[Event] = deque()
@@ -75,9 +76,12 @@ class Crossing:
             EdgekitError: what the router raised.
         """
         if not self._arrived:
+            if self._begun:
+                # Whoever asks for more has sent what was there.
+                self._sent.set()
+            self._begun = True
             events = await self._ready.get()
             self._room.release()
-            self._taken.set()
             if events is None or isinstance(events, BaseException):
                 if events:
                     raise events
@@ -121,8 +125,8 @@ class Crossing:
             if self.stop.is_set():
                 return
         self._call(events)
-        if not self._taken.is_set():
-            self._taken.wait(_HEAD_START)
+        if not self._sent.is_set():
+            self._sent.wait(_HEAD_START)
 
     def _call(self, events: tuple[Event, ...] | BaseException | None) -> None:
         self._tell(lambda: self._ready.put_nowait(events))
