@@ -1,6 +1,7 @@
 """Data files: what a line may say, and what is said about one that is not as it should be."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -169,3 +170,10 @@ def test_an_example_without_an_answer_is_named(write, examples):
     path = write({"id": "b", "answer": "x"}, name="answers.jsonl")
     with pytest.raises(RouteError, match=r"no answer to 1 of 2 examples: a$"):
         read_answers(path, examples)
+
+
+def test_the_examples_of_the_repository_fit_together():
+    folder = Path(__file__).parents[1] / "examples" / "routing"
+    dev, test = (read_examples(folder / f"capitals-{part}.jsonl") for part in ("dev", "test"))
+    assert not {e.id for e in dev} & {e.id for e in test}
+    assert all(answer.right for answer in read_answers(folder / "capitals-answers.jsonl", test))
