@@ -338,8 +338,11 @@ class _Watch:
         self._task = asyncio.create_task(self._wait())
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        task = self._task
+        # Its traceback holds this object: together they would wait for a collection, and the whole answer with them.
+        del self._task
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import ipaddress
 import logging
 import os
@@ -133,14 +132,9 @@ class Running(uvicorn.Server):
 
     def run_on(self, listener: socket.socket) -> None:
         """Answer until a signal or ``end`` comes."""
-        # What is loaded by now stays to the end. Left out of collections, these are quick, and soon enough that the
-        # circles that answers leave behind do not pile up: a whole collection waits for a quarter of all objects.
-        gc.collect()
-        gc.freeze()
         try:
             self.run(sockets=[listener])
         finally:
-            gc.unfreeze()
             listener.close()
             self._service.close()
 

@@ -1,6 +1,7 @@
 """Many at once, those who leave, those who are too many, and the end."""
 
 import asyncio
+import gc
 import json
 import logging
 import threading
@@ -247,3 +248,15 @@ def test_the_first_words_get_out_before_the_model_goes_on(monkeypatch):
         return before, len(events)
 
     assert asyncio.run(read()) == (1, 4)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_leaves_no_circle_behind(server, stream):
+    """What waits for a collection piles up: few objects, and an answer's whole memory with them."""
+    gc.collect()
+    gc.disable()
+    try:
+        httpx.post(f"{server.url}/v1/chat/completions", json=chat("one two three") | {"stream": stream})
+        assert server.wait_until(lambda: not [o for o in gc.get_objects() if type(o) is Crossing])
+    finally:
+        gc.enable()
