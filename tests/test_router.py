@@ -301,8 +301,10 @@ def test_answers_come_one_after_another_in_order(router):
     stop = threading.Event()
 
     def ask(name, **options):
-        told(made.answer(QUESTION, **options))
-        order.append(name)
+        events = made.answer(QUESTION, **options)
+        next(events)
+        order.append(name)  # still its turn
+        list(events)
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(3)]
     for i, thread in enumerate(threads):
