@@ -84,6 +84,20 @@ class Counter:
             request, tokens=tuple(tokens), counted=frozenset(counted), language=request.language or self._tell(request)
         )
 
+    def usage(self, request: Request, tier: str, text: str, prompt: int | None, new: int | None) -> tuple[int, int]:
+        """Tokens of a prompt and of its answer: as the endpoint says, and where it does not, as they are counted here.
+
+        Args:
+            request: prepared.
+            tier: who answered.
+            text: the answer.
+            prompt: of the prompt, as the endpoint says.
+            new: of the answer, as the endpoint says.
+        """
+        if prompt is None:
+            prompt = request.tokens_for(tier) or 0
+        return prompt, self._length(text) if new is None else new
+
     def _length(self, text: str) -> int:
         return len(self._tokenizer.encode(text))
 

@@ -225,6 +225,7 @@ class LocalRun:
                 self.seconds_to_first = self.seconds
             self.text += emitted.text
             self._trail.push(emitted)
+            self.finish = generation.finish
             yield emitted
             if self.stopped:
                 return

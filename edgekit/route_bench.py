@@ -14,10 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.calibrate import PREFIX_TOKENS, check_second, require_calibration
+from edgekit.calibrate import check_second, require_calibration
 from edgekit.calibration import Calibration, Guarantee  # noqa: TC001 - record.py resolves these at run time
 from edgekit.cloud import Endpoint
-from edgekit.collect import add_second, collect_cloud, collect_local
+from edgekit.collect import PREFIX_TOKENS, add_second, collect_cloud, collect_local
 from edgekit.counting import Counter
 from edgekit.errors import CloudError, ConfigError, RouteError, did_you_mean
 from edgekit.examples_file import read_answers, read_examples
@@ -205,15 +205,15 @@ def bench_routing(
         sent, whom = examples, cloud.name
         others, costs = _price(read_answers(cloud, sent), price, Tokenizer.of(bundle), sent)
         local = ask_bundle(sent)
-    measurement, _ = find_measurement(bundle)
+    measurement, which = find_measurement(bundle)
     proof, whole = compare(
         local, others, calibration if rule.answers.prefix else replace(calibration, prefix=None),
         threshold=rule.answers.most_wrong, joules=_joules(local, measurement), seed=seed,
     )  # fmt: skip
     return RouteBench(
         bundle=str(bundle.path), bundle_sha256=bundle.sha256, data=data.name, data_sha256=digest, cloud=whom,
-        policy=policy.name if policy else "", currency=rule.budget.currency, price=costs, energy=_energy(bundle),
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        policy=policy.name if policy else "", currency=rule.budget.currency, price=costs,
+        energy=_energy(measurement, which), time=datetime.now(UTC).isoformat(timespec="seconds"),
         calibrated_on=f"{calibration.n_fit + calibration.n_threshold} answers to {calibration.data}",
         guarantee=calibration.guarantee, n=len(sent), kept_back=len(examples) - len(sent),
         cut_off=sum(a.finish in ("length", "context") for a in local), proof=proof, whole=whole,
@@ -296,8 +296,8 @@ def ask_all(
         CloudError: it failed.
         RouteError: ``store`` is another kind of file.
     """
-    tier, tokenizer = endpoint.tier, Tokenizer.of(bundle)
-    counter = Counter(tokenizer, Policy("bench", (tier,)))
+    tier = endpoint.tier
+    counter = Counter.of(bundle, Policy("bench", (tier,)))
 
     def ask(example: Example) -> CloudAnswer:
         with endpoint.ask(example.request) as reply:
@@ -308,14 +308,11 @@ def ask_all(
                 if not reply.empty:
                     raise
                 text = ""
-        prompt, new = reply.prompt_tokens, reply.new_tokens
-        if prompt is None:
-            prompt = counter.prepare(example.request).tokens_for(tier.name)
-        if new is None:
-            new = len(tokenizer.encode(text))
+        asked = counter.prepare(example.request)
+        prompt, new = counter.usage(asked, tier.name, text, reply.prompt_tokens, reply.new_tokens)
         return CloudAnswer(
             example.id, text, is_right(text, example.answers, example.grading, example.choices), prompt, new,
-            reply.seconds, tier.price.cost(prompt or 0, new) if tier.price else None,
+            reply.seconds, tier.price.cost(prompt, new) if tier.price else None,
         )  # fmt: skip
 
     # The price is part of what is kept: an answer of before must not come back with another one's cost.
@@ -359,8 +356,7 @@ def _joules(local: Sequence[LocalAnswer], measurement: Measurement | None) -> li
     return found
 
 
-def _energy(bundle: Bundle) -> str:
-    measurement, which = find_measurement(bundle)
+def _energy(measurement: Measurement | None, which: str) -> str:
     if measurement is None:
         return f"no joules: of measurements, {which}"
     energy = measurement.energy

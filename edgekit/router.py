@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.calibration import Calibration, Signals
+    from edgekit.cloud import Reply
     from edgekit.local import LocalRun
     from edgekit.route.drift import Drift
     from edgekit.route.loops import Loop
@@ -53,8 +54,8 @@ _LOOK = 0.05
 class RouterStatus:
     """How things stand.
 
-    ``waiting`` counts local answers under way or in line. ``meter`` is "" where there is none, and ``no_meter`` says
-    why; ``documents`` says what of the user's own answers draw on, "" for nothing.
+    ``waiting`` counts local answers under way or in line. ``meter`` is "" where there is none;
+    ``documents`` says what of the user's own answers draw on, "" for nothing.
     """
 
     waiting: int
@@ -62,7 +63,6 @@ class RouterStatus:
     spent_today: float
     drift: Drift | None
     meter: str
-    no_meter: str
     documents: str
 
 
@@ -142,7 +142,7 @@ class Router:
         self._endpoints = {endpoint.tier.name: endpoint for endpoint in endpoints}
         self._gauge = Gauge(local.bundle.manifest, loaded=True, context=local.context_length, small_memory=small_memory)
         self._live: deque[float] = deque(maxlen=LIVE)
-        self._meter, self._no_meter = choose_meter()
+        self._meter, _ = choose_meter()
 
     def prepare(self, request: Request) -> Request:
         """Add passages of the user's documents, count its tokens for each tier, tell its language; once.
@@ -181,7 +181,6 @@ class Router:
             spent_today=self.ledger.spent,
             drift=measure_drift(self._live, self.calibration.scores) if self.calibration else None,
             meter=self._meter.name if self._meter else "",
-            no_meter=self._no_meter,
             documents=self.grounding.words if self.grounding else "",
         )
 
@@ -263,6 +262,7 @@ class _Answer:
         prefix = router.calibration.prefix if router.calibration and passed_on and not at_once else None
         run = router._local.answer(self._request, expected=verdict.expected.seconds, stop=self._stop)
         watch, hidden, open_ = LoopWatch(), "", False
+        given_up: Finding | None = None
         try:
             with _metered(router._meter) as joules:
                 for emitted in run:
@@ -271,8 +271,8 @@ class _Answer:
                     if prefix and len(run.tokens) == prefix.tokens and run.finish is None:
                         finding = judge_prefix(run.signals, router.calibration, policy)
                         if finding and finding.outcome == "fail":
-                            run.close()
-                            return self._give_up(run, verdict, finding, joules)
+                            given_up = finding
+                            break
                         at_once = at_once or policy.show == "prefix"
                     if at_once and hidden:
                         if not open_:
@@ -282,14 +282,19 @@ class _Answer:
                         hidden = ""
                     if watch.loop and policy.answers.repetition and passed_on and not open_:
                         break
-                opinion = self._second_opinion(run)
+                opinion = None if given_up else self._second_opinion(run)
         except RunError as error:
             finding = Finding("reachable", DEVICE, "fail", f"the device could not: {error.message}")
             self._note(run, "broke down")
             return self._escalate(verdict, finding)
         finally:
             run.close()
-        self._count(run, joules)
+        self._device_seconds += run.seconds
+        if joules:
+            self._joules = (self._joules or 0.0) + joules[0]
+        if given_up:
+            self._note(run, f"gave up after {len(run.tokens)} tokens")
+            return self._escalate(verdict, given_up)
         if self._stop.is_set():
             yield self._end(verdict, run.text, "cancelled", run.prompt_tokens, len(run.tokens))
             return None
@@ -342,16 +347,6 @@ class _Answer:
             self._kept = self._end(verdict, run.text, ends, run.prompt_tokens, len(run.tokens))
         return outcome
 
-    def _give_up(self, run: LocalRun, verdict: Verdict, finding: Finding, joules: list[float]) -> Verdict:
-        self._count(run, joules)
-        self._note(run, f"gave up after {len(run.tokens)} tokens")
-        return self._escalate(verdict, finding)
-
-    def _count(self, run: LocalRun, joules: list[float]) -> None:
-        self._device_seconds += run.seconds
-        if joules:
-            self._joules = (self._joules or 0.0) + joules[0]
-
     def _note(self, run: LocalRun, outcome: str) -> None:
         self._attempts.append(Attempt(DEVICE, outcome, run.waited + run.seconds))
 
@@ -370,7 +365,7 @@ class _Answer:
             try:
                 reply = endpoint.ask(self._request)
             except (CloudError, ConfigError) as error:
-                return self._failed(verdict, error.message, begun, 0.0)
+                return self._failed(verdict, error.message, begun)
             with _watched(self._stop, reply):
                 try:
                     for piece in reply:
@@ -380,10 +375,9 @@ class _Answer:
                         text += piece
                         yield self._piece(piece)
                 except CloudError as error:
-                    # What was sent and what came was paid for, whatever became of it.
-                    cost = self._price(verdict, reply.prompt_tokens, reply.new_tokens, text) if text else 0.0
                     if not shown:
-                        return self._failed(verdict, error.message, begun, cost)
+                        return self._failed(verdict, error.message, begun)
+                    cost = self._price(reply, endpoint.tier, text)
                     self._attempts.append(Attempt(name, "broke off", monotonic() - begun, cost))
                     reason = f"{error.message}: what was shown is not the whole answer"
                     broken = replace(verdict, reason=reason, code="reachable")
@@ -391,29 +385,30 @@ class _Answer:
                     return None
                 finally:
                     reply.close()
-            cost = self._price(verdict, reply.prompt_tokens, reply.new_tokens, text)
-            self._attempts.append(Attempt(name, "served", monotonic() - begun, cost))
+                    # What came was paid for, whatever became of it.
+                    cost = self._price(reply, endpoint.tier, text)
+            outcome = "cancelled" if reply.finish == "cancelled" else "served"
+            self._attempts.append(Attempt(name, outcome, monotonic() - begun, cost))
             if not shown:
                 yield Opening(verdict)
-            prompt, new = self._usage(name, reply.prompt_tokens, reply.new_tokens, text)
+            prompt, new = self._usage(reply, endpoint.tier, text)
             yield replace(self._end(verdict, text, reply.finish, prompt, new), message=reply.message)
             return None
         finally:
             router.ledger.settle(aside, cost)
 
-    def _failed(self, verdict: Verdict, why: str, begun: float, cost: float) -> Verdict | None:
-        self._attempts.append(Attempt(verdict.tier, f"failed: {why}", monotonic() - begun, cost))
+    def _failed(self, verdict: Verdict, why: str, begun: float) -> Verdict | None:
+        self._attempts.append(Attempt(verdict.tier, f"failed: {why}", monotonic() - begun))
         return self._escalate(verdict, Finding("reachable", verdict.tier, "fail", why))
 
-    def _usage(self, tier: str, prompt: int | None, new: int | None, text: str) -> tuple[int, int]:
-        """As the endpoint says; where it does not, as it was counted before, and as the bundle's tokenizer counts."""
-        if prompt is None:
-            prompt = self._request.tokens_for(tier) or 0
-        return prompt, len(self._router._local.tokenizer.encode(text)) if new is None else new
+    def _usage(self, reply: Reply, tier: Tier, text: str) -> tuple[int, int]:
+        return self._router._counter.usage(self._request, tier.name, text, reply.prompt_tokens, reply.new_tokens)
 
-    def _price(self, verdict: Verdict, prompt: int | None, new: int | None, text: str) -> float:
-        tier = next(t for t in self._router.policy.tiers if t.name == verdict.tier)
-        return tier.price.cost(*self._usage(tier.name, prompt, new, text)) if tier.price else 0.0
+    def _price(self, reply: Reply, tier: Tier, text: str) -> float:
+        """Of what came; nothing where nothing did."""
+        if tier.price is None or not (text or reply.message or reply.new_tokens is not None):
+            return 0.0
+        return tier.price.cost(*self._usage(reply, tier, text))
 
     # --- both ---
 
@@ -479,14 +474,14 @@ def _metered(meter: PowerProbe | None) -> Iterator[list[float]]:
 
 
 @contextmanager
-def _watched(stop: Signal, reply: object) -> Iterator[None]:
+def _watched(stop: Signal, reply: Reply) -> Iterator[None]:
     """Close a reply from beside as soon as its caller has gone: the thread that reads it may wait for bytes."""
     over = Signal()
 
     def watch() -> None:
         while not over.wait(_LOOK):
             if stop.is_set():
-                reply.close()  # type: ignore[attr-defined]
+                reply.close()
                 return
 
     thread = Thread(target=watch, name="edgekit-stop", daemon=True)

@@ -1,11 +1,14 @@
 """A bundle, a policy and endpoints, joined: a real tiny model here, a real server on loopback there."""
 
 import contextlib
+import socket
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import pytest
+import trustme
 
 from edgekit import build_bundle
 from edgekit.bundle import record
@@ -32,9 +35,9 @@ from edgekit.routing import (
     Tier,
 )
 from edgekit.serve.assembly import Plan, _open_router
-from edgekit.testing import tiny_checkpoint
+from edgekit.testing import FakeProbe, tiny_checkpoint
 from edgekit.types import Sampling
-from tests.cloud.loopback import serve
+from tests.cloud.loopback import secure, serve, trusting
 
 CLOUD = ("from ", "the ", "cloud")
 QUESTION = Request((Message("user", "Rome?"),), sampling=Sampling(max_new_tokens=12))
@@ -75,8 +78,8 @@ def router(plain):
     """router(policy, bundle=...) -> a Router with endpoints for the policy's tiers."""
     opened = []
 
-    def make(policy: Policy, bundle=plain, **options) -> Router:
-        endpoints = [Endpoint(t, environment={}) for t in policy.tiers]
+    def make(policy: Policy, bundle=plain, *, trust=None, **options) -> Router:
+        endpoints = [Endpoint(t, environment={}, **(trust or {})) for t in policy.tiers]
         opened.append(Router(LocalModel(bundle), policy, endpoints=endpoints, **options))
         return opened[-1]
 
@@ -161,6 +164,78 @@ def test_a_clear_case_is_given_up_after_its_first_tokens(router, plain):
     assert shown == "from the cloud"
     assert last.verdict.code == "prefix"
     assert last.attempts[0].outcome == "gave up after 4 tokens"
+
+
+def test_an_answer_that_is_over_is_not_given_up(router, plain):
+    """The calibration's prefixes are of answers that went on; one of just as many tokens is judged whole."""
+    with serve(lambda c: c.answer(*CLOUD)) as server:
+        policy = Policy("p", (tier(server.url),), answers=LENIENT)
+        four = replace(QUESTION, sampling=Sampling(max_new_tokens=4))
+        _, _, last = told(router(policy, calibrated(plain, 0.1, prefix=0.9)).answer(four))
+        assert server.heard == []
+    assert last.verdict.tier == DEVICE
+    assert last.new_tokens == 4
+
+
+def test_joules_of_what_was_given_up_count(router, plain):
+    with serve(lambda c: c.answer(*CLOUD)) as server:
+        made = router(Policy("p", (tier(server.url),), answers=LENIENT), calibrated(plain, 0.9, prefix=0.9))
+        made._meter = FakeProbe(5.0)
+        _, _, last = told(made.answer(QUESTION))
+    assert last.verdict.code == "prefix"
+    assert last.joules > 0
+
+
+FAULTS = {
+    "401": lambda c: c.error(401),
+    "402": lambda c: c.error(402),
+    "429": lambda c: c.error(429, retry_after="30"),
+    "500": lambda c: c.error(500),
+    "garbage": lambda c: (c.stream(), c.event(b"{not json")),
+    "no http": lambda c: c.socket.sendall(b"nonsense\r\n\r\n"),
+    "cut before the answer": lambda c: c.cut(),
+    "stall": lambda c: (c.stream(), c.hang()),
+    "silence": lambda c: c.hang(),
+}
+
+
+@pytest.mark.parametrize("resort", ["answer", "refuse"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_befalls_an_endpoint_ends_as_the_policy_says(router, fault, resort):
+    with serve(FAULTS[fault]) as server:
+        policy = Policy("p", (tier(server.url, stall=0.3, deadline=2.0),), last_resort=resort)
+        _, shown, last = told(router(policy).answer(QUESTION))
+    assert last.verdict.tier == (DEVICE if resort == "answer" else "")
+    assert bool(shown) == (resort == "answer")
+    assert last.attempts[-1].tier == "far"
+    assert last.attempts[-1].seconds < 10
+    assert not last.broken
+
+
+def test_an_endpoint_without_an_address_or_with_an_expired_certificate(router, monkeypatch):
+    def no_address(*_: object, **__: object):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    ca = trustme.CA()
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    with serve(lambda c: c.answer(*CLOUD), tls=secure(ca, not_after=yesterday)) as server:
+        _, shown, last = told(router(Policy("p", (tier(server.url),)), trust=trusting(ca)).answer(QUESTION))
+        assert server.heard == []
+    assert "certificate has expired" in last.attempts[-1].outcome
+    assert (last.verdict.tier, last.verdict.degraded, bool(shown)) == (DEVICE, True, True)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    _, shown, last = told(router(Policy("p", (tier("https://nowhere.invalid/v1"),))).answer(QUESTION))
+    assert (last.verdict.tier, last.verdict.degraded, bool(shown)) == (DEVICE, True, True)
+
+
+def test_what_came_before_the_caller_went_was_paid_for(router):
+    with serve(lambda c: (c.stream(), c.say("one", " two"), c.hang())) as server:
+        made = router(Policy("p", (tier(server.url),), budget=Budget(per_day=1.0)))
+        events = made.answer(QUESTION)
+        assert isinstance(next(events), Opening)
+        assert next(events).text == "one"
+        events.close()
+    assert made.status().spent_today > 0
 
 
 def test_given_up_and_nobody_there_it_is_answered_here_after_all(router, plain):

@@ -58,9 +58,6 @@ class Answerer(Protocol):
     def explain(self, request: Request) -> Verdict:
         """The decision; nobody is called."""
 
-    def prepare(self, request: Request) -> Request:
-        """The request with its tokens counted and its language looked at."""
-
     def status(self) -> Status:
         """How things stand."""
 

@@ -10,11 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import trustme
+
 from edgekit.routing import Message, Request, Tier
 from edgekit.types import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
 
 KEY = "sk-secret-4f9a2b7c1d"
 PROMPT = "The patient Erika Mustermann has a rare disease; what is to be done?"
@@ -189,3 +192,16 @@ def tier(url: str, **changed: object) -> Tier:
 def question(text: str = PROMPT, **changed: object) -> Request:
     sampling = changed.pop("sampling", Sampling(max_new_tokens=50))
     return Request(messages=(Message("user", text),), sampling=sampling, **changed)  # type: ignore[arg-type]
+
+
+def secure(ca: trustme.CA, name: str = "127.0.0.1", **more: datetime) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(name, **more).configure_cert(context)
+    return context
+
+
+def trusting(*authorities: trustme.CA) -> dict[str, ssl.SSLContext]:
+    context = ssl.create_default_context()
+    for ca in authorities:
+        ca.configure_trust(context)
+    return {"verify": context}

@@ -6,7 +6,6 @@ import gzip
 import json
 import re
 import socket
-import ssl
 import threading
 import time
 import traceback
@@ -17,7 +16,7 @@ import pytest
 import trustme
 
 from edgekit.errors import CloudError
-from tests.cloud.loopback import KEY, PROMPT, SSE, question, serve
+from tests.cloud.loopback import KEY, PROMPT, SSE, question, secure, serve, trusting
 
 
 def fail(far, request=None) -> tuple[CloudError, list[str], float]:
@@ -335,19 +334,6 @@ def test_the_next_address_is_tried(endpoint, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with serve(lambda c: c.answer("here")) as server:
         assert "".join(endpoint(server.url.replace("127.0.0.1", "localhost")).ask(question())) == "here"
-
-
-def secure(ca: trustme.CA, name: str = "127.0.0.1", **more: datetime) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert(name, **more).configure_cert(context)
-    return context
-
-
-def trusting(*authorities: trustme.CA) -> dict[str, ssl.SSLContext]:
-    context = ssl.create_default_context()
-    for ca in authorities:
-        ca.configure_trust(context)
-    return {"verify": context}
 
 
 def test_tls_with_a_certificate_that_is_trusted(endpoint):
