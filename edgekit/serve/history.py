@@ -156,7 +156,7 @@ class History:
             "time": row.time,
             "tier": verdict.tier,
             "code": verdict.code,
-            "reason": verdict.reason,
+            "reason": verdict.reason if self._store_prompts or verdict.code not in _QUOTING else "",
             "degraded": verdict.degraded,
             "finish": routed.finish,
             "seconds": routed.seconds,
@@ -185,6 +185,9 @@ def default_url() -> str:
 
     return str(URL.create("sqlite", database=str(user_state_path("edgekit") / "history.sqlite")))
 
+
+_QUOTING = frozenset({"schema"})
+"""Codes whose reason may quote the answer: what was wrong with its JSON."""
 
 _HINT = "give another --history URL (SQLAlchemy's form), or --history none"
 

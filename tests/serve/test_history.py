@@ -3,6 +3,7 @@
 import logging
 import stat
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -56,6 +57,17 @@ def test_prompts_only_where_asked(tmp_path):
     history.add(ASKED, routed(text="an answer"))
     history.close()
     assert (rows(path)[0]["prompt"], rows(path)[0]["answer"]) == ("my secret question", "an answer")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_reason_that_may_quote_the_answer_is_kept_only_where_answers_are(tmp_path, stored):
+    path = tmp_path / "h.sqlite"
+    history = open_history(path, store_prompts=stored)
+    quoting = replace(LEFT, code="schema", reason="it does not satisfy the schema: 'secret' is not of type 'integer'")
+    history.add(ASKED, routed(quoting))
+    history.add(ASKED, routed(LEFT))
+    history.close()
+    assert [row["reason"] for row in rows(path)] == [quoting.reason if stored else "", LEFT.reason]
 
 
 def test_what_was_spent_survives_a_restart(tmp_path):
