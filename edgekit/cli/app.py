@@ -12,7 +12,7 @@ import typer
 
 from edgekit import __version__
 from edgekit.cli import console
-from edgekit.cli.arguments import Json, Model, numbers
+from edgekit.cli.arguments import BundlePath, Json, Model, numbers
 from edgekit.cli.progress import Bars
 from edgekit.cli.route_app import route
 from edgekit.cli.serve_command import serve
@@ -32,7 +32,6 @@ app.add_typer(targets, name="targets")
 app.add_typer(route, name="route")
 app.command(epilog="Example:  edgekit serve smollm2-int4 --policy policy.toml")(serve)
 
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 SmallMemory = Annotated[
     bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens, slower prompts.")
 ]

@@ -3,12 +3,14 @@
 Annotations are read by Typer while it runs, so this file does without ``from __future__ import annotations``.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.errors import ConfigError
 
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; talk goes to stderr.")]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import Json
+from edgekit.cli.arguments import BundlePath, Json
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, RouteError
 from edgekit.routing import DeviceState, Price
@@ -23,7 +23,7 @@ route = typer.Typer(
     epilog='Example:  edgekit route explain smollm2-int4 "What is the capital of France?" --policy policy.toml',
 )
 def route_explain(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")],
+    bundle: BundlePath,
     prompt: Annotated[str, typer.Argument(help="What would be asked.")],
     *,
     policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
@@ -65,7 +65,7 @@ def route_explain(
     "calibrate", epilog="Example:  edgekit route calibrate smollm2-int4 --data dev.jsonl --guarantee 0.05@0.95"
 )
 def route_calibrate(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")],
+    bundle: BundlePath,
     *,
     data: Annotated[Path, typer.Option(help="Questions with their answers, a JSON object a line.")],
     guarantee: Annotated[

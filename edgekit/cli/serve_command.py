@@ -1,17 +1,19 @@
 """``edgekit serve``. As in app.py, Typer reads the annotations while it runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import Json
+from edgekit.cli.arguments import BundlePath, Json
 from edgekit.errors import ConfigError
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")],
+    bundle: BundlePath,
     *,
     policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
     host: Annotated[
@@ -76,22 +78,32 @@ def serve(
             console.note("plain HTTP: the token can be read on the way; put TLS in front of it")
         console.note("Ctrl-C finishes the answers under way and ends")
 
-    _listen_to_logs(access=access_log)
-    serve_bundle(
-        Plan(
-            bundle, policy, host, port, queue, token_file, history, store_prompts, docs, threads,
-            context, small_memory, second,
-        ),
-        ready,
-    )  # fmt: skip
+    with _logs(access=access_log):
+        serve_bundle(
+            Plan(
+                bundle, policy, host, port, queue, token_file, history, store_prompts, docs, threads,
+                context, small_memory, second,
+            ),
+            ready,
+        )  # fmt: skip
 
 
-def _listen_to_logs(*, access: bool) -> None:
+@contextmanager
+def _logs(*, access: bool) -> Iterator[None]:
     """Warnings of the server on stderr, and its access log where it is wanted."""
     import logging
 
     lines = logging.StreamHandler()
     lines.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    for name in ("edgekit.serve", "uvicorn.error"):
-        logging.getLogger(name).addHandler(lines)
-    logging.getLogger("edgekit.serve.access").setLevel(logging.INFO if access else logging.WARNING)
+    heard = [logging.getLogger(name) for name in ("edgekit.serve", "uvicorn.error")]
+    for logger in heard:
+        logger.addHandler(lines)
+    accesses = logging.getLogger("edgekit.serve.access")
+    before = accesses.level
+    accesses.setLevel(logging.INFO if access else logging.WARNING)
+    try:
+        yield
+    finally:
+        accesses.setLevel(before)
+        for logger in heard:
+            logger.removeHandler(lines)
