@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from edgekit import __version__, words
 from edgekit.calibration import Calibration
+from edgekit.collect import PREFIX_TOKENS, add_second, collect_local
 from edgekit.errors import ConfigError, GateFailed, RouteError
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, CalibrationFit, calibrate
 from edgekit.route.fit import SECOND
-from edgekit.run import Tokenizer
+from edgekit.run import chat_template
 from edgekit.types import Bundle, Progress, silent
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from edgekit.route.threshold import Infeasible
     from edgekit.routing import LocalAnswer
-
-PREFIX_TOKENS = 16
-"""After how many tokens an answer may be given up."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Binding:
     @classmethod
     def of(cls, bundle: Bundle) -> Binding:
         """Of a bundle in this process; ``template_sha256`` is "" for a model without a chat template."""
-        template = Tokenizer.of(bundle).chat_template
+        template = chat_template(bundle)
         return cls(
             bundle_sha256=bundle.sha256,
             provider=bundle.manifest.portable.provider,
@@ -94,7 +92,6 @@ def calibrate_bundle(
         RouteError: the data cannot be used: a line without an answer, too few, all right or all wrong.
         RunError: the bundle does not load.
     """
-    from edgekit.collect import add_second, collect_local
     from edgekit.examples_file import read_examples
 
     examples = read_examples(data)

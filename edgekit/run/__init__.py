@@ -9,7 +9,7 @@ from edgekit.run.held import HeldPrompt
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
 from edgekit.run.settings import CHUNK, choose_settings, default_settings, find_tuning, machine_class, runtime_class
-from edgekit.run.text import Tokenizer
+from edgekit.run.text import Tokenizer, chat_template
 from edgekit.run.threads import core_cpus, physical_cores
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "OnnxRunner",
     "SessionInfo",
     "Tokenizer",
+    "chat_template",
     "choose_settings",
     "core_cpus",
     "default_settings",

@@ -61,12 +61,7 @@ class Tokenizer:
         eos = set(bundle.manifest.spec.eos_token_ids)
         eos.update([stops] if isinstance(stops, int) else stops or [])
         named = {name: _token_text(config[name]) for name in SPECIAL_TOKENS if config.get(name)}
-        return cls(codec, template=_find_template(bundle.path, config), special_tokens=named, eos_ids=eos)
-
-    @property
-    def chat_template(self) -> str | None:
-        """The template as the bundle has it, None where it has none."""
-        return self._template
+        return cls(codec, template=chat_template(bundle), special_tokens=named, eos_ids=eos)
 
     @property
     def has_chat_template(self) -> bool:
@@ -203,12 +198,16 @@ def _token_text(token: str | dict[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
 
 
-def _find_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """chat_template.jinja, else tokenizer_config.json's: one text, or a list of named ones."""
-    path = folder / "chat_template.jinja"
+def chat_template(bundle: Bundle) -> str | None:
+    """A bundle's: chat_template.jinja, else tokenizer_config.json's, one text or a list of named ones.
+
+    Raises:
+        BundleError: tokenizer_config.json is missing or not valid.
+    """
+    path = bundle.path / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
-    template = config.get("chat_template")
+    template = _read_json(bundle.path / "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
         template = next((t["template"] for t in template if t["name"] == "default"), None)
     return template
