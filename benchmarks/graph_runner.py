@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.run.runtime import onnxruntime
-
 
 class GraphRunner:
     """A decoder's graph held open, whatever of the usual inputs it takes; one prompt at a time, from an empty cache."""
 
     def __init__(self, path: Path, head_dim: int, threads: int = 0) -> None:
+        # A peer's environment has no edgekit; there session.py keeps the telemetry off, elsewhere edgekit.run has.
+        import onnxruntime  # noqa: TID251
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads

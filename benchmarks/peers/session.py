@@ -56,7 +56,7 @@ class Session:
 
     def __init__(self, contender: Contender, place: Place, folder: Path, threads: int, log: Path) -> None:
         command = [place.python, "-m", "benchmarks.peers.driver", contender.name, str(folder), str(threads)]
-        switches = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+        switches = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": str(threads)}
         self._log = log
         self._at = log.stat().st_size if log.exists() else 0
         with log.open("a") as file:

@@ -149,6 +149,15 @@ def test_a_process_that_ends_says_why(tmp_path):
         Session(edgekit, Place(sys.executable, tmp_path), tmp_path / "nowhere", 1, tmp_path / "log")
 
 
+def test_what_runs_in_a_peers_environment_needs_no_edgekit():
+    refuse = "import sys; sys.modules['edgekit'] = None; "
+    imports = "import benchmarks.peers.driver, benchmarks.graph_runner; benchmarks.peers.driver.find_contenders()"
+    done = subprocess.run(
+        [sys.executable, "-c", refuse + imports], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_the_loop_feeds_back_the_likeliest_token():
     fed = []
 
