@@ -16,7 +16,7 @@ import numpy as np
 from edgekit.errors import QuantizeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -42,6 +42,30 @@ def run_until(
 ) -> tuple[Array, ir.Node]:
     """Evaluate the nodes before the one that makes the output ``stop``.
 
+    Returns:
+        The first input of the node that makes ``stop``, [variants, S, H], and that node.
+
+    Raises:
+        QuantizeError: an operator that graph/ does not write.
+    """
+    steps = products(model, weights, feeds, variants, stop)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: tuple[Array, ir.Node] = end.value
+            return result
+
+
+def products(
+    model: ir.Model,
+    weights: Weights,
+    feeds: Mapping[str, Array],
+    variants: Callable[[str, Array], Iterator[Array]],
+    stop: str,
+) -> Generator[None, None, tuple[Array, ir.Node]]:
+    """``run_until`` in steps: it pauses before each product, whose input ``variants`` has seen.
+
     Args:
         model: the float graph of graph/.
         weights: where the matrices of its products are read from, in bands.
@@ -49,9 +73,6 @@ def run_until(
         variants: called with a product's weight name and its input [variants,S,K]; yields changed weights [K,N], a new
             row for each.
         stop: a graph output, the logits.
-
-    Returns:
-        The first input of the node that makes ``stop``, [variants, S, H], and that node.
 
     Raises:
         QuantizeError: an operator that graph/ does not write.
@@ -68,6 +89,7 @@ def run_until(
         if weight is not None and weight.const_value is not None:
             x = _widen(_get(node.inputs[0], values), rows)
             extra = [x[:1] @ changed for changed in variants(str(weight.name), x)]
+            yield
             product = _multiply_by_weight(x, weights, str(weight.name))
             outputs: tuple[Array | None, ...] = (np.concatenate([product, *extra]) if extra else product,)
             rows += len(extra)

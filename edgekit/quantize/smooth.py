@@ -14,11 +14,12 @@ channels that matter get the finer steps (SmoothQuant, arXiv 2211.10438; AWQ, ar
 from __future__ import annotations
 
 import re
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.quantize.evaluate import random_tokens, run_until
+from edgekit.quantize.evaluate import products, random_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +41,9 @@ _NAME = re.compile(r"^(model\.layers\.\d+\.)(?:self_attn\.|mlp\.)?(\w+)\.(weight
 class SmoothedWeights:
     """Weights with the scales folded in. Computes the same function as the weights it wraps."""
 
-    def __init__(self, weights: Weights, scales: dict[str, NDArray[np.float32]]) -> None:
+    def __init__(self, weights: Weights, observed: _Observation) -> None:
         self._weights = weights
-        self._scales = scales
+        self._observed = observed
         self.names, self.shape = weights.names, weights.shape
         self.stored, self.nbytes = weights.stored, weights.nbytes
 
@@ -53,10 +54,10 @@ class SmoothedWeights:
         if found is None:
             return rows
         layer, part, kind = found.groups()
-        columns = self._scales.get(layer + _READ_BY.get(part, ""))
+        columns = self._observed.scale(layer, _READ_BY.get(part))
         if columns is not None and kind == "weight":
             rows *= columns
-        made = self._scales.get(layer + _MADE_FOR.get(part, ""))
+        made = self._observed.scale(layer, _MADE_FOR.get(part))
         if made is not None:
             made = made[start:stop]
             rows /= made[:, None] if rows.ndim == 2 else made
@@ -69,23 +70,59 @@ _MADE_FOR = {"input_layernorm": "q", "post_attention_layernorm": "gate", "up_pro
 
 
 def smooth(model: ir.Model, weights: Weights, alpha: float) -> SmoothedWeights:
-    """Observe the model on random tokens and wrap its weights.
+    """Wrap weights. The model is observed on random tokens, as far as the weights that are read need it.
 
     Args:
         model: the float graph of ``weights``; every weight is read once.
         weights: the checkpoint's.
         alpha: how much of the activations' range moves, 0 (nothing) to 1 (all).
     """
-    scales: dict[str, NDArray[np.float32]] = {}
+    return SmoothedWeights(weights, _Observation(model, weights, alpha))
 
-    def observe(name: str, x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        found = _NAME.match(name)
-        if found and found[2] in OBSERVED:
-            scales[found[1] + _READ_BY[found[2]]] = _scale(x, alpha)
-        return iter(())
 
-    run_until(model, weights, random_tokens(model, weights), observe, "logits")
-    return SmoothedWeights(weights, scales)
+class _Observation:
+    """The scales of a model, found layer by layer: whoever asks for one first evaluates the model up to it.
+
+    So a build quantizes the first layers while the last ones have not been read, and both find a layer's bytes in the
+    page cache. Any number of threads may ask.
+    """
+
+    def __init__(self, model: ir.Model, weights: Weights, alpha: float) -> None:
+        self._found: dict[tuple[str, str], NDArray[np.float32]] = {}
+        self._lock = Lock()
+        self._steps = self._walk(model, weights, alpha)
+        self._done = False
+        self._error: Exception | None = None
+
+    def scale(self, layer: str, key: str | None) -> NDArray[np.float32] | None:
+        """The scale of the channels that ``key`` reads in a layer; None where nothing was observed."""
+        if key is None:
+            return None
+        with self._lock:
+            while (layer, key) not in self._found and not self._done:
+                self._advance()
+            return self._found.get((layer, key))
+
+    def _advance(self) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._done = True
+        except Exception as error:
+            # A generator that has raised looks as if it had ended: the next one who asks must not go on without scales.
+            self._error = error
+            raise
+
+    def _walk(self, model: ir.Model, weights: Weights, alpha: float) -> Iterator[None]:
+        def observe(name: str, x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+            found = _NAME.match(name)
+            if found and found[2] in OBSERVED:
+                self._found[found[1], _READ_BY[found[2]]] = _scale(x, alpha)
+            return iter(())
+
+        yield from products(model, weights, random_tokens(model, weights), observe, "logits")
 
 
 def _scale(x: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:

@@ -110,11 +110,16 @@ def _quantize_rows(
     return packed, scale.reshape(rows, -1), zeros, lost, total
 
 
+_NEAR = 1 << 13
+"""Weights that lie in a first-level cache of 32 KB."""
+
+
 def _columns(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
     """The transposed blocks [block, n] in C order, a part at a time that stays in the cache."""
     out = np.empty(blocks.shape, np.float32)
-    for start in range(0, blocks.shape[1], 2048):
-        out[:, start : start + 2048] = blocks[:, start : start + 2048]
+    step = max(64, _NEAR // len(blocks))
+    for start in range(0, blocks.shape[1], step):
+        out[:, start : start + step] = blocks[:, start : start + step]
     return out
 
 

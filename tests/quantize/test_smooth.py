@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -5,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgekit.build import build_bundle, draw
 from edgekit.config import builtin_recipe, load_recipe
-from edgekit.errors import ConfigError
+from edgekit.errors import ConfigError, SourceError
 from edgekit.quantize import smooth
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
@@ -94,6 +96,55 @@ def test_two_observations_agree_to_the_bit(tmp_path):
     checkpoint = open_model(str(loud_checkpoint(tmp_path / "model")))
     first, second = (draw(checkpoint, load_recipe("int8"), 21)[1] for _ in range(2))
     assert all(np.array_equal(first.read(n), second.read(n)) for n in first.names())
+
+
+class Watched:
+    """Weights that note what is read of them, and fail at one name."""
+
+    def __init__(self, weights, broken=""):
+        self.weights, self.broken, self.seen = weights, broken, []
+        self.names, self.shape, self.stored, self.nbytes = weights.names, weights.shape, weights.stored, weights.nbytes
+
+    def read(self, name, start=0, stop=None):
+        if name == self.broken:
+            raise SourceError(f"{name} is damaged", "")
+        self.seen.append(name)
+        return self.weights.read(name, start, stop)
+
+
+def test_the_first_layer_is_scaled_before_the_last_one_is_read(tmp_path):
+    checkpoint = open_model(str(loud_checkpoint(tmp_path / "model")))
+    graph, _ = draw(checkpoint, builtin_recipe("fp32"), 21)
+    whole = smooth(graph, checkpoint.weights, 0.5)
+    last = max(n for n in checkpoint.weights.names() if n.endswith("gate_proj.weight"))
+    expected = {n: whole.read(n) for n in reversed(checkpoint.weights.names())}
+    watched = Watched(checkpoint.weights)
+    weights = smooth(graph, watched, 0.5)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert np.array_equal(weights.read(name), expected[name])
+    assert name in watched.seen
+    assert last not in watched.seen
+    assert all(np.array_equal(weights.read(n), expected[n]) for n in checkpoint.weights.names())
+
+
+def test_several_threads_read_the_same_scales(tmp_path):
+    checkpoint = open_model(str(loud_checkpoint(tmp_path / "model")))
+    graph, _ = draw(checkpoint, builtin_recipe("fp32"), 21)
+    names = checkpoint.weights.names()
+    alone = smooth(graph, checkpoint.weights, 0.5)
+    together = smooth(graph, checkpoint.weights, 0.5)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(together.read, reversed(names)))
+    assert all(np.array_equal(a, alone.read(n)) for n, a in zip(reversed(names), found, strict=True))
+
+
+def test_weights_that_cannot_be_observed_are_never_read_without_their_scales(tmp_path):
+    checkpoint = open_model(str(loud_checkpoint(tmp_path / "model")))
+    graph, _ = draw(checkpoint, builtin_recipe("fp32"), 21)
+    weights = smooth(graph, Watched(checkpoint.weights, broken="model.layers.0.mlp.gate_proj.weight"), 0.5)
+    for _ in range(2):
+        with pytest.raises(SourceError, match=r"gate_proj\.weight is damaged"):
+            weights.read("model.layers.1.self_attn.q_proj.weight")
 
 
 def test_smoothing_saves_what_8_bit_activations_lose_to_loud_channels(tmp_path):
