@@ -41,11 +41,13 @@ def storable(scale: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
     if grid.scale == "float16":
         scale = _half(scale)
     if not np.isfinite(scale).all():
-        raise QuantizeError(
-            "a block's scale is too large for float16",
-            'put scale = "float32" into the recipe\'s grid',
-        )
+        raise unstorable()
     return scale if scale.all() else np.where(scale == 0, np.float32(1), scale)
+
+
+def unstorable() -> QuantizeError:
+    """The error for a scale that float16 cannot hold."""
+    return QuantizeError("a block's scale is too large for float16", 'put scale = "float32" into the recipe\'s grid')
 
 
 def _half(scale: NDArray[np.float32]) -> NDArray[np.float32]:

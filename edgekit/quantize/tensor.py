@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from edgekit.errors import QuantizeError
+from edgekit.quantize import search
 from edgekit.quantize.grid import decode, encode
 from edgekit.quantize.pack import Layout, Packed, pack_bits, pack_columns
+from edgekit.types import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +22,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.types import Grid, Weights
+    from edgekit.types import Weights
 
 Fit: TypeAlias = "Callable[[NDArray[np.float32], Grid], tuple[NDArray[np.float32], NDArray[np.float32]]]"
+Rows: TypeAlias = (
+    "tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
+)
+"""Bytes of the codes [rows, blocks, n]; and of each block its scale, zero point, squared error and squared norm."""
+
 Part = Literal["codes", "scales", "zeros"]
 
 PIECE = 1 << 19
 """Weights in one piece of work: what a core holds of them, in a few arrays of 2 MB. Threads pass the interpreter on
 after every NumPy call, and to wake one takes as long as a hundred thousand weights, so pieces are no shorter."""
+
+LARGE = 1 << 22
+"""From so many weights on it pays to load a compiled method."""
 
 LONG = 512
 """Blocks from this length on are left as rows: NumPy's inner loop runs along them."""
@@ -58,13 +68,16 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
     scales = np.empty((rows, layout.scale_columns), scale_type)
     zeros = None if grid.symmetric else np.empty((rows, layout.zero_bytes(grid)), np.uint8)
 
+    put = _compiled_twin(fit) if _is_worth_compiling(layout) else None
+
     def work(start: int) -> tuple[float, float]:
         piece = slice(start, min(rows, start + step))
-        w = weights.read(name, piece.start, piece.stop)
-        codes[piece], scales[piece], z, lost, total = _quantize_rows(w, layout, grid, fit)
+        w = _pad(weights.read(name, piece.start, piece.stop), layout)
+        codes[piece], scale, zero, lost, total = put(w, layout, grid) if put else _quantize_rows(w, layout, grid, fit)
+        scales[piece] = scale.reshape(-1, layout.scale_columns)
         if zeros is not None:
-            zeros[piece] = z
-        return lost, total
+            zeros[piece] = _pack_zeros(zero, layout, grid)
+        return float(lost.sum(dtype=np.float64)), float(total.sum(dtype=np.float64))
 
     # The pieces do not depend on the cores: neither do the sums below, to the last bit.
     step = ceil(rows / ceil(rows * layout.columns / PIECE))
@@ -86,28 +99,55 @@ def _keep_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def _quantize_rows(
-    w: NDArray[np.float32], layout: Layout, grid: Grid, fit: Fit
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], float, float]:
-    """Codes, scales, packed zero points of some rows, squared error and squared norm."""
-    rows, padding = len(w), layout.blocks * layout.block - layout.columns
-    if padding:
-        w = np.pad(w, ((0, 0), (0, padding)))
+def _is_worth_compiling(layout: Layout) -> bool:
+    return layout.rows * layout.columns >= LARGE and not layout.per_channel and layout.block < LONG
+
+
+@cache
+def _compiled_twin(fit: Fit) -> Callable[[NDArray[np.float32], Layout, Grid], Rows] | None:
+    """What quantizes rows as ``fit`` does, compiled; None without numba, or where its bytes are not NumPy's.
+
+    Some processors' NumPy multiplies and adds in one rounding: there the compiled sums would be others.
+    """
+    if fit is not search.fit:
+        return None
+    try:
+        from edgekit.quantize.kernel import quantize_rows
+    except ImportError:
+        return None
+    w = np.random.default_rng(0).standard_normal((64, 64), np.float32)
+    for grid in (Grid(4, 32, False), Grid(8, 32, True)):
+        layout = Layout.of(w.shape, grid)
+        ours, theirs = quantize_rows(w, layout, grid), _quantize_rows(w, layout, grid, fit)
+        if not all(np.array_equal(ours[i], theirs[i]) for i in range(len(ours))):
+            return None
+    return quantize_rows
+
+
+def _pad(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    padding = layout.blocks * layout.block - layout.columns
+    return np.pad(w, ((0, 0), (0, padding))) if padding else w
+
+
+def _quantize_rows(w: NDArray[np.float32], layout: Layout, grid: Grid, fit: Fit) -> Rows:
+    """Padded rows, fitted and encoded a piece at a time."""
     size = w.shape[1] if layout.per_channel else layout.block
     blocks = w.reshape(-1, size).T
     x = blocks if size >= LONG else _columns(blocks)
     scale, zero = fit(x, grid)
     codes = encode(x, scale, zero, grid, out=np.empty_like(x))
-    packed = pack_columns(codes, grid.bits).reshape(rows, layout.blocks, -1)
+    packed = pack_columns(codes, grid.bits).reshape(len(w), layout.blocks, -1)
     difference = decode(codes, scale, zero, out=codes)
     difference -= x
-    lost, total = (float(np.vdot(a, a)) for a in (difference.ravel("K"), x.ravel("K")))
-    zeros = zero.astype(np.uint8).reshape(rows, -1)
+    lost, total = (np.einsum("ij,ij->j", a, a) for a in (difference, x))
+    return packed, scale, zero, lost, total
+
+
+def _pack_zeros(zero: NDArray[np.float32], layout: Layout, grid: Grid) -> NDArray[np.uint8]:
+    zeros = zero.astype(np.uint8).reshape(-1, layout.scale_columns)
     if layout.per_channel and grid.bits < 8:
-        zeros = zeros | zeros << np.uint8(grid.bits)
-    else:
-        zeros = pack_bits(zeros, grid.bits)
-    return packed, scale.reshape(rows, -1), zeros, lost, total
+        return zeros | zeros << np.uint8(grid.bits)
+    return pack_bits(zeros, grid.bits)
 
 
 _NEAR = 1 << 13
