@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from edgekit.errors import QuantizeError
+from edgekit.quantize.tensor import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
 
 TABLE = "model.embed_tokens.weight"
 
-BAND = 1 << 22
-"""Weights of a matrix that are in memory at once; twice as many, as the next are read while these are multiplied."""
+BAND = 1 << 19
+"""Weights of a matrix that a core holds at once: they stay in its cache between reading and multiplying."""
+
+BANDS = 4
+"""A small matrix is cut into so many, for the cores to share; always the same, so that the cores change no bit."""
 
 
 def run_until(
@@ -149,20 +156,26 @@ def multiply(x: Array, weight: Array) -> Array:
 
 
 def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
-    """[variants,S,K] times the transposed weight ``name`` [N,K]: a band of it is read while another is multiplied."""
+    """[variants,S,K] times the transposed weight ``name`` [N,K], a band of it on each core."""
     count, columns = weights.shape(name)
-    step = max(1, BAND // columns)
-    starts = range(0, count, step)
+    step = ceil(count / max(BANDS, count * columns // BAND))
     flat = x.reshape(-1, columns).T
     out = np.empty((flat.shape[1], count), np.float32)
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(weights.read, name, 0, step)
-        for start in starts:
-            band = coming.result()
-            coming = reader.submit(weights.read, name, start + step, start + 2 * step)
-            # The long matrix first: BLAS cuts it for its threads, instead of the few tokens, and is up to 4x faster.
-            out[:, start : start + step] = (band @ flat).T
+
+    def work(start: int) -> None:
+        rows = slice(start, start + step)
+        out[:, rows] = (weights.read(name, rows.start, rows.stop) @ flat).T
+
+    # BLAS's own threads spin between products: a third of a build's processor time.
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
+        for _ in pool.map(work, range(0, count, step)):
+            pass
     return out.reshape(*x.shape[:-1], count)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _get(value: ir.Value | None, values: dict[str, Array]) -> Array:

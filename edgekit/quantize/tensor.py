@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from importlib import import_module
 from math import ceil, sqrt
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from edgekit.errors import QuantizeError
-from edgekit.quantize import search
 from edgekit.quantize.grid import decode, encode
 from edgekit.quantize.pack import Layout, Packed, pack_bits, pack_columns
 from edgekit.types import Grid
@@ -30,6 +30,7 @@ Rows: TypeAlias = (
 )
 """Bytes of the codes [rows, blocks, n]; and of each block its scale, zero point, squared error and squared norm."""
 
+Quantizer: TypeAlias = "Callable[[NDArray[np.float32], Layout, Grid], Rows]"
 Part = Literal["codes", "scales", "zeros"]
 
 PIECE = 1 << 19
@@ -68,7 +69,7 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
     scales = np.empty((rows, layout.scale_columns), scale_type)
     zeros = None if grid.symmetric else np.empty((rows, layout.zero_bytes(grid)), np.uint8)
 
-    put = _compiled_twin(fit) if _is_worth_compiling(layout) else None
+    put = _compiled(fit) if _is_worth_compiling(layout) else None
 
     def work(start: int) -> tuple[float, float]:
         piece = slice(start, min(rows, start + step))
@@ -104,15 +105,14 @@ def _is_worth_compiling(layout: Layout) -> bool:
 
 
 @cache
-def _compiled_twin(fit: Fit) -> Callable[[NDArray[np.float32], Layout, Grid], Rows] | None:
+def _compiled(fit: Fit) -> Quantizer | None:
     """What quantizes rows as ``fit`` does, compiled; None without numba, or where its bytes are not NumPy's.
 
     Some processors' NumPy multiplies and adds in one rounding: there the compiled sums would be others.
     """
-    if fit is not search.fit:
-        return None
+    method = fit.__module__.rpartition(".")[2]
     try:
-        from edgekit.quantize.kernel import quantize_rows
+        quantize_rows = import_module(f"edgekit.quantize.compiled.{method}").quantize_rows
     except ImportError:
         return None
     w = np.random.default_rng(0).standard_normal((64, 64), np.float32)
@@ -121,7 +121,8 @@ def _compiled_twin(fit: Fit) -> Callable[[NDArray[np.float32], Layout, Grid], Ro
         ours, theirs = quantize_rows(w, layout, grid), _quantize_rows(w, layout, grid, fit)
         if not all(np.array_equal(ours[i], theirs[i]) for i in range(len(ours))):
             return None
-    return quantize_rows
+    found: Quantizer = quantize_rows
+    return found
 
 
 def _pad(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:

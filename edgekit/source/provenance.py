@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from edgekit.types import Checkpoint, Provenance
 
+_CHUNK = 1 << 24
+"""Bytes hashed at once. Beside a build's threads, getting the interpreter back takes as long as hashing a megabyte."""
+
 
 def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenance:
     """The checkpoint's provenance with ``sha256`` filled in: all weight files are read once.
@@ -60,7 +63,7 @@ def _hash(path: Path, before: int, total: int, progress: Progress) -> str:
     digest = hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as file:
-            buffer = memoryview(bytearray(1 << 20))
+            buffer = memoryview(bytearray(_CHUNK))
             done = 0
             while n := file.readinto(buffer):
                 digest.update(buffer[:n])
