@@ -1,13 +1,15 @@
-"""An onnx_ir.Model to ``<file>.onnx`` and ``<file>.onnx_data``: one tensor in memory at a time, hashed on the way.
+"""An onnx_ir.Model to ``<file>.onnx`` and ``<file>.onnx_data``: few tensors in memory at a time, hashed on the way.
 
-Tensors are evaluated in graph order while the one before is written and hashed by a second thread, so memory holds at
-most two. There is no 2 GB limit: the protobuf keeps names and offsets only.
+Tensors are evaluated in graph order while those before are written and hashed by a second thread, so memory holds the
+one that is evaluated, the one that is written, and what WAITING allows. There is no 2 GB limit: the protobuf keeps
+names and offsets only.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ INLINE_BYTES = 1024
 
 ALIGNMENT = 64
 """Offsets are multiples of a cache line. ONNX Runtime maps the file and rounds to pages itself."""
+
+WAITING = 1 << 26
+"""Bytes that may wait behind the tensor that is being written, while the next one is evaluated."""
 
 DIRTY = 1 << 28
 """Bytes after which the kernel is asked to begin to write them."""
@@ -135,7 +140,7 @@ def _write_data(
     """Write the tensors that own their bytes and put external tensors in the place of all."""
     task = f"writing {path.name}"
     with closing(_Sink(path, total, journal, progress)) as sink, ThreadPoolExecutor(1) as pool:
-        pending: Future[None] | None = None
+        waiting: deque[tuple[Future[None], int]] = deque()
         finished = sink.bytes
         for value in values:
             slot, tensor = slots[_name(value)], _tensor(value)
@@ -143,15 +148,15 @@ def _write_data(
                 data = _contents(tensor)
                 if len(data) != slot.length:
                     raise ValueError(f"{_name(value)}: {len(data)} bytes, its type and shape say {slot.length}")
-                if pending is not None:
-                    pending.result()
+                while waiting and sum(size for _, size in list(waiting)[1:]) + slot.length > WAITING:
+                    waiting.popleft()[0].result()
                 progress(task, sink.bytes, total)
-                pending = pool.submit(sink.append, slot.offset, data)
+                waiting.append((pool.submit(sink.append, slot.offset, data), slot.length))
                 del data
             del tensor
             _point(value, slot, path)
-        if pending is not None:
-            pending.result()
+        for future, _ in waiting:
+            future.result()
     progress(task, total, total)
     return sink.written()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PLAIN = {"F32": 4, "F16": 2, "BF16": 2}
+_EXPONENTS = {"F16": np.uint16(0x7C00), "BF16": np.uint16(0x7F80)}
 # Weights decoded at a time: small enough to stay near the caches, and to bound what a decoder allocates.
 _BATCH = 1 << 20
 
@@ -141,10 +142,7 @@ def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.floa
                 into = part.view(np.uint8).reshape(-1) if extent.stored == "F32" else raw[: len(part) * width]
                 _fill(file, into, extent, name)
                 _convert(extent.stored, into, part)
-                # A sum is cheap and not finite if any value is not; only then is it worth to look closer.
-                with np.errstate(all="ignore"):
-                    total = part.sum()
-                if not np.isfinite(total) and not np.isfinite(part).all():
+                if not _is_finite(extent.stored, into, part):
                     raise SourceError(
                         f"{extent.file}: tensor '{name}' holds NaN or infinite values",
                         "the checkpoint is damaged or its training diverged; download it again or choose another",
@@ -162,6 +160,17 @@ def _fill(file: object, into: NDArray[np.uint8], extent: Extent, name: str) -> N
         if not n:
             raise SourceError(f"{extent.file} is truncated: it ends inside tensor '{name}'", "download the file again")
         done += n
+
+
+def _is_finite(stored: str, raw: NDArray[np.uint8], values: NDArray[np.float32]) -> bool:
+    exponent = _EXPONENTS.get(stored)
+    if exponent is not None:
+        # NaN and infinity have all bits of the exponent set: half as many bytes to look at.
+        return bool((raw.view(np.uint16) & exponent).max(initial=0) < exponent)
+    # A sum is cheap and not finite if any value is not; only then is it worth to look closer.
+    with np.errstate(all="ignore"):
+        total = values.sum()
+    return bool(np.isfinite(total) or np.isfinite(values).all())
 
 
 def _convert(stored: str, raw: NDArray[np.uint8], out: NDArray[np.float32]) -> None:

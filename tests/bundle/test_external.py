@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import onnx
@@ -139,8 +141,9 @@ def test_float16_and_higher_rank_views(tmp_path: Path) -> None:
     assert (tmp_path / "m.onnx_data").read_bytes() == np.ascontiguousarray(array).tobytes()
 
 
-def test_one_tensor_is_evaluated_while_one_is_written(tmp_path: Path) -> None:
-    """At most the tensor being made and the one being written are alive, and each is made once."""
+@pytest.mark.parametrize("waiting", [0, 2])
+def test_memory_holds_few_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int) -> None:
+    """At most the tensor being made, the one being written and those that may wait are alive; each is made once."""
     arrays: list[weakref.ref[np.ndarray]] = []
     most = 0
 
@@ -155,11 +158,35 @@ def test_one_tensor_is_evaluated_while_one_is_written(tmp_path: Path) -> None:
         most = max(most, alive())
         return ir.Tensor(array)
 
+    monkeypatch.setattr(external, "WAITING", waiting * 256 * 256 * 4)
     lazy = [ir.LazyTensor(make, ir.DataType.FLOAT, ir.Shape([256, 256]), name=f"w{i}") for i in range(6)]
     write_model(single(*lazy), tmp_path / "m.onnx")
     assert len(arrays) == 6
-    assert most <= 2
+    assert most <= 2 + waiting
     assert alive() == 0
+
+
+def test_the_next_tensors_are_evaluated_while_one_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, third = external._Sink.append, Event()
+    monkeypatch.setattr(external, "WAITING", 16 * 300)
+
+    def append(sink: external._Sink, offset: int, data: memoryview) -> None:
+        assert third.wait(20), "the third tensor waits for the first, which is larger than what may wait"
+        original(sink, offset, data)
+
+    def make(i: int, size: int) -> ir.TensorProtocol:
+        if i == 2:
+            third.set()
+        return ir.Tensor(np.full(size, i, np.float32))
+
+    monkeypatch.setattr(external._Sink, "append", append)
+    lazy = [
+        ir.LazyTensor(partial(make, i, size), ir.DataType.FLOAT, ir.Shape([size]), name=f"w{i}")
+        for i, size in enumerate((1 << 16, 300, 300))
+    ]
+    graph, _ = write_model(single(*lazy), tmp_path / "m.onnx")
+    values = ir.load(graph.path).graph.initializers
+    assert [values[f"w{i}"].const_value.numpy()[0] for i in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
 
 
 def test_bytes_that_contradict_the_shape_are_refused(tmp_path: Path, make_model: Callable[..., ir.Model]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from ggufs import write_gguf
@@ -103,7 +104,7 @@ def test_index_without_a_map(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_values_that_are_not_finite(folder: Path, value: float, dtype: type) -> None:
     weights = {name: array.astype(dtype) for name, array in tiny_weights(tiny_config()).items()}
     name = "model.layers.1.mlp.down_proj.weight"

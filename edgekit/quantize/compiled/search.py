@@ -38,7 +38,12 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
 def _compiled(function: _F) -> _F:
-    compiled: _F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        compiled: _F = numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        # No folder may be written: it is compiled anew in every process.
+        compiled = numba.njit(**options)(function)
     return compiled
 
 
