@@ -7,6 +7,7 @@ the largest taken. llama-bench does the same without choosing a token.
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,22 @@ def _sources(place: Place) -> Path:
 
 def _install(place: Place) -> list[Command]:
     archive = ["download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "-d", str(place.folder)]
-    native = ["/usr/bin/env", "CMAKE_ARGS=-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"]
+    flags = f"-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF {_without_amx()}".strip()
+    native = ["/usr/bin/env", f"CMAKE_ARGS={flags}"]
     return [
         [place.python, "-m", "pip", *archive, f"llama-cpp-python=={RELEASE}"],
         ["/bin/tar", "-xzf", f"{_sources(place)}.tar.gz", "-C", str(place.folder)],
         pip_install(place, "torch==2.13.0", "transformers", "gguf", "sentencepiece", "protobuf"),
         [*native, *pip_install(place, str(_sources(place)))],
     ]
+
+
+def _without_amx() -> str:
+    """On processors with AMX, release RELEASE ends in a segmentation fault on this model: rows of 576 weights."""
+    if platform.machine() != "x86_64":
+        return ""
+    off = " ".join(f"-mno-amx-{part}" for part in ("tile", "int8", "bf16"))
+    return f"'-DCMAKE_C_FLAGS={off}' '-DCMAKE_CXX_FLAGS={off}'"
 
 
 def _convert(place: Place, source: Path, out: Path) -> list[Command]:
