@@ -62,29 +62,33 @@ def _expand(data: NDArray[np.uint8], e: Expansion) -> tuple[NDArray[np.int8], ND
     reach = np.abs(scales) * np.maximum(zeros, 2**e.bits - 1 - zeros)
     channel = np.maximum(reach.max(axis=1), np.float32(1e-30)) / np.float32(127)
     weight = np.empty((e.columns, e.rows), np.int8)
+    if e.bits == 4:
+        _from_nibbles(codes, zeros, scales / channel[:, None], e.block, weight)
+        return weight, channel
     step = max(1, BAND // e.columns)
     for start in range(0, e.rows, step):
         rows = slice(start, start + step)
-        make = _from_nibbles if e.bits == 4 else _from_bytes
-        band = make(codes[rows], zeros[rows], scales[rows] / channel[rows, None], e.block)
+        band = _from_bytes(codes[rows], zeros[rows], scales[rows] / channel[rows, None], e.block)
         weight[:, rows] = band[:, : e.columns].T
     return weight, channel
 
 
 def _from_nibbles(
-    codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int
-) -> NDArray[np.int8]:
-    rows, blocks = ratio.shape
-    wide = np.empty((rows, blocks, block // 2, 2), np.int16)
-    packed = codes.reshape(rows, blocks, block // 2)
-    np.bitwise_and(packed, 15, out=wide[..., 0], casting="unsafe")
-    np.right_shift(packed, 4, out=wide[..., 1], casting="unsafe")
-    flat = wide.reshape(rows, blocks, block)
-    flat -= zeros[..., None]
-    flat *= np.rint(ratio * np.float32(256)).astype(np.int16)[..., None]
-    flat += np.int16(128)
-    flat >>= np.int16(8)
-    return flat.reshape(rows, -1).astype(np.int8)
+    codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int, weight: NDArray[np.int8]
+) -> None:
+    """Fill ``weight`` [K,N] block by block. Bytes are turned while they hold two codes, so all steps run along N."""
+    bytes_by_column, zeros_by_block = np.ascontiguousarray(codes.T), np.ascontiguousarray(zeros.T)
+    multipliers = np.ascontiguousarray(np.rint(ratio * np.float32(256)).astype(np.int16).T)
+    for i, (zero, multiplier) in enumerate(zip(zeros_by_block, multipliers, strict=True)):
+        packed = bytes_by_column[i * block // 2 : (i + 1) * block // 2]
+        for first, nibbles in ((0, packed & np.uint8(15)), (1, packed >> np.uint8(4))):
+            wide = nibbles.astype(np.int16)
+            wide -= zero
+            wide *= multiplier
+            wide += np.int16(128)
+            wide >>= np.int16(8)
+            rows = weight[i * block + first : (i + 1) * block : 2]
+            rows[...] = wide[: len(rows)]
 
 
 def _from_bytes(
