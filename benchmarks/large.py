@@ -26,6 +26,8 @@ from pathlib import Path
 
 from shapes import make_checkpoint
 
+from edgekit.machine import processor_name
+
 GB = 1e9
 CHUNK = 1 << 22
 
@@ -123,6 +125,8 @@ def measure(tool: str, command: list[str], shape: str, source: Path, out: Path, 
     )  # fmt: skip
 
 
+CPU = processor_name() or platform.machine()
+
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
@@ -167,7 +171,7 @@ def main() -> None:
         work = options.work or Path(temporary)
         shapes = ["tiny"] if options.smoke else options.shapes.split(",")
         peer = [] if options.smoke else options.peer.split(",")
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; page cache cold, random weights")
+        print(f"{CPU}, {os.cpu_count()} cores; page cache cold, random weights")
         print(
             f"{'':<18} {'':>5} {'source':>10} {'bundle':>9} {'wall':>10} {'CPU':>9} {'peak RSS':>10} {'read':>10} "
             f"{'written':>9} {'floor r + w':>16} {'wall/floor':>10} s/GB"
@@ -185,7 +189,7 @@ def main() -> None:
                 show(row)
                 if options.results:
                     options.results.parent.mkdir(parents=True, exist_ok=True)
-                    line = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), **asdict(row)}
+                    line = {"cpu": CPU, "cores": os.cpu_count(), **asdict(row)}
                     with options.results.open("a") as file:
                         file.write(json.dumps(line) + "\n")
                 if tool == "edgekit" and row.reason:

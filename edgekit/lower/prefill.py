@@ -11,6 +11,7 @@ the bundle, as ``Expansion`` says.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,26 +36,99 @@ def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Expansion, ...]]:
         model: lowered and written: its large initializers are external.
 
     Returns:
-        A new model and one expansion for each product; none when the model has no MatMulNBits.
+        A new model and the expansions of each product; none when the model has no MatMulNBits.
     """
     model = model.clone()
-    expansions = []
-    rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    middles = None
-    for node in nodes_of(model, "MatMulNBits"):
-        if any(output.is_graph_output() for output in node.outputs):
-            continue
-        middles = middles or _middles(model)
-        patch, x = Patch(model, node), node.inputs[0]
-        assert x is not None
-        if x not in rounded:
-            rounded[x] = _round(patch, x, middles)
-        expansions.append(_expansion(patch))
-        _replace(patch, expansions[-1], *rounded[x])
+    products = [n for n in nodes_of(model, "MatMulNBits") if not any(o.is_graph_output() for o in n.outputs)]
+    if not products:
+        return model, ()
+    rewriting = _Rewriting(model)
+    for node in products:
+        rewriting.expand(node)
     used = {value for node in model.graph for value in node.inputs}
     for value in [v for v in model.graph.initializers.values() if v not in used]:
         model.graph.initializers.pop(str(value.name))
-    return model, tuple(expansions)
+    return model, tuple(rewriting.expansions)
+
+
+class _Rewriting:
+    """What is known while the products of a graph are replaced, in its order."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.expansions: list[Expansion] = []
+        self._model = model
+        self._middles = _middles(model)
+        self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._scaled: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        """Of a product's result: what it was before its tokens were scaled, and their scales."""
+
+    def expand(self, node: ir.Node) -> None:
+        """Put products of integers in the place of one that unpacks its weights."""
+        patch, x = Patch(self._model, node), node.inputs[0]
+        assert x is not None
+        if x not in self._rounded:
+            self._rounded[x] = self._round(patch, x)
+        whole, split = _expansion(patch), _only_split(node)
+        if split is None:
+            patch.replace(self._product(patch, whole, *self._rounded[x]))
+            return
+        # Products were joined for the decoder. Here each is long enough, and need not be copied out of the other.
+        rows = split.inputs[1]
+        assert rows is not None and rows.const_value is not None
+        start = 0
+        for part, count in zip(split.outputs, rows.const_value.numpy().tolist(), strict=True):
+            piece = _take_rows(whole, start, count)
+            ir.convenience.replace_all_uses_with(part, self._product(patch, piece, *self._rounded[x]))
+            start += count
+        self._model.graph.remove(split, safe=True)
+        patch.replace()
+
+    def _round(self, patch: Patch, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """``x`` [1,S,K] as uint8 around 128, and the scales [1,S,1] of its tokens."""
+        before = self._unscale(x)
+        size = patch.op("Abs", [x], "size")
+        largest = patch.op("ReduceMax", [size, patch.constant("axis.last", [-1])], "largest", keepdims=1)
+        scale = patch.op("Mul", [largest, patch.constant("step", 1 / 127, np.float32)], "token_scale")
+        flat = patch.op("Reshape", [scale, patch.constant("shape.flat", [-1])], "token_scale.flat")
+        rounded = patch.op("QuantizeLinear", [x, flat, self._middles], "rounded", axis=1)
+        return rounded, scale if before is None else patch.op("Mul", [scale, before], "token_scale.whole")
+
+    def _unscale(self, x: ir.Value) -> ir.Value | None:
+        """Leave out the scales of a factor of ``x``, a product by elements, and return them.
+
+        Rounding a token divides by its largest element: its codes stay the same, and its scale is multiplied later.
+        """
+        producer = x.producer()
+        if producer is None or producer.op_type != "Mul" or {n.op_type for n, _ in x.uses()} != {"MatMulNBits"}:
+            return None
+        for i, factor in enumerate(producer.inputs):
+            if factor in self._scaled and len(factor.uses()) == 1:
+                product, scale = self._scaled[factor]
+                scaling = next(node for node, _ in product.uses())
+                producer.replace_input_with(i, product)
+                self._model.graph.remove(scaling, safe=True)
+                return scale
+        return None
+
+    def _product(self, patch: Patch, expansion: Expansion, rounded: ir.Value, scale: ir.Value) -> ir.Value:
+        self.expansions.append(expansion)
+        weight, channel = (initializer(patch.graph, tensor) for tensor in _expanded(expansion))
+        one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)
+        inputs = [rounded, weight, one, channel, middle]
+        name = f"/{expansion.name}"
+        product = patch.op("MatMulIntegerToFloat", inputs, f"{name}/product", domain="com.microsoft")
+        scaled = patch.op("Mul", [product, scale], f"{name}/scaled")
+        self._scaled[scaled] = product, scale
+        return scaled
+
+
+def _only_split(node: ir.Node) -> ir.Node | None:
+    """The Split along the channels, in sizes that are known, that alone reads a product."""
+    users = [user for user, _ in node.outputs[0].uses()]
+    if len(users) != 1 or users[0].op_type != "Split" or users[0].attributes["axis"].as_int() != -1:
+        return None
+    sizes = users[0].inputs[1]
+    return users[0] if sizes is not None and sizes.const_value is not None else None
 
 
 def _expansion(patch: Patch) -> Expansion:
@@ -72,19 +146,28 @@ def _expansion(patch: Patch) -> Expansion:
     )
 
 
+def _take_rows(whole: Expansion, start: int, count: int) -> Expansion:
+    """Some rows of a weight: codes, scales and zero points lie row after row."""
+
+    def cut(region: Region) -> Region:
+        row = region.bytes // whole.rows
+        return Region(region.offset + start * row, count * row)
+
+    return replace(
+        whole,
+        name=f"{whole.name}.{start}",
+        rows=count,
+        codes=cut(whole.codes),
+        scales=cut(whole.scales),
+        zeros=None if whole.zeros is None else cut(whole.zeros),
+    )
+
+
 def _region(patch: Patch, index: int) -> Region:
     tensor = patch.stored(index)[1]
     if not isinstance(tensor, ir.ExternalTensor):
         raise patch.refuse(f"its input {index} has not been written")
     return Region(tensor.offset or 0, tensor.length or tensor.nbytes)
-
-
-def _replace(patch: Patch, expansion: Expansion, rounded: ir.Value, scale: ir.Value) -> None:
-    weight, channel = (initializer(patch.graph, tensor) for tensor in _expanded(expansion))
-    one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)
-    inputs = [rounded, weight, one, channel, middle]
-    product = patch.op("MatMulIntegerToFloat", inputs, "product", domain="com.microsoft")
-    patch.replace(patch.op("Mul", [product, scale], "scaled"))
 
 
 def _middles(model: ir.Model) -> ir.Value:
@@ -97,15 +180,6 @@ def _middles(model: ir.Model) -> ir.Value:
     graph.insert_before(first, ir.node("Shape", [ids], {"start": 1, "end": 2}, name="tokens", outputs=[count]))
     graph.insert_before(first, ir.node("Expand", [middle, count], name="middles", outputs=[middles]))
     return middles
-
-
-def _round(patch: Patch, x: ir.Value, middles: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """``x`` [1,S,K] as uint8 around 128, and the scales [1,S,1] of its tokens."""
-    size = patch.op("Abs", [x], "size")
-    largest = patch.op("ReduceMax", [size, patch.constant("axis.last", [-1])], "largest", keepdims=1)
-    scale = patch.op("Mul", [largest, patch.constant("step", 1 / 127, np.float32)], "token_scale")
-    flat = patch.op("Reshape", [scale, patch.constant("shape.flat", [-1])], "token_scale.flat")
-    return patch.op("QuantizeLinear", [x, flat, middles], "rounded", axis=1), scale
 
 
 def _expanded(expansion: Expansion) -> Iterator[ir.ExternalTensor]:

@@ -134,7 +134,7 @@ def test_the_graph_for_prompts_stores_no_weight_twice(tmp_path: Path) -> None:
         if isinstance(v.const_value, ir.ExternalTensor)
     }
     assert locations == {EXPANDED, f"{bundle.graph.name}_data"}
-    assert len(prefill.expansions) == 4 * 2
+    assert len(prefill.expansions) == 5 * 2
 
 
 def test_the_graph_for_prompts_needs_a_written_one(tmp_path: Path) -> None:

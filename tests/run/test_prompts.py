@@ -1,12 +1,15 @@
 """The graph for prompts: weights expanded from the file, one cache with the graph for tokens."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from edgekit import build_bundle
 from edgekit.bundle.reading import read_initializers
+from edgekit.lower import prefill as prefill_module
 from edgekit.quantize import Layout, Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
@@ -28,18 +31,34 @@ def spread(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b - b.mean(axis=-1, keepdims=True)))
 
 
-def test_expanded_weights_are_those_of_the_file(bundle: Bundle) -> None:
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose middle layer has 4-bit rows that blocks of 64 do not divide."""
+    folder = tmp_path_factory.mktemp("padded")
+    model = tiny_checkpoint(folder / "model", num_hidden_layers=3, intermediate_size=152)
+    return build_bundle(str(model), recipe="small", out=folder / "small")
+
+
+@pytest.mark.parametrize("which", ["bundle", "padded"])
+def test_expanded_weights_are_those_of_the_file(request: pytest.FixtureRequest, which: str) -> None:
+    bundle: Bundle = request.getfixturevalue(which)
     prefill, stored = bundle.manifest.prefill, read_initializers(bundle)
     assert prefill is not None
     made = dict(expand(bundle.graph.with_name(f"{bundle.graph.name}_data"), prefill.expansions, 2))
     grids = {t.name: t.grid for t in bundle.manifest.tensors}
     bits = set()
-    for name in ("self_attn.q_proj+k_proj+v_proj", "self_attn.o_proj", "mlp.gate_proj+up_proj", "mlp.down_proj"):
-        for layer in range(2):
+    made_of = {
+        "self_attn.q_proj+k_proj+v_proj": ("q_proj", "k_proj", "v_proj"),
+        "self_attn.o_proj": ("o_proj",),
+        "mlp.gate_proj+up_proj.0": ("gate_proj",),
+        f"mlp.gate_proj+up_proj.{bundle.manifest.spec.intermediate_size}": ("up_proj",),
+        "mlp.down_proj": ("down_proj",),
+    }
+    for name, parts in made_of.items():
+        for layer in range(bundle.manifest.spec.layers):
             weight, channels = (made[f"model.layers.{layer}.{name}.{part}"] for part in ("int8", "channels"))
-            group, _, parts = name.partition(".")
-            wanted = []
-            for part in parts.split("+"):
+            group, wanted = name.partition(".")[0], []
+            for part in parts:
                 full = f"model.layers.{layer}.{group}.{part}.weight"
                 grid = grids[full]
                 assert grid is not None
@@ -56,6 +75,30 @@ def test_expanded_weights_are_those_of_the_file(bundle: Bundle) -> None:
             # Half a step of the channel, and a 512th of the weight for the rounded ratio of scales.
             assert (np.abs(found - exact) <= 0.5001 * channels[:, None] + np.abs(exact) / 256 + 1e-7).all()
     assert bits == {4, 8}
+
+
+def test_scales_that_are_left_out_of_a_factor_come_back_later(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unscaled(made: Bundle) -> int:
+        """Products whose tokens are not scaled before they are multiplied by elements with others."""
+        assert made.manifest.prefill is not None
+        graph = ir.load(made.path / made.manifest.prefill.graph).graph
+        assert "Split" not in {node.op_type for node in graph}
+        read = [{v.producer() for v in node.inputs if v is not None} for node in graph if node.op_type == "Mul"]
+        shapes = [[p for p in makers if p is not None and p.op_type == "MatMulIntegerToFloat"] for makers in read]
+        # A product that is scaled is multiplied by what ReduceMax has found; one that is not, by another activation.
+        gates = [makers for makers, own in zip(read, shapes, strict=True) if own and not from_largest(makers)]
+        return len(gates)
+
+    def from_largest(makers: set[ir.Node | None]) -> bool:
+        return any(p is not None and p.name.endswith(("token_scale", "token_scale.whole")) for p in makers)
+
+    monkeypatch.setattr(prefill_module._Rewriting, "_unscale", lambda *_: None)
+    plain = build_bundle(str(bundle.path.parent / "model"), recipe="fast", out=tmp_path / "plain")
+    assert (unscaled(bundle), unscaled(plain)) == (bundle.manifest.spec.layers, 0)
+    with closing(load_runner(bundle)) as a, closing(load_runner(plain)) as b:
+        assert spread(a.logits(PROMPT), b.logits(PROMPT)) < 0.01
 
 
 def test_a_prompt_gives_nearly_the_logits_of_its_tokens_one_by_one(bundle: Bundle) -> None:
