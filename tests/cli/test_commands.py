@@ -3,11 +3,15 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from math import log
 
 import pytest
 
-from edgekit.cli import run
+from edgekit import open_bundle
+from edgekit.cli import run, tables
+from edgekit.cli.console import show
+from edgekit.cli.documents import Built
 from edgekit.record import from_json
 from edgekit.types import Inspection, Measurement, Verification
 
@@ -43,6 +47,16 @@ def test_build_json(checkpoint, tmp_path, capsys):
         f.stat().st_size for f in out.rglob("*") if f.is_file() and f.name != "edgekit.json"
     )
     assert document["bits_per_weight"] > 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "module", "told"), [(8e9, None, True), (1e8, None, False), (8e9, "numba", False)]
+)
+def test_a_large_build_without_numba_tells_how_to_be_faster(bundle, capsys, monkeypatch, parameters, module, told):
+    built = replace(Built.of(open_bundle(bundle), 1.0), parameters=int(parameters))
+    monkeypatch.setattr(tables, "find_spec", lambda _: module)
+    show(*tables.built_lines(built))
+    assert ("pip install 'edgekit[large]'" in capsys.readouterr().out) is told
 
 
 def test_build_refuses_a_folder_that_is_there_and_force_replaces_a_bundle(checkpoint, copy, tmp_path, capsys):
