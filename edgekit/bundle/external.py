@@ -183,6 +183,7 @@ class _Sink:
         self.path = path
         self._total = total
         self._asked = 0
+        self._broken = False
         self._journal = journal
         with writing(path, total):
             self._hash: Any
@@ -192,13 +193,17 @@ class _Sink:
             self._file.seek(self.bytes)
 
     def append(self, offset: int, data: memoryview) -> None:
-        """Fill up to ``offset`` with zeros and append ``data``."""
+        """Fill up to ``offset`` with zeros and append ``data``; nothing more once something could not be written."""
+        if self._broken:
+            return
+        self._broken = True
         for part in (memoryview(bytes(offset - self.bytes)), data):
             self._hash.update(part)
             rest = part
             with writing(self.path, self._total):
                 while rest:
                     rest = rest[self._file.write(rest) :]
+        self._broken = False
         self.bytes = offset + len(data)
         if self.bytes - self._asked >= DIRTY and hasattr(os, "posix_fadvise"):
             # Linux begins to write such pages at once; the wait for the disk at the end is shorter by them.

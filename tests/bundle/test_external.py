@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import weakref
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -17,6 +19,7 @@ import pytest
 
 from edgekit.bundle import external
 from edgekit.bundle.external import ALIGNMENT, INLINE_BYTES, SHARED_WITH, write_model
+from edgekit.errors import BundleError
 from edgekit.run.runtime import onnxruntime
 
 
@@ -187,6 +190,45 @@ def test_the_next_tensors_are_evaluated_while_one_is_written(tmp_path: Path, mon
     graph, _ = write_model(single(*lazy), tmp_path / "m.onnx")
     values = ir.load(graph.path).graph.initializers
     assert [values[f"w{i}"].const_value.numpy()[0] for i in range(3)] == [0, 1, 2]  # type: ignore[union-attr]
+
+
+def test_nothing_is_written_behind_a_tensor_that_could_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors wait to be written. A journal would call a file finished that has a hole in it."""
+    noted: list[int] = []
+
+    class Notes:
+        def recover(self, *_: object) -> tuple[int, object]:
+            return 0, sha256()
+
+        def note(self, done: int, _: str) -> None:
+            noted.append(done)
+
+    class Full:
+        """A file whose disk is full for one tensor."""
+
+        def __init__(self, file: BinaryIO) -> None:
+            self.file = file
+
+        def write(self, part: memoryview) -> int:
+            if bytes(part[:4]) == np.float32(1).tobytes():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(part)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.file, name)
+
+    plain = external._Sink.__init__
+
+    def open_full(sink: external._Sink, *arguments: object) -> None:
+        plain(sink, *arguments)  # type: ignore[arg-type]
+        sink._file = Full(sink._file)  # type: ignore[assignment]
+
+    monkeypatch.setattr(external._Sink, "__init__", open_full)
+    tensors = [ir.Tensor(np.full(512, i, np.float32), name=f"w{i}") for i in range(4)]
+    with pytest.raises(BundleError):
+        write_model(single(*tensors), tmp_path / "m.onnx", journal=Notes())  # type: ignore[arg-type]
+    assert noted == [2048]
+    assert (tmp_path / "m.onnx_data").stat().st_size == 2048
 
 
 def test_bytes_that_contradict_the_shape_are_refused(tmp_path: Path, make_model: Callable[..., ir.Model]) -> None:
