@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from importlib import import_module
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -37,8 +37,8 @@ PIECE = 1 << 19
 """Weights in one piece of work: what a core holds of them, in a few arrays of 2 MB. Threads pass the interpreter on
 after every NumPy call, and to wake one takes as long as a hundred thousand weights, so pieces are no shorter."""
 
-LARGE = 1 << 22
-"""From so many weights on it pays to load a compiled method."""
+LARGE = 500_000_000
+"""Weights of a model from which on it pays to load a compiled method."""
 
 LONG = 512
 """Blocks from this length on are left as rows: NumPy's inner loop runs along them."""
@@ -69,7 +69,7 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
     scales = np.empty((rows, layout.scale_columns), scale_type)
     zeros = None if grid.symmetric else np.empty((rows, layout.zero_bytes(grid)), np.uint8)
 
-    put = _compiled(fit) if _is_worth_compiling(layout) else None
+    put = _compiled(fit) if _is_worth_compiling(weights, layout) else None
 
     def work(start: int) -> tuple[float, float]:
         piece = slice(start, min(rows, start + step))
@@ -100,8 +100,10 @@ def _keep_memory() -> None:
     np.empty(31 << 20, np.uint8)
 
 
-def _is_worth_compiling(layout: Layout) -> bool:
-    return layout.rows * layout.columns >= LARGE and not layout.per_channel and layout.block < LONG
+def _is_worth_compiling(weights: Weights, layout: Layout) -> bool:
+    if layout.per_channel or layout.block >= LONG:
+        return False
+    return sum(prod(weights.shape(name)) for name in weights.names()) >= LARGE
 
 
 @cache

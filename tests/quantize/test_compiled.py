@@ -28,6 +28,9 @@ class OneWeight:
     def __init__(self, weight):
         self.weight = weight
 
+    def names(self):
+        return ("w",)
+
     def shape(self, _):
         return self.weight.shape
 
