@@ -3,10 +3,10 @@
     python benchmarks/operators.py BUNDLE [--rounds 7]
 
 Three tables: the graph's operators as ONNX Runtime's profiler sees them (its own overhead is in them: up to ten
-microseconds a node); tokens without the profiler; and, in turn with them, the products alone, one graph with all
-of them and nothing else, every weight its own memory, results bound, which no way of running them can beat. It says how
-much of a token is products, and at how many bytes a second they run beside a plain read of as many bytes. Only one
-session is open at a time: the threads of another wait in a loop for a while, on the same processors.
+microseconds a node); tokens without the profiler; and, in turn with them, the same products alone, and with attention
+over as long a cache (see kernels.py): no way of running these kernels can beat that. It says how much of a token they
+are, and at how many bytes a second the products run beside a plain read of as many bytes. Only one session is open at a
+time: the threads of another wait in a loop for a while, on the same processors.
 """
 
 import argparse
@@ -19,67 +19,15 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from kernels import gather_kernels
 
 from edgekit import load_runner, open_bundle
 from edgekit.measure import measure_ceilings
 from edgekit.run import default_settings, session
-from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle
 
 DEPTHS, TOKENS, PROMPT = (32, 512), 64, 512
 GROUPS = {"MatMulNBits": "products", "MatMulIntegerToFloat": "products", "GroupQueryAttention": "attention"}
-
-
-def products_alone(bundle: Bundle) -> tuple[onnxruntime.InferenceSession, dict[str, np.ndarray], int]:
-    """A session with the token graph's MatMulNBits and nothing else, its inputs, and the bytes it reads a run."""
-    graph = onnx.load(bundle.graph, load_external_data=True).graph
-    constants = {i.name: i for i in graph.initializer}
-    casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast" and n.input[0] in constants}
-    repeats = {n.output[0]: n for n in graph.node if n.op_type == "Expand"}
-    nodes, kept, outputs, inputs, seen = [], {}, [], {}, 0
-    for i, node in enumerate(n for n in graph.node if n.op_type == "MatMulNBits"):
-        size = {a.name: a.i for a in node.attribute}
-        x, y = f"x{size['K']}", f"y{i}"
-        inputs[x] = np.random.default_rng(0).standard_normal((1, 1, size["K"])).astype(np.float32)
-        names = []
-        for name in node.input[1:]:
-            repeat = repeats.get(name)
-            stored = casts.get(repeat.input[0] if repeat else name, repeat.input[0] if repeat else name)
-            array = onnx.numpy_helper.to_array(constants[stored])
-            seen += array.nbytes
-            if array.dtype == np.float16:
-                array = array.astype(np.float32)
-            if repeat:
-                array = np.broadcast_to(array, onnx.numpy_helper.to_array(constants[repeat.input[1]]))
-            kept[f"{y}.{name}"] = onnx.numpy_helper.from_array(np.ascontiguousarray(array), f"{y}.{name}")
-            names.append(f"{y}.{name}")
-        nodes.append(helper.make_node("MatMulNBits", [x, *names], [y], domain="com.microsoft", **size))
-        outputs.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 1, size["N"]]))
-    entries = [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in inputs.items()]
-    made = helper.make_graph(nodes, "products", entries, outputs, list(kept.values()))
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    options = session._options(default_settings(bundle.manifest), bundle.manifest.accuracy_level)
-    model = helper.make_model(made, opset_imports=opsets, ir_version=10).SerializeToString()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), inputs, seen
-
-
-def time_products(bundle: Bundle) -> tuple[float, int]:
-    """Milliseconds of a run of the token graph's products alone, and the bytes it reads."""
-    handle, inputs, nbytes = products_alone(bundle)
-    binding = handle.io_binding()
-    for name, array in inputs.items():
-        binding.bind_cpu_input(name, array)
-    results = [np.empty(output.shape, np.float32) for output in handle.get_outputs()]
-    for output, result in zip(handle.get_outputs(), results, strict=True):
-        binding.bind_output(output.name, "cpu", 0, np.float32, result.shape, result.ctypes.data)
-    for _ in range(TOKENS // 4):
-        handle.run_with_iobinding(binding)
-    started = time.perf_counter()
-    for _ in range(TOKENS):
-        handle.run_with_iobinding(binding)
-    return (time.perf_counter() - started) / TOKENS * 1e3, nbytes
 
 
 def profile(bundle: Bundle, prompt: list[int]) -> dict[str, dict[str, float]]:
@@ -142,17 +90,24 @@ def main() -> None:
                 for token in prompt[:TOKENS]:
                     runner.step(token)
                 times[f"token at {depth}"] += [(time.perf_counter() - started) / TOKENS * 1e3] * (round_ > 0)
-        milliseconds, nbytes = time_products(bundle)
-        times["its products alone"] += [milliseconds] * (round_ > 0)
+        products = gather_kernels(bundle)
+        times["products alone"] += [products.time(bundle, TOKENS)] * (round_ > 0)
+        for depth in DEPTHS:
+            kernels = gather_kernels(bundle, depth + TOKENS // 2)
+            times[f"products and attention at {depth}"] += [kernels.time(bundle, TOKENS)] * (round_ > 0)
     print(f"\nwithout the profiler, {settings.threads} threads, median of {options.rounds} rounds with the range")
-    bandwidth = max(measure_ceilings(settings.threads, nbytes).bandwidth_bytes_per_s.samples)
+    bandwidth = max(measure_ceilings(settings.threads, products.nbytes).bandwidth_bytes_per_s.samples)
     for name, ms in times.items():
-        shares = [a / b for a, b in zip(times["its products alone"], ms, strict=True)]
-        print(
-            f"  {name:<20} {median(ms):6.2f} ms [{min(ms):.2f}, {max(ms):.2f}]  products are {median(shares):.0%} of it"
+        print(f"  {name:<30} {median(ms):6.2f} ms [{min(ms):.2f}, {max(ms):.2f}]")
+    for depth in DEPTHS:
+        token = times[f"token at {depth}"]
+        of_it = (
+            median(a / b for a, b in zip(times[name], token, strict=True))
+            for name in ("products alone", f"products and attention at {depth}")
         )
-    rate = nbytes / median(times["its products alone"]) * 1e3
-    print(f"  the products read {nbytes / 1e6:.1f} MB a token: {rate / 1e9:.1f} GB/s")
+        print("  of a token at {}: products {:.0%}, with attention {:.0%}".format(depth, *of_it))
+    rate = products.nbytes / median(times["products alone"]) * 1e3
+    print(f"  the products read {products.nbytes / 1e6:.1f} MB a token: {rate / 1e9:.1f} GB/s")
     print(f"  a plain read of as many bytes: {bandwidth / 1e9:.1f} GB/s")
 
 
