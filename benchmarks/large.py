@@ -134,6 +134,12 @@ def ours(source: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "edgekit", "build", str(source), "-o", str(out), "--offline"]
 
 
+def without_numba(source: Path, out: Path) -> list[str]:
+    """Our build where numba is not installed: NumPy does what it would compile."""
+    program = "import sys; sys.modules['numba'] = None; from edgekit.cli import main; main()"
+    return [sys.executable, "-c", program, "build", str(source), "-o", str(out), "--offline"]
+
+
 def theirs(source: Path, out: Path) -> list[str]:
     cache = out.with_name("cache")
     builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
@@ -163,6 +169,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where checkpoints and bundles go: 22 GB for 8B")
     parser.add_argument("--shapes", default="135M,1B,8B")
     parser.add_argument("--peer", default="135M,1B,8B", help='shapes for onnxruntime-genai; "" for none')
+    parser.add_argument("--plain", default="8B", help='shapes that are also built without numba; "" for none')
     parser.add_argument("--limit-gb", type=float, default=20, help="address space of the peer")
     parser.add_argument("--results", type=Path, help="append JSON lines here")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, no peer")
@@ -171,6 +178,7 @@ def main() -> None:
         work = options.work or Path(temporary)
         shapes = ["tiny"] if options.smoke else options.shapes.split(",")
         peer = [] if options.smoke else options.peer.split(",")
+        plain = [] if options.smoke else options.plain.split(",")
         print(f"{CPU}, {os.cpu_count()} cores; page cache cold, random weights")
         print(
             f"{'':<18} {'':>5} {'source':>10} {'bundle':>9} {'wall':>10} {'CPU':>9} {'peak RSS':>10} {'read':>10} "
@@ -179,6 +187,8 @@ def main() -> None:
         for shape in shapes:
             source = make_checkpoint(work / shape, shape)
             plans = [("edgekit", ours, None)]
+            if shape in plain:
+                plans.append(("edgekit, no numba", without_numba, None))
             if shape in peer:
                 plans.append(("onnxruntime-genai", theirs, int(options.limit_gb * GB)))
             for tool, command, limit in plans:

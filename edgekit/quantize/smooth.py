@@ -92,7 +92,7 @@ class _Observation:
         self._lock = Lock()
         self._steps = self._walk(model, weights, alpha)
         self._done = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def scale(self, layer: str, key: str | None) -> NDArray[np.float32] | None:
         """The scale of the channels that ``key`` reads in a layer; None where nothing was observed."""
@@ -110,7 +110,7 @@ class _Observation:
             next(self._steps)
         except StopIteration:
             self._done = True
-        except Exception as error:
+        except BaseException as error:
             # A generator that has raised looks as if it had ended: the next one who asks must not go on without scales.
             self._error = error
             raise
