@@ -28,6 +28,11 @@ def edgekit(*arguments, **options):
     )  # fmt: skip
 
 
+def hear_ctrl_c():
+    """What is started in the background of a script ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A command in a pseudo-terminal."""
 
@@ -37,7 +42,13 @@ class Terminal:
         self.fd, inside = pty.openpty()
         command = [sys.executable, "-m", "edgekit", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, env=environment, stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+            command,
+            env=environment,
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - no other thread is running
         )
         os.close(inside)
         self.seen = ""
@@ -277,6 +288,7 @@ def test_interrupting_a_build_leaves_nothing(checkpoint, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=hear_ctrl_c,
     )
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip() == "interrupted"
