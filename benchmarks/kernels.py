@@ -5,6 +5,7 @@ bound: no graph that uses these kernels on these bytes is faster.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,34 +56,39 @@ class Kernels:
 def gather_kernels(bundle: Bundle, length: int = 0) -> Kernels:
     """The products of the token graph, in its order; with attention over ``length`` positions unless that is 0."""
     graph = onnx.load(bundle.graph, load_external_data=True).graph
+    constants = {i.name: i for i in graph.initializer}
+    casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast" and n.input[0] in constants}
+    repeats = {n.output[0]: n for n in graph.node if n.op_type == "Expand"}
+
+    def read(name: str) -> tuple[np.ndarray, int]:
+        """What ONNX Runtime makes of an input of a product when it opens the file, and its bytes there."""
+        repeat = repeats.get(name)
+        stored = repeat.input[0] if repeat else name
+        array = onnx.numpy_helper.to_array(constants[casts.get(stored, stored)])
+        nbytes = array.nbytes
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)
+        if repeat:
+            array = np.broadcast_to(array, onnx.numpy_helper.to_array(constants[repeat.input[1]]))
+        return np.ascontiguousarray(array), nbytes
+
     kernels = Kernels()
     for node in graph.node:
         if node.op_type == "MatMulNBits":
-            _add_product(kernels, node, graph)
+            _add_product(kernels, node, read)
         elif node.op_type == "GroupQueryAttention" and length:
             _add_attention(kernels, node, bundle, length)
     return kernels
 
 
-def _add_product(kernels: Kernels, node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
-    constants = {i.name: i for i in graph.initializer}
-    casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast" and n.input[0] in constants}
-    repeats = {n.output[0]: n for n in graph.node if n.op_type == "Expand"}
+def _add_product(kernels: Kernels, node: onnx.NodeProto, read: Callable[[str], tuple[np.ndarray, int]]) -> None:
     size = {a.name: a.i for a in node.attribute}
     x, y = f"x{size['K']}", f"y{len(kernels.nodes)}"
     kernels.inputs[x] = np.random.default_rng(0).standard_normal((1, 1, size["K"])).astype(np.float32)
-    names = []
-    for name in node.input[1:]:
-        repeat = repeats.get(name)
-        stored = casts.get(repeat.input[0] if repeat else name, repeat.input[0] if repeat else name)
-        array = onnx.numpy_helper.to_array(constants[stored])
-        kernels.nbytes += array.nbytes
-        if array.dtype == np.float16:
-            array = array.astype(np.float32)
-        if repeat:
-            array = np.broadcast_to(array, onnx.numpy_helper.to_array(constants[repeat.input[1]]))
-        names.append(f"{y}.{name}")
-        kernels.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), names[-1]))
+    names = [f"{y}.{name}" for name in node.input[1:]]
+    for own, (array, nbytes) in zip(names, map(read, node.input[1:]), strict=True):
+        kernels.constants.append(onnx.numpy_helper.from_array(array, own))
+        kernels.nbytes += nbytes
     kernels.nodes.append(helper.make_node("MatMulNBits", [x, *names], [y], domain="com.microsoft", **size))
     kernels.results[y] = np.empty((1, 1, size["N"]), np.float32)
 

@@ -1,6 +1,6 @@
 """What a build costs as models grow: wall, peak memory, bytes read and written, and the floor, in one table.
 
-    python benchmarks/large.py --work FOLDER [--shapes 135M,1B,8B] [--peer 135M,1B] [--results FILE.jsonl]
+    python benchmarks/large.py --work FOLDER [--shapes 135M,1B,8B] [--peer 135M,1B] [--plain 8B] [--results FILE.jsonl]
     python benchmarks/large.py --smoke
 
 Builds of random BF16 checkpoints (see shapes.py) to INT4 run as whole processes with the source out of the page cache.

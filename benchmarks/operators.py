@@ -80,6 +80,9 @@ def main() -> None:
         for kind, ms in sorted(spent.items(), key=lambda item: -item[1])[:10]:
             print(f"  {kind:<34} {ms:8.2f} ms  {ms / total:5.1%}")
 
+    products = gather_kernels(bundle)
+    alone = {"products alone": products}
+    alone |= {f"products and attention at {depth}": gather_kernels(bundle, depth + TOKENS // 2) for depth in DEPTHS}
     times: dict[str, list[float]] = defaultdict(list)
     for round_ in range(options.rounds + 1):
         with closing(load_runner(bundle, settings=settings)) as runner:
@@ -90,11 +93,8 @@ def main() -> None:
                 for token in prompt[:TOKENS]:
                     runner.step(token)
                 times[f"token at {depth}"] += [(time.perf_counter() - started) / TOKENS * 1e3] * (round_ > 0)
-        products = gather_kernels(bundle)
-        times["products alone"] += [products.time(bundle, TOKENS)] * (round_ > 0)
-        for depth in DEPTHS:
-            kernels = gather_kernels(bundle, depth + TOKENS // 2)
-            times[f"products and attention at {depth}"] += [kernels.time(bundle, TOKENS)] * (round_ > 0)
+        for name, kernels in alone.items():
+            times[name] += [kernels.time(bundle, TOKENS)] * (round_ > 0)
     print(f"\nwithout the profiler, {settings.threads} threads, median of {options.rounds} rounds with the range")
     bandwidth = max(measure_ceilings(settings.threads, products.nbytes).bandwidth_bytes_per_s.samples)
     for name, ms in times.items():

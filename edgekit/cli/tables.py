@@ -61,7 +61,9 @@ def built_lines(built: Built) -> Iterator[RenderableType]:
         yield ""
     for command in ("verify", "run", "bench"):
         yield Text(f"  edgekit {command} {path}", style="dim")
-    if built.parameters >= 1e9 and m.recipe.method == "search" and find_spec("numba") is None:
+    from edgekit.quantize.tensor import LARGE
+
+    if built.parameters >= LARGE and m.recipe.method == "search" and find_spec("numba") is None:
         hint = "pip install 'edgekit[large]': builds of this size take half the time, and the bytes stay the same"
         yield Text(f"  {hint}", style="dim")
 

@@ -47,7 +47,7 @@ def run_until(
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
 ) -> tuple[Array, ir.Node]:
-    """Evaluate the nodes before the one that makes the output ``stop``.
+    """Evaluate the nodes before the one that makes the output ``stop``; arguments as ``products`` has them.
 
     Returns:
         The first input of the node that makes ``stop``, [variants, S, H], and that node.
