@@ -29,6 +29,7 @@ from spending import Spent, spend
 
 from edgekit import build_bundle, load_runner
 from edgekit.config import load_recipe
+from edgekit.machine import processor_class
 from edgekit.measure import Reference, Text, score
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle, Quality
@@ -64,6 +65,7 @@ def scored(bundle: Bundle, reference: Reference, text: Text, name: str) -> Quali
             reference_name=name,
             runtime=f"onnxruntime {onnxruntime.__version__}",
             accuracy_level=bundle.manifest.accuracy_level,
+            processor_class=processor_class(),
         )
     finally:
         runner.close()
@@ -186,6 +188,7 @@ def compare_builds(
         reference_name="off-grid",
         runtime=f"onnxruntime {onnxruntime.__version__}",
         accuracy_level=4,
+        processor_class=processor_class(),
     )
     show("onnxruntime-genai int4", size, quality)
     return [

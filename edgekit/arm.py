@@ -17,9 +17,22 @@ import numpy as np
 
 from edgekit import measure
 from edgekit.bundle import open_bundle
-from edgekit.bundle.reading import write_at_level
+from edgekit.bundle.reading import graph_at_level
 from edgekit.errors import BundleError, EdgekitError
-from edgekit.run import NO_KLEIDIAI, DrivenGraph, Interpreter, Tokenizer, find_arm64, save_expanded, this_interpreter
+from edgekit.run import (
+    NO_KLEIDIAI,
+    PROMPT,
+    DrivenGraph,
+    Interpreter,
+    Tokenizer,
+    check_survey,
+    decoder_products,
+    find_arithmetic,
+    find_arm64,
+    folding_entry,
+    save_expanded,
+    this_interpreter,
+)
 from edgekit.types import ArmQuality, Bundle, Check, Interval, Kernels, KernelScore, Progress, Verification, silent
 from edgekit.verify import check_files, find_reference, judge, limits_of, open_source
 
@@ -122,7 +135,12 @@ def verify_on_arm(
     task = _Task(chosen, reference, arm)
     own = _score(opened, task, progress)
     rivals = tuple(_rival(other, _score(other, task, progress), opened, own) for other in others)
-    checks += (found, *_findings(own.arm), *_gates(own.arm, limits_of(opened, max_kld, min_top1)))
+    checks += (
+        found,
+        check_survey("arithmetic on arm64", arm),
+        *_findings(own.arm),
+        *_gates(own.arm, limits_of(opened, max_kld, min_top1)),
+    )
     return Verification(str(path), (*checks, *advise(own.arm, _block(opened), rivals)), arm=own.arm)
 
 
@@ -279,7 +297,10 @@ def _graph(
     """The decoder's graph, or that for prompts, in a process of its own."""
     manifest = bundle.manifest
     # Standard-operator graphs become MatMulNBits at load, at this level.
-    entries = (("session.qdq_matmulnbits_accuracy_level", str(kernels.accuracy_level)), *kernels.entries)
+    entries = (folding_entry(kernels.accuracy_level), *kernels.entries)
+    if interpreter == this_interpreter():
+        products = PROMPT if prompts else decoder_products(manifest)
+        entries += find_arithmetic(products, entries).entries
     with TemporaryDirectory(prefix="edgekit-arm-") as folder:
         path, weights = bundle.graph, None
         if prompts and manifest.prefill:
@@ -287,7 +308,7 @@ def _graph(
             save_expanded(bundle, weights)
         elif kernels.accuracy_level != manifest.accuracy_level:
             path = Path(folder) / bundle.graph.name
-            write_at_level(bundle, kernels.accuracy_level, path)
+            path.write_bytes(graph_at_level(bundle, kernels.accuracy_level))
         graph = DrivenGraph(interpreter, path, bundle.graph.parent, manifest.spec.vocab_size, entries, weights)
         try:
             yield graph
@@ -311,6 +332,7 @@ def _quality(
         reference_name=f"{made.id} in FP32, sha256 {made.sha256[:12]}",
         runtime=f"onnxruntime {graph.runtime} {where}",
         accuracy_level=kernels.accuracy_level,
+        processor_class=graph.processor_class,
         progress=placed,
     )
 

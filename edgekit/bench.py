@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import __version__, measure
+from edgekit.machine import cpu_flags
 from edgekit.run import choose_settings, find_tuning, load_runner, physical_cores
 from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, PowerProbe, Progress, Runner, silent
 
@@ -59,7 +60,6 @@ def bench_bundle(
     manifest = bundle.manifest
     settings, tuning = choose_settings(manifest, threads=threads, small_memory=small_memory), find_tuning(manifest)
     weights = measure.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
-    environment = _environment(manifest, settings.threads)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
     measure.reset_peak_memory()
@@ -73,12 +73,14 @@ def bench_bundle(
         peak = measure.peak_memory()
         energy = _energy(runner, meter, progress)
         nodes = runner.info.nodes_on_cpu
+        environment = _environment(manifest, settings.threads, runner.arithmetic)
+        settings = runner.settings
     finally:
         runner.close()
     progress("ceilings", 0, 1, "probes")
     ceilings = measure.measure_ceilings(settings.threads, weights)
     progress("ceilings", 1, 1, "probes")
-    factor = measure.gemm_factor(manifest.accuracy_level == 4, measure.cpu_flags())
+    factor = measure.gemm_factor(manifest.accuracy_level == 4, cpu_flags())
     return Measurement(
         schema=SCHEMA,
         bundle_sha256=bundle.sha256,
@@ -104,13 +106,14 @@ def bench_bundle(
     )
 
 
-def _environment(manifest: Manifest, threads: int) -> Environment:
+def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environment:
     return measure.read_environment(
         cores=physical_cores(),
         threads=threads,
         runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
         provider=manifest.portable.provider,
         provider_options=manifest.portable.provider_options,
+        arithmetic=arithmetic,
     )
 
 

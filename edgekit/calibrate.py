@@ -13,6 +13,7 @@ from edgekit import __version__, words
 from edgekit.calibration import Calibration
 from edgekit.collect import PREFIX_TOKENS, add_second, collect_local
 from edgekit.errors import ConfigError, GateFailed, RouteError
+from edgekit.machine import processor_class
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, CalibrationFit, calibrate
 from edgekit.route.fit import SECOND
 from edgekit.run import chat_template
@@ -37,7 +38,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Binding:
-    """What a calibration is valid for. ``runtime``: versions that can change a signal, and the kind of processor."""
+    """What a calibration is valid for. ``runtime``: versions that can change a signal, and the processor's class."""
 
     bundle_sha256: str
     provider: str
@@ -54,7 +55,7 @@ class Binding:
             runtime=(
                 ("edgekit", __version__),
                 ("onnxruntime", version("onnxruntime")),
-                ("processor", platform.machine()),
+                ("processor", " ".join((platform.machine(), processor_class())).strip()),
             ),
             template_sha256="" if template is None else sha256(template.encode()).hexdigest(),
         )

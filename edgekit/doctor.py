@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import __version__, words
+from edgekit.arithmetic import NOTHING
 from edgekit.errors import ConfigError, GraphError, MeasureError, RunError, SourceError
+from edgekit.machine import DOT_PRODUCTS, cpu_flags, processor_class
 from edgekit.types import Check, silent
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def examine(root: Path = Path("/")) -> tuple[Check, ...]:
         _processor(root),
         _class(root),
         _instructions(root),
+        *_arithmetic(),
         _memory(),
         _disk(),
         _cache(),
@@ -131,15 +134,23 @@ def _class(root: Path) -> Check:
 
 
 def _instructions(root: Path) -> Check:
-    from edgekit.measure import cpu_flags
-
-    flags = cpu_flags(root)
+    flags, kind = cpu_flags(root), processor_class(root)
     found = [flag for flag in _FLAGS if flag in flags]
     if not flags:
         return Check("instructions", "info", "unknown on this system")
-    fast = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & flags
-    dot = "int8 dot products in hardware" if fast else "no int8 dot products: int8 activations bring little"
-    return Check("instructions", "pass" if fast else "info", f"{', '.join(found) or 'none of note'}: {dot}")
+    fast = kind in DOT_PRODUCTS
+    dot = "int8 dot products in hardware" if fast else "no int8 dot products, so 8-bit products are slow"
+    named = f"class {kind or 'unknown'} ({', '.join(found) or 'no flag of note'})"
+    return Check("instructions", "pass" if fast else "info", f"{named}: {dot}")
+
+
+def _arithmetic() -> Iterator[Check]:
+    """What this processor computes exactly: every probe, and the products of prompts as bundles run them."""
+    from edgekit.run import PROMPT, check_survey, describe, find_arithmetic, this_interpreter
+
+    yield check_survey("arithmetic", this_interpreter())
+    prompts = find_arithmetic(PROMPT)
+    yield Check("prompts", "pass" if prompts.exact else "info", describe(NOTHING, prompts))
 
 
 def _memory() -> Check:
@@ -154,7 +165,7 @@ def _disk() -> Check:
 
 
 def _cache() -> Check:
-    from edgekit.source.packaged import cache_folder
+    from edgekit.cache import cache_folder
 
     folder = cache_folder()
     nearest = next(p for p in (folder, *folder.parents) if p.exists())

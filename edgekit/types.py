@@ -17,6 +17,7 @@ from edgekit.device import Activations as Activations
 from edgekit.device import Precision as Precision
 from edgekit.device import Target as Target
 from edgekit.interval import Interval as Interval
+from edgekit.record import added_later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -620,7 +621,7 @@ class PowerProbe(Protocol):
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine during a measurement. Unknown is None or ""."""
+    """The machine during a measurement. Unknown is None or "". ``arithmetic``: how exact its integer products were."""
 
     host: str
     system: str
@@ -637,6 +638,8 @@ class Environment:
     runtime: tuple[tuple[str, str], ...]
     provider: str
     provider_options: tuple[tuple[str, str], ...]
+    processor_class: str = added_later("")
+    arithmetic: str = added_later("")
 
 
 @dataclass(frozen=True)
@@ -709,6 +712,7 @@ class Quality:
     top_k: int
     runtime: str
     accuracy_level: int
+    processor_class: str = added_later("")
 
 
 @dataclass(frozen=True)

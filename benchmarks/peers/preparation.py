@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from benchmarks.peers.contender import Place
 from benchmarks.peers.session import ROOT, Logits, Refusal, Session, last_words
 from benchmarks.spending import spend
+from edgekit.machine import processor_class
 from edgekit.measure import score
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def measure_quality(
             reference_name="off-grid",
             runtime=" ".join(f"{name} {number}" for name, number in session.ready["versions"].items()),
             accuracy_level=0,
+            processor_class=processor_class(),
         )
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(asdict(quality)))

@@ -108,14 +108,14 @@ def node_names(path: Path) -> tuple[tuple[str, str], ...]:
     return tuple((str(node.name), node.op_type) for node in ir.load(path).graph)
 
 
-def write_at_level(bundle: Bundle, level: int, path: Path) -> None:
-    """Write the graph once more with another accuracy level in its MatMulNBits nodes; its weights stay in the bundle.
+def graph_at_level(bundle: Bundle, level: int) -> bytes:
+    """The graph with another accuracy level in its MatMulNBits nodes, as an ONNX file; its weights stay in the bundle.
 
-    Whoever loads it has to name the bundle's folder for external data (see run/driver.py).
+    Whoever loads it has to name the folder of the bundle's graph for external data (see run/driver.py).
     """
     model = ir.load(bundle.graph)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for node in (n for g in graphs for n in ir.traversal.RecursiveGraphIterator(g)):
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
-    path.write_bytes(ir.to_proto(model).SerializeToString())
+    return bytes(ir.to_proto(model).SerializeToString())

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.cache import cache_folder
 from edgekit.errors import GraphError
 from edgekit.graph.exported import Export, read_export
 from edgekit.types import Progress, silent
@@ -125,9 +126,7 @@ def install_optimum(progress: Progress = silent) -> Path:
 
 
 def _own_python() -> Path:
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit")) / "optimum" / "bin" / "python"
+    return cache_folder() / "optimum" / "bin" / "python"
 
 
 def _stage(model: Path, folder: Path) -> Path:

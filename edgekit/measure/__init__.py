@@ -17,7 +17,6 @@ from edgekit.measure.energy import choose_meter, meter_energy, meters
 from edgekit.measure.environment import (
     Conditions,
     core_seconds,
-    cpu_flags,
     peak_memory,
     read_conditions,
     read_environment,
@@ -50,7 +49,6 @@ __all__ = [
     "choose_meter",
     "compare",
     "core_seconds",
-    "cpu_flags",
     "cut_windows",
     "decode",
     "decode_bytes",

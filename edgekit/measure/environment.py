@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.machine import processor_name, read_field
+from edgekit.machine import processor_class, processor_name, read_field
 from edgekit.measure.sampling import read_word
 from edgekit.types import Environment
 
@@ -26,6 +26,7 @@ def read_environment(
     runtime: tuple[tuple[str, str], ...],
     provider: str,
     provider_options: tuple[tuple[str, str], ...] = (),
+    arithmetic: str = "",
     root: Path = Path("/"),
 ) -> Environment:
     """Read the environment now.
@@ -36,6 +37,7 @@ def read_environment(
         runtime: (package, version) of everything whose version can change a number.
         provider: the execution provider.
         provider_options: its options.
+        arithmetic: how exact integer products are, in words.
         root: where ``proc`` and ``sys`` are looked for.
     """
     frequency = _number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
@@ -58,6 +60,8 @@ def read_environment(
         runtime=runtime,
         provider=provider,
         provider_options=provider_options,
+        processor_class=processor_class(root),
+        arithmetic=arithmetic,
     )
 
 
@@ -80,12 +84,6 @@ def read_conditions(root: Path = Path("/")) -> Conditions:
     free = read_field(root / "proc/meminfo", "MemAvailable").split()
     percent, on_battery = _battery(root)
     return Conditions(int(free[0]) * 1024 if free else None, percent, on_battery, _temperature(root))
-
-
-def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """The instruction-set flags of the first processor (``flags`` on x86, ``Features`` on ARM); empty when unknown."""
-    cpuinfo = root / "proc/cpuinfo"
-    return frozenset((read_field(cpuinfo, "flags") or read_field(cpuinfo, "Features")).split())
 
 
 def reset_peak_memory(root: Path = Path("/")) -> bool:

@@ -173,6 +173,7 @@ def score(
     reference_name: str,
     runtime: str,
     accuracy_level: int,
+    processor_class: str,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Quality:
@@ -186,6 +187,7 @@ def score(
         reference_name: the source in words.
         runtime: what ran the model, with its version.
         accuracy_level: of the shipped graph.
+        processor_class: of what ran it; see machine.CLASSES.
         seed: of the resampling.
         progress: hears of every window.
 
@@ -216,6 +218,7 @@ def score(
         top_k=reference.top_k,
         runtime=runtime,
         accuracy_level=accuracy_level,
+        processor_class=processor_class,
     )
 
 

@@ -3,6 +3,7 @@
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat
 from edgekit.run.driven import DrivenGraph, Interpreter, this_interpreter
+from edgekit.run.exactness import PROMPT, check_survey, decoder_products, describe, find_arithmetic, folding_entry
 from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
 from edgekit.run.held import HeldPrompt
@@ -15,6 +16,7 @@ from edgekit.run.threads import core_cpus, physical_cores
 __all__ = [
     "CHUNK",
     "NO_KLEIDIAI",
+    "PROMPT",
     "Chat",
     "DrivenGraph",
     "Finish",
@@ -25,11 +27,16 @@ __all__ = [
     "SessionInfo",
     "Tokenizer",
     "chat_template",
+    "check_survey",
     "choose_settings",
     "core_cpus",
+    "decoder_products",
     "default_settings",
+    "describe",
+    "find_arithmetic",
     "find_arm64",
     "find_tuning",
+    "folding_entry",
     "generate",
     "install_arm64",
     "load_runner",

@@ -17,9 +17,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_cache_dir
-
+from edgekit.cache import cache_folder
 from edgekit.errors import RunError
+from edgekit.machine import processor_class
 from edgekit.run.driven import Interpreter, this_interpreter
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Progress, silent
@@ -66,6 +66,7 @@ def find_arm64() -> Interpreter:
         f"emulated ARM ({CPU})",
         (qemu, "-cpu", CPU, "-L", str(root), str(python)),
         environment | {"ORT_DISABLE_TELEMETRY": "1"},
+        processor_class(root),
     )
 
 
@@ -110,7 +111,7 @@ def _qemu() -> str:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit")) / "arm64"
+    return cache_folder() / "arm64"
 
 
 def _python(root: Path) -> Path | None:

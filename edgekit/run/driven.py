@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import RunError
+from edgekit.machine import processor_class
 from edgekit.run.threads import physical_cores
 
 if TYPE_CHECKING:
@@ -29,22 +30,27 @@ DRIVER = Path(__file__).with_name("driver.py")
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python with numpy and onnxruntime, and how it is started. ``name`` says in words what it runs on."""
+    """A Python with numpy and onnxruntime, and how it is started.
+
+    ``name`` says in words what it runs on, ``processor_class`` of which class that is, as machine.CLASSES name them.
+    """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] | None = field(default=None, hash=False)
+    processor_class: str = ""
 
 
 def this_interpreter() -> Interpreter:
     """The Python that runs edgekit."""
-    return Interpreter("this machine", (sys.executable,))
+    return Interpreter("this machine", (sys.executable,), processor_class=processor_class())
 
 
 class DrivenGraph:
     """A Predictor over a process that holds the graph. Answers are kept, 4 V bytes a token.
 
     Attributes:
+        processor_class: as the interpreter's.
         machine: the processor's architecture as that Python knows it: ``aarch64``.
         runtime: its ONNX Runtime's version.
     """
@@ -72,6 +78,7 @@ class DrivenGraph:
             RunError: the process does not start, or the graph does not load there.
         """
         self._name = f"{graph.name} on {interpreter.name}"
+        self.processor_class = interpreter.processor_class
         self._vocab = vocab_size
         self._kept: dict[tuple[int, ...], NDArray[np.float32]] = {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.arithmetic import NOTHING
 from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
+from edgekit.run.exactness import PROMPT, decoder_products, describe, find_arithmetic, folding_entry, require_exact
 from edgekit.run.lookup import EXACT, LENGTHS, ROUNDING, Pace
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 from edgekit.run.settings import choose_settings
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgekit.arithmetic import Arithmetic
     from edgekit.types import Bundle, Settings
 
 
@@ -29,6 +33,7 @@ def load_runner(
     context: int | None = None,
     small_memory: bool = False,
     settings: Settings | None = None,
+    graph: bytes | None = None,
 ) -> OnnxRunner:
     """Open a bundle for running.
 
@@ -38,6 +43,8 @@ def load_runner(
         context: most tokens the cache may hold; what the model and the target allow by default.
         small_memory: prompts run on the decoder's graph even where the bundle has one of their own, the cache grows by
             little, and the runtime gives memory back after each run: slower at prompts, half the memory.
+        graph: an ONNX file over the same weights to decode with in the place of the bundle's, as reading.graph_at_level
+            makes it.
         settings: by default those that `edgekit bench --tune` found on this class of machine, else default_settings().
 
     Raises:
@@ -48,11 +55,16 @@ def load_runner(
     if context is not None and not 1 <= context <= limit:
         raise RunError(f"context={context}: {bundle.path} holds 1 to {limit} tokens", hint=f"ask for {limit} or less")
     settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
-    prompts = None
+    kernels = (*manifest.kernels, folding_entry(manifest.accuracy_level))
+    exact = find_arithmetic(decoder_products(manifest), kernels)
+    require_exact(exact)
+    prompts, exact_prompts = None, find_arithmetic(PROMPT, kernels) if settings.prompt_graph == "own" else exact
+    if not exact_prompts.exact:
+        settings = replace(settings, prompt_graph="decoder")
     with ThreadPoolExecutor(1) as beside:
         if settings.prompt_graph == "own":
-            prompts = beside.submit(open_prompt_session, bundle, settings)
-        session = open_session(bundle, settings, small_memory=small_memory)
+            prompts = beside.submit(open_prompt_session, bundle, settings, exact_prompts)
+        session = open_session(bundle, settings, small_memory=small_memory, arithmetic=exact, graph=graph)
     return OnnxRunner(
         session,
         settings=settings,
@@ -60,6 +72,7 @@ def load_runner(
         shared_kv=manifest.portable.shared_kv,
         small_memory=small_memory,
         prompts=None if prompts is None else prompts.result(),
+        prompt_arithmetic=exact_prompts,
         rounding=ROUNDING.get(manifest.accuracy_level, EXACT),
     )
 
@@ -70,6 +83,8 @@ class OnnxRunner:
     Attributes:
         info: what runs the decoder's graph.
         settings: how.
+        prompt_arithmetic: what was found of the products of the graph for prompts; where they are exact with no choice
+            of entries, ``settings`` has prompts run on the decoder's graph.
         pace: what drafts have cost and brought so far; see lookup.
     """
 
@@ -82,11 +97,13 @@ class OnnxRunner:
         shared_kv: bool,
         small_memory: bool = False,
         prompts: Session | None = None,
+        prompt_arithmetic: Arithmetic = NOTHING,
         rounding: float = EXACT,
     ) -> None:
         slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
         self.settings = settings
+        self.prompt_arithmetic = prompt_arithmetic
         self._chunk = min(settings.chunk, context)
         self._context = context
         self._cache: Cache = (
@@ -98,6 +115,11 @@ class OnnxRunner:
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
         self._several: NDArray[Any] | None = None
         self.pace = Pace(rounding)
+
+    @property
+    def arithmetic(self) -> str:
+        """How exact the integer products are, and what that took, in words."""
+        return describe(self.info.arithmetic, self.prompt_arithmetic)
 
     @property
     def vocab_size(self) -> int:

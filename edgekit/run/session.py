@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgekit.arithmetic import NOTHING, Arithmetic
 from edgekit.errors import RunError
+from edgekit.run.exactness import folding_entry
 from edgekit.run.expand import expand
 from edgekit.run.runtime import onnxruntime
 from edgekit.run.threads import core_cpus
@@ -26,7 +28,7 @@ class SessionInfo:
     """What runs the graph.
 
     ``placement`` counts the nodes each provider took, in the session's order of preference; None when this
-    ONNX Runtime cannot tell. ``runtime`` is (package, version) pairs.
+    ONNX Runtime cannot tell. ``runtime`` is (package, version) pairs. ``arithmetic``: what makes its products exact.
     """
 
     runtime: tuple[tuple[str, str], ...]
@@ -36,6 +38,7 @@ class SessionInfo:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     placement: tuple[tuple[str, int], ...] | None
+    arithmetic: Arithmetic
 
     @property
     def nodes_on_cpu(self) -> int | None:
@@ -51,26 +54,36 @@ class Session:
     info: SessionInfo
 
 
-def open_session(bundle: Bundle, settings: Settings, *, small_memory: bool = False) -> Session:
+def open_session(
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    small_memory: bool = False,
+    arithmetic: Arithmetic = NOTHING,
+    graph: bytes | None = None,
+) -> Session:
     """Load a bundle's graph on the provider its target names.
 
     Args:
         bundle: the opened bundle.
         settings: threads, and how they wait.
         small_memory: no arena: what a run has used goes back to the system.
+        arithmetic: under which session entries the graph's products are exact.
+        graph: another ONNX file over the same weights, in the place of the bundle's.
 
     Raises:
         RunError: the provider is not in this ONNX Runtime, or the graph does not load.
     """
-    return _open(bundle, bundle.graph, settings, {}, small_memory=small_memory)
+    return _open(bundle, graph or bundle.graph, settings, {}, arithmetic, small_memory=small_memory)
 
 
-def open_prompt_session(bundle: Bundle, settings: Settings) -> Session:
+def open_prompt_session(bundle: Bundle, settings: Settings, arithmetic: Arithmetic = NOTHING) -> Session:
     """Load the bundle's graph for prompts, its weights made from those of the other graph.
 
     Args:
         bundle: the opened bundle; its manifest has a ``prefill``.
         settings: as open_session's.
+        arithmetic: as open_session's.
 
     Raises:
         RunError: as open_session.
@@ -79,14 +92,15 @@ def open_prompt_session(bundle: Bundle, settings: Settings) -> Session:
     assert prefill is not None
     data = bundle.graph.with_name(f"{bundle.graph.name}_data")
     weights = expand(data, prefill.expansions, settings.threads)
-    return _open(bundle, bundle.path / prefill.graph, settings, dict(weights))
+    return _open(bundle, bundle.path / prefill.graph, settings, dict(weights), arithmetic)
 
 
 def _open(
     bundle: Bundle,
-    graph: Path,
+    graph: Path | bytes,
     settings: Settings,
     weights: Mapping[str, NDArray[np.generic]],
+    arithmetic: Arithmetic,
     *,
     small_memory: bool = False,
 ) -> Session:
@@ -99,9 +113,13 @@ def _open(
             hint="install the onnxruntime package that contains it, or build for --target cpu",
         )
     options = _options(settings, bundle.manifest.accuracy_level)
-    for key, value in bundle.manifest.kernels:
+    for key, value in (*bundle.manifest.kernels, *arithmetic.entries):
         options.add_session_config_entry(key, value)
     options.enable_cpu_mem_arena = not small_memory
+    if isinstance(graph, bytes):
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(bundle.graph.parent)
+        )
     if weights:
         # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
@@ -111,7 +129,8 @@ def _open(
     providers = [(target.provider, dict(target.provider_options))]
     try:
         # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
-        handle = onnxruntime.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
+        model = graph if isinstance(graph, bytes) else str(graph)
+        handle = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base class
         raise _load_error(bundle, error) from error
     info = SessionInfo(
@@ -122,6 +141,7 @@ def _open(
         inputs=tuple(i.name for i in handle.get_inputs()),
         outputs=tuple(o.name for o in handle.get_outputs()),
         placement=_placement(handle),
+        arithmetic=arithmetic,
     )
     return Session(handle, info)
 
@@ -139,8 +159,7 @@ def _options(settings: Settings, accuracy_level: int) -> Any:
         options.add_session_config_entry("session.intra_op_thread_affinities", places)
     # A pattern is planned and kept for every new input shape, and here every token makes one.
     options.enable_mem_pattern = False
-    # Standard-operator graphs become MatMulNBits at load; without this at level 4, whatever the bundle was scored at.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", str(accuracy_level))
+    options.add_session_config_entry(*folding_entry(accuracy_level))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 

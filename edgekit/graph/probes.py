@@ -1,0 +1,313 @@
+"""Products with known sums: small graphs that tell whether a runtime computes exactly on the processor that runs them.
+
+    python -m edgekit.graph.probes        writes edgekit/run/probes/*.onnx, which ``run/exactness.py`` opens
+
+Kernels differ by processor. The one that multiplies unsigned by signed 8-bit integers on x86 without VNNI adds pairs of
+products in 16 bits and saturates at 32,767. A sum of random numbers hardly shows that; one of extreme codes is halved.
+
+Each output is a boolean, named after a product, its weights and its rows: the result is the known sum. Activations are
+0 and one magnitude of either sign, which every scheme of rounding them to 8 bits holds without error. They are inputs
+with a default, so that no optimizer folds the product away, and a session runs without being fed. No two products share
+a weight: ONNX Runtime's pass that makes signed weights unsigned fails on one that is read twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+FOLDER = Path(__file__).parents[1] / "run" / "probes"
+
+OPSET, IR_VERSION = 21, 10
+"""As edgekit's own graphs: every ONNX Runtime that edgekit admits reads them."""
+
+COLUMNS, INNER, ROWS = 16, 256, 16
+"""The smallest products that take the kernels' main loops: N, K, and the M of a prompt. A token's M is 1."""
+
+MAGNITUDE = 127
+SCALE = 2.0**-10
+"""Of the weights' codes: a sum of 256 products of 127 by 255 stays below float16's 65,504."""
+
+TOLERANCE = 1e-3
+"""Of the largest sum: scales are multiplied in float32. A saturated sum of extreme codes is off by half."""
+
+HALF_TOLERANCE = INNER * 2.0**-12
+"""Of the largest sum, where it may be kept in float16: each addition rounds by up to 2**-12 of it."""
+
+BLOCKS = (16, 32, 64, 128, 256)
+FOLDED_BLOCKS = (32, 64, 128)
+LEVELS = (0, 1, 2, 3, 4)
+
+
+@dataclass
+class Probe:
+    """A graph in the making: products over shared activations, each judged against its known sum."""
+
+    _nodes: list[onnx.NodeProto] = field(default_factory=list)
+    _inputs: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
+    _values: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    _outputs: list[str] = field(default_factory=list)
+
+    def constant(self, name: str, array: NDArray[Any] | np.generic) -> str:
+        """An initializer, stored once however often it is asked for."""
+        self._values.setdefault(name, numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def activations(
+        self, rows: int, dtype: type[np.generic], low: float = -MAGNITUDE, high: float = MAGNITUDE
+    ) -> tuple[str, NDArray[np.float64]]:
+        """An input [rows, INNER], and its values: ``high`` everywhere, in every second place, ``low`` likewise."""
+        odd = np.arange(INNER) % 2
+        patterns = [value * mask for value in (high, low) for mask in (np.ones(INNER), odd)]
+        values = np.stack([patterns[i % len(patterns)] for i in range(rows)])
+        name = f"activations.{np.dtype(dtype).name}.{rows}.{low:g}..{high:g}"
+        self.default_input(name, values.astype(dtype))
+        return name, values
+
+    def codes(self, name: str, codes: NDArray[np.int64], bits: int) -> str:
+        """An initializer of uint8, or of uint4."""
+        if bits == 8:
+            return self.constant(name, codes.astype(np.uint8))
+        packed = _pack(codes.reshape(1, -1), 4).tobytes()
+        self._values[name] = helper.make_tensor(name, TensorProto.UINT4, codes.shape, packed, raw=True)
+        return name
+
+    def indices(self) -> str:
+        """An input of all row numbers of a table, the last first."""
+        self.default_input("indices", np.arange(COLUMNS, dtype=np.int64)[::-1].copy())
+        return "indices"
+
+    def node(self, op_type: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
+        """Add a node; return its output."""
+        self._nodes.append(helper.make_node(op_type, inputs, [output], domain=domain, **attributes))
+        return output
+
+    def judge(self, name: str, result: str, known: NDArray[np.float64], tolerance: float = TOLERANCE) -> None:
+        """An output that says whether ``result`` is ``known``, but for a share of the largest."""
+        sums = known.astype(np.float32)
+        digest = sha256(sums.tobytes()).hexdigest()[:8]
+        known_name = self.constant(f"known.{digest}", sums)
+        limit = self.constant(f"limit.{digest}.{tolerance:g}", np.float32(tolerance * np.abs(known).max()))
+        found = self.node("Cast", [result], f"{name}.float", to=TensorProto.FLOAT)
+        off = self.node("Abs", [self.node("Sub", [found, known_name], f"{name}.off")], f"{name}.size")
+        worst = self.node("ReduceMax", [off], f"{name}.worst", keepdims=0)
+        self._outputs.append(self.node("LessOrEqual", [worst, limit], name))
+
+    def model(self) -> onnx.ModelProto:
+        """The graph as a model."""
+        outputs = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in self._outputs]
+        graph = helper.make_graph(
+            self._nodes, "probe", list(self._inputs.values()), outputs, initializer=list(self._values.values())
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgekit")
+
+    def default_input(self, name: str, values: NDArray[Any]) -> None:
+        """An input that is ``values`` where it is not fed."""
+        element = helper.np_dtype_to_tensor_dtype(values.dtype)
+        self._inputs.setdefault(name, helper.make_tensor_value_info(name, element, list(values.shape)))
+        self.constant(name, values)
+
+
+def make_probes() -> dict[str, onnx.ModelProto]:
+    """All of them, by the name of their file. A runtime that lacks an operator of one still runs the others."""
+    return {
+        "prompt_matmul": _prompt_matmul(),
+        "integer_matmul": _integer_matmul(),
+        "dynamic_quantize_matmul": _dynamic_quantize_matmul(),
+        "qdq_matmul": _qdq_matmul(),
+        **{f"matmul_nbits_level_{level}": _matmul_nbits(np.float32, level) for level in LEVELS},
+        "matmul_nbits_float16": _matmul_nbits(np.float16, 0),
+        "dequantize_matmul": _dequantize_matmul(),
+        "gather_block_quantized": _gather_block_quantized(),
+    }
+
+
+def _prompt_matmul() -> onnx.ModelProto:
+    """MatMulIntegerToFloat as the graph for prompts has it: codes 1 to 255 around 128, weights within 127."""
+    probe = Probe()
+    weights = np.clip(_extreme_columns(np.int8), -127, 127)
+    scales = [probe.constant("one", np.float32(1)), probe.constant("ones", np.ones(COLUMNS, np.float32))]
+    middle = probe.constant("middle", np.uint8(128))
+    for rows in (1, ROWS):
+        x, values = probe.activations(rows, np.uint8, 1, 255)
+        name = f"MatMulIntegerToFloat, {_rows(rows)}"
+        w = probe.constant(f"{name}.weights", weights)
+        product = probe.node("MatMulIntegerToFloat", [x, w, *scales, middle], f"{name}.sum", domain="com.microsoft")
+        probe.judge(name, product, (values - 128) @ weights)
+    return probe.model()
+
+
+def _integer_matmul() -> onnx.ModelProto:
+    """MatMulInteger with both types on both sides, over their whole range."""
+    probe = Probe()
+    for activation in (np.uint8, np.int8):
+        for weight in (np.int8, np.uint8):
+            weights = _extreme_columns(weight)
+            for rows in (1, ROWS):
+                info = np.iinfo(activation)
+                x, values = probe.activations(rows, activation, info.min, info.max)
+                name = _name("MatMulInteger", activation, weight, rows)
+                w = probe.constant(f"{name}.weights", weights)
+                probe.judge(name, probe.node("MatMulInteger", [x, w], f"{name}.sum"), values @ weights)
+    return probe.model()
+
+
+def _dynamic_quantize_matmul() -> onnx.ModelProto:
+    """DynamicQuantizeMatMul: activations are rounded to 8 bits inside."""
+    probe = Probe()
+    scales = probe.constant("scales", np.full(COLUMNS, SCALE, np.float32))
+    for weight in (np.int8, np.uint8):
+        weights = _extreme_columns(weight)
+        x, values = probe.activations(ROWS, np.float32, 0)
+        name = _name("DynamicQuantizeMatMul", np.float32, weight, ROWS)
+        w = probe.constant(f"{name}.weights", weights)
+        product = probe.node("DynamicQuantizeMatMul", [x, w, scales], f"{name}.sum", domain="com.microsoft")
+        probe.judge(name, product, SCALE * (values @ weights))
+    return probe.model()
+
+
+def _qdq_matmul() -> onnx.ModelProto:
+    """MatMul on activations and weights that were rounded before: the runtime folds it into one product of integers."""
+    probe = Probe()
+    one = probe.constant("one", np.float32(1))
+    for activation in (np.uint8, np.int8):
+        for weight in (np.int8, np.uint8):
+            weights = _extreme_columns(weight)
+            x, values = probe.activations(ROWS, np.float32)
+            largest = float(np.iinfo(activation).max)
+            step = probe.constant(f"step.{activation.__name__}", np.float32(MAGNITUDE / largest))
+            values = np.clip(values, 0 if activation == np.uint8 else None, None)
+            name = _name("QDQ MatMul", activation, weight, ROWS)
+            zero, nothing = probe.constant(f"{name}.x.zero", activation(0)), probe.constant(f"{name}.w.zero", weight(0))
+            codes = probe.node("QuantizeLinear", [x, step, zero], f"{name}.codes")
+            real = probe.node("DequantizeLinear", [codes, step, zero], f"{name}.x")
+            w = probe.constant(f"{name}.weights", weights)
+            w = probe.node("DequantizeLinear", [w, one, nothing], f"{name}.w")
+            probe.judge(name, probe.node("MatMul", [real, w], f"{name}.sum"), values @ weights)
+    return probe.model()
+
+
+def _matmul_nbits(dtype: type[np.floating[Any]], level: int) -> onnx.ModelProto:
+    """MatMulNBits at an accuracy level: each width, block and kind of zero point, for a token and for a prompt."""
+    probe = Probe()
+    element = np.dtype(dtype).name
+    for bits, symmetric, block in product((4, 8), (True, False), BLOCKS):
+        codes, weights = _extreme_codes(bits, symmetric)
+        blocks = INNER // block
+        kind = _kind(bits, block, symmetric)
+        tensors = [
+            probe.constant(f"codes.{kind}", _pack(codes, bits).reshape(COLUMNS, blocks, -1)),
+            probe.constant(f"scales.{blocks}", np.full((COLUMNS, blocks), SCALE, dtype)),
+        ]
+        if not symmetric:
+            tensors.append(probe.constant(f"zeros.{kind}", _zero_points(codes, bits, blocks)))
+        shape = {"K": INNER, "N": COLUMNS, "bits": bits, "block_size": block, "accuracy_level": level}
+        for rows in (1, ROWS):
+            x, values = probe.activations(rows, dtype)
+            name = f"MatMulNBits, {kind}, {element}, level {level}, {_rows(rows)}"
+            result = probe.node("MatMulNBits", [x, *tensors], f"{name}.sum", domain="com.microsoft", **shape)
+            tolerance = HALF_TOLERANCE if dtype == np.float16 else TOLERANCE
+            probe.judge(name, result, SCALE * (values @ weights.T), tolerance)
+    return probe.model()
+
+
+def _dequantize_matmul() -> onnx.ModelProto:
+    """DequantizeLinear by blocks before MatMul: the runtime makes MatMulNBits of it, at the session's level."""
+    probe = Probe()
+    for bits, block in product((4, 8), FOLDED_BLOCKS):
+        codes, weights = _extreme_codes(bits, symmetric=True)
+        kind = f"{bits} bits, block {block}"
+        stored = probe.codes(f"codes.{kind}", codes.T, bits)
+        zeros = probe.codes(f"zeros.{kind}", np.full((INNER // block, COLUMNS), 2 ** (bits - 1)), bits)
+        scales = probe.constant(f"scales.{block}", np.full((INNER // block, COLUMNS), SCALE, np.float32))
+        name = f"DequantizeLinear + MatMul, {kind}"
+        real = probe.node("DequantizeLinear", [stored, scales, zeros], f"{name}.w", axis=0, block_size=block)
+        x, values = probe.activations(ROWS, np.float32)
+        probe.judge(name, probe.node("MatMul", [x, real], f"{name}.sum"), SCALE * (values @ weights.T))
+    return probe.model()
+
+
+def _gather_block_quantized() -> onnx.ModelProto:
+    """GatherBlockQuantized: rows of a table of codes."""
+    probe = Probe()
+    indices = probe.indices()
+    for bits, symmetric, block in product((4, 8), (True, False), BLOCKS):
+        codes, weights = _extreme_codes(bits, symmetric)
+        blocks = INNER // block
+        kind = _kind(bits, block, symmetric)
+        table = probe.constant(f"codes.{bits}.{symmetric}", _pack(codes, bits))
+        scales = probe.constant(f"scales.{blocks}", np.full((COLUMNS, blocks), SCALE, np.float32))
+        zeros = [] if symmetric else [probe.constant(f"zeros.{kind}", _zero_points(codes, bits, blocks))]
+        name = f"GatherBlockQuantized, {kind}"
+        shape = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        rows = probe.node(
+            "GatherBlockQuantized", [table, indices, scales, *zeros], f"{name}.rows", domain="com.microsoft", **shape
+        )
+        probe.judge(name, rows, SCALE * weights[::-1])
+    return probe.model()
+
+
+def _extreme_columns(dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    """Weights [INNER, COLUMNS]: the largest value in the even columns, the smallest in the others."""
+    info = np.iinfo(dtype)
+    return np.where(np.arange(COLUMNS) % 2 == 0, info.max, info.min).astype(dtype) * np.ones((INNER, 1), dtype)
+
+
+def _extreme_codes(bits: int, symmetric: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Codes [COLUMNS, INNER] of extreme weights, and these in steps; zero points, if any, are at the far end."""
+    top, even = 2**bits - 1, (np.arange(COLUMNS) % 2 == 0)[:, None]
+    codes = np.where(even, top, 0) * np.ones((1, INNER), np.int64)
+    zeros = np.full_like(codes, 2 ** (bits - 1)) if symmetric else top - codes
+    return codes, (codes - zeros).astype(np.float64)
+
+
+def _zero_points(codes: NDArray[np.int64], bits: int, blocks: int) -> NDArray[np.uint8]:
+    """Those of ``_extreme_codes`` [COLUMNS, blocks], packed."""
+    return _pack((2**bits - 1 - codes)[:, :blocks], bits)
+
+
+def _pack(codes: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
+    """Codes along the last axis into bytes, the first in the low bits; an odd end is filled up with zeros."""
+    if bits == 8:
+        return codes.astype(np.uint8)
+    pairs = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.uint8)
+    return pairs[:, ::2] | pairs[:, 1::2] << np.uint8(4)
+
+
+def _kind(bits: int, block: int, symmetric: bool) -> str:
+    return f"{bits} bits, block {block}, {'symmetric' if symmetric else 'zero points'}"
+
+
+def _name(op: str, activation: type[np.generic], weight: type[np.generic], rows: int) -> str:
+    return f"{op}, {np.dtype(activation).name} x {np.dtype(weight).name}, {_rows(rows)}"
+
+
+def _rows(rows: int) -> str:
+    return "1 row" if rows == 1 else f"{rows} rows"
+
+
+def write_probes(folder: Path = FOLDER) -> Iterator[Path]:
+    """Write every probe's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, model in make_probes().items():
+        path = folder / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        yield path
+
+
+if __name__ == "__main__":
+    for _ in write_probes():
+        pass

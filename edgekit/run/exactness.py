@@ -1,0 +1,243 @@
+"""Does the runtime compute a bundle's integer products exactly on this processor? Known sums tell, once a machine.
+
+ONNX Runtime picks its kernels by processor. On x86 without VNNI the one for unsigned by signed 8-bit integers
+saturates, silently. ``probes/`` holds small graphs with known sums (see ``graph/probes.py``). Those that a bundle needs
+are run when it is first opened on a machine, and what they say is kept in the cache: by processor, ONNX Runtime,
+session entries and probe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.arithmetic import NOTHING, Arithmetic
+from edgekit.cache import cache_folder
+from edgekit.errors import RunError
+from edgekit.machine import cpu_flags, processor_class, processor_name
+from edgekit.run import probing
+from edgekit.run.runtime import onnxruntime
+from edgekit.types import Check
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgekit.run.driven import Interpreter
+    from edgekit.types import Grid, Manifest
+
+    Entries = tuple[tuple[str, str], ...]
+    Products = Mapping[str, frozenset[str]]
+
+PROBES = Path(__file__).with_name("probes")
+
+
+def folding_entry(accuracy_level: int) -> tuple[str, str]:
+    """The entry that says at which level standard operators become MatMulNBits at load.
+
+    Without it that is level 4, whatever the bundle was scored at.
+    """
+    return "session.qdq_matmulnbits_accuracy_level", str(accuracy_level)
+
+
+UNSIGNED_WEIGHTS = (("session.x64quantprecision", "1"),)
+"""Signed constant weights become unsigned ones with a zero point while a session is made. Unsigned by unsigned integers
+are widened to 16 bits before they are multiplied: exact, and slower. Elsewhere than on x86 it changes nothing."""
+
+REMEDIES: tuple[Entries, ...] = ((), UNSIGNED_WEIGHTS)
+"""What to try, the fastest first."""
+
+PROMPT = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
+"""The products of a graph for prompts."""
+
+_BLOCKS, _FOLDED_BLOCKS, _ROWS = (16, 32, 64, 128, 256), (32, 64, 128), ("1 row", "16 rows")
+_EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one probe said.
+
+    ``sums``: by product whether its sum came out, None where the runtime does not load the probe or the process died of
+    it; ``died``: the status it ended with, else 0.
+    """
+
+    probe: str
+    sums: dict[str, bool] | None
+    died: int = 0
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """Products whose sums are wrong."""
+        return tuple(name for name, right in (self.sums or {}).items() if not right)
+
+
+def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
+    """What the decoder's graph of a bundle multiplies: names of products by the probe that holds them."""
+    found: dict[str, set[str]] = {}
+    lacks, level = manifest.portable.lacks, manifest.accuracy_level
+    for tensor in manifest.tensors:
+        if tensor.grid is None:
+            continue
+        if "op:MatMulNBits" in lacks:
+            found.setdefault("dequantize_matmul", set()).add(_folded(tensor.grid))
+        else:
+            kind = f"MatMulNBits, {_kind(tensor.grid)}, float32, level {level}"
+            found.setdefault(f"matmul_nbits_level_{level}", set()).update(f"{kind}, {rows}" for rows in _ROWS)
+        if tensor.name == _EMBEDDING and "op:GatherBlockQuantized" not in lacks:
+            found.setdefault("gather_block_quantized", set()).add(f"GatherBlockQuantized, {_kind(tensor.grid)}")
+    return {probe: frozenset(names) for probe, names in found.items()}
+
+
+def find_arithmetic(products: Products, kernels: Entries = (), root: Path = Path("/")) -> Arithmetic:
+    """Under which session entries products are exact on this processor: the first of REMEDIES that makes all so.
+
+    Args:
+        products: names by probe.
+        kernels: session entries that the bundle sets anyway.
+        root: where ``proc`` is looked for.
+    """
+    if not products:
+        return NOTHING
+    count = sum(len(names) for names in products.values())
+    best: Arithmetic | None = None
+    for remedy in REMEDIES:
+        found = Arithmetic(remedy, _wrong(products, kernels, remedy, root), count)
+        if found.exact:
+            return found
+        best = found if best is None or len(found.inexact) < len(best.inexact) else best
+    assert best is not None
+    return best
+
+
+def require_exact(arithmetic: Arithmetic) -> None:
+    """Refuse a graph whose products are wrong on this processor.
+
+    Raises:
+        RunError: some are.
+    """
+    if arithmetic.inexact:
+        raise RunError(
+            f"onnxruntime {onnxruntime.__version__} gives wrong sums on this processor "
+            f"({processor_class() or 'of an unknown class'}): {'; '.join(arithmetic.inexact)}",
+            hint="use another version of onnxruntime, or build without integers: `edgekit build --precision fp16`",
+        )
+
+
+def describe(decoder: Arithmetic, prompts: Arithmetic) -> str:
+    """What a runner's products are worth, and what was chosen for it.
+
+    Args:
+        decoder: of the decoder's graph, which was opened.
+        prompts: of the graph for prompts, NOTHING or ``decoder`` where there is none.
+    """
+    if not decoder.probed and not prompts.probed:
+        return "floating point"
+    chosen = "exact by known sums"
+    if not prompts.exact:
+        return f"{chosen}; prompts on the decoder's graph, since their own gives wrong sums on this processor"
+    if prompts.entries == UNSIGNED_WEIGHTS:
+        chosen += "; prompts multiply unsigned weights, since signed ones saturate on this processor"
+    return chosen
+
+
+def survey(interpreter: Interpreter, entries: Entries = ()) -> tuple[Survey, ...]:
+    """All probes, in processes of their own: a kernel that the processor lacks ends the process that runs it.
+
+    Args:
+        interpreter: who runs them.
+        entries: session config entries.
+
+    Raises:
+        RunError: it does not start.
+    """
+    waiting = sorted(PROBES.glob("*.onnx"))
+    found: list[Survey] = []
+    settings = [f"{key}={value}" for key, value in (folding_entry(4), *entries)]
+    while waiting:
+        command = [*interpreter.command, probing.__file__, *map(str, waiting), *settings]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=interpreter.environment
+        )
+        lines = [json.loads(line)[1] for line in done.stdout.splitlines()]
+        found += [Survey(path.stem, sums) for path, sums in zip(waiting, lines, strict=False)]
+        waiting = waiting[len(lines) :]
+        if waiting and not done.returncode:
+            raise RunError(f"{interpreter.name}: the probes ended early", "report this, with what `doctor` prints")
+        if waiting:
+            found.append(Survey(waiting.pop(0).stem, None, died=done.returncode))
+    return tuple(found)
+
+
+def check_survey(name: str, interpreter: Interpreter) -> Check:
+    """All probes where a bundle would run: which products come out wrong, and what ends the process.
+
+    What a bundle multiplies is looked at when it is opened: a product that none of its graphs has is no failure here.
+    """
+    found = survey(interpreter)
+    wrong = [product for probe in found for product in probe.wrong]
+    dead = [probe.probe for probe in found if probe.died]
+    count = sum(len(probe.sums or ()) for probe in found)
+    where = interpreter.processor_class or "unknown class"
+    detail = f"{where}: {count - len(wrong)} of {count} integer products are exact by known sums"
+    if wrong:
+        detail += f"; wrong by themselves: {'; '.join(wrong)}"
+    if dead:
+        detail += f"; the process dies of: {', '.join(dead)}"
+    return Check(name, "info", detail)
+
+
+def _wrong(products: Products, kernels: Entries, remedy: Entries, root: Path) -> tuple[str, ...]:
+    wrong: list[str] = []
+    for probe, names in sorted(products.items()):
+        found = _known(probe, (*kernels, *remedy), root)
+        if found is not None:
+            wrong += sorted(name for name in names if not found.get(name, False))
+        elif remedy:
+            wrong += sorted(names)  # a remedy that does not load is none; a graph without one refuses by itself
+    return tuple(wrong)
+
+
+def _known(probe: str, entries: Entries, root: Path) -> dict[str, bool] | None:
+    """What a probe says under some entries, from the cache where it was run before."""
+    model = (PROBES / f"{probe}.onnx").read_bytes()
+    said = (processor_name(root), sorted(cpu_flags(root)), onnxruntime.__version__, entries)
+    key = sha256(json.dumps(said).encode() + model).hexdigest()[:32]
+    path = cache_folder() / "exactness" / f"{probe}-{key}.json"
+    with suppress(OSError, ValueError, AttributeError):
+        kept: dict[str, bool] | None = json.loads(path.read_text(encoding="utf-8"))
+        if kept is None or all(type(value) is bool for value in kept.values()):
+            return kept
+    found = probing.run_probe(onnxruntime, model, entries)
+    with suppress(OSError):  # a cache that cannot be written costs some milliseconds at each start
+        _write(path, json.dumps(found))
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).replace(path)
+
+
+def _kind(grid: Grid) -> str:
+    """A grid as the probes name it."""
+    zeros = "symmetric" if grid.symmetric else "zero points"
+    return f"{grid.bits} bits, block {_nearest(grid.block, _BLOCKS)}, {zeros}"
+
+
+def _folded(grid: Grid) -> str:
+    return f"DequantizeLinear + MatMul, {grid.bits} bits, block {_nearest(grid.block, _FOLDED_BLOCKS)}"
+
+
+def _nearest(block: int, blocks: tuple[int, ...]) -> int:
+    """The probed block that stands for one; a whole row (0) counts as the longest."""
+    return next((b for b in blocks if 0 < block <= b), blocks[-1])

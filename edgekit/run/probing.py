@@ -1,0 +1,52 @@
+"""A program and a function: opens probes and says which known sums came out, wherever there is onnxruntime.
+
+``python probing.py FILE ... [KEY=VALUE ...]`` prints a line of JSON for each file: its name, and what each product of
+it is worth, or null where this runtime does not load it. A kernel that the processor lacks ends the process: the file
+after the last line is the one. It imports nothing of edgekit: the Python that runs it may belong to another processor.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in runtime.py
+
+
+def run_probe(onnxruntime: Any, model: bytes, entries: tuple[tuple[str, str], ...]) -> dict[str, bool] | None:
+    """The products of a probe by name, True where the result is the known sum; None where it does not load.
+
+    Args:
+        onnxruntime: the package.
+        model: the probe's file.
+        entries: session config entries.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    for key, value in entries:
+        options.add_session_config_entry(key, value)
+    try:
+        # The CPU's provider is always the last.
+        session = onnxruntime.InferenceSession(model, options, providers=onnxruntime.get_available_providers()[-1:])
+        results = session.run(None, {})
+    except Exception:
+        return None
+    return {output.name: bool(result) for output, result in zip(session.get_outputs(), results, strict=True)}
+
+
+def main(*words: str) -> None:
+    """Open the files named, one after another."""
+    import onnxruntime  # noqa: TID251
+
+    entries = tuple((word.partition("=")[0], word.partition("=")[2]) for word in words if "=" in word)
+    for word in words:
+        if "=" not in word:
+            with open(word, "rb") as file:  # noqa: PTH123 - one import less for an emulator to load
+                found = run_probe(onnxruntime, file.read(), entries)
+            sys.stdout.write(json.dumps([word, found]) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
