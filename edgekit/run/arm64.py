@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 QEMU = ("qemu-aarch64-static", "qemu-aarch64")
-CPU = "cortex-a76"
-"""What is emulated: dot products, no i8mm. Kernels for i8mm gave the same bits where they were compared."""
+
+
+@dataclass(frozen=True)
+class Core:
+    """What is emulated: qemu's name of it, its features as /proc/cpuinfo has them, and its part number there."""
+
+    cpu: str
+    features: str
+    part: str
+
+
+_NEON = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
+_DOTPROD = f"{_NEON} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"
+
+CORES = {
+    "NEON": Core("cortex-a72", _NEON, "0xd08"),
+    "dotprod": Core("cortex-a76", _DOTPROD, "0xd0b"),
+    "i8mm": Core("max", f"{_DOTPROD} i8mm bf16", "0xd0b"),
+}
+"""By class, as machine.CLASSES name them."""
+
+STANDARD = "dotprod"
+"""What bundles are scored on where nothing else is asked for: most phones and boards of the last years."""
 
 NO_KLEIDIAI = (("mlas.disable_kleidiai", "1"),)
 """The session config entry that keeps to ONNX Runtime's own kernels on ARM; elsewhere it changes nothing."""
@@ -38,15 +60,17 @@ INSTALL = "edgekit doctor --install arm64"
 
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
 _PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-_FEATURES = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 _CORE = (
-    "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\nCPU architecture: 8\n"
-    "CPU variant\t: 0x4\nCPU part\t: 0xd0b\nCPU revision\t: 1\n\n"
+    "processor\t: {n}\nBogoMIPS\t: 108.00\nFeatures\t: {core.features}\nCPU implementer\t: 0x41\n"
+    "CPU architecture: 8\nCPU variant\t: 0x4\nCPU part\t: {core.part}\nCPU revision\t: 1\n\n"
 )
 
 
-def find_arm64() -> Interpreter:
+def find_arm64(kind: str = STANDARD) -> Interpreter:
     """The Python that runs on ARM: this one on an ARM machine, an emulated one elsewhere.
+
+    Args:
+        kind: the class that is emulated, one of CORES.
 
     Raises:
         RunError: qemu is not installed, or ``install_arm64`` has not been run for this version of onnxruntime.
@@ -61,10 +85,13 @@ def find_arm64() -> Interpreter:
     if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
         raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
     # The environment is all there is: no search path of the host, and nothing for onnxruntime to report to its makers.
+    core, root = CORES[kind], _root_of(root, kind)
+    if not root.is_dir():
+        raise RunError(f"{root.parent.parent} has no processor of the class {kind}", f"{INSTALL} makes it anew")
     environment = {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(root / "site"), "PYTHONSAFEPATH": "1"}
     return Interpreter(
-        f"emulated ARM ({CPU})",
-        (qemu, "-cpu", CPU, "-L", str(root), str(python)),
+        f"emulated ARM ({core.cpu})",
+        (qemu, "-cpu", core.cpu, "-L", str(root), str(root / "usr" / "bin" / python.name)),
         environment | {"ORT_DISABLE_TELEMETRY": "1"},
         processor_class(root),
     )
@@ -91,14 +118,33 @@ def install_arm64(progress: Progress = silent) -> Path:
         progress("ARM system", 1, 3, "steps")
         _unpack_wheels(work / "wheels", root)
         progress("ARM system", 2, 3, "steps")
-        # qemu shows the host's cpuinfo where the system has none; onnxruntime dies of reading an x86 one on ARM.
-        (root / "proc").mkdir()
-        text = "".join(_CORE.format(n=n, features=_FEATURES) for n in range(os.cpu_count() or 1))
-        (root / "proc" / "cpuinfo").write_text(text, encoding="utf-8")
+        for kind, core in CORES.items():
+            _show_core(root, kind, core)
         shutil.rmtree(place, ignore_errors=True)
         root.rename(place)
     progress("ARM system", 3, 3, "steps")
     return place
+
+
+def _root_of(system: Path, kind: str) -> Path:
+    """The folder that qemu is given as the root of a class: the system's own, or one of links into it."""
+    return system if kind == STANDARD else system / "classes" / kind
+
+
+def _show_core(system: Path, kind: str, core: Core) -> None:
+    """Put a /proc/cpuinfo into the root of a class.
+
+    qemu shows the host's where the system has none, and onnxruntime dies of reading an x86 one on ARM.
+    """
+    root = _root_of(system, kind)
+    if root != system:
+        root.mkdir(parents=True)
+        for entry in sorted(system.iterdir()):
+            if entry.name not in ("classes", "proc"):
+                (root / entry.name).symlink_to(Path("..", "..", entry.name))
+    (root / "proc").mkdir()
+    text = "".join(_CORE.format(n=n, core=core) for n in range(os.cpu_count() or 1))
+    (root / "proc" / "cpuinfo").write_text(text, encoding="utf-8")
 
 
 def _qemu() -> str:

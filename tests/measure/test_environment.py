@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.measure.environment import core_seconds, cpu_flags, peak_memory, read_environment, reset_peak_memory
+from edgekit.machine import cpu_flags
+from edgekit.measure.environment import core_seconds, peak_memory, read_environment, reset_peak_memory
 
 LAPTOP = {
     "proc/cpuinfo": "processor\t: 0\nmodel name\t: Test CPU\nflags\t\t: fma avx2\n\nprocessor\t: 1\nflags\t\t: none\n",
