@@ -149,7 +149,7 @@ def _arithmetic() -> Iterator[Check]:
     from edgekit.run import PROMPT, check_survey, describe, find_arithmetic, this_interpreter
 
     yield check_survey("arithmetic", this_interpreter())
-    prompts = find_arithmetic(PROMPT)
+    prompts = find_arithmetic(PROMPT, keep=False)
     yield Check("prompts", "pass" if prompts.exact else "info", describe(NOTHING, prompts))
 
 

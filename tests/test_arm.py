@@ -146,8 +146,8 @@ def statuses(verification):
 def test_a_machine_against_itself(bundle, native):
     got = verify_on_arm(bundle.path, **FEW)
     assert list(statuses(got)) == [
-        "manifest", "files", "source", "here", "arm64, default kernels", "arm64, without KleidiAI",
-        "arm64, accuracy level 0", "quality on arm64", "kernels", "accuracy level", "block",
+        "manifest", "files", "source", "arithmetic on arm64", "here", "arm64, default kernels",
+        "arm64, without KleidiAI", "arm64, accuracy level 0", "quality on arm64", "kernels", "accuracy level", "block",
     ]  # fmt: skip
     default, plain, exact = got.arm.scores
     assert default.quality.kld_mean == got.arm.here.kld_mean

@@ -14,13 +14,14 @@ from edgekit import verify
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle
 from edgekit.errors import MeasureError, RunError
+from edgekit.machine import processor_class
 from edgekit.record import to_json
 from edgekit.testing import FakeRunner, tiny_checkpoint
 from edgekit.verify import verify_bundle
 
 FAST = {"tokens": 256, "window": 64}
 NAMES = ["manifest", "files", "source", "tokenizer", "chat template", "graph", "arithmetic", "decode"]
-NAMES_BEHIND = ["weights", "quality"]
+LAST = ["weights", "quality"]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,11 @@ def rewrite(bundle, **changes):
     return replace(bundle, manifest=manifest)
 
 
+def names(bundle):
+    """Of the checks that a bundle gets: activations are rounded at level 4 alone."""
+    return [*NAMES, *(["rounding"] if bundle.manifest.accuracy_level else []), *LAST]
+
+
 def check(verification, name):
     return next(c for c in verification.checks if c.name == name)
 
@@ -66,7 +72,7 @@ def test_every_precision_passes_and_is_as_far_from_its_source_as_its_bits(bundle
     klds = {}
     for precision, bundle in bundles.items():
         got = verify_bundle(bundle, **FAST)
-        assert [(c.name, c.status) for c in got.checks] == [(name, "pass") for name in NAMES]
+        assert [(c.name, c.status) for c in got.checks] == [(name, "pass") for name in names(bundle)]
         assert got.passed
         assert got.quality.tokens == 4 * 63
         assert (got.quality.window, got.quality.accuracy_level) == (64, bundle.manifest.recipe.accuracy_level)
@@ -79,7 +85,7 @@ def test_every_precision_passes_and_is_as_far_from_its_source_as_its_bits(bundle
 def test_the_portable_dialect_holds_the_same_weights_in_another_layout(model, bundles, tmp_path, precision):
     bundle = build_bundle(str(model), target="portable", precision=precision, out=tmp_path / "b")
     got = verify_bundle(bundle, **FAST)
-    assert [(c.name, c.status) for c in got.checks] == [(name, "pass") for name in NAMES]
+    assert [(c.name, c.status) for c in got.checks] == [(name, "pass") for name in names(bundle)]
     assert "com.microsoft" not in check(got, "graph").detail
 
 
@@ -248,3 +254,45 @@ def test_steps_that_do_not_agree_with_the_prompt():
     nan = FakeRunner()
     nan._table[:] = np.nan
     assert "NaN" in verify._check_steps(nan)[0].detail
+
+
+def test_a_rounding_that_moves_the_logits_too_far_fails(bundles, monkeypatch):
+    monkeypatch.setattr(verify, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
+    got = check(verify_bundle(bundles["int4"], **FAST), "rounding")
+    assert (got.status, got.hint) == ("fail", verify.REBUILD)
+    assert "tokens" in got.detail
+
+
+def test_a_cache_one_token_off_fails_by_far(bundles, monkeypatch):
+    from edgekit.run import OnnxRunner
+
+    step = OnnxRunner.step
+
+    def late(self, token):
+        if self.length > 3:
+            self.rewind(self.length - 1)
+        return step(self, token)
+
+    monkeypatch.setattr(OnnxRunner, "step", late)
+    got = check(verify_bundle(bundles["int4"], **FAST), "decode")
+    assert got.status == "fail"
+
+
+def test_the_class_of_a_recorded_quality_is_told(broken):
+    got = verify_bundle(broken, **FAST)
+    assert got.quality.processor_class == processor_class()
+    assert "recorded" not in check(got, "arithmetic").detail
+    for there, told in (("AVX9", "the recorded quality was measured on AVX9"), ("", "whose class was not kept")):
+        elsewhere = rewrite(broken, quality=replace(got.quality, processor_class=there))
+        assert told in check(verify_bundle(elsewhere, **FAST), "arithmetic").detail
+
+
+def test_products_that_are_wrong_here_end_it(bundles, monkeypatch):
+    from edgekit.run import exactness
+
+    monkeypatch.setattr(exactness, "_known", lambda probe, *_, **__: {})
+    got = verify_bundle(bundles["int4"], **FAST)
+    graph = check(got, "graph")
+    assert graph.status == "fail"
+    assert "wrong sums" in graph.detail
+    assert "fp16" in graph.hint

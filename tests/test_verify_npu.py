@@ -22,7 +22,18 @@ from tests.npus import SLOTS, WIDTH, build_tiny
 from tests.real_npu import compile_tiny, needs_compiler
 
 FAST = {"tokens": 128, "window": 32}
-CPU = ["manifest", "files", "source", "tokenizer", "chat template", "graph", "decode", "weights", "quality"]
+CPU = [
+    "manifest",
+    "files",
+    "source",
+    "tokenizer",
+    "chat template",
+    "graph",
+    "arithmetic",
+    "decode",
+    "weights",
+    "quality",
+]
 NPU = ["galaxy-s24: binaries", "galaxy-s24: chip", "galaxy-s24: prefill", "galaxy-s24: decode"]
 MISSING = RunError("onnxruntime-qnn is not installed", "pip install 'edgekit[qnn]'")
 

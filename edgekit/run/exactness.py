@@ -95,12 +95,15 @@ def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
     return {probe: frozenset(names) for probe, names in found.items()}
 
 
-def find_arithmetic(products: Products, kernels: Entries = (), root: Path = Path("/")) -> Arithmetic:
+def find_arithmetic(
+    products: Products, kernels: Entries = (), *, keep: bool = True, root: Path = Path("/")
+) -> Arithmetic:
     """Under which session entries products are exact on this processor: the first of REMEDIES that makes all so.
 
     Args:
         products: names by probe.
         kernels: session entries that the bundle sets anyway.
+        keep: what the probes say is written into the cache.
         root: where ``proc`` is looked for.
     """
     if not products:
@@ -108,7 +111,7 @@ def find_arithmetic(products: Products, kernels: Entries = (), root: Path = Path
     count = sum(len(names) for names in products.values())
     best: Arithmetic | None = None
     for remedy in REMEDIES:
-        found = Arithmetic(remedy, _wrong(products, kernels, remedy, root), count)
+        found = Arithmetic(remedy, _wrong(products, kernels, remedy, keep=keep, root=root), count)
         if found.exact:
             return found
         best = found if best is None or len(found.inexact) < len(best.inexact) else best
@@ -193,10 +196,10 @@ def check_survey(name: str, interpreter: Interpreter) -> Check:
     return Check(name, "info", detail)
 
 
-def _wrong(products: Products, kernels: Entries, remedy: Entries, root: Path) -> tuple[str, ...]:
+def _wrong(products: Products, kernels: Entries, remedy: Entries, *, keep: bool, root: Path) -> tuple[str, ...]:
     wrong: list[str] = []
     for probe, names in sorted(products.items()):
-        found = _known(probe, (*kernels, *remedy), root)
+        found = _known(probe, (*kernels, *remedy), keep=keep, root=root)
         if found is not None:
             wrong += sorted(name for name in names if not found.get(name, False))
         elif remedy:
@@ -204,7 +207,7 @@ def _wrong(products: Products, kernels: Entries, remedy: Entries, root: Path) ->
     return tuple(wrong)
 
 
-def _known(probe: str, entries: Entries, root: Path) -> dict[str, bool] | None:
+def _known(probe: str, entries: Entries, *, keep: bool, root: Path) -> dict[str, bool] | None:
     """What a probe says under some entries, from the cache where it was run before."""
     model = (PROBES / f"{probe}.onnx").read_bytes()
     said = (processor_name(root), sorted(cpu_flags(root)), onnxruntime.__version__, entries)
@@ -215,8 +218,9 @@ def _known(probe: str, entries: Entries, root: Path) -> dict[str, bool] | None:
         if kept is None or all(type(value) is bool for value in kept.values()):
             return kept
     found = probing.run_probe(onnxruntime, model, entries)
-    with suppress(OSError):  # a cache that cannot be written costs some milliseconds at each start
-        _write(path, json.dumps(found))
+    if keep:
+        with suppress(OSError):  # a cache that cannot be written costs some milliseconds at each start
+            _write(path, json.dumps(found))
     return found
 
 

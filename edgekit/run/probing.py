@@ -10,8 +10,6 @@ import os
 import sys
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in runtime.py
-
 
 def run_probe(onnxruntime: Any, model: bytes, entries: tuple[tuple[str, str], ...]) -> dict[str, bool] | None:
     """The products of a probe by name, True where the result is the known sum; None where it does not load.
@@ -37,15 +35,17 @@ def run_probe(onnxruntime: Any, model: bytes, entries: tuple[tuple[str, str], ..
 
 def main(*words: str) -> None:
     """Open the files named, one after another."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in runtime.py
     import onnxruntime  # noqa: TID251
 
     entries = tuple((word.partition("=")[0], word.partition("=")[2]) for word in words if "=" in word)
+    out = sys.stdout
     for word in words:
         if "=" not in word:
             with open(word, "rb") as file:  # noqa: PTH123 - one import less for an emulator to load
                 found = run_probe(onnxruntime, file.read(), entries)
-            sys.stdout.write(json.dumps([word, found]) + "\n")
-            sys.stdout.flush()
+            out.write(json.dumps([word, found]) + "\n")
+            out.flush()
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def scored(runner, reference, **changes):
         "reference_name": "r",
         "runtime": "onnxruntime 0",
         "accuracy_level": 4,
+        "processor_class": "AVX2",
     }
     return score(runner, reference, **(told | changes))
 
