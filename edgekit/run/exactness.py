@@ -213,7 +213,7 @@ def _known(probe: str, entries: Entries, *, keep: bool, root: Path) -> dict[str,
     said = (processor_name(root), sorted(cpu_flags(root)), onnxruntime.__version__, entries)
     key = sha256(json.dumps(said).encode() + model).hexdigest()[:32]
     path = cache_folder() / "exactness" / f"{probe}-{key}.json"
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
         kept: dict[str, bool] | None = json.loads(path.read_text(encoding="utf-8"))
         if kept is None or all(type(value) is bool for value in kept.values()):
             return kept
