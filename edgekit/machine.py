@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLASSES = {
     "amx_int8": "AMX",
@@ -28,8 +32,7 @@ def processor_name(root: Path = Path("/")) -> str:
     Args:
         root: where ``proc`` is looked for.
     """
-    cpuinfo = root / "proc/cpuinfo"
-    return read_field(cpuinfo, "model name") or read_field(cpuinfo, "Model")
+    return _name(_first_processor(root)) or read_field(root / "proc/cpuinfo", "Model")
 
 
 def processor_class(root: Path = Path("/")) -> str:
@@ -44,18 +47,44 @@ def processor_class(root: Path = Path("/")) -> str:
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """The instruction-set flags of the first processor (``flags`` on x86, ``Features`` on ARM); empty when unknown."""
-    cpuinfo = root / "proc/cpuinfo"
-    return frozenset((read_field(cpuinfo, "flags") or read_field(cpuinfo, "Features")).split())
+    return _flags(_first_processor(root))
+
+
+def identify_processor(root: Path = Path("/")) -> tuple[str, frozenset[str]]:
+    """Name and flags of the first processor, read at once: what its kernels depend on."""
+    fields = _first_processor(root)
+    return _name(fields), _flags(fields)
 
 
 def read_field(path: Path, name: str) -> str:
     """The value of the first ``name : value`` line, "" where there is none."""
+    return next((value for key, value in _lines(path) if key == name), "")
+
+
+def _name(fields: dict[str, str]) -> str:
+    return fields.get("model name", "")
+
+
+def _flags(fields: dict[str, str]) -> frozenset[str]:
+    return frozenset((fields.get("flags") or fields.get("Features", "")).split())
+
+
+def _first_processor(root: Path) -> dict[str, str]:
+    """The fields of the first processor of /proc/cpuinfo; the kernel makes the file while it is read."""
+    fields: dict[str, str] = {}
+    for key, value in _lines(root / "proc/cpuinfo"):
+        if not key:
+            break
+        fields.setdefault(key, value)
+    return fields
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """``name : value`` lines as pairs; a line without a name is two empty words."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 key, _, value = line.partition(":")
-                if key.strip() == name:
-                    return value.strip()
+                yield key.strip(), value.strip()
     except OSError:
-        pass
-    return ""
+        return

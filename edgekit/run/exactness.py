@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from edgekit.arithmetic import NOTHING, Arithmetic
 from edgekit.cache import cache_folder
 from edgekit.errors import RunError
-from edgekit.machine import cpu_flags, processor_class, processor_name
+from edgekit.machine import identify_processor, processor_class
 from edgekit.run import probing
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Check
@@ -82,16 +83,14 @@ def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
     """What the decoder's graph of a bundle multiplies: names of products by the probe that holds them."""
     found: dict[str, set[str]] = {}
     lacks, level = manifest.portable.lacks, manifest.accuracy_level
-    for tensor in manifest.tensors:
-        if tensor.grid is None:
-            continue
+    for grid, table in {(t.grid, t.name == _EMBEDDING) for t in manifest.tensors if t.grid}:
         if "op:MatMulNBits" in lacks:
-            found.setdefault("dequantize_matmul", set()).add(_folded(tensor.grid))
+            found.setdefault("dequantize_matmul", set()).add(_folded(grid))
         else:
-            kind = f"MatMulNBits, {_kind(tensor.grid)}, float32, level {level}"
+            kind = f"MatMulNBits, {_kind(grid)}, float32, level {level}"
             found.setdefault(f"matmul_nbits_level_{level}", set()).update(f"{kind}, {rows}" for rows in _ROWS)
-        if tensor.name == _EMBEDDING and "op:GatherBlockQuantized" not in lacks:
-            found.setdefault("gather_block_quantized", set()).add(f"GatherBlockQuantized, {_kind(tensor.grid)}")
+        if table and "op:GatherBlockQuantized" not in lacks:
+            found.setdefault("gather_block_quantized", set()).add(f"GatherBlockQuantized, {_kind(grid)}")
     return {probe: frozenset(names) for probe, names in found.items()}
 
 
@@ -209,19 +208,25 @@ def _wrong(products: Products, kernels: Entries, remedy: Entries, *, keep: bool,
 
 def _known(probe: str, entries: Entries, *, keep: bool, root: Path) -> dict[str, bool] | None:
     """What a probe says under some entries, from the cache where it was run before."""
-    model = (PROBES / f"{probe}.onnx").read_bytes()
-    said = (processor_name(root), sorted(cpu_flags(root)), onnxruntime.__version__, entries)
-    key = sha256(json.dumps(said).encode() + model).hexdigest()[:32]
+    key = sha256(json.dumps([probe, entries, *_here(root)]).encode()).hexdigest()[:32]
     path = cache_folder() / "exactness" / f"{probe}-{key}.json"
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         kept: dict[str, bool] | None = json.loads(path.read_text(encoding="utf-8"))
         if kept is None or all(type(value) is bool for value in kept.values()):
             return kept
-    found = probing.run_probe(onnxruntime, model, entries)
+    found = probing.run_probe(onnxruntime, (PROBES / f"{probe}.onnx").read_bytes(), entries)
     if keep:
         with suppress(OSError):  # a cache that cannot be written costs some milliseconds at each start
             _write(path, json.dumps(found))
     return found
+
+
+@lru_cache(maxsize=8)
+def _here(root: Path) -> tuple[str, ...]:
+    """What sums depend on besides the entries: the processor, ONNX Runtime and the probes themselves."""
+    probes = (PROBES / "sha256").read_text(encoding="utf-8").strip()
+    name, flags = identify_processor(root)
+    return name, " ".join(sorted(flags)), onnxruntime.__version__, probes
 
 
 def _write(path: Path, text: str) -> None:
