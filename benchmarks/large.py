@@ -11,7 +11,6 @@ nothing else. A peer that fails is a row with its reason; its address space is l
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -24,9 +23,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from results import append_lines
 from shapes import make_checkpoint
 
-from edgekit.machine import processor_name
+from edgekit.machine import processor_class, processor_name
 
 GB = 1e9
 CHUNK = 1 << 22
@@ -179,7 +179,9 @@ def main() -> None:
         shapes = ["tiny"] if options.smoke else options.shapes.split(",")
         peer = [] if options.smoke else options.peer.split(",")
         plain = [] if options.smoke else options.plain.split(",")
-        print(f"{CPU}, {os.cpu_count()} cores; page cache cold, random weights")
+        print(
+            f"{CPU} ({processor_class() or 'unknown class'}), {os.cpu_count()} cores; page cache cold, random weights"
+        )
         print(
             f"{'':<18} {'':>5} {'source':>10} {'bundle':>9} {'wall':>10} {'CPU':>9} {'peak RSS':>10} {'read':>10} "
             f"{'written':>9} {'floor r + w':>16} {'wall/floor':>10} s/GB"
@@ -198,10 +200,7 @@ def main() -> None:
                 shutil.rmtree(work / "cache", ignore_errors=True)
                 show(row)
                 if options.results:
-                    options.results.parent.mkdir(parents=True, exist_ok=True)
-                    line = {"cpu": CPU, "cores": os.cpu_count(), **asdict(row)}
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append_lines(options.results, [{"cores": os.cpu_count(), **asdict(row)}])
                 if tool == "edgekit" and row.reason:
                     sys.exit(row.reason)
 

@@ -14,8 +14,6 @@ within a round, so above 1 lookup is faster. An answer is identical when every t
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import re
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from results import append_lines, results_file
 
 from edgekit.bundle import open_bundle
 from edgekit.measure import embedded_text, read_text
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "lookup.jsonl")
+    parser.add_argument("--results", type=Path, default=results_file("lookup.jsonl"))
     options = parser.parse_args()
     bundle = open_bundle(options.bundle)
     tokenizer = Tokenizer.of(bundle)
@@ -176,12 +175,10 @@ def main() -> None:
         print()
     environment = {
         "bundle": bundle.path.name, "sha256": bundle.sha256, "recipe": bundle.manifest.recipe.name, "new": options.new,
-        "cpu": platform.processor() or platform.machine(), "threads": runner.info.threads, "text": text.name,
+        "threads": runner.info.threads, "text": text.name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "runtime": dict(runner.info.runtime),
     }  # fmt: skip
-    options.results.parent.mkdir(exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(environment | line) + "\n" for line in lines)
+    append_lines(options.results, (environment | line for line in lines))
     runner.close()
 
 

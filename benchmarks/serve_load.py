@@ -27,6 +27,7 @@ import httpx
 import numpy as np
 import openai
 import psutil
+from results import append_lines, results_file
 
 from edgekit.bundle import open_bundle
 from edgekit.run import Tokenizer, generate, load_runner
@@ -255,7 +256,7 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=28, help="below the clients' number, so that its limit is tried")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=200, help="of the time to the first token")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "serve_load.jsonl")
+    parser.add_argument("--results", type=Path, default=results_file("serve_load.jsonl"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         alone, joined = Path(folder) / "alone.toml", Path(folder) / "load.toml"
@@ -274,9 +275,7 @@ def main() -> None:
             row["first_token"] = measure_overhead(remote, options.bundle, options.rounds)
         row["load"] = summarize(asyncio.run(load(url, server, options)))
     print(json.dumps(row, indent=2))
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    append_lines(options.results, [row])
 
 
 if __name__ == "__main__":

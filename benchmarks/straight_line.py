@@ -11,7 +11,6 @@ program prints what the two transfers alone take here.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -24,12 +23,13 @@ from statistics import median
 import numpy as np
 from graph_runner import GraphRunner
 from reference import make_reference
+from results import append_lines
 from scoring import make_yardstick
 from spending import Spent, spend
 
 from edgekit import build_bundle, load_runner
 from edgekit.config import load_recipe
-from edgekit.machine import processor_class
+from edgekit.machine import processor_class, processor_name
 from edgekit.measure import Reference, Text, score
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle, Quality
@@ -105,7 +105,8 @@ def main() -> None:
     off_grid, text, float32 = yardstick.reference, yardstick.text, yardstick.bundle
     on_grid = make_yardstick(options.model, work / "packaged", *protocol).reference
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}"
+        f"{processor_name() or platform.machine()} ({processor_class() or 'unknown class'}), {os.cpu_count()} cores, "
+        f"onnxruntime {onnxruntime.__version__}"
     )
     print(
         f"{text.name}: {off_grid.tokens.size} tokens in windows of {options.window}, no BOS; 95 % bootstrap of windows"
@@ -140,9 +141,7 @@ def main() -> None:
 
     lines += compare_builds(reference, work, options.rounds, off_grid, text, float32.manifest.spec.head_dim)
     if options.results:
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        with options.results.open("a") as file:
-            file.writelines(json.dumps({"seed": options.seed, **line}) + "\n" for line in lines)
+        append_lines(options.results, ({"seed": options.seed, **line} for line in lines))
 
 
 def compare_builds(

@@ -51,3 +51,8 @@ def seconds(value: float) -> str:
     if value < 60:
         return f"{number(value)} s"
     return f"{value // 60:.0f} min {value % 60:.0f} s"
+
+
+def processor(name: str, kind: str) -> str:
+    """A processor with its class: ``Intel(R) Xeon(R) Processor (AVX512-VNNI)``."""
+    return f"{name or 'unknown processor'}{f' ({kind})' if kind else ''}"

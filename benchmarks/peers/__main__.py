@@ -30,6 +30,7 @@ from benchmarks.peers.records import Run, append_records, read_runs
 from benchmarks.peers.session import Refusal
 from benchmarks.peers.tables import OURS, whole_report
 from benchmarks.reference import make_reference
+from benchmarks.results import results_file
 from benchmarks.scoring import Yardstick, make_yardstick
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.contender import Contender
     from benchmarks.peers.records import Record
-
-HERE = Path(__file__).parents[1]
 
 
 def parse() -> argparse.Namespace:
@@ -59,8 +58,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--work", type=Path, default=Path("demo/peers"), help="environments and models are kept here")
-    parser.add_argument("--results", type=Path, default=HERE / "results" / "peers.jsonl", help="JSON lines go here")
-    parser.add_argument("--picture", type=Path, default=HERE / "results" / "peers.svg")
+    parser.add_argument("--results", type=Path, default=results_file("peers.jsonl"), help="JSON lines go here")
+    parser.add_argument("--picture", type=Path, default=results_file("peers.svg"))
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="see above; --peers, --variants and --work still count")
     options = parser.parse_args()

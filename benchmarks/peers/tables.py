@@ -89,7 +89,7 @@ def machine(run: Run) -> str:
     environment = run.records[0]["environment"]
     governor = environment["governor"] or "unknown"
     lines = [
-        f"{environment['cpu']}, {environment['cores']} cores, {environment['threads']} threads, governor {governor}"
+        f"{environment['cpu']}{_class(environment)}, {environment['cores']} cores, {environment['threads']} threads, governor {governor}"
     ]
     busy = run.foreign_cores()
     if busy:
@@ -116,6 +116,12 @@ def lay_out(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _class(environment: dict) -> str:
+    """Records of before classes were kept have none."""
+    kind = environment.get("processor_class")
+    return f" ({kind})" if kind else ""
 
 
 def _tokens(spread: Spread | None) -> str:

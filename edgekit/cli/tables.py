@@ -302,7 +302,8 @@ def protocol(quality: Quality) -> str:
     """What a quality number is worth nothing without."""
     return (
         f"{words.count(quality.tokens)} tokens of {quality.text} (sha256 {quality.text_sha256[:12]}) in windows of "
-        f"{quality.window}; reference: {quality.reference}; {quality.runtime}, accuracy level "
+        f"{quality.window}; reference: {quality.reference}; {quality.runtime}"
+        f"{f' on {quality.processor_class}' if quality.processor_class else ''}, accuracy level "
         f"{quality.accuracy_level}; KLD over the top {quality.top_k} tokens; 95 % bootstrap intervals over windows"
     )
 
@@ -330,7 +331,8 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
     yield facts(
         [
             ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights a token"),
-            ("machine", f"{e.cpu or 'unknown processor'}, {e.threads} threads, {e.provider}"),
+            ("machine", f"{words.processor(e.cpu, e.processor_class)}, {e.threads} threads, {e.provider}"),
+            *((("integer products", e.arithmetic),) if e.arithmetic else ()),
             *((("settings", f"{settings_words(m.settings)} ({_origin(m.tuned)})"),) if m.settings else ()),
             *_ceiling_rows(m.ceilings),
         ]

@@ -417,7 +417,11 @@ def _machine(latency: Measurement) -> list[tuple[str, str]]:
         f"load before {words.number(e.load_before)}" if e.load_before is not None else "load unknown",
     ]
     return [
-        ("machine", f"{e.cpu or 'unknown processor'}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}"),
+        (
+            "machine",
+            f"{words.processor(e.cpu, e.processor_class)}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}",
+        ),
+        ("integer products", e.arithmetic or "not recorded"),
         ("its state", ", ".join(state)),
         ("runtime", ", ".join(f"{name} {version}" for name, version in e.runtime) + f"; {e.provider}"),
         ("workload", f"{latency.workload}; {latency.warmup} warm-up rounds; {latency.time}"),
