@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgekit import words
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -87,10 +89,9 @@ def whole_report(run: Run) -> str:
 def machine(run: Run) -> str:
     """Where and how, in some lines."""
     environment = run.records[0]["environment"]
+    processor = words.processor(environment["cpu"], environment.get("processor_class", ""))
     governor = environment["governor"] or "unknown"
-    lines = [
-        f"{environment['cpu']}{_class(environment)}, {environment['cores']} cores, {environment['threads']} threads, governor {governor}"
-    ]
+    lines = [f"{processor}, {environment['cores']} cores, {environment['threads']} threads, governor {governor}"]
     busy = run.foreign_cores()
     if busy:
         rounds = 1 + max(r["round"] for r in run.records if r["what"] == "speed")
@@ -116,12 +117,6 @@ def lay_out(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _class(environment: dict) -> str:
-    """Records of before classes were kept have none."""
-    kind = environment.get("processor_class")
-    return f" ({kind})" if kind else ""
 
 
 def _tokens(spread: Spread | None) -> str:

@@ -410,6 +410,7 @@ def _origin(bundle: Bundle) -> tuple[tuple[str, str], ...]:
 def _machine(latency: Measurement) -> list[tuple[str, str]]:
     e = latency.environment
     memory = words.size(e.memory_bytes) if e.memory_bytes else "unknown"
+    processor = words.processor(e.cpu, e.processor_class)
     state = [
         f"governor {e.governor or 'unknown'}",
         f"clock {words.number(e.frequency_mhz)} MHz" if e.frequency_mhz else "clock unknown",
@@ -419,7 +420,7 @@ def _machine(latency: Measurement) -> list[tuple[str, str]]:
     return [
         (
             "machine",
-            f"{words.processor(e.cpu, e.processor_class)}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}",
+            f"{processor}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}",
         ),
         ("integer products", e.arithmetic or "not recorded"),
         ("its state", ", ".join(state)),
