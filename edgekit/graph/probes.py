@@ -55,7 +55,7 @@ LEVELS = (0, 1, 2, 3, 4)
 class Probe:
     """A graph in the making: products over shared activations, each judged against its known sum."""
 
-    _nodes: list[onnx.NodeProto] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
     _inputs: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
     _values: dict[str, onnx.TensorProto] = field(default_factory=dict)
     _outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Probe:
 
     def node(self, op_type: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
         """Add a node; return its output."""
-        self._nodes.append(helper.make_node(op_type, inputs, [output], domain=domain, **attributes))
+        self.nodes.append(helper.make_node(op_type, inputs, [output], domain=domain, **attributes))
         return output
 
     def judge(self, name: str, result: str, known: NDArray[np.float64], tolerance: float = TOLERANCE) -> None:
@@ -107,7 +107,7 @@ class Probe:
         """The graph as a model."""
         outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in self._outputs.items()]
         graph = helper.make_graph(
-            self._nodes, "probe", list(self._inputs.values()), outputs, initializer=list(self._values.values())
+            self.nodes, "probe", list(self._inputs.values()), outputs, initializer=list(self._values.values())
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgekit")
@@ -132,6 +132,7 @@ def make_probes() -> dict[str, onnx.ModelProto]:
         "matmul_nbits_float16": _matmul_nbits(np.float16, 0),
         "dequantize_matmul": _dequantize_matmul(),
         "gather_block_quantized": _gather_block_quantized(),
+        "int8_cache": _int8_cache(),
     }
 
 
@@ -257,6 +258,48 @@ def _gather_block_quantized() -> onnx.ModelProto:
             "GatherBlockQuantized", [table, indices, scales, *zeros], f"{name}.rows", domain="com.microsoft", **shape
         )
         probe.judge(name, rows, SCALE * weights[::-1])
+    return probe.model()
+
+
+def _int8_cache() -> onnx.ModelProto:
+    """GroupQueryAttention over a cache of int8: keys and values of alternating extremes, scaled to 1 and -1.
+
+    A query scores the keys with plus and minus one number, so each result is known from the softmax of two.
+    """
+    probe = Probe()
+    heads, size, past, query = 2, 64, 16, 0.05
+    signs = np.where(np.arange(past) % 2, -1, 1)
+    cache = (signs[:, None] * np.full((1, heads, past, size), 127)).astype(np.int8)
+    score = query * size / np.sqrt(size)
+    for mode, rows in product(("PER_TENSOR", "PER_CHANNEL"), (1, ROWS)):
+        name = f"GroupQueryAttention, int8 cache {mode.lower().replace('_', ' ')}, {_rows(rows)}"
+        ones = np.ones((1, rows, heads * size), np.float32)
+        new = {f"query.{rows}": np.float32(query) * ones, f"key.{rows}": ones, f"value.{rows}": ones}
+        for input_name, values in (*new.items(), ("past.key", cache), ("past.value", cache)):
+            probe.default_input(input_name, values)
+        step = np.full(1 if mode == "PER_TENSOR" else heads * size, 1 / 127, np.float32)
+        scales = [probe.constant(f"{name}.{of}.scale", step) for of in ("key", "value")]
+        places = [
+            probe.constant(f"last.{rows}", np.array([past + rows - 1], np.int32)),
+            probe.constant(f"total.{rows}", np.array(past + rows, np.int32)),
+        ]
+        outputs = [f"{name}.sum", f"{name}.present.key", f"{name}.present.value"]
+        options: dict[str, Any] = {
+            "num_heads": heads,
+            "kv_num_heads": heads,
+            "k_quant_type": mode,
+            "v_quant_type": mode,
+        }
+        inputs = [*new, "past.key", "past.value", *places, *[""] * 5, *scales]
+        probe.nodes.append(
+            helper.make_node(
+                "GroupQueryAttention", inputs, outputs, domain="com.microsoft", kv_cache_bit_width=8, **options
+            )
+        )
+        plus = (signs > 0).sum() + np.arange(1, rows + 1)
+        weights = np.exp(score) * plus, np.exp(-score) * (signs < 0).sum()
+        known = (weights[0] - weights[1]) / (weights[0] + weights[1])
+        probe.judge(name, outputs[0], np.broadcast_to(known[None, :, None], ones.shape))
     return probe.model()
 
 
