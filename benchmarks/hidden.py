@@ -54,12 +54,14 @@ def hidden_environment(newest: str, folder: Path) -> dict[str, str]:
 
 
 def show(newest: str, cpuinfo: str) -> str:
-    """/proc/cpuinfo without the flags of newer classes."""
+    """/proc/cpuinfo without the flags of newer classes; the processor's name says so."""
     lines = []
     for line in cpuinfo.splitlines():
         name, colon, value = line.partition(":")
         if name.strip() == "flags":
             value = "".join(f" {flag}" for flag in value.split() if not flag.startswith(NEWER[newest]))
+        elif name.strip() == "model name":
+            value += f", newer than {newest} hidden"
         lines.append(f"{name}{colon}{value}\n")
     return "".join(lines)
 

@@ -92,9 +92,9 @@ _SAMPLE = 12
 _STEP_TOLERANCE = 1e-3
 """Most that prompt and step-by-step logits may differ in floating point, as a share of their spread: 4e-6 on SmolLM2. A
 cache one token off gives 0.7 and more."""
-_ROUNDING = {"tokens": 0.25, "prompts": 0.3}
+_ROUNDING = {"tokens": 0.25, "prompts": 0.35}
 """Most that 8-bit activations may move the logits, by who computes them. SmolLM2, on AVX2 and on AVX512-VNNI: tokens
-0.05 to 0.13, prompts on a graph of their own 0.16 to 0.19. A wrong weight or scale gives 0.5 and more."""
+0.05 to 0.13, prompts on a graph of their own 0.16 to 0.25. A wrong weight or scale gives 0.5 and more."""
 
 
 def verify_bundle(

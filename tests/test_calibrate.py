@@ -1,4 +1,5 @@
 import json
+import platform
 import shutil
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from edgekit.cli import run
 from edgekit.collect import collect_local
 from edgekit.errors import ConfigError, GateFailed, RouteError
 from edgekit.examples_file import read_examples
+from edgekit.machine import processor_class
 from edgekit.record import from_json
 from edgekit.testing import tiny_checkpoint
 from tests.route.answered import local_answers
@@ -51,7 +53,16 @@ def test_a_calibration_is_bound_to_what_it_was_made_of(bundle, data):
     assert {name for name, _ in made.runtime} == {"edgekit", "onnxruntime", "processor"}
     assert len(made.template_sha256) == len(made.data_sha256) == 64
     assert made.data == "dev.jsonl"
+    assert dict(made.runtime)["processor"].endswith(processor_class())
     check_binding(bundle, made)
+
+
+def test_a_calibration_of_another_class_of_processor_is_refused(bundle, data):
+    made = fit_calibration(bundle, data, local_answers(400)).calibration
+    runtime = dict(made.runtime) | {"processor": f"{platform.machine()} AVX9"}
+    with pytest.raises(RouteError, match=r"another processor: \S+ AVX9, and here") as caught:
+        check_binding(bundle, replace(made, runtime=tuple(runtime.items())))
+    assert "edgekit route calibrate" in caught.value.hint
 
 
 def test_writing_it_into_the_bundle_does_not_make_it_another(bundle, data):
