@@ -137,9 +137,11 @@ def make_probes() -> dict[str, onnx.ModelProto]:
 
 
 def _prompt_matmul() -> onnx.ModelProto:
-    """MatMulIntegerToFloat as the graph for prompts has it: codes 1 to 255 around 128, weights within 127."""
+    """MatMulIntegerToFloat as the graph for prompts has it: codes 1 to 255 around 128, pairs of weights within 128."""
     probe = Probe()
-    weights = np.clip(_extreme_columns(np.int8), -127, 127)
+    pairs = np.array([(127, 1), (1, 127), (64, 64), (127, -127)])
+    columns = np.concatenate([pairs, -pairs])[np.arange(COLUMNS) % (2 * len(pairs))]
+    weights = np.tile(columns.T, (INNER // 2, 1)).astype(np.int8)
     scales = [probe.constant("one", np.float32(1)), probe.constant("ones", np.ones(COLUMNS, np.float32))]
     middle = probe.constant("middle", np.uint8(128))
     for rows in (1, ROWS):

@@ -68,7 +68,7 @@ class Machine:
         search = os.pathsep.join([str(ROOT), *(p for p in sys.path if p.endswith("site-packages"))])
         return os.environ | self.environment | {"PYTHONPATH": search, "EDGEKIT_CACHE": str(folder / "cache")}
 
-    def drive(self, bundles: Mapping[str, Bundle], out: Path, *, remedies: bool = True) -> dict[str, np.ndarray]:
+    def drive(self, bundles: Mapping[str, Bundle], out: Path) -> dict[str, np.ndarray]:
         """What edgekit gives there: see drive_bundles.py."""
         paths = [str(bundle.path) for bundle in bundles.values()]
         # qemu runs the interpreter itself, without the links by which it finds its environment.
@@ -79,7 +79,6 @@ class Machine:
             HERE / "drive_bundles.py",
             out,
             json.dumps(TOKENS),
-            str(int(remedies)),
             *paths,
         ]
         environment = self.whole_environment(out.parent)

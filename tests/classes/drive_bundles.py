@@ -1,7 +1,6 @@
 """A program: opens bundles with edgekit itself on whatever processor it is shown, and keeps their logits.
 
-``python drive_bundles.py OUT.npz TOKENS REMEDIES BUNDLE ...``: TOKENS is a JSON list of ids, the last of them single
-steps; REMEDIES is 0 where products that are not exact must be left as they are.
+``python drive_bundles.py OUT.npz TOKENS BUNDLE ...``: TOKENS is a JSON list of ids, the last of them single steps.
 """
 
 import json
@@ -13,15 +12,13 @@ import numpy as np
 
 from edgekit import open_bundle
 from edgekit.machine import processor_class
-from edgekit.run import default_settings, exactness, load_runner
+from edgekit.run import default_settings, load_runner
 
 STEPS = 4
 
 
-def main(out: str, tokens: str, remedies: str, *bundles: str) -> None:
+def main(out: str, tokens: str, *bundles: str) -> None:
     ids = json.loads(tokens)
-    if remedies == "0":
-        exactness.REMEDIES = ((),)
     arrays = {"processor_class": np.array(processor_class())}
     for path in map(Path, bundles):
         bundle = open_bundle(path)

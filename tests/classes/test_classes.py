@@ -17,6 +17,7 @@ from edgekit.errors import RunError
 from edgekit.machine import processor_class
 from edgekit.run import Interpreter, find_arm64, folding_entry, save_expanded, this_interpreter
 from tests.classes.conftest import HERE, TOKENS, Machine, emulated_x86, hidden
+from tests.classes.exact import exact_logits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,12 +46,11 @@ class Kind:
 
     name: str
     rounds: bool
-    unsigned: bool = False
     own_blocks: bool = False
 
 
 SSE4, AVX = Kind("SSE4", rounds=False), Kind("AVX", rounds=False)
-AVX2, AVX512 = Kind("AVX2", rounds=True, unsigned=True), Kind("AVX512", rounds=True, unsigned=True)
+AVX2, AVX512 = Kind("AVX2", rounds=True), Kind("AVX512", rounds=True)
 NEON, I8MM = Kind("NEON", rounds=False), Kind("i8mm", rounds=True)
 DOTPROD = Kind("dotprod", rounds=True, own_blocks=True)
 
@@ -103,25 +103,16 @@ def check_machine(machine, kind, bundles, exact, folder):
     found = machine.drive(bundles, folder / "logits.npz")
     assert str(found.pop("processor_class")) == kind.name
     said = {name: str(found.pop(f"{name}/arithmetic")) for name in bundles}
-    for name in ("fast", "small"):
-        assert said[name].startswith("exact by known sums")
-        assert ("unsigned weights" in said[name]) == kind.unsigned
+    assert {said[name] for name in ("fast", "small", "int4", "int8")} == {"exact by known sums"}
     assert said["fp32"] == "floating point"
     assert len(found) == 2 * len(bundles) + 2, "a prompt and steps of each, and two graphs for prompts"
     check(found, bundles, exact, kind)
 
 
 @on_x86
-def test_without_a_remedy_prompts_run_on_the_decoders_graph(bundles, exact, tmp_path):
-    machine, some = hidden("avx2", tmp_path), {"fast": bundles["fast"]}
-    found = machine.drive(some, tmp_path / "logits.npz", remedies=False)
-    assert "prompts on the decoder's graph" in str(found["fast/arithmetic"])
-    assert "fast/prompts" not in found
-    check({"fast/decoder": found["fast/decoder"]}, some, exact, AVX2)
-
-
-@on_x86
-def test_what_saturates_is_found_by_the_comparison(bundles, exact, tmp_path):
+def test_weights_whose_pairs_saturate_are_found_by_the_comparison(bundles, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.run.expand.PAIR", 2 * 127)
+    exact = {("fast", graph, True): exact_logits(bundles["fast"], TOKENS, prompts=graph) for graph in (False, True)}
     machine = hidden("avx2", tmp_path)
     interpreter = Interpreter("AVX2", (sys.executable,), machine.whole_environment(tmp_path))
     found = drive_graphs(interpreter, {"fast": bundles["fast"]}, tmp_path)

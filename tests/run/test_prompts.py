@@ -1,6 +1,7 @@
 """The graph for prompts: weights expanded from the file, one cache with the graph for tokens."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from edgekit.lower import prefill as prefill_module
 from edgekit.quantize import Layout, Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
-from edgekit.run.expand import expand
+from edgekit.run.expand import _pair_sums, expand
 from edgekit.run.settings import CHUNK, FEW
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import Bundle
+from edgekit.types import Bundle, Expansion, Region
 
 PROMPT = np.random.default_rng(0).integers(4, 380, CHUNK + 30).tolist()
 
@@ -75,6 +76,36 @@ def test_expanded_weights_are_those_of_the_file(request: pytest.FixtureRequest, 
             # Half a step of the channel, and a 512th of the weight for the rounded ratio of scales.
             assert (np.abs(found - exact) <= 0.5001 * channels[:, None] + np.abs(exact) / 256 + 1e-7).all()
     assert bits == {4, 8}
+
+
+@pytest.mark.parametrize("which", ["bundle", "padded"])
+def test_no_pair_of_weights_saturates_sixteen_bits(request: pytest.FixtureRequest, which: str) -> None:
+    bundle: Bundle = request.getfixturevalue(which)
+    prefill = bundle.manifest.prefill
+    assert prefill is not None
+    tight = 0
+    for name, weight in expand(bundle.graph.with_name(f"{bundle.graph.name}_data"), prefill.expansions, 2):
+        if name.endswith(".int8"):
+            pairs = weight.astype(np.int64)[: len(weight) // 2 * 2].reshape(-1, 2, weight.shape[1])
+            for sign in (1, -1):
+                largest = np.maximum(sign * pairs, 0).sum(axis=1).max(axis=0)
+                assert (255 * largest <= 32767).all()
+                tight = max(tight, int(largest.max()))
+    assert tight in (127, 128), "no room is given away"
+
+
+def test_pairs_of_eight_and_of_four_bits_are_summed_alike() -> None:
+    random = np.random.default_rng(0)
+    zeros = random.integers(0, 16, (3, 2)).astype(np.int16)
+    codes = random.integers(0, 16, (3, 64)).astype(np.uint8)
+    region = Region(0, 0)
+    eight = Expansion("x", 3, 64, 8, 32, region, region, half_scales=False, zeros=None)
+    packed = codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
+    found = _pair_sums(packed, zeros, replace(eight, bits=4))
+    np.testing.assert_array_equal(found, _pair_sums(codes, zeros, eight))
+    steps = codes.reshape(3, 2, 16, 2).astype(int) - zeros[..., None, None]
+    wanted = np.maximum(np.maximum(steps, 0).sum(-1), np.maximum(-steps, 0).sum(-1)).max(-1)
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_scales_that_are_left_out_of_a_factor_come_back_later(
