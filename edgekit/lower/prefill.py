@@ -7,6 +7,8 @@ the bundle, as ``Expansion`` says.
 
     scale[t] = max |x[t]| / 127,  q[t] = round(x[t] / scale[t]) + 128  (uint8),
     y[t,n] = scale[t] * channel[n] * sum_k (q[t,k] - 128) * w[k,n]
+
+The sums are exact on every class of processor: see ``run/expand.py``.
 """
 
 from __future__ import annotations

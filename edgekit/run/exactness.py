@@ -1,9 +1,8 @@
 """Does the runtime compute a bundle's integer products exactly on this processor? Known sums tell, once a machine.
 
-ONNX Runtime picks its kernels by processor. On x86 without VNNI the one for unsigned by signed 8-bit integers
-saturates, silently. ``probes/`` holds small graphs with known sums (see ``graph/probes.py``). Those that a bundle needs
-are run when it is first opened on a machine, and what they say is kept in the cache: by processor, ONNX Runtime,
-session entries and probe.
+ONNX Runtime picks its kernels by processor, and not all are exact. ``probes/`` holds small graphs with known sums (see
+``graph/probes.py``). Those that a bundle needs are run when it is first opened on a machine, and what they say is kept
+in the cache: by processor, ONNX Runtime, session entries and probe.
 """
 
 from __future__ import annotations
