@@ -66,7 +66,9 @@ class Machine:
     def whole_environment(self, folder: Path) -> dict[str, str]:
         """The environment of a process there, with a cache of its own."""
         search = os.pathsep.join([str(ROOT), *(p for p in sys.path if p.endswith("site-packages"))])
-        return os.environ | self.environment | {"PYTHONPATH": search, "EDGEKIT_CACHE": str(folder / "cache")}
+        # A suite that runs as an older class itself (benchmarks/hidden.py) must not hide anything from qemu.
+        kept = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "HIDE_BELOW", "HIDE_CPUINFO")}
+        return (kept if self.command else dict(os.environ)) | self.environment | {"PYTHONPATH": search, "EDGEKIT_CACHE": str(folder / "cache")}
 
     def drive(self, bundles: Mapping[str, Bundle], out: Path) -> dict[str, np.ndarray]:
         """What edgekit gives there: see drive_bundles.py."""
@@ -109,6 +111,8 @@ def emulated_x86(model: str, folder: Path) -> Machine:
 
 def hidden(newest: str, folder: Path) -> Machine:
     """This processor without the instructions of newer classes; skips where CPUID cannot be trapped."""
+    if "HIDE_BELOW" in os.environ:
+        pytest.skip("instructions are hidden from this suite already")
     if not can_hide():
         pytest.skip("this processor cannot trap CPUID")
     if not shutil.which("gcc"):
