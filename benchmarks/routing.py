@@ -47,7 +47,7 @@ from edgekit.collect import add_second, collect_local
 from edgekit.counting import Counter
 from edgekit.errors import RouteError
 from edgekit.examples_file import read_answers, read_examples
-from edgekit.machine import processor_name
+from edgekit.machine import processor_class, processor_name
 from edgekit.policy_file import load_policy
 from edgekit.record import to_json
 from edgekit.report.routing_plot import draw_routing
@@ -59,6 +59,7 @@ from edgekit.route.score import cautious_probability
 from edgekit.route.threshold import exact_interval
 from edgekit.route_bench import ask_all, compare, panel_of
 from edgekit.routing import DEVICE, CloudAnswer, DeviceState, Tier
+from edgekit.words import processor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -247,7 +248,8 @@ def prove_set(
         for name, sign in SIGNALS
     )
     facts = (
-        "routing", a.name, bundle.path.name, bundle.sha256, second.path.name if second else "", processor_name(),
+        "routing", a.name, bundle.path.name, bundle.sha256, second.path.name if second else "",
+        processor(processor_name(), processor_class()),
         len(a.dev_said), sum(s.right for s in a.dev_said), len(a.test_said), sum(s.right for s in a.test_said),
     )  # fmt: skip
     others = list(published(a))

@@ -21,7 +21,7 @@ from edgekit.bundle.reading import graph_at_level
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.run import (
     NO_KLEIDIAI,
-    PROMPT,
+    PROMPT_PRODUCTS,
     DrivenGraph,
     Interpreter,
     Tokenizer,
@@ -296,10 +296,9 @@ def _graph(
 ) -> Iterator[DrivenGraph]:
     """The decoder's graph, or that for prompts, in a process of its own."""
     manifest = bundle.manifest
-    # Standard-operator graphs become MatMulNBits at load, at this level.
     entries = (folding_entry(kernels.accuracy_level), *kernels.entries)
     if interpreter == this_interpreter():
-        products = PROMPT if prompts else decoder_products(manifest)
+        products = PROMPT_PRODUCTS if prompts else decoder_products(manifest)
         entries += find_arithmetic(products, entries).entries
     with TemporaryDirectory(prefix="edgekit-arm-") as folder:
         path, weights = bundle.graph, None

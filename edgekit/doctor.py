@@ -146,11 +146,11 @@ def _instructions(root: Path) -> Check:
 
 def _arithmetic() -> Iterator[Check]:
     """What this processor computes exactly: every probe, and the products of prompts as bundles run them."""
-    from edgekit.run import PROMPT, check_survey, describe, find_arithmetic, this_interpreter
+    from edgekit.run import PROMPT_PRODUCTS, check_survey, describe_arithmetic, find_arithmetic, this_interpreter
 
     yield check_survey("arithmetic", this_interpreter())
-    prompts = find_arithmetic(PROMPT, keep=False)
-    yield Check("prompts", "pass" if prompts.exact else "info", describe(NOTHING, prompts))
+    prompts = find_arithmetic(PROMPT_PRODUCTS, keep=False)
+    yield Check("prompts", "pass" if prompts.exact else "info", describe_arithmetic(NOTHING, prompts))
 
 
 def _memory() -> Check:

@@ -362,7 +362,7 @@ def _open_in_float(bundle: Bundle) -> OnnxRunner:
         fallback=m.fallback and replace(m.fallback, accuracy_level=0),
         prefill=None,
     )
-    # Only the level is changed, and a graph without one is the file itself.
+    # At level 0 already, the graph is the file itself.
     graph = graph_at_level(bundle, 0) if m.accuracy_level else None
     return load_runner(Bundle(bundle.path, exact), settings=default_settings(exact), graph=graph)
 

@@ -418,10 +418,7 @@ def _machine(latency: Measurement) -> list[tuple[str, str]]:
         f"load before {words.number(e.load_before)}" if e.load_before is not None else "load unknown",
     ]
     return [
-        (
-            "machine",
-            f"{processor}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}",
-        ),
+        ("machine", f"{processor}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}"),
         ("integer products", e.arithmetic or "not recorded"),
         ("its state", ", ".join(state)),
         ("runtime", ", ".join(f"{name} {version}" for name, version in e.runtime) + f"; {e.provider}"),

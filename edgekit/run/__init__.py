@@ -3,7 +3,14 @@
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat
 from edgekit.run.driven import DrivenGraph, Interpreter, this_interpreter
-from edgekit.run.exactness import PROMPT, check_survey, decoder_products, describe, find_arithmetic, folding_entry
+from edgekit.run.exactness import (
+    PROMPT_PRODUCTS,
+    check_survey,
+    decoder_products,
+    describe_arithmetic,
+    find_arithmetic,
+    folding_entry,
+)
 from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
 from edgekit.run.held import HeldPrompt
@@ -16,7 +23,7 @@ from edgekit.run.threads import core_cpus, physical_cores
 __all__ = [
     "CHUNK",
     "NO_KLEIDIAI",
-    "PROMPT",
+    "PROMPT_PRODUCTS",
     "Chat",
     "DrivenGraph",
     "Finish",
@@ -32,7 +39,7 @@ __all__ = [
     "core_cpus",
     "decoder_products",
     "default_settings",
-    "describe",
+    "describe_arithmetic",
     "find_arithmetic",
     "find_arm64",
     "find_tuning",

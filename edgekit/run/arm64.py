@@ -84,10 +84,10 @@ def find_arm64(kind: str = STANDARD) -> Interpreter:
         raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
     if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
         raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
-    # The environment is all there is: no search path of the host, and nothing for onnxruntime to report to its makers.
     core, root = CORES[kind], _root_of(root, kind)
     if not root.is_dir():
         raise RunError(f"{root.parent.parent} has no processor of the class {kind}", f"{INSTALL} makes it anew")
+    # The environment is all there is: no search path of the host, and nothing for onnxruntime to report to its makers.
     environment = {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(root / "site"), "PYTHONSAFEPATH": "1"}
     return Interpreter(
         f"emulated ARM ({core.cpu})",

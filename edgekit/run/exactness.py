@@ -8,7 +8,6 @@ in the cache: by processor, ONNX Runtime, session entries and probe.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -38,14 +37,6 @@ if TYPE_CHECKING:
 PROBES = Path(__file__).with_name("probes")
 
 
-def folding_entry(accuracy_level: int) -> tuple[str, str]:
-    """The entry that says at which level standard operators become MatMulNBits at load.
-
-    Without it that is level 4, whatever the bundle was scored at.
-    """
-    return "session.qdq_matmulnbits_accuracy_level", str(accuracy_level)
-
-
 UNSIGNED_WEIGHTS = (("session.x64quantprecision", "1"),)
 """Signed constant weights become unsigned ones with a zero point while a session is made. Unsigned by unsigned integers
 are widened to 16 bits before they are multiplied: exact, and slower. Elsewhere than on x86 it changes nothing."""
@@ -53,11 +44,19 @@ are widened to 16 bits before they are multiplied: exact, and slower. Elsewhere 
 REMEDIES: tuple[Entries, ...] = ((), UNSIGNED_WEIGHTS)
 """What to try, the fastest first."""
 
-PROMPT = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
+PROMPT_PRODUCTS = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
 """The products of a graph for prompts."""
 
 _BLOCKS, _FOLDED_BLOCKS, _ROWS = (16, 32, 64, 128, 256), (32, 64, 128), ("1 row", "16 rows")
 _EMBEDDING = "model.embed_tokens.weight"
+
+
+def folding_entry(accuracy_level: int) -> tuple[str, str]:
+    """The entry that says at which level standard operators become MatMulNBits at load.
+
+    Without it that is level 4, whatever the bundle was scored at.
+    """
+    return "session.qdq_matmulnbits_accuracy_level", str(accuracy_level)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def require_exact(arithmetic: Arithmetic) -> None:
         )
 
 
-def describe(decoder: Arithmetic, prompts: Arithmetic) -> str:
+def describe_arithmetic(decoder: Arithmetic, prompts: Arithmetic) -> str:
     """What a runner's products are worth, and what was chosen for it.
 
     Args:
@@ -230,10 +229,10 @@ def _here(root: Path) -> tuple[str, ...]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(name).replace(path)
+    with tempfile.TemporaryDirectory(prefix=".exactness-", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        made.write_text(text, encoding="utf-8")
+        made.replace(path)
 
 
 def _kind(grid: Grid) -> str:

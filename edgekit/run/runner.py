@@ -12,7 +12,14 @@ from edgekit.arithmetic import NOTHING
 from edgekit.errors import RunError
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
-from edgekit.run.exactness import PROMPT, decoder_products, describe, find_arithmetic, folding_entry, require_exact
+from edgekit.run.exactness import (
+    PROMPT_PRODUCTS,
+    decoder_products,
+    describe_arithmetic,
+    find_arithmetic,
+    folding_entry,
+    require_exact,
+)
 from edgekit.run.lookup import EXACT, LENGTHS, ROUNDING, Pace
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 from edgekit.run.settings import choose_settings
@@ -58,7 +65,10 @@ def load_runner(
     kernels = (*manifest.kernels, folding_entry(manifest.accuracy_level))
     exact = find_arithmetic(decoder_products(manifest), kernels)
     require_exact(exact)
-    prompts, exact_prompts = None, find_arithmetic(PROMPT, kernels) if settings.prompt_graph == "own" else exact
+    prompts, exact_prompts = (
+        None,
+        find_arithmetic(PROMPT_PRODUCTS, kernels) if settings.prompt_graph == "own" else exact,
+    )
     if not exact_prompts.exact:
         settings = replace(settings, prompt_graph="decoder")
     with ThreadPoolExecutor(1) as beside:
@@ -83,8 +93,8 @@ class OnnxRunner:
     Attributes:
         info: what runs the decoder's graph.
         settings: how.
-        prompt_arithmetic: what was found of the products of the graph for prompts; where they are exact with no choice
-            of entries, ``settings`` has prompts run on the decoder's graph.
+        prompt_arithmetic: what was found of the products of the graph for prompts. Where no choice of session entries
+            makes them exact, ``settings`` has prompts run on the decoder's graph.
         pace: what drafts have cost and brought so far; see lookup.
     """
 
@@ -119,7 +129,7 @@ class OnnxRunner:
     @property
     def arithmetic(self) -> str:
         """How exact the integer products are, and what that took, in words."""
-        return describe(self.info.arithmetic, self.prompt_arithmetic)
+        return describe_arithmetic(self.info.arithmetic, self.prompt_arithmetic)
 
     @property
     def vocab_size(self) -> int:

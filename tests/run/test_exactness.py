@@ -17,7 +17,14 @@ from edgekit.arithmetic import NOTHING, Arithmetic
 from edgekit.errors import RunError
 from edgekit.graph import probes
 from edgekit.run import Interpreter, exactness, load_runner, probing, this_interpreter
-from edgekit.run.exactness import PROMPT, UNSIGNED_WEIGHTS, decoder_products, describe, find_arithmetic, survey
+from edgekit.run.exactness import (
+    PROMPT_PRODUCTS,
+    UNSIGNED_WEIGHTS,
+    decoder_products,
+    describe_arithmetic,
+    find_arithmetic,
+    survey,
+)
 from edgekit.run.runtime import onnxruntime
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid
@@ -76,7 +83,7 @@ def test_each_kind_of_product_stands_in_a_probe():
     for x, w, rows in product(("uint8", "int8"), ("uint8", "int8"), ("1 row", "16 rows")):
         assert f"MatMulInteger, {x} x {w}, {rows}" in names
         assert f"QDQ MatMul, {x} x {w}, 16 rows" in names
-    assert PROMPT["prompt_matmul"] <= names_in(exactness.PROBES / "prompt_matmul.onnx")
+    assert PROMPT_PRODUCTS["prompt_matmul"] <= names_in(exactness.PROBES / "prompt_matmul.onnx")
 
 
 @pytest.mark.parametrize("level", range(5))
@@ -142,11 +149,11 @@ def test_what_does_not_load_is_no_remedy_and_no_fault(answers):
 
 
 def test_probes_run_once_a_machine(monkeypatch, cache):
-    first = find_arithmetic(PROMPT)
+    first = find_arithmetic(PROMPT_PRODUCTS)
     kept = sorted(cache.iterdir())
     assert kept
     monkeypatch.setattr(probing, "run_probe", None)
-    assert find_arithmetic(PROMPT) == first
+    assert find_arithmetic(PROMPT_PRODUCTS) == first
     assert sorted(cache.iterdir()) == kept
 
 
@@ -160,31 +167,41 @@ def test_probes_run_once_a_machine(monkeypatch, cache):
     ids=["processor", "flags", "onnxruntime"],
 )
 def test_another_machine_or_runtime_is_probed_anew(change, monkeypatch, cache):
-    find_arithmetic(PROMPT)
+    find_arithmetic(PROMPT_PRODUCTS)
     before = set(cache.iterdir())
     change(monkeypatch)
     exactness._here.cache_clear()
-    find_arithmetic(PROMPT)
+    find_arithmetic(PROMPT_PRODUCTS)
     assert set(cache.iterdir()) > before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[1]", '"x"', '{"a": 1}', "7", "\x00", "[" * 100_000])
 def test_a_damaged_cache_is_probed_anew(text, cache):
-    first = find_arithmetic(PROMPT)
+    first = find_arithmetic(PROMPT_PRODUCTS)
     for path in cache.iterdir():
         path.write_text(text)
-    assert find_arithmetic(PROMPT) == first
+    assert find_arithmetic(PROMPT_PRODUCTS) == first
 
 
 def test_a_cache_that_cannot_be_written_costs_the_probe_alone(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file"))
-    assert find_arithmetic(PROMPT).exact
+    assert find_arithmetic(PROMPT_PRODUCTS).exact
+
+
+def test_a_full_disk_leaves_nothing_half_made(cache, monkeypatch):
+    def full(self, text, **_):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert find_arithmetic(PROMPT_PRODUCTS).exact
+    assert list(cache.iterdir()) == []
 
 
 def test_prompts_that_nothing_makes_exact_run_on_the_decoders_graph(fast, monkeypatch):
     known = exactness._known
-    wrong = dict.fromkeys(PROMPT["prompt_matmul"], False)
+    wrong = dict.fromkeys(PROMPT_PRODUCTS["prompt_matmul"], False)
     monkeypatch.setattr(
         exactness, "_known", lambda probe, *a, **k: wrong if probe == "prompt_matmul" else known(probe, *a, **k)
     )
@@ -206,7 +223,7 @@ def test_the_entries_reach_the_session_of_prompts_alone(fast, monkeypatch):
 
     def saturating(probe, entries, **options):
         if probe == "prompt_matmul":
-            return dict.fromkeys(PROMPT[probe], entries[-1:] == UNSIGNED_WEIGHTS)
+            return dict.fromkeys(PROMPT_PRODUCTS[probe], entries[-1:] == UNSIGNED_WEIGHTS)
         return known(probe, entries, **options)
 
     monkeypatch.setattr(exactness, "_known", saturating)
@@ -221,10 +238,10 @@ def test_the_entries_reach_the_session_of_prompts_alone(fast, monkeypatch):
 
 def test_what_was_chosen_is_said():
     exact, unsigned = Arithmetic((), (), 2), Arithmetic(UNSIGNED_WEIGHTS, (), 2)
-    assert describe(NOTHING, NOTHING) == "floating point"
-    assert describe(exact, exact) == "exact by known sums"
-    assert "unsigned weights" in describe(exact, unsigned)
-    assert "decoder's graph" in describe(exact, Arithmetic((), ("x",), 2))
+    assert describe_arithmetic(NOTHING, NOTHING) == "floating point"
+    assert describe_arithmetic(exact, exact) == "exact by known sums"
+    assert "unsigned weights" in describe_arithmetic(exact, unsigned)
+    assert "decoder's graph" in describe_arithmetic(exact, Arithmetic((), ("x",), 2))
 
 
 def test_a_survey_says_of_every_product_what_it_is_worth():
