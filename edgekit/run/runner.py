@@ -65,10 +65,8 @@ def load_runner(
     kernels = (*manifest.kernels, folding_entry(manifest.accuracy_level))
     exact = find_arithmetic(decoder_products(manifest), kernels)
     require_exact(exact)
-    prompts, exact_prompts = (
-        None,
-        find_arithmetic(PROMPT_PRODUCTS, kernels) if settings.prompt_graph == "own" else exact,
-    )
+    prompts = None
+    exact_prompts = find_arithmetic(PROMPT_PRODUCTS, kernels) if settings.prompt_graph == "own" else exact
     if not exact_prompts.exact:
         settings = replace(settings, prompt_graph="decoder")
     with ThreadPoolExecutor(1) as beside:
