@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -15,6 +15,7 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edgekit.errors import BundleError, RunError
+from edgekit.run.reach import find_reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LONG = 2000
+"""Characters of a text during whose cutting into tokens others may want to go on: two milliseconds."""
+
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -70,7 +74,15 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Token ids of a text; ``special`` adds what the tokenizer puts around it, such as a first token."""
+        if len(text) > LONG:
+            # Only batches let other threads go on meanwhile: a megabyte takes seconds.
+            return list(self._codec.encode_batch_fast([text], add_special_tokens=special)[0].ids)
         return list(self._codec.encode(text, add_special_tokens=special).ids)
+
+    @cached_property
+    def reach(self) -> int | None:
+        """Most bytes of text that one token stands for; None where that cannot be told."""
+        return find_reach(self._codec)
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids; ``special`` writes special tokens out instead of leaving them out."""

@@ -7,7 +7,6 @@ the way of anybody else: where there is no room, the oldest of the address that 
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
 import logging
@@ -23,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edgekit.serve.refusals import Refusal, bad_request
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from uvicorn.config import Config
@@ -60,7 +60,8 @@ class Stage(Enum):
     @property
     def limit(self) -> float | None:
         """Seconds."""
-        return self.value[1]
+        seconds: float | None = self.value[1]
+        return seconds
 
 
 class Connections:
@@ -120,7 +121,7 @@ class Connections:
         return idle is not None
 
     def _drop_stranger(self, mine: dict[Connection, None]) -> bool:
-        """Drop the oldest stranger of an address. Those who have proved themselves meanwhile are put with the others."""
+        """Drop the oldest stranger of an address; who has proved himself meanwhile is put with the others."""
         for connection in list(mine):
             if not connection.proved:
                 self._drop(connection)
