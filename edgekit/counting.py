@@ -13,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from math import ceil
 from threading import get_native_id
@@ -118,9 +119,7 @@ class Counter:
         for tier in self._tiers:
             codec = self._codecs.get(tier.name)
             if codec:
-                tokens.append(
-                    (tier.name, _count_plain(request, lambda text, c=codec: len(c.encode(text, True)), beside))
-                )  # type: ignore[misc]
+                tokens.append((tier.name, _count_plain(request, partial(_length, codec, special=True), beside)))
                 if not request.messages and not beside:
                     counted.add(tier.name)
                 continue
@@ -148,7 +147,7 @@ class Counter:
         return prompt, self._length(text) if new is None else new
 
     def _length(self, text: str) -> int:
-        return len(self._tokenizer.encode(text))
+        return _length(self._tokenizer, text)
 
     def _tell(self, request: Request) -> str | None:
         if self._classify is None:
@@ -179,6 +178,10 @@ def _count_plain(request: Request, length: Callable[[str], int], beside: str) ->
     texts = _texts(request)
     around = PER_MESSAGE * (len(request.messages) + 1) if request.messages else 0
     return sum(map(length, texts)) + around + (length(beside) if beside else 0)
+
+
+def _length(tokenizer: Tokenizer, text: str, *, special: bool = False) -> int:
+    return len(tokenizer.encode(text, special))
 
 
 def _exceeds(count: int | None, limit: int | None) -> bool:

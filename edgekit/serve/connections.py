@@ -13,6 +13,7 @@ import logging
 from contextlib import suppress
 from enum import Enum
 from http import HTTPStatus
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -47,21 +48,26 @@ DISCARDED_OF_STRANGERS = 1 << 20
 
 
 class Stage(Enum):
-    """Where a connection stands, with the seconds it may stand there; None for no limit."""
+    """Where a connection stands."""
 
-    HEAD = "a request's head is awaited", 10.0
-    BODY = "its body is", 70.0  # the reader's own limit is lower and says so to the client
-    ANSWER = "it is being answered", None
-    UNREAD = "the client does not take what is sent", 20.0
-    REST = "it has been answered before its end had come", 5.0
-    IDLE = "nothing is asked", 20.0  # uvicorn's own limit is lower, and sometimes forgotten
-    CLOSING = "it has been closed, and not everything is sent", 10.0
+    HEAD = "a request's head is awaited"
+    BODY = "its body is"
+    ANSWER = "it is being answered"
+    UNREAD = "the client does not take what is sent"
+    REST = "it has been answered before its end had come"
+    IDLE = "nothing is asked"
+    CLOSING = "it has been closed, and not everything is sent"
 
-    @property
-    def limit(self) -> float | None:
-        """Seconds."""
-        seconds: float | None = self.value[1]
-        return seconds
+
+LIMITS = {
+    Stage.HEAD: 10.0,
+    Stage.BODY: 70.0,  # the body's reader has a lower one and says so to the client
+    Stage.UNREAD: 20.0,
+    Stage.REST: 5.0,
+    Stage.IDLE: 20.0,  # uvicorn's own is lower, and sometimes forgotten
+    Stage.CLOSING: 10.0,
+}
+"""Seconds that a connection may stand there. An answer may take as long as it takes."""
 
 
 class Connections:
@@ -158,6 +164,7 @@ class Connection(H11Protocol):
         self._connections = connections
         self._since = connections.clock()
         self._discarded = 0
+        self._refused = False
 
     @property
     def proved(self) -> bool:
@@ -167,8 +174,7 @@ class Connection(H11Protocol):
     def overdue(self, now: float) -> bool:
         """Whether it has stood too long where it stands."""
         self._look()
-        limit = self.stage.limit
-        return limit is not None and now - self._since > limit
+        return now - self._since > LIMITS.get(self.stage, inf)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a place, or say that there is none."""
@@ -176,22 +182,26 @@ class Connection(H11Protocol):
         self.peer = _network(self.client[0]) if self.client else ""
         if not self._connections.enter(self):
             full = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections", code="too_many", retry_after=5)
-            self._close_with(full)
+            self._refuse(full)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._connections.leave(self)
         super().connection_lost(exc)
+        # asyncio's transport holds a method of itself: a circle that waits for a collection, with a socket and more.
+        getattr(self.transport, "__dict__", {}).pop("_read_ready_cb", None)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's; what follows an early answer is counted."""
+        """As uvicorn's; what follows an early answer is counted, and dropped where nothing more is understood."""
         if self.stage is Stage.REST:
             self._discarded += len(data)
             if self._discarded > (DISCARDED if self.proved else DISCARDED_OF_STRANGERS):
                 self.transport.abort()
                 return
-        super().data_received(data)
-        self._look()
+        if not self._refused:
+            super().data_received(data)
+            self._look()
 
     def on_response_complete(self) -> None:
         """As uvicorn's."""
@@ -213,9 +223,10 @@ class Connection(H11Protocol):
         if self.cycle and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self._close_with(bad_request(msg.rstrip(".").lower(), code="invalid_http"))
+        self._refuse(bad_request(msg.rstrip(".").lower(), code="invalid_http"))
 
-    def _close_with(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
+        """Say why, as the last thing. Not closed at once: a client that is still sending would never see it."""
         body = json.dumps(refusal.body).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         headers += refusal.headers.items()
@@ -224,7 +235,8 @@ class Connection(H11Protocol):
         with suppress(h11.LocalProtocolError):
             head = self.conn.send(h11.Response(status_code=refusal.status, headers=headers, reason=reason))
             self.transport.write((head or b"") + body)
-        self.transport.close()
+            self.transport.write_eof()
+        self._refused = True
         self._look()
 
     def _look(self) -> None:
@@ -240,6 +252,8 @@ class Connection(H11Protocol):
             return Stage.CLOSING
         if self.flow.write_paused:
             return Stage.UNREAD
+        if self._refused:
+            return Stage.REST
         incomplete = self.conn.their_state is h11.SEND_BODY
         if self.cycle and not self.cycle.response_complete:
             return Stage.BODY if incomplete else Stage.ANSWER
