@@ -68,8 +68,8 @@ def foreign(path: Path) -> str:
             return f"{at}: is a link, not a folder"
         if not link and _others_write(facts):
             return f"{at}: others may write there (mode {stat.S_IMODE(facts.st_mode):o})"
-        if not (link or stat.S_ISDIR(facts.st_mode) or (at == path and stat.S_ISREG(facts.st_mode))):
-            return f"{at}: is not a {'file' if at == path else 'folder'}"
+        if not (link or stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
+            return f"{at}: is neither file nor folder"
     return ""
 
 

@@ -14,6 +14,7 @@ import shutil
 import stat
 import time
 from contextlib import contextmanager
+from io import FileIO
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNLOCKABLE = (errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOLCK, errno.EOPNOTSUPP)
 _SCRAP = re.compile(r"\.edgekit-([0-9a-f]{16}|lock)")
 _LOCK = ".edgekit-lock"
+_NO_FILE = "there is something that is not a file"
 _HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EACCES: "choose a folder that you may write",
@@ -60,7 +62,7 @@ def write_whole(path: Path, data: bytes) -> None:
     """
     mode = _mode(path)
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise OSError(errno.EINVAL, "there is something that is not a file", str(path))
+        raise OSError(errno.EINVAL, _NO_FILE, str(path))
     made = path.parent / scrap_name()
     handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
@@ -77,26 +79,68 @@ def write_whole(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def add_line(path: Path, line: str) -> None:
+def add_line(path: Path, line: str, *, mend: bool = False) -> None:
     """Add a line to the end of a file, all of it or nothing, not through a link; lines of two processes do not mix.
+
+    Args:
+        path: the file; it is made if it is not there.
+        line: without its end.
+        mend: a last line without its end is what a killed process was writing, and is cut off.
 
     Raises:
         OSError: it cannot be written.
     """
-    # Without O_NONBLOCK a named pipe that nobody reads would be waited for.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    with os.fdopen(handle, "wb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "there is something that is not a file", str(path))
-        _acquire(handle, time.monotonic() + PATIENCE)
-        before = os.fstat(handle).st_size
+    with _lines(path) as file:
+        before = os.fstat(file.fileno()).st_size
+        if mend and before and os.pread(file.fileno(), 1, before - 1) != b"\n":
+            before = file.readall().rfind(b"\n") + 1
+            file.truncate(before)
         rest = memoryview(f"{line}\n".encode())
         try:
             while rest:
                 rest = rest[file.write(rest) :]
         except BaseException:
-            os.ftruncate(handle, before)
+            file.truncate(before)
             raise
+
+
+def read_lines(path: Path) -> bytes:
+    """What a file of lines holds, which is made if it is not there, up to the end of its last whole line.
+
+    Raises:
+        OSError: it cannot be read and written.
+    """
+    with _lines(path) as file:
+        content = file.readall()
+    return content[: content.rfind(b"\n") + 1]
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only this user can read, unless there is one of this user's already.
+
+    Raises:
+        OSError: it cannot be made; what is there is a link, not a file, or another user's.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, _NO_FILE, str(path)) from None
+        if facts.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(path)) from None
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[FileIO]:
+    """A file to read and to add to, locked."""
+    # Without O_NONBLOCK a named pipe would be waited for.
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    with FileIO(handle, "rb+") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, _NO_FILE, str(path))
+        _acquire(handle, time.monotonic() + PATIENCE)
+        yield file
 
 
 def sync(path: Path) -> None:
