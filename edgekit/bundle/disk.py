@@ -30,11 +30,13 @@ def resolve_place(out: Path | str) -> Path:
         path = Path(out)
         whole = path.name in ("", "..")
         place = path.resolve() if whole else path.parent.resolve() / path.name
-        size = len(place.name.encode())
+        if b"\0" in str(place).encode():
+            raise ValueError("it holds a null character")
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL, a name that is not UTF-8
         raise BundleError(f"{str(out)!r}: cannot be a bundle's folder: {error}", "choose another name") from error
     if not os.fspath(out) or not place.name:
         raise BundleError(f"{str(out)!r} is no name of a bundle's folder", "name a folder that can be made anew")
+    size = len(os.fsencode(place.name))
     if size > NAME_BYTES:
         raise BundleError(
             f"{place.name[:40]}...: its name has {size} bytes, at most {NAME_BYTES} are possible",

@@ -252,7 +252,7 @@ def _require_free(out: Path, force: bool) -> None:
     if out.is_symlink():
         raise BundleError(f"{out}: is a link", "name what it points to")
     if not out.is_dir():
-        raise BundleError(f"{out}: is a file", "choose another folder")
+        raise BundleError(f"{out}: is not a folder", "choose another place")
     if not any(out.iterdir()):
         return
     if not (out / MANIFEST).is_file():

@@ -79,11 +79,12 @@ def find_arm64(kind: str = STANDARD) -> Interpreter:
     if platform.machine() in ("aarch64", "arm64"):
         return this_interpreter()
     qemu = _qemu()
-    root = require_own(_folder())
-    python = _python(root)
+    root = _folder()
+    python = _python(require_own(root))
     if python is None:
         raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
-    if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
+    require_own(python)
+    if not (require_own(root / "site") / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
         raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
     core, root = CORES[kind], _root_of(root, kind)
     if not root.is_dir():

@@ -140,7 +140,7 @@ def test_a_folder_of_someone_else_is_never_touched(tmp_path: Path, build: Build)
 
 def test_a_file_in_the_way(tmp_path: Path, build: Build) -> None:
     (tmp_path / "out").write_text("x")
-    with pytest.raises(BundleError, match="out: is a file"):
+    with pytest.raises(BundleError, match="out: is not a folder"):
         build(tmp_path / "out", force=True)
 
 
