@@ -37,7 +37,10 @@ def inspect_model(
         return inspect_bundle(open_bundle(Path(path_or_model), check=False))
     from edgekit.source import open_model
 
-    return inspect_checkpoint(open_model(str(path_or_model), revision=revision, offline=offline, progress=progress))
+    checkpoint = open_model(
+        str(path_or_model), revision=revision, offline=offline, data_only=True, progress=progress
+    )
+    return inspect_checkpoint(checkpoint)
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 import regex
 
 from edgekit.source.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, find_split, tokens_of, types_of
+from edgekit.tokenizer_file import GPT2
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile
 
 Encode = Callable[[str], list[int]]
-
-# GPT-2's own split (openai/gpt-2, encoder.py).
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def make_encoder(gguf: GgufFile) -> Encode:
@@ -56,7 +54,7 @@ def make_encoder(gguf: GgufFile) -> Encode:
 
 def _byte_level(gguf: GgufFile, ids: dict[str, int]) -> Encode:
     split = find_split(gguf)
-    pattern = regex.compile(split.regex or _GPT2)
+    pattern = regex.compile(split.regex or GPT2)
     ranks = {tuple(m.split(" ", 1)): i for i, m in enumerate(gguf.metadata.get("tokenizer.ggml.merges") or ())}
     letters = _byte_letters()
 

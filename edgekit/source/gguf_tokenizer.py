@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgekit.errors import SourceError
+from edgekit.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile
@@ -36,37 +37,21 @@ class Split:
     bos: bool = False
 
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_GPT4O = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
 # tokenizer.ggml.pre -> what the tokenizer.json of the models that bear the name says.
 SPLITS = {
     "gpt-2": Split(),
     "smollm": Split(digits=True),
     "starcoder": Split(digits=True),
     "refact": Split(digits=True),
-    "llama-bpe": Split(_LLAMA3, whole=True, bos=True),
-    "llama3": Split(_LLAMA3, whole=True, bos=True),
-    "llama-v3": Split(_LLAMA3, whole=True, bos=True),
-    "smaug-bpe": Split(_LLAMA3, whole=True),
-    "dbrx": Split(_LLAMA3),
-    "qwen2": Split(_QWEN2, nfc=True),
-    "deepseek-r1-qwen": Split(_QWEN2, nfc=True),
-    "tekken": Split(_TEKKEN, whole=True, bos=True),
-    "gpt-4o": Split(_GPT4O),
+    "llama-bpe": Split(LLAMA3, whole=True, bos=True),
+    "llama3": Split(LLAMA3, whole=True, bos=True),
+    "llama-v3": Split(LLAMA3, whole=True, bos=True),
+    "smaug-bpe": Split(LLAMA3, whole=True),
+    "dbrx": Split(LLAMA3),
+    "qwen2": Split(QWEN2, nfc=True),
+    "deepseek-r1-qwen": Split(QWEN2, nfc=True),
+    "tekken": Split(TEKKEN, whole=True, bos=True),
+    "gpt-4o": Split(GPT4O),
 }
 
 
