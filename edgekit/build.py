@@ -21,7 +21,7 @@ from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.record import to_json
-from edgekit.source import fingerprint, open_model, source_stamp
+from edgekit.source import fingerprint, open_model, source_stamp, try_tokenizer
 from edgekit.types import (
     Bundle,
     Checkpoint,
@@ -119,8 +119,10 @@ def build_bundle(
             checkpoint, exported = _export(model, chosen.opset, offline, progress)
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+        tried = beside.submit(try_tokenizer, checkpoint)
         provenance = beside.submit(fingerprint, checkpoint)
         model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
+        tried.result()
         order = _Order(plan, chosen, devices, exporter, npu)
         return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 

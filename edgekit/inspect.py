@@ -37,9 +37,7 @@ def inspect_model(
         return inspect_bundle(open_bundle(Path(path_or_model), check=False))
     from edgekit.source import open_model
 
-    checkpoint = open_model(
-        str(path_or_model), revision=revision, offline=offline, data_only=True, progress=progress
-    )
+    checkpoint = open_model(str(path_or_model), revision=revision, offline=offline, data_only=True, progress=progress)
     return inspect_checkpoint(checkpoint)
 
 

@@ -158,16 +158,14 @@ def _read_added(entries: object, vocabulary: Mapping[str, int]) -> dict[str, int
     return added
 
 
-# What a component may have besides its type and texts, by type. Numbers have a range, everything else is a flag or None.
+# Ranges of the numbers of a component, by its type. What it has besides is texts, flags and nulls.
 _NUMBERS: dict[str, dict[str, tuple[int, int]]] = {
     "Strip": {"start": (0, 16), "stop": (0, 16)},
     "FixedLength": {"length": (1, 2**20)},
-    "ByteLevel": {},
-    "Digits": {},
 }
 _PARTS = {
-    "normalizer": "Sequence BertNormalizer Strip StripAccents NFC NFD NFKC NFKD Lowercase Nmt Precompiled Replace Prepend "
-    "ByteLevel",
+    "normalizer": "Sequence BertNormalizer Strip StripAccents NFC NFD NFKC NFKD Lowercase Nmt Precompiled Replace "
+    "Prepend ByteLevel",
     "pre_tokenizer": "Sequence BertPreTokenizer ByteLevel CharDelimiterSplit Delimiter Metaspace Whitespace "
     "WhitespaceSplit Split Punctuation Digits UnicodeScripts FixedLength",
     "decoder": "Sequence BPEDecoder ByteLevel WordPiece Metaspace CTC Replace Fuse Strip ByteFallback",

@@ -3,7 +3,7 @@
 from edgekit.source.architectures import ARCHITECTURES
 from edgekit.source.corpus import AWKWARD
 from edgekit.source.model import open_model
-from edgekit.source.oracle import source_tokenizer
+from edgekit.source.oracle import source_tokenizer, try_tokenizer
 from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.provenance import fingerprint, source_stamp
@@ -17,4 +17,5 @@ __all__ = [
     "open_outline",
     "source_stamp",
     "source_tokenizer",
+    "try_tokenizer",
 ]

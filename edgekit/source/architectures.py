@@ -200,7 +200,7 @@ def find_family(model_type: object, where: str) -> Family:
     if family is None:
         near = did_you_mean(shown(model_type), ARCHITECTURES)
         raise SourceError(
-            f"{where}: architecture {shown(model_type)} is not one the native builder knows "
+            f"{where}: architecture {shown(str(model_type))} is not one the native builder knows "
             f"({', '.join(ARCHITECTURES)})",
             f"{near}--exporter optimum builds any decoder that optimum-onnx can export",
         )

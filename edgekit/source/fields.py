@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MAX_NAME = 256
 """Letters of a tensor's name, as of a file's."""
@@ -74,7 +74,7 @@ class Fields:
         """A positive number that a float32 can hold, with room to compute."""
         value = self.get(key)
         value = default if value is None else value
-        if not _is_number(value) or not _LEAST <= value <= _MOST:
+        if value is None or not _is_number(value) or not _LEAST <= value <= _MOST:
             raise self.error(key, value, f"a number from {_LEAST} to {_MOST}")
         return float(value)
 
@@ -112,16 +112,16 @@ class Fields:
 
     def error(self, key: str, value: object, wanted: str) -> SourceError:
         """The error for an entry that is not what it must be."""
-        said = "is missing" if value is None else f"is {shown(value)}"
+        said = "is missing" if value is None else f"is {shown(value, json.dumps)}"
         return SourceError(f"{self.where}: '{key}' {said}, not {wanted}", f"correct '{key}' in {self.where}")
 
 
-def shown(value: object) -> str:
-    """A stranger's value for a message: one line, at most 80 letters."""
+def shown(value: object, quote: Callable[[str], str] = repr) -> str:
+    """A stranger's value for a message: one line, at most 80 letters; a text in quotes of Python's kind, or JSON's."""
     if isinstance(value, (dict, list)) and len(value) > 20:
         return f"{type(value).__name__} of {len(value)} entries"
     try:
-        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+        text = quote(value) if isinstance(value, str) else json.dumps(value, default=str)
     except (ValueError, RecursionError):
         return type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."

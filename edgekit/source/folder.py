@@ -1,14 +1,15 @@
-"""A checkpoint's folder as a stranger's: plain files in it, each of a bounded size, and nothing that links lead out to."""
+"""A checkpoint's folder as a stranger's: plain files of bounded sizes, and no link that leads out of it."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
 from edgekit.strangers import open_plain, parse_json, read_plain
 
 if TYPE_CHECKING:
+    from io import FileIO
     from pathlib import Path
 
 LIMITS = {
@@ -49,7 +50,7 @@ class Folder:
         """As read_json; an empty object where there is nothing of this name."""
         return self.read_json(name) if self.has(name) else {}
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> FileIO:
         """A file to read from. Raises SourceError when it is not there or not a plain file of this folder."""
         return open_plain(self.path / name, error=SourceError, within=self._roots)
 

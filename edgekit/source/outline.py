@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
@@ -19,6 +18,8 @@ from edgekit.source.sidefiles import collect_files
 from edgekit.types import Checkpoint, Provenance
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 

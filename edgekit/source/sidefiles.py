@@ -187,9 +187,13 @@ def load_tokenizer(folder: Folder) -> Cell:
 def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
     """The chat template: chat_template.jinja, then chat_template.json, then tokenizer_config.json."""
     if folder.has("chat_template.jinja"):
-        return parse_text(folder.read("chat_template.jinja"), str(folder.path / "chat_template.jinja"), error=SourceError)
+        return parse_text(
+            folder.read("chat_template.jinja"), str(folder.path / "chat_template.jinja"), error=SourceError
+        )
     name = "chat_template.json" if folder.has("chat_template.json") else "tokenizer_config.json"
-    value = folder.read_json(name).get("chat_template") if name == "chat_template.json" else settings.get("chat_template")
+    value = (
+        folder.read_json(name).get("chat_template") if name == "chat_template.json" else settings.get("chat_template")
+    )
     fields = Fields({"chat_template": value}, str(folder.path / name))
     if isinstance(value, list):
         named = {entry.get("name"): entry.get("template") for entry in value if _is_named(entry)}
@@ -202,6 +206,4 @@ def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
 
 
 def _is_named(entry: object) -> bool:
-    return (
-        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
-    )
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
