@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def inspect_model(
         BundleError: the manifest is damaged or newer than this edgekit.
         SourceError: not a checkpoint that edgekit knows.
     """
-    if (Path(path_or_model) / _MANIFEST).is_file():
+    if os.path.lexists(Path(path_or_model) / _MANIFEST):
         from edgekit.bundle import open_bundle
 
         return inspect_bundle(open_bundle(Path(path_or_model), check=False))

@@ -22,7 +22,7 @@ MAX_TOKEN = 2**22
 RANGES: Mapping[str, tuple[int, int]] = {
     "hidden_size": (1, 2**17),
     "intermediate_size": (1, 2**20),
-    "num_hidden_layers": (1, 2**10),
+    "num_hidden_layers": (1, 2**8),
     "num_attention_heads": (1, 2**10),
     "num_key_value_heads": (1, 2**10),
     "head_dim": (1, 2**12),
@@ -33,7 +33,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "max_window_layers": (0, 2**20),
     "no_rope_layer_interval": (1, 2**20),
 }
-"""Least and most of each whole number: at least four times as much as a published model of these families has.
+"""Least and most of each whole number: at least twice as much as any published model of these families has.
 
 Llama 3.1 405B, the largest, has hidden 16384, inner 53248, 126 layers, 128 heads of 128. Beyond these a runtime
 allocates before it checks, or counts in 32 bits.

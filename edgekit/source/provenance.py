@@ -50,9 +50,9 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenan
 
 
 def source_stamp(checkpoint: Checkpoint) -> str:
-    """Paths, sizes, times and places of the weight files: the same as long as nobody has touched them. "" without files.
+    """Paths, sizes and times of the weight files: the same as long as nobody has touched them. "" without files.
 
-    The time of the last change to a file's node (ctime) is among them: unlike that of its content, no program can set it.
+    The time at which a file's node changed (ctime) is among them: unlike that of its content, no program can set it.
     """
     weights = checkpoint.weights
     if not isinstance(weights, FileWeights) or checkpoint.provenance.kind == "optimum":
@@ -64,6 +64,15 @@ def source_stamp(checkpoint: Checkpoint) -> str:
             f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_dev} {stat.st_ino}"
         )
     return "\n".join(lines)
+
+
+def require_unchanged(checkpoint: Checkpoint, stamp: str) -> None:
+    """Raise SourceError unless ``stamp`` is still the checkpoint's: then all that was read is of one state of it."""
+    if source_stamp(checkpoint) != stamp:
+        raise SourceError(
+            f"{checkpoint.provenance.location}: a file of the weights changed while it was read",
+            "wait until whatever writes there has ended, and build again",
+        )
 
 
 def _look(path: Path) -> stat_result:
