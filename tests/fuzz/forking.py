@@ -226,10 +226,10 @@ def _watch(here: Path, log: int, writes: tuple[str, ...]) -> None:
                 relative = folder != at and arguments[folder] not in (-1, None)
                 if not relative and not (event == "os.mkdir" and os.path.isdir(arguments[at])):  # noqa: PTH112
                     tell(arguments[at])
-        elif event == "socket.getaddrinfo" and arguments[0] not in _NEAR:
-            raise ConnectionRefusedError("no network in a case")
-        elif event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in _NEAR:
-            raise ConnectionRefusedError("no network in a case")
+        elif event in ("socket.getaddrinfo", "socket.connect"):
+            where = arguments[event == "socket.connect"]
+            if (where[0] if isinstance(where, tuple) else where) not in _NEAR:
+                raise ConnectionRefusedError("no network in a case")
 
     sys.addaudithook(hook)
 

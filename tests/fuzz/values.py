@@ -34,7 +34,7 @@ RAW = (
     *(json.dumps(text) for text in TEXTS), *NUMBERS, *NO_NUMBERS, *NESTED, *BROKEN, *(f'"{n}"' for n in NUMBERS[:4]),
 )  # fmt: skip
 TOML = (
-    *("nan", "inf", "-inf", "true", "[]", "{}", "[[1], 'a']", "1979-05-27", "07:32:00", "{ a = 1 }"), "0x7fffffffffffffff",
+    *("nan", "inf", "-inf", "true", "[]", "{}", "[[1], 'a']", "1979-05-27", "07:32:00", "{ a = 1 }", "0x7f"),
     *(json.dumps(text) for text in TEXTS if "\x00" not in text), *NUMBERS, "1e400", "[" * DEEP + "]" * DEEP, "", "'",
     "[" * 300 + "]" * 300, json.dumps(_LONG), "{ a = " * 500 + "1" + "}" * 500, '"""', "1_", "_1", '"\\ud800"', "0o9",
 )  # fmt: skip
