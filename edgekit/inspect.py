@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +32,14 @@ def inspect_model(
         BundleError: the manifest is damaged or newer than this edgekit.
         SourceError: not a checkpoint that edgekit knows.
     """
-    if (Path(path_or_model) / _MANIFEST).is_file():
+    if os.path.lexists(Path(path_or_model) / _MANIFEST):
         from edgekit.bundle import open_bundle
 
         return inspect_bundle(open_bundle(Path(path_or_model), check=False))
     from edgekit.source import open_model
 
-    return inspect_checkpoint(open_model(str(path_or_model), revision=revision, offline=offline, progress=progress))
+    checkpoint = open_model(str(path_or_model), revision=revision, offline=offline, data_only=True, progress=progress)
+    return inspect_checkpoint(checkpoint)
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
