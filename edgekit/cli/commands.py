@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from edgekit.cli.console import ungated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 FREE = ("prompt", "system")
 """Parameters whose text is nobody's name for anything: it may be empty, and of any length."""
@@ -58,25 +58,26 @@ class CheckedCommand(TyperCommand):
         rest = super().parse_args(ctx, args)
         parameter: Any
         for parameter in self.params:
-            values = (*_each(given.get(parameter.name)), *_each(ctx.params.get(parameter.name)))
-            if reason := next((r for v in values if (r := _objection(v))), "") if parameter.name not in FREE else "":
+            if parameter.name in FREE:
+                continue
+            reasons = (_emptiness(given.get(parameter.name)), _objection(ctx.params.get(parameter.name)))
+            if reason := next(filter(None, reasons), ""):
                 raise typer.BadParameter(reason, ctx, parameter)
         return rest
 
 
-def _each(value: object) -> Iterator[object]:
-    if isinstance(value, list | tuple):
-        yield from value
-    else:
-        yield value
+def _emptiness(given: object) -> str:
+    """What was typed must say something: Path("") would be the folder one stands in."""
+    words = given if isinstance(given, list | tuple) else (given,)
+    return "it is empty." if any(isinstance(word, str) and not word.strip() for word in words) else ""
 
 
 def _objection(value: object) -> str:
     """What is wrong with a value, before it is used for anything; "" for nothing."""
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_objection, value)), "")
     if isinstance(value, float) and not isfinite(value):
         return f"{value} is not a number to work with."
-    if isinstance(value, str) and not value.strip():
-        return "it is empty."
     if not isinstance(value, str | Path):
         return ""
     try:
