@@ -20,6 +20,7 @@ from edgekit import __version__
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
+from edgekit.origins import remember_origin
 from edgekit.record import to_json
 from edgekit.source import fingerprint, open_model, source_stamp
 from edgekit.types import (
@@ -182,11 +183,13 @@ def _write(
             mlpackage=wanted.mlpackage,
             progress=progress,
         )
+    origin = provenance.result()
+    remember_origin(origin)
     return bundle.finish(
         Manifest(
             schema=SCHEMA,
             edgekit=__version__,
-            provenance=provenance.result(),
+            provenance=replace(origin, location=""),  # a path of this machine's is nobody else's affair
             spec=checkpoint.spec,
             recipe=plan,
             target=order.target,

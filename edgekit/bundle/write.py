@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edgekit.bundle.disk import hash_file, inside, sync, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
 from edgekit.bundle.journal import JOURNAL, Journal
-from edgekit.bundle.manifest import MANIFEST, listed_files, manifest_bytes
+from edgekit.bundle.manifest import MANIFEST, SIGNATURE, listed_files, manifest_bytes
 from edgekit.errors import BundleError
 from edgekit.types import (
     Bundle,
@@ -118,7 +118,7 @@ class Draft:
 
     def _place(self, name: str) -> Path:
         path = inside(self.folder, name)
-        if name in self._files or name == MANIFEST:
+        if name in self._files or name in (MANIFEST, SIGNATURE):
             raise BundleError(f"{name}: written twice", "two files of the checkpoint have this name")
         return path
 

@@ -98,6 +98,9 @@ def build(
     mlpackage: Annotated[
         bool, typer.Option("--mlpackage", help="Core ML's package too, for Apple's devices: needs coremltools.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with this ssh-ed25519 key, of yours alone.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -108,9 +111,11 @@ def build(
     Ctrl-C gives up and leaves nothing. A build that was killed is gone on with by the same command.
     """
     from edgekit.build import ForNpu, build_bundle
+    from edgekit.bundle import load_signer, sign_bundle
     from edgekit.cli.documents import Built
     from edgekit.cli.tables import built_lines
 
+    signer = load_signer(sign) if sign else None
     start = perf_counter()
     with Bars() as progress:
         bundle = build_bundle(
@@ -118,8 +123,39 @@ def build(
             bits=bits, force=force, offline=offline, revision=revision, progress=progress,
             npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage),
         )  # fmt: skip
+    if signer:
+        console.note(f"signed by {sign_bundle(bundle, signer)}")
     result = Built.of(bundle, perf_counter() - start)
     console.emit(result) if json else console.show(*built_lines(result))
+
+
+@app.command(epilog="Example:  edgekit sign smollm2-int4 --key ~/.ssh/id_ed25519")
+def sign(
+    bundle: BundlePath,
+    *,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="An ssh-ed25519 key, of yours alone.", show_default="none: print what is to be signed"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Sign a bundle, in OpenSSH's format.
+
+    Signed is what was built: the manifest with every file's sha256. What is measured later is not signed, and may still
+    be recorded. Keys with a passphrase, in an agent or on a token sign through ssh-keygen: `edgekit sign BUNDLE |
+    ssh-keygen -Y sign -n edgekit-bundle -f KEY > BUNDLE/edgekit.json.sig`.
+    """
+    from edgekit.bundle import load_signer, open_bundle, sign_bundle, statement
+    from edgekit.cli.documents import Signed
+
+    signer = load_signer(key) if key else None
+    with Bars() as progress:
+        opened = open_bundle(bundle, progress=progress)
+    if signer is None:
+        console.stream(statement(opened.manifest).decode())
+        return
+    signed = Signed(bundle, sign_bundle(opened, signer))
+    console.emit(signed) if json else console.show(f"signed by {signed.signed_by}")
 
 
 @app.command(epilog="Example:  edgekit inspect smollm2-int4 --tensors")
@@ -193,7 +229,9 @@ def fit(
 def verify(
     bundle: BundlePath,
     *,
-    source: Annotated[str | None, typer.Option(help="The FP32 source.", show_default="where the bundle says")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="The FP32 source.", show_default="where it lay when it was built here")
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Score on this text file.", show_default="CPython's pydoc topics")
     ] = None,
@@ -226,16 +264,20 @@ def verify(
     npu_steps: Annotated[
         int | None, typer.Option(min=1, max=MOST_TOKENS, help="Tokens to run there one by one.", show_default="8")
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Public keys, such as KEY.pub: one must have signed, or nothing is run."),
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
 ) -> None:
-    """Check a bundle: files, tokenizer, graph, quality.
+    """Check a bundle: files, signature, tokenizer, graph, quality.
 
     Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. On arm64 it recommends kernels,
     accuracy level and block; with --record, opening the bundle takes those kernels. A bundle for an NPU is also run on
     that NPU's emulator. Ends with exit code 3 when a check fails.
     """
-    from edgekit.bundle import open_bundle
+    from edgekit.bundle import load_keys, open_bundle
     from edgekit.bundle import record as keep
     from edgekit.cli.tables import verification_tables
 
@@ -243,13 +285,14 @@ def verify(
         raise ConfigError("--beside has no part in a check on this machine", "it goes with --on arm64")
     if on and (npu_tokens or npu_steps):
         raise ConfigError("--npu-tokens and --npu-steps have no part in a check on arm64", "leave out --on")
+    keys = load_keys(key) if key else ()
     with Bars() as progress:
         if on:
             from edgekit.arm import TOKENS, WINDOW, verify_on_arm
 
             verification = verify_on_arm(
                 bundle, beside=beside or (), source=source, text=text, tokens=tokens or TOKENS,
-                window=window or WINDOW, max_kld=max_kld, min_top1=min_top1, progress=progress,
+                window=window or WINDOW, max_kld=max_kld, min_top1=min_top1, keys=keys, progress=progress,
             )  # fmt: skip
         else:
             from edgekit.verify import TOKENS, WINDOW, verify_bundle
@@ -259,7 +302,7 @@ def verify(
             npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
             verification = verify_bundle(
                 bundle, source=source, text=text, tokens=tokens or TOKENS, window=window or WINDOW, max_kld=max_kld,
-                min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, progress=progress,
+                min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, keys=keys, progress=progress,
             )  # fmt: skip
     if record and (verification.quality or verification.arm or verification.npus):
         keep(
@@ -274,9 +317,9 @@ def _gate(verification: Verification) -> None:
     failed = [check for check in verification.checks if check.status == "fail"]
     if not failed:
         return
-    damaged = [check for check in failed if check.name in ("manifest", "files")]
+    damaged = [check for check in failed if check.name in ("manifest", "files", "signature")]
     if damaged:
-        # Not a gate: the input is broken, as it would be for every other command.
+        # Not a gate: the input is broken or not whose it should be, whatever is asked of it.
         console.complain(damaged[0].detail, damaged[0].hint)
         raise typer.Exit(1)
     names = ", ".join(check.name for check in failed)
