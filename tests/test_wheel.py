@@ -59,6 +59,7 @@ def test_the_wheel_holds_all_data_and_no_tests(wheel):
         *ROOT.glob("edgekit/recipes/*.toml"),
         *ROOT.glob("edgekit/report/*.j2"),
         *ROOT.glob("edgekit/run/probes/*"),
+        *ROOT.glob("edgekit/locks/*.txt"),
     ):
         inside = path.relative_to(ROOT).as_posix()
         assert (inside if inside.startswith("edgekit/") else f"edgekit/{inside}") in names
