@@ -265,8 +265,7 @@ def verify(
         int | None, typer.Option(min=1, max=MOST_TOKENS, help="Tokens to run there one by one.", show_default="8")
     ] = None,
     key: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Public keys, such as KEY.pub: one must have signed, or nothing is run."),
+        Path | None, typer.Option(metavar="FILE", help="Public keys: one of them must have signed, or nothing is run.")
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
@@ -277,8 +276,7 @@ def verify(
     accuracy level and block; with --record, opening the bundle takes those kernels. A bundle for an NPU is also run on
     that NPU's emulator. Ends with exit code 3 when a check fails.
     """
-    from edgekit.bundle import load_keys, open_bundle
-    from edgekit.bundle import record as keep
+    from edgekit.bundle import load_keys
     from edgekit.cli.tables import verification_tables
 
     if beside and not on:
@@ -304,13 +302,18 @@ def verify(
                 bundle, source=source, text=text, tokens=tokens or TOKENS, window=window or WINDOW, max_kld=max_kld,
                 min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, keys=keys, progress=progress,
             )  # fmt: skip
-    if record and (verification.quality or verification.arm or verification.npus):
-        keep(
-            open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm,
-            npus=verification.npus,
-        )  # fmt: skip
+    if record:
+        _keep(bundle, verification)
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
+
+
+def _keep(bundle: Path, verification: Verification) -> None:
+    from edgekit.bundle import open_bundle, record
+
+    if verification.quality or verification.arm or verification.npus:
+        opened = open_bundle(bundle, check=False)
+        record(opened, quality=verification.quality, arm=verification.arm, npus=verification.npus)
 
 
 def _gate(verification: Verification) -> None:
