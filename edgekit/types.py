@@ -158,7 +158,7 @@ class SideFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes (see source/)."""
+    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes; a bundle leaves ``location`` out."""
 
     id: str
     kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
@@ -802,7 +802,7 @@ class SizePart:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint or a bundle is."""
+    """What a checkpoint or a bundle is. ``signed_by``: the key that a signature names, which was not checked."""
 
     path: str
     kind: Literal["checkpoint", "bundle"]
@@ -818,3 +818,4 @@ class Inspection:
     arm: ArmQuality | None = None
     npus: tuple[NpuBuild, ...] = ()
     calibration: Calibration | None = None
+    signed_by: str = added_later("")

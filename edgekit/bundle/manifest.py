@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MANIFEST = "edgekit.json"
+SIGNATURE = f"{MANIFEST}.sig"
+"""Of the manifest, so not listed in it; see signing.py."""
 SCHEMA = 4
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
 
@@ -63,7 +65,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def listed_files(folder: Path) -> set[str]:
-    """The names of the files that the bundle in ``folder`` owns, of whatever schema; edgekit.json among them.
+    """The names of the files that the bundle in ``folder`` owns, of any schema; edgekit.json and its signature too.
 
     Raises:
         BundleError: edgekit.json cannot be read.
@@ -71,7 +73,7 @@ def listed_files(folder: Path) -> set[str]:
     data = _parse(folder)
     entries = data.get("files")
     names = {e.get("path") for e in entries if isinstance(e, dict)} if isinstance(entries, list) else set()
-    return {n for n in names if isinstance(n, str)} | {MANIFEST}
+    return {n for n in names if isinstance(n, str)} | {MANIFEST, SIGNATURE}
 
 
 def _parse(folder: Path) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _refuse_strangers(folder: Path, files: Sequence[FileEntry]) -> None:
     """Raise when there is a file that the manifest does not list. Hidden files are the system's, not ours."""
-    known = {f.path for f in files} | {MANIFEST}
+    known = {f.path for f in files} | {MANIFEST, SIGNATURE}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if not name.parts[0].startswith(".") and not file.is_dir() and name.as_posix() not in known:
