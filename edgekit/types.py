@@ -235,10 +235,9 @@ class Override:
 class Recipe:
     """How the weights become small. ``method`` is the name of a file in quantize/.
 
-    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and
-    the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
-    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says
-    how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
+    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and the head.
+    ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity. ``smooth``
+    (0..1): how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     ``rotate``: the residual stream is turned, exactly, so that no channel stands out (see quantize/rotate.py).
     ``fast_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
     """

@@ -2,8 +2,8 @@
 
 Signed is the statement: the manifest less what is measured later (quality, latency, tunings, ARM's scores, calibration,
 and what an NPU's emulator gave) and less the package of a provider, so with every file's name, size and sha256, the
-checkpoint's, the recipe, the target and the graphs. What is recorded later is not signed, and leaves the signature as it
-is.
+checkpoint's, the recipe, the target and the graphs. What is recorded later is not signed, and leaves the signature as
+it is.
 
 The format is OpenSSH's SSHSIG (PROTOCOL.sshsig), the key ssh-ed25519, the namespace NAMESPACE: ``ssh-keygen -Y sign``
 and ``-Y verify`` read and write the same file. One kind of key: nothing is negotiated.
