@@ -15,6 +15,8 @@ from edgekit.cloud.breaker import Breaker, RetryBudget
 from edgekit.cloud.failures import Failure, Secrets, cut_off, explain, make
 from edgekit.cloud.keys import Key, read_key
 from edgekit.errors import CloudError, ConfigError
+from edgekit.outgoing import Cleared
+from edgekit.routing import DEVICE, TRUST
 
 if TYPE_CHECKING:
     import ssl
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from openai import Stream
 
     from edgekit.cloud.wire import Call
-    from edgekit.routing import Request, Tier
+    from edgekit.outgoing import Outgoing
+    from edgekit.routing import Tier
 
 MOST_BYTES = 16 * 2**20
 FIRST_DELAY = 0.5
@@ -85,20 +88,24 @@ class Endpoint:
         self._wire = wire
         self._client = wire.open_client(tier.url, stall=tier.stall, deadline=tier.deadline, verify=verify)
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, cleared: Cleared) -> Reply:
         """An answer that is fetched as it is iterated over; nothing is sent before.
 
+        Args:
+            cleared: what every veto has read, as ``clearance.clear`` gives it; nothing else is posted.
+
         Raises:
-            CloudError: the request must stay on the device, there is nothing to send, or the endpoint was closed.
+            CloudError: it must not go as far as this endpoint, there is nothing to send, or the endpoint was closed.
             ConfigError: the key is gone.
         """
+        if not isinstance(cleared, Cleared):
+            raise TypeError(f"an endpoint takes what was cleared, not a {type(cleared).__name__}: see edgekit.clearance")
         if self._closed:
             raise CloudError(f"tier '{self.tier.name}' has been closed", "make another Endpoint; nothing was sent")
-        if request.private or request.override == "local-only":
-            why = request.private or "it says local-only"
-            raise CloudError(f"tier '{self.tier.name}' must not be asked: {why}", "nothing was sent")
-        make_body(request, self.tier, self._refused)
-        return Reply(self, request, self.current_key())
+        if cleared.ceiling == DEVICE or TRUST.index(self.tier.trust) > TRUST.index(cleared.ceiling):
+            raise CloudError(f"tier '{self.tier.name}' must not be asked: {cleared.because}", "nothing was sent")
+        make_body(cleared.outgoing, self.tier, self._refused)
+        return Reply(self, cleared.outgoing, self.current_key())
 
     def down(self) -> str:
         """Why nothing can be had from it now, in words; "" when it may be asked."""
@@ -121,9 +128,9 @@ class Endpoint:
             self.breaker.succeed()
         return key
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """What is posted for a request, as far as the endpoint's habits are known."""
-        return make_body(request, self.tier, self._refused)
+    def body(self, outgoing: Outgoing) -> dict[str, Any]:
+        """What is posted, as far as the endpoint's habits are known."""
+        return make_body(outgoing, self.tier, self._refused)
 
     def learn(self, param: str) -> bool:
         """Note a field that the endpoint does not take. False where that is no news."""
@@ -177,7 +184,7 @@ class Reply:
         CloudError: no answer, or only a part of one (``shown``).
     """
 
-    def __init__(self, endpoint: Endpoint, request: Request, key: Key) -> None:
+    def __init__(self, endpoint: Endpoint, outgoing: Outgoing, key: Key) -> None:
         self.finish = ""
         self.prompt_tokens: int | None = None
         self.new_tokens: int | None = None
@@ -187,7 +194,7 @@ class Reply:
         self.seconds = 0.0
         self.tries = 0
         self._endpoint = endpoint
-        self._request = request
+        self._outgoing = outgoing
         self._key = key
         self._call: Call | None = None
         self._failure: Failure | None = None
@@ -264,7 +271,7 @@ class Reply:
         self._failure = None
         self.tries += 1
         endpoint, tier = self._endpoint, self._endpoint.tier
-        body = endpoint.body(self._request)
+        body = endpoint.body(self._outgoing)
         answer = Answer()
         stream: Stream[object] | None = None
         try:
