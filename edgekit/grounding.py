@@ -54,9 +54,11 @@ class Grounding:
 
     def find_quote(self, request: Request) -> str:
         """Why a request must stay here by what would be sent of it: the private document it quotes; "" for none."""
+        if self._index.private_text.empty:
+            return ""
         reading = request.outgoing.reading
         if not reading.whole:
-            return "" if self._index.private_text.empty else "it is too long to be looked through for private documents"
+            return "it is too long to be looked through for private documents"
         return self._index.private_text.found_in(reading.wording)
 
     def remember(self, request: Request, answer: str) -> None:

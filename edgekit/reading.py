@@ -72,13 +72,14 @@ def _read(value: Any) -> Reading:
     atoms = list(_walk(value, 0))
     if sum(map(len, atoms)) + len(atoms) > LONGEST:
         return Reading((), (), whole=False)
-    raw = ["\n".join(atoms), *_seams(value)]
+    raw = ["\n\n".join(atoms), *_seams(value)]
     said = " ".join(atom for atom in atoms if atom not in _PROTOCOL)
     writings = list(dict.fromkeys(raw))
     wording = list(dict.fromkeys([said, *raw[1:]]))
-    left, fresh = MOST, raw
+    left, fresh, seen = MOST, raw, set(raw)
     for _ in range(DEPTH):
-        fresh = [text for writing in fresh for text in _decoded(writing)]
+        fresh = [text for writing in fresh for text in _decoded(writing) if text not in seen]
+        seen.update(fresh)
         left -= sum(map(len, fresh))
         if left < 0:
             return Reading((), (), whole=False)
@@ -87,12 +88,14 @@ def _read(value: Any) -> Reading:
         if not fresh:
             break
     lines = dict.fromkeys(form for text in writings for form in _forms(text))
-    return Reading(tuple(lines), tuple(dict.fromkeys(map(plain, wording))))
+    shown = [_visible(text) for text in wording]
+    shown += [whole for text in shown for whole in _joined(text)]
+    return Reading(tuple(lines), tuple(dict.fromkeys(_latin(_spaced(text)) for text in shown)))
 
 
 def plain(text: str) -> str:
     """A text without accents, invisible characters and strange spaces, its look-alikes in Latin letters."""
-    return _latin(_visible(text))
+    return _latin(_spaced(_visible(text)))
 
 
 # --- texts of a value ---------------------------------------------------------------------------
@@ -141,25 +144,21 @@ def _role(message: Any) -> str:
 
 
 def _contents(message: Any) -> list[str]:
+    """The texts of a message, without what stands between them: pictures, names, ids."""
     if not isinstance(message, dict):
         return []
-    rest = {key: item for key, item in message.items() if key != "role"}
-    return [text for text in _texts(rest) if text not in _PROTOCOL]
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}, message]
+    texts = [part.get(key) for part in parts if isinstance(part, dict) for key in ("text", "refusal")]
+    return [text for text in texts if isinstance(text, str)]
 
 
 # --- other writings -----------------------------------------------------------------------------
 
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([nrt]))")
-_DATA = re.compile(r"data:([^,\s]{0,200}),([^\s\"'<>)]*)", re.IGNORECASE)
-_DENSE = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
+_DATA = re.compile(r"data:([^,\s]{0,100}),([^\s\"'<>)]*)", re.IGNORECASE)
+_LONG = re.compile(r"\S{%d,}" % _SHORTEST)
+_DENSE = re.compile(r"[A-Za-z0-9+/_-]{%d,}={0,2}" % _SHORTEST)
 _HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2}){4,})")
 
 
@@ -183,19 +182,23 @@ def _decoded(text: str) -> Iterator[str]:
 
 def _dense(text: str) -> Iterator[str]:
     """Base64 and hexadecimal digits, broken into lines or not."""
-    long = [(place, word) for place, word in enumerate(text.split()) if len(word) >= _SHORTEST]
-    held, last = "", -2
-    for place, word in long:
+    lines: list[str] = []
+    end = -9
+    for word in _LONG.finditer(text):
         # Ordinary words are small letters, with a capital perhaps: not looked at.
-        if word[1:].islower() and word.isalpha():
+        if (letters := word[0])[1:].islower() and letters.isalpha():
             continue
-        for match in _DENSE.finditer(word):
+        for match in _DENSE.finditer(letters):
             yield from _clear(match[0])
-            if len(match[0]) >= len(word) - 2:
-                held, before = (held if place == last + 1 else "") + match[0], held
-                last = place
-                if before and held != match[0]:
-                    yield from _clear(held)
+            if len(match[0]) >= len(letters) - 2:
+                if word.start() > end + 2:
+                    if len(lines) > 1:
+                        yield from _clear("".join(lines))
+                    lines = []
+                lines.append(match[0])
+                end = word.end()
+    if len(lines) > 1:
+        yield from _clear("".join(lines))
 
 
 def _clear(token: str) -> Iterator[str]:
@@ -239,7 +242,7 @@ def _as_text(data: bytes) -> str:
             text = data.decode(codec)
         except UnicodeDecodeError:
             continue
-        if sum(c.isprintable() or c.isspace() for c in text) == len(text):
+        if "".join(text.split()).isprintable():
             return text
     return ""
 
@@ -257,10 +260,14 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-_BROKEN = re.compile(r"(?<=\w)-\s*\n\s*(?=\w)")
+# What is looked for stands first, so that these are as fast as finding one character.
+_BROKEN = re.compile(r"-\n(?<=\w-\n)[ \t]*(?=\w)")
+_ROWS = re.compile(r"\n(?<=\d\n)(?=\d)")
+_CUT = re.compile(r"\n(?<=[^\W\d_]\n)(?=[^\W\d_])")
 _APART = re.compile(r"[ ._*|-]\w[ ._*|-]\w[ ._*|-]")
 _SPACED = re.compile(r"\b\w(?:[ ._*|-]\w){3,}\b")
 _MARKS = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
+_ROW = "\ue000"
 _DIGIT = re.compile(r"(?![0-9])\d")
 
 # Letters that look like Latin ones, by Unicode's confusables.txt and by eye; dashes and quotation marks as in ASCII.
@@ -278,24 +285,35 @@ _TABLE |= {0x1F170 + i: chr(97 + i) for i in range(26)} | {0x1F150 + i: chr(97 +
 
 
 def _forms(text: str) -> Iterator[str]:
-    """A text as it is, plain, and with letters that stand apart put together."""
+    """A text as it is, plain, and with what stands apart put together: letters, and words that a line's end cuts."""
     yield text
     visible = _visible(text)
-    yield visible
-    bare = visible if visible.isascii() else _latin(visible)
-    yield bare
+    yield (spaced := _spaced(visible))
+    yield (bare := _latin(spaced))
     if _APART.search(bare):
         yield _SPACED.sub(lambda match: re.sub(r"[ ._*|-]", "", match[0]), bare)
+    yield from map(_spaced, _joined(visible))
+
+
+def _joined(visible: str) -> Iterator[str]:
+    """Without line ends between letters: parts of a message become lines of one, wherever they were cut."""
+    if "\n" in visible and (whole := _CUT.sub("", latin := _latin(visible))) != latin:
+        yield whole
 
 
 def _visible(text: str) -> str:
-    """One space for all, nothing that cannot be seen, one character where there are several for the same."""
+    """Nothing that cannot be seen, one character where there are several for the same."""
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
-        text = _INVISIBLE.sub("", text)
-    if "-" in text and "\n" in text:
-        text = _BROKEN.sub("", text)
-    return " ".join(text.split())
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
+    return text.replace("\r\n", "\n") if "\n" in text else text
+
+
+def _spaced(visible: str) -> str:
+    """One space for all. Numbers on lines of their own stay there: a column of years is no telephone number."""
+    if "\n" not in visible:
+        return " ".join(visible.split())
+    text = _BROKEN.sub("", visible) if "-\n" in visible else visible
+    return " ".join(_ROWS.sub(_ROW, text).split()).replace(_ROW, "\n")
 
 
 def _latin(text: str) -> str:
