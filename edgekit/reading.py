@@ -39,10 +39,13 @@ _SHORTEST = 8
 """Characters of base64 or digits that are looked at."""
 
 _PROTOCOL = frozenset(
-    "role content type text user assistant system developer tool function name arguments tool_calls tools parameters "
-    "properties description string object array integer number boolean null items required enum default title anyOf "
-    "image_url url prompt messages strict schema json_schema response_format additionalProperties id "
-    "tool_call_id".split()
+    (
+        *("role", "content", "type", "text", "user", "assistant", "system", "developer", "name", "id", "tool_call_id"),
+        *("tool", "tools", "tool_calls", "function", "arguments", "image_url", "url", "prompt", "messages"),
+        *("response_format", "json_schema", "schema", "strict", "parameters", "properties", "items", "required"),
+        *("description", "title", "default", "enum", "anyOf", "additionalProperties"),
+        *("string", "object", "array", "integer", "number", "boolean", "null"),
+    )
 )
 """Words of the protocol and of schemas, which stand between the pieces of a text that was cut up."""
 
@@ -157,8 +160,8 @@ def _contents(message: Any) -> list[str]:
 
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([nrt]))")
 _DATA = re.compile(r"data:([^,\s]{0,100}),([^\s\"'<>)]*)", re.IGNORECASE)
-_LONG = re.compile(r"\S{%d,}" % _SHORTEST)
-_DENSE = re.compile(r"[A-Za-z0-9+/_-]{%d,}={0,2}" % _SHORTEST)
+_LONG = re.compile(rf"\S{{{_SHORTEST},}}")
+_DENSE = re.compile(rf"[A-Za-z0-9+/_-]{{{_SHORTEST},}}={{0,2}}")
 _HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2}){4,})")
 
 
@@ -234,7 +237,7 @@ _PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e]{%d,}" % _BINARY)
 
 def _as_text(data: bytes) -> str:
     """Bytes as text, "" where they are none."""
-    codecs = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",)
+    codecs: tuple[str, ...] = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",)
     if data[1:2] == b"\0" or data[:1] == b"\0":
         codecs = ("utf-16-le", "utf-16-be")
     for codec in codecs:
@@ -278,7 +281,9 @@ _ALIKE = {
     "‐‑‒–—―−﹣": "-", "‘’‚‛′`´": "'", "“”„‟″": '"', "⁄∕": "/", "․·": ".", "…": "...",
 }  # fmt: skip
 _TABLE = {ord(c): latin for alike, latin in _ALIKE.items() for c in alike}
-_TABLE |= {ord(c.upper()): latin for alike, latin in _ALIKE.items() for c in alike if len(c.upper()) == 1 and c.isalpha()}
+_TABLE |= {
+    ord(c.upper()): latin for alike, latin in _ALIKE.items() for c in alike if len(c.upper()) == 1 and c.isalpha()
+}
 _TABLE |= {ord("В"): "b", ord("Β"): "b", ord("Ν"): "n", ord("Η"): "h", ord("Υ"): "y", ord("Ρ"): "p", ord("Ι"): "i"}
 _TABLE |= {0x1F1E6 + i: chr(97 + i) for i in range(26)}
 _TABLE |= {0x1F170 + i: chr(97 + i) for i in range(26)} | {0x1F150 + i: chr(97 + i) for i in range(26)}

@@ -99,7 +99,10 @@ def test_an_endpoint_takes_nothing_else():
         (Request((Message("user", "Hello"),), private="a.md is private"), Policy("p")),
         (Request((Message("user", "Hello"),), override="local-only"), Policy("p")),
         (Request((Message("user", "Hello"),)), Policy("p", privacy=Privacy("private"))),
-        (Request((Message("user", "my secret"),)), Policy("p", (TIER,), Privacy(rules=(PrivacyRule("s", "secret", "private"),)))),
+        (
+            Request((Message("user", "my secret"),)),
+            Policy("p", (TIER,), Privacy(rules=(PrivacyRule("s", "secret", "private"),))),
+        ),
     ],
 )
 def test_an_endpoint_beyond_the_ceiling_refuses(request_, policy):
@@ -136,7 +139,9 @@ def leaves(value: object):
         yield value
 
 
-@pytest.mark.parametrize("refused", [frozenset(), frozenset({"max_tokens"}), frozenset({"temperature", "seed", "stream_options"})])
+@pytest.mark.parametrize(
+    "refused", [frozenset(), frozenset({"max_tokens"}), frozenset({"temperature", "seed", "stream_options"})]
+)
 def test_a_body_holds_nothing_that_was_not_read(refused):
     outgoing = EVERYTHING.outgoing
     body = make_body(outgoing, replace(TIER, max_output=None), refused)
@@ -168,10 +173,27 @@ def test_what_is_too_long_to_be_read_stays():
 
 @pytest.mark.parametrize(
     "text",
-    ["a-\n" * 300_000, "1\n" * 400_000, "a\n" * 400_000, "\n" * 900_000, "a " * 400_000, "&#" * 400_000, "%4" * 400_000,
-     "QUJD" * 200_000, "QUJDREVG\n" * 100_000, "\\u00" * 200_000, "data:" * 180_000, "data:,x " * 100_000, "[" * 900_000,
-     "\u200b" * 900_000, "e\u0301" * 400_000, "a_" * 400_000, "{" * 900_000, '"' * 900_000],
-)  # fmt: skip
+    [
+        "a-\n" * 300_000,
+        "1\n" * 400_000,
+        "a\n" * 400_000,
+        "\n" * 900_000,
+        "a " * 400_000,
+        "&#" * 400_000,
+        "%4" * 400_000,
+        "QUJD" * 200_000,
+        "QUJDREVG\n" * 100_000,
+        "\\u00" * 200_000,
+        "data:" * 180_000,
+        "data:,x " * 100_000,
+        "[" * 900_000,
+        "\u200b" * 900_000,
+        "e\u0301" * 400_000,
+        "a_" * 400_000,
+        "{" * 900_000,
+        '"' * 900_000,
+    ],
+)
 def test_reading_takes_as_long_as_the_text(text):
     from time import monotonic
 
@@ -182,7 +204,14 @@ def test_reading_takes_as_long_as_the_text(text):
 
 @pytest.mark.parametrize(
     ("text", "seen"),
-    [("Zu\u0308rich", "Zurich"), ("ѕесret", "secret"), ("s\u200becret", "secret"), ("se-\ncret", "secret"), ("1\n2", "1\n2"), ("ﬁ ⅷ", "fi viii")],
+    [
+        ("Zu\u0308rich", "Zurich"),
+        ("ѕесret", "secret"),
+        ("s\u200becret", "secret"),
+        ("se-\ncret", "secret"),
+        ("1\n2", "1\n2"),
+        ("ﬁ ⅷ", "fi viii"),
+    ],
 )
 def test_plain(text, seen):
     assert plain(text).casefold() == seen.casefold()

@@ -36,7 +36,10 @@ SECRETS = {
     "rule": "the codename is project heliotrope",
 }
 HARMLESS = "The train to Rome leaves at nine and a ticket costs forty euros in the summer"
-RULES = (PrivacyRule("project", r"\bproject heliotrope\b", "device"), PrivacyRule("card", r"(?:\d[ -]?){13,16}", "device"))
+RULES = (
+    PrivacyRule("project", r"\bproject heliotrope\b", "device"),
+    PrivacyRule("card", r"(?:\d[ -]?){13,16}", "device"),
+)
 CARD = "4111 1111 1111 1111"
 
 _ZERO_WIDTH = "\u200b\u200d\u2060\ufeff\u00ad"
@@ -78,8 +81,10 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "a data URL with a lie": lambda t: f"data:image/png;base64,{_base64(t)}",
     "a data URL in percents": lambda t: f"data:,{quote(t)}",
     "a string that begins with data:": lambda t: f"data: {t}",
-    "a picture's comment": lambda t: "data:image/png;base64,"
-    + base64.b64encode(b"\x89PNG\r\n\x1a\n\x00\xff tEXtComment\0" + t.encode() + bytes(range(128, 256))).decode(),
+    "a picture's comment": lambda t: (
+        "data:image/png;base64,"
+        + base64.b64encode(b"\x89PNG\r\n\x1a\n\x00\xff tEXtComment\0" + t.encode() + bytes(range(128, 256))).decode()
+    ),
     "UTF-16 in base64": lambda t: base64.b64encode(t.encode("utf-16")).decode(),
     "hyphens at ends of lines": lambda t: t.replace("otr", "o-\n  tr").replace("otary", "o-\ntary"),
 }
@@ -100,7 +105,9 @@ def _parameters(**schema: Any) -> dict[str, Any]:
 def _called(**call: Any) -> dict[str, Any]:
     function = {"name": call.pop("name", "look"), "arguments": call.pop("arguments", "{}")}
     said = {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": function, **call}]}
-    return {"messages": [{"role": "user", "content": "Hello"}, said, {"role": "tool", "tool_call_id": "c1", "content": "1"}]}
+    return {
+        "messages": [{"role": "user", "content": "Hello"}, said, {"role": "tool", "tool_call_id": "c1", "content": "1"}]
+    }
 
 
 def _turn(role: str, content: Any = "Hello", **more: Any) -> dict[str, Any]:
@@ -122,14 +129,24 @@ FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
     "the developer's message": lambda t: _turn("developer", t),
     "an assistant's message": lambda t: _turn("assistant", t),
     "a message before the last": lambda t: _user(t, "Hello"),
-    "a participant's name": lambda t: _turn("user", [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}], name=t),
+    "a participant's name": lambda t: _turn(
+        "user",
+        [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}],
+        name=t,
+    ),
     "a text part": lambda t: _user([{"type": "text", "text": t}]),
     "a refusal": lambda t: _turn("assistant", None, refusal=t),
     "a refusal part": lambda t: _turn("assistant", [{"type": "refusal", "refusal": t}]),
-    "a picture's URL": lambda t: _user([{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": t}}]),
+    "a picture's URL": lambda t: _user(
+        [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": t}}]
+    ),
     "a picture's other keys": lambda t: _user([{"type": "image_url", "image_url": {"url": "https://e.com/x", t: t}}]),
-    "a tool's result": lambda t: {"messages": [*_called()["messages"][:2], {"role": "tool", "tool_call_id": "c1", "content": t}]},
-    "a tool's result's id": lambda t: {"messages": [*_called()["messages"][:2], {"role": "tool", "tool_call_id": t, "content": "1"}]},
+    "a tool's result": lambda t: {
+        "messages": [*_called()["messages"][:2], {"role": "tool", "tool_call_id": "c1", "content": t}]
+    },
+    "a tool's result's id": lambda t: {
+        "messages": [*_called()["messages"][:2], {"role": "tool", "tool_call_id": t, "content": "1"}]
+    },
     "a call's arguments": lambda t: _called(arguments=t),
     "a call's arguments in JSON": lambda t: _called(arguments=json.dumps({"q": t})),
     "a call's function": lambda t: _called(name=t),
@@ -178,15 +195,15 @@ FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
     "a cache's key": lambda t: _user("Hello", prompt_cache_key=t, safety_identifier=t),
     "a text to continue": lambda t: {"prompt": t},
     "a text's stop string": lambda t: {"prompt": "Once", "stop": [t]},
-}  # fmt: skip
+}
 
 _DROPPED = frozenset({"the user's id", "metadata", "a cache's key"})
 """Fields that no endpoint is sent: the request may leave, they may not."""
 
 _CUT = frozenset(name for name in FIELDS if name.startswith("two "))
 _WHOLE_ONLY = frozenset(
-    {"base64", "base64 for URLs", "base64 in lines", "base64 twice", "hexadecimal", "UTF-16 in base64", "a picture's comment",
-     "a data URL", "a data URL with a lie", "percent signs twice", "a data URL in percents", "JSON in a string",
+    {"base64", "base64 for URLs", "base64 in lines", "base64 twice", "hexadecimal", "UTF-16 in base64",
+     "a picture's comment", "a data URL", "a data URL with a lie", "percent signs twice", "a data URL in percents", "JSON in a string",
      "punctuation and marks around", "a query", "a string that begins with data:"}
 )  # fmt: skip
 """What stands between two halves that are written so: a receiver would have to decode each, or drop other words."""
@@ -274,7 +291,9 @@ def run() -> tuple[list[str], list[str], int]:
         every = list(cases())
         leaked = [case.name for case in every if leaks(case, ask(router, far, case))]
         # A disguise by itself is nothing: the very same with other words leaves.
-        harmless = [c for c in cases({"harmless": HARMLESS}) if "hexadecimal" not in c.name]  # digits are a card's number
+        harmless = [
+            c for c in cases({"harmless": HARMLESS}) if "hexadecimal" not in c.name
+        ]  # digits are a card's number
         kept = [case.name for case in harmless if not ask(router, far, case)]
     return leaked, kept, len(every)
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from edgekit.cloud.answer import Answer
 from edgekit.cloud.body import OPTIONAL, make_body, texts
 from edgekit.cloud.breaker import Breaker, RetryBudget
-from edgekit.cloud.failures import Failure, Secrets, cut_off, explain, make
+from edgekit.cloud.failures import CANCELLED, Failure, Secrets, cut_off, explain, make
 from edgekit.cloud.keys import Key, read_key
 from edgekit.errors import CloudError, ConfigError
 from edgekit.outgoing import Cleared
@@ -38,7 +38,8 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 class Endpoint:
     """An OpenAI-compatible endpoint that the user named, and nothing but it.
 
-    No variable of the environment has a say except the one that ``tier.key_env`` names: neither OPENAI_* nor proxies.
+    No variable of the environment has a say except the one that ``tier.key_env`` names: neither OPENAI_* nor proxies,
+    nor SSLKEYLOGFILE.
     Thread-safe; connections are kept and shared.
 
     Args:
@@ -47,7 +48,7 @@ class Endpoint:
         clock: seconds, never going back.
         sleep: waits between retries; None waits so that ``Reply.close`` ends it.
         random: 0 to 1, for the jitter.
-        verify: trusted certificates, None for those that ship with httpx.
+        verify: trusted certificates, None for certifi's. Its log of keys is switched off.
         breaker: when the endpoint is left alone, None for the usual numbers.
         most_bytes: of one answer.
 
@@ -99,7 +100,9 @@ class Endpoint:
             ConfigError: the key is gone.
         """
         if not isinstance(cleared, Cleared):
-            raise TypeError(f"an endpoint takes what was cleared, not a {type(cleared).__name__}: see edgekit.clearance")
+            raise TypeError(
+                f"an endpoint takes what was cleared, not a {type(cleared).__name__}: see edgekit.clearance"
+            )
         if self._closed:
             raise CloudError(f"tier '{self.tier.name}' has been closed", "make another Endpoint; nothing was sent")
         if cleared.ceiling == DEVICE or TRUST.index(self.tier.trust) > TRUST.index(cleared.ceiling):
@@ -306,7 +309,7 @@ class Reply:
         tier = self._endpoint.tier
         if not answer.finish:
             if call.cancelled.is_set():
-                return make(tier, "was cancelled", "", "nobody", shown=self._shown)
+                return make(tier, "was cancelled", CANCELLED, "nobody", shown=self._shown)
             return cut_off(tier, self._shown)
         self.empty = answer.empty
         if answer.empty:

@@ -7,6 +7,7 @@ RE2 has no form for what makes Python's ``re`` slow: lookaround and backreferenc
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,8 @@ def _compile(pattern: str) -> tuple[Pattern, ...] | None:
         return None
     latin = pattern if pattern.isascii() or "[" in pattern else plain(pattern)
     if latin != pattern:
-        try:
+        with suppress(ValueError):
             found.append(Pattern(spell_out(latin), case=False))
-        except ValueError:
-            pass
     return tuple(found)
 
 
@@ -165,7 +164,7 @@ def _spell(found: re.Match[str], *, inside: bool, wide: bool, edge: bool) -> str
 
 
 def _ecma(found: re.Match[str]) -> str:
-    """``\\u0041`` and the like, which RE2 writes otherwise, and escapes of letters that need none."""
+    r"""``\u0041`` and the like, which RE2 writes otherwise, and escapes of letters that need none."""
     letter: Any = found[1] or ""
     if letter[:1] in ("u", "U") and len(letter) > 1:
         return f"\\x{{{letter[1:].strip('{}')}}}"

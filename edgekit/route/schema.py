@@ -76,7 +76,6 @@ def find_breach(schema: str, text: str) -> str:
         text: JSON, as strict parsers take it.
     """
     from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import validator_for
     from referencing import Registry
 
     try:
@@ -85,7 +84,7 @@ def find_breach(schema: str, text: str) -> str:
         return f"it is not JSON: {error}"
     try:
         document = json.loads(schema)
-        kind = _bounded(validator_for(document))
+        kind = _bounded(_draft_of(document))
         if isinstance(document, dict):
             document.pop("$schema", None)  # by it jsonschema would take its own validator again
         _held.steps = STEPS
@@ -116,7 +115,9 @@ def _check_size(document: Any) -> None:
             raise RouteError(f"the JSON schema holds more than {MOST_OBJECTS:,} objects", _SIMPLIFY)
         longest = max((len(value) for value in level if isinstance(value, list)), default=0)
         if longest > MOST_LISTED:
-            raise RouteError(f"the JSON schema holds a list of {longest:,} entries", f"up to {MOST_LISTED:,} are allowed")
+            raise RouteError(
+                f"the JSON schema holds a list of {longest:,} entries", f"up to {MOST_LISTED:,} are allowed"
+            )
         level = [child for value in level for child in _children(value)]
 
 
@@ -148,7 +149,9 @@ def _check_pattern(pattern: str) -> None:
     try:
         compile_schema_pattern(pattern)
     except ValueError as error:
-        raise RouteError(f"the JSON schema's pattern {pattern[:100]!r} cannot be used: {error}", f"write it in {NO_FORM}") from None
+        raise RouteError(
+            f"the JSON schema's pattern {pattern[:100]!r} cannot be used: {error}", f"write it in {NO_FORM}"
+        ) from None
 
 
 def _members(value: Any, *, top: bool = False) -> Iterator[tuple[str, Any]]:
@@ -159,13 +162,26 @@ def _members(value: Any, *, top: bool = False) -> Iterator[tuple[str, Any]]:
         yield from _members(child)
 
 
+def _draft_of(document: Any) -> Any:
+    """Jsonschema's validator of the draft that a schema names; of the latest where it names none."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import validator_for
+
+    if not isinstance(document, dict) or "$schema" not in document:
+        return Draft202012Validator
+    named = document["$schema"]
+    draft = validator_for({"$schema": named}, default=None) if isinstance(named, str) else None
+    if draft is None:
+        raise RouteError(f"the JSON schema names a draft that is not known: {str(named)[:100]!r}", "leave $schema out")
+    return draft
+
+
 def _check_form(document: Any) -> None:
     from jsonschema import FormatChecker
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
 
     try:
-        validator_for(document).check_schema(document, format_checker=FormatChecker(formats=()))
+        _draft_of(document).check_schema(document, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
         said = error.message if len(error.message) <= 200 else f"{error.message[:200]}…"
         raise RouteError(f"the JSON schema is not valid: {said}", "see https://json-schema.org") from None
@@ -230,7 +246,9 @@ class _Unfolding:
             else:
                 value = value.get(name) if isinstance(value, dict) else None
         if not isinstance(value, dict | bool):
-            raise RouteError(f"the JSON schema refers to {reference[:100]}, which it does not hold", "define it in $defs")
+            raise RouteError(
+                f"the JSON schema refers to {reference[:100]}, which it does not hold", "define it in $defs"
+            )
         return value
 
 
@@ -244,13 +262,13 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 # --- an answer ----------------------------------------------------------------------------------
 
 
-class _Exhausted(Exception):  # noqa: N818 - inside this file only
+class _Exhausted(Exception):
     """All steps were taken."""
 
 
 @cache
 def _bounded(kind: Any) -> Any:
-    """jsonschema's validator of one draft, which counts its steps and searches by RE2."""
+    """Jsonschema's validator of one draft, which counts its steps and searches by RE2."""
     from jsonschema.validators import extend
 
     own = {
@@ -304,7 +322,11 @@ def _additional_properties(validator: Any, value: Any, instance: Any, schema: An
 def _unique_items(_validator: Any, value: Any, instance: Any, _schema: Any) -> Iterator[Any]:
     from jsonschema.exceptions import ValidationError
 
-    if value and isinstance(instance, list) and len({json.dumps(_one(i), sort_keys=True) for i in instance}) < len(instance):
+    if (
+        value
+        and isinstance(instance, list)
+        and len({json.dumps(_one(i), sort_keys=True) for i in instance}) < len(instance)
+    ):
         yield ValidationError("the array has non-unique elements")
 
 

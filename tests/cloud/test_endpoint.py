@@ -14,7 +14,7 @@ from edgekit.cloud import Endpoint
 from edgekit.errors import CloudError, ConfigError
 from edgekit.routing import Request
 from edgekit.types import Sampling
-from tests.cloud.loopback import cleared, KEY, PROMPT, question, serve, tier
+from tests.cloud.loopback import KEY, PROMPT, cleared, question, serve, tier
 
 
 def test_an_answer_comes_in_pieces_and_says_what_it_took(endpoint):

@@ -62,7 +62,20 @@ def test_what_is_not_there_is_not_found(pattern: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"a(?=b)", r"(?<!a)b", r"(a)\1", r"a++b", r"(?>a)b", r"(?x) a b", r"x{2000}", r"((((x{9}){9}){9}){9}){9}", "(", "a*", "^", "[z-a]"],
+    [
+        r"a(?=b)",
+        r"(?<!a)b",
+        r"(a)\1",
+        r"a++b",
+        r"(?>a)b",
+        r"(?x) a b",
+        r"x{2000}",
+        r"((((x{9}){9}){9}){9}){9}",
+        "(",
+        "a*",
+        "^",
+        "[z-a]",
+    ],
 )
 def test_what_has_no_form_is_refused(pattern: str) -> None:
     assert find_fault(pattern)
