@@ -202,10 +202,18 @@ _DROPPED = frozenset({"the user's id", "metadata", "a cache's key"})
 
 _CUT = frozenset(name for name in FIELDS if name.startswith("two "))
 _WHOLE_ONLY = frozenset(
-    {"base64", "base64 for URLs", "base64 in lines", "base64 twice", "hexadecimal", "UTF-16 in base64",
-     "a picture's comment", "a data URL", "a data URL with a lie", "percent signs twice", "a data URL in percents", "JSON in a string",
-     "punctuation and marks around", "a query", "a string that begins with data:"}
-)  # fmt: skip
+    (
+        *("base64", "base64 for URLs", "base64 in lines", "base64 twice", "hexadecimal", "UTF-16 in base64"),
+        *(
+            "a picture's comment",
+            "a data URL",
+            "a data URL with a lie",
+            "a data URL in percents",
+            "percent signs twice",
+        ),
+        *("JSON in a string", "punctuation and marks around", "a query", "a string that begins with data:"),
+    )
+)
 """What stands between two halves that are written so: a receiver would have to decode each, or drop other words."""
 
 
@@ -304,14 +312,14 @@ def count() -> tuple[int, int]:
     return len(leaked), every
 
 
-def main() -> int:
-    """Print it; 1 where something left, or harmless requests were kept back."""
+def main() -> bool:
+    """Print it; False where something left, or harmless requests were kept back."""
     leaked, kept, every = run()
     print(f"privacy: {len(leaked)} of {every} left against a veto; {len(kept)} harmless requests were kept back")
     for name in (*leaked[:50], *kept[:50]):
         print(f"  {name}")
-    return int(bool(leaked or kept))
+    return not leaked and not kept
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(0 if main() else 1)
