@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from openai import Stream
 
     from edgekit.cloud.wire import Call
-    from edgekit.outgoing import Outgoing
     from edgekit.routing import Tier
 
 MOST_BYTES = 16 * 2**20
@@ -108,7 +107,7 @@ class Endpoint:
         if cleared.ceiling == DEVICE or TRUST.index(self.tier.trust) > TRUST.index(cleared.ceiling):
             raise CloudError(f"tier '{self.tier.name}' must not be asked: {cleared.because}", "nothing was sent")
         make_body(cleared.outgoing, self.tier, self._refused)
-        return Reply(self, cleared.outgoing, self.current_key())
+        return Reply(self, cleared, self.current_key())
 
     def down(self) -> str:
         """Why nothing can be had from it now, in words; "" when it may be asked."""
@@ -131,9 +130,9 @@ class Endpoint:
             self.breaker.succeed()
         return key
 
-    def body(self, outgoing: Outgoing) -> dict[str, Any]:
+    def body(self, cleared: Cleared) -> dict[str, Any]:
         """What is posted, as far as the endpoint's habits are known."""
-        return make_body(outgoing, self.tier, self._refused)
+        return make_body(cleared.outgoing, self.tier, self._refused)
 
     def learn(self, param: str) -> bool:
         """Note a field that the endpoint does not take. False where that is no news."""
@@ -146,10 +145,11 @@ class Endpoint:
         """A hold on a connection to come."""
         return self._wire.Call(self.clock() + self.tier.deadline, self.clock, self.most_bytes)
 
-    def send(self, body: dict[str, Any], call: Call, key: Key) -> Stream[object]:
-        """Post a request. Returns the client's stream of events."""
+    def send(self, cleared: Cleared, call: Call, key: Key) -> Stream[object]:
+        """Post what was cleared. Returns the client's stream of events."""
         from openai import Stream
 
+        body = self.body(cleared)
         path = "/chat/completions" if "messages" in body else "/completions"
         with call.sending(key):
             return self._client.post(path, cast_to=object, body=body, stream=True, stream_cls=Stream[object])
@@ -187,7 +187,7 @@ class Reply:
         CloudError: no answer, or only a part of one (``shown``).
     """
 
-    def __init__(self, endpoint: Endpoint, outgoing: Outgoing, key: Key) -> None:
+    def __init__(self, endpoint: Endpoint, cleared: Cleared, key: Key) -> None:
         self.finish = ""
         self.prompt_tokens: int | None = None
         self.new_tokens: int | None = None
@@ -197,7 +197,7 @@ class Reply:
         self.seconds = 0.0
         self.tries = 0
         self._endpoint = endpoint
-        self._outgoing = outgoing
+        self._cleared = cleared
         self._key = key
         self._call: Call | None = None
         self._failure: Failure | None = None
@@ -274,11 +274,10 @@ class Reply:
         self._failure = None
         self.tries += 1
         endpoint, tier = self._endpoint, self._endpoint.tier
-        body = endpoint.body(self._outgoing)
         answer = Answer()
         stream: Stream[object] | None = None
         try:
-            stream = endpoint.send(body, call, self._key)
+            stream = endpoint.send(self._cleared, call, self._key)
             kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 self._failure = make(tier, "answered with something that is no stream", _NO_STREAM)
@@ -295,7 +294,7 @@ class Reply:
         except (openai.OpenAIError, httpx.HTTPError, httpx.StreamError, ValueError, RecursionError, OSError) as error:
             # What comes after the end of the answer is only its usage.
             if not answer.finish or call.ended not in ("", "deadline"):
-                secrets = Secrets(self._key, texts(body))
+                secrets = Secrets(self._key, texts(endpoint.body(self._cleared)))
                 self._failure = explain(error, tier, secrets, call.ended, self._shown)
         finally:
             if stream is not None:
