@@ -248,7 +248,7 @@ class Recipe:
     linear: Grid | None = None
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
-    accuracy_level: ranges.Level = 0
+    accuracy_level: ranges.Level = 0  # MatMulNBits': 0: the runtime decides, 1: fp32, 4: int8 activations
     smooth: ranges.Share = 0.0
     rotate: bool = False
     fast_prefill: bool = False
