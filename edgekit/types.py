@@ -41,6 +41,9 @@ def silent(task: str, done: int, total: int, unit: str = "B") -> None:
 RESUMED = "resumed"
 """The task of the one report that says how much a killed build had finished."""
 
+LEFT_ALONE = "left alone"
+"""The task of the one report that says how many unfinished builds others could have put there: none is gone on with."""
+
 
 @dataclass(frozen=True)
 class Resume:

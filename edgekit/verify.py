@@ -14,7 +14,7 @@ from edgekit import measure
 from edgekit.build import build_bundle, draw
 from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import count_operators, graph_at_level, read_initializers
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import ConfigError, EdgekitError
 from edgekit.machine import processor_class
 from edgekit.readback import expected_error, weight_error
@@ -444,11 +444,12 @@ def find_reference(
 ) -> Reference | None:
     """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""
     key = measure.reference_key(bundle.manifest.provenance.sha256, text.sha256, windows)
-    path = cache_folder() / "references" / f"{key}.npz"
+    path = require_own(cache_folder() / "references" / f"{key}.npz")
     reference = measure.load_reference(path)
     if reference is None and checkpoint is not None:
         with _fp32_runner(bundle, checkpoint, progress) as runner:
             reference = measure.make_reference(runner, windows, progress=progress)
+        make_own(path.parent)
         measure.save_reference(reference, path)
     return reference
 
@@ -456,9 +457,7 @@ def find_reference(
 @contextmanager
 def _fp32_runner(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Iterator[OnnxRunner]:
     # The cache lies on a disk; /tmp is often memory, and an FP32 model is large.
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="fp32-", dir=cache) as folder:
+    with TemporaryDirectory(prefix="fp32-", dir=make_own(cache_folder())) as folder:
         model = checkpoint.provenance.location or checkpoint.provenance.id
         made = build_bundle(
             model,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgekit.bundle.interop import GRAPH_NAMES
-from edgekit.bundle.manifest import SCHEMA, open_bundle, record
+from edgekit.bundle.manifest import SCHEMA, open_bundle
+from edgekit.bundle.recording import record
 from edgekit.bundle.size import BundleSize, predict_size
 from edgekit.bundle.write import Draft, draft
 

@@ -1,33 +1,19 @@
-"""edgekit.json and the checks that go with it: ``open_bundle`` trusts nothing, ``record`` adds what was measured."""
+"""edgekit.json and the checks that go with it: ``open_bundle`` trusts nothing."""
 
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle.admission import GENAI, admit, admit_runtime_config
-from edgekit.bundle.disk import inside, sync, writing
+from edgekit.bundle.disk import inside
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
-from edgekit.types import (
-    ArmQuality,
-    Bundle,
-    Calibration,
-    FileEntry,
-    Manifest,
-    Measurement,
-    NpuBuild,
-    Progress,
-    Quality,
-    Tuning,
-    silent,
-)
+from edgekit.types import Bundle, FileEntry, Manifest, Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,50 +55,6 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
     if check:
         _check_hashes(path, files, progress)
     return Bundle(path, manifest)
-
-
-def record(
-    bundle: Bundle,
-    *,
-    quality: Quality | None = None,
-    latency: Measurement | None = None,
-    tuning: Tuning | None = None,
-    arm: ArmQuality | None = None,
-    calibration: Calibration | None = None,
-    npus: Sequence[NpuBuild] = (),
-) -> Bundle:
-    """Write what was measured into edgekit.json, in one stroke; what is not given stays as it was.
-
-    A tuning takes the place of an older one of the same machine and runtime, what is for an NPU that of its device.
-
-    Raises:
-        BundleError: edgekit.json cannot be written.
-    """
-    fresh = {npu.target.name: npu for npu in npus}
-    manifest = replace(
-        bundle.manifest,
-        quality=quality or bundle.manifest.quality,
-        latency=latency or bundle.manifest.latency,
-        tunings=bundle.manifest.tunings if tuning is None else _with(tuning, bundle.manifest.tunings),
-        arm=arm or bundle.manifest.arm,
-        calibration=calibration or bundle.manifest.calibration,
-        npus=tuple(fresh.get(npu.target.name, npu) for npu in bundle.manifest.npus),
-    )
-    data = manifest_bytes(manifest)
-    new = bundle.path / f".{MANIFEST}-{os.getpid()}"
-    with writing(bundle.path / MANIFEST, len(data)):
-        try:
-            new.write_bytes(data)
-            sync(new)
-            new.replace(bundle.path / MANIFEST)
-        finally:
-            new.unlink(missing_ok=True)
-    return replace(bundle, manifest=manifest)
-
-
-def _with(tuning: Tuning, others: Sequence[Tuning]) -> tuple[Tuning, ...]:
-    same = (tuning.machine, tuning.runtime)
-    return (*(t for t in others if (t.machine, t.runtime) != same), tuning)
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -17,6 +17,7 @@ from edgekit.cli.progress import Bars
 from edgekit.cli.route_app import route
 from edgekit.cli.serve_command import serve
 from edgekit.cli.targets_app import targets
+from edgekit.disk import add_line, writing
 from edgekit.errors import ConfigError, GateFailed, MeasureError
 from edgekit.types import Activations, Bundle, Precision, Sampling, Verification
 
@@ -384,8 +385,8 @@ def bench(
     if record:
         keep(opened, latency=measurement)
     if output:
-        with output.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with writing(output):
+            add_line(output, line)
     if not json:
         console.show(*bench_tables(measurement))
     typer.echo(line)
@@ -422,8 +423,8 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
         record(opened, tuning=tuning)
     line = to_json(tuning)
     if output:
-        with output.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with writing(output):
+            add_line(output, line)
     console.emit(tuning) if json else console.show(*tuning_tables(tuning))
     if not quiet:
         raise MeasureError(

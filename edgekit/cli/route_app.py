@@ -8,6 +8,7 @@ import typer
 from edgekit.cli import console
 from edgekit.cli.arguments import BundlePath, Json
 from edgekit.cli.progress import Bars
+from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import ConfigError, RouteError
 from edgekit.routing import DeviceState, Price
 
@@ -180,8 +181,9 @@ def route_bench(
             second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
         )  # fmt: skip
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(to_json(bench, indent=2) + "\n", encoding="utf-8")
+        with writing(out):
+            make_parent(out)
+            write_whole(out, f"{to_json(bench, indent=2)}\n".encode())
     if plot:
         draw_routing([panel_of(f"{data.name}, {bench.cloud}", bench.proof)], plot)
     console.emit(bench) if json else console.show(*bench_tables(bench))

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import GraphError
 from edgekit.graph.exported import Export, read_export
 from edgekit.types import Progress, silent
@@ -82,6 +82,7 @@ def find_optimum() -> Path:
 
     Raises:
         GraphError: none has it, or the variable names no file.
+        ConfigError: another user could have put one into the cache.
     """
     spec = find_spec("optimum")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -92,7 +93,7 @@ def find_optimum() -> Path:
         if not Path(named).is_file():
             raise GraphError(f"{VARIABLE}={named}: there is no such file", "name an interpreter that has optimum-onnx")
         return Path(named)
-    if _own_python().is_file():
+    if require_own(_own_python()).is_file():
         return _own_python()
     raise GraphError("--exporter optimum needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
 
@@ -104,10 +105,10 @@ def install_optimum(progress: Progress = silent) -> Path:
 
     Raises:
         GraphError: pip failed.
+        ConfigError: another user could write into the cache.
     """
-    place = _own_python().parent.parent
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=place.parent))
+    place = require_own(_own_python().parent.parent)
+    folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=make_own(place.parent)))
     try:
         python = folder / "bin" / "python"
         steps: list[tuple[str, Sequence[str]]] = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import RunError
 from edgekit.machine import processor_class
 from edgekit.run.driven import Interpreter, this_interpreter
@@ -74,15 +74,17 @@ def find_arm64(kind: str = STANDARD) -> Interpreter:
 
     Raises:
         RunError: qemu is not installed, or ``install_arm64`` has not been run for this version of onnxruntime.
+        ConfigError: another user could have put it into the cache.
     """
     if platform.machine() in ("aarch64", "arm64"):
         return this_interpreter()
     qemu = _qemu()
     root = _folder()
-    python = _python(root)
+    python = _python(require_own(root))
     if python is None:
         raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
-    if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
+    require_own(python)
+    if not (require_own(root / "site") / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
         raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
     core, root = CORES[kind], _root_of(root, kind)
     if not root.is_dir():
@@ -102,6 +104,7 @@ def install_arm64(progress: Progress = silent) -> Path:
 
     Raises:
         RunError: qemu, apt-get or dpkg-deb is not here, or one of them or pip failed.
+        ConfigError: another user could write into the cache.
     """
     _qemu()
     for program in ("apt-get", "dpkg-deb"):
@@ -109,9 +112,8 @@ def install_arm64(progress: Progress = silent) -> Path:
             raise RunError(
                 f"{program} is not here: the ARM system is made of Debian's packages", "use Debian or Ubuntu"
             )
-    place = _folder()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".arm64-", dir=place.parent) as name:
+    place = require_own(_folder())
+    with tempfile.TemporaryDirectory(prefix=".arm64-", dir=make_own(place.parent)) as name:
         work, root = Path(name), Path(name) / "root"
         progress("ARM system", 0, 3, "steps")
         _unpack_system(work / "apt", root)
@@ -120,6 +122,7 @@ def install_arm64(progress: Progress = silent) -> Path:
         progress("ARM system", 2, 3, "steps")
         for kind, core in CORES.items():
             _show_core(root, kind, core)
+        root.chmod(0o700)
         shutil.rmtree(place, ignore_errors=True)
         root.rename(place)
     progress("ARM system", 3, 3, "steps")
