@@ -356,3 +356,9 @@ def test_added_tokens_whose_ids_have_a_gap(folder: Path) -> None:
     with pytest.raises(SourceError, match="<far>") as caught:
         try_tokenizer(open_model(str(folder)))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("target", ["/proc/self/mem", "/dev/zero", "/dev/full", "nowhere", "m.gguf"])
+def test_a_link_to_what_cannot_be_read(tmp_path: Path, target: str) -> None:
+    (tmp_path / "m.gguf").symlink_to(target)
+    refused(tmp_path / "m.gguf")
