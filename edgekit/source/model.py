@@ -87,7 +87,9 @@ def _open_file(path: Path, *, data_only: bool) -> Checkpoint:
         try:
             magic = file.read(4)
         except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error.strerror}", "check the file and its permissions") from error
+            raise SourceError(
+                f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
+            ) from error
     path = path.resolve()
     if magic == b"GGUF" or path.suffix == ".gguf":
         from edgekit.source.gguf_model import open_gguf
