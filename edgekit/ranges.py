@@ -42,7 +42,7 @@ Heads = Annotated[int, Within(1, 4096)]
 Width = Annotated[int, Within(1, 1 << 20)]
 """Channels of a layer or a head."""
 Vocabulary = Annotated[int, Within(1, 1 << 24)]
-Context = Annotated[int, Within(1, 1 << 28)]
+Context = Annotated[int, Within(1, 1 << 24)]
 """Tokens that a model can look back on; 10 million is the most published."""
 Token = Annotated[int, Within(0, 1 << 24)]
 """A token's number."""
