@@ -20,6 +20,7 @@ from edgekit import __version__
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
+from edgekit.origins import remember_origin
 from edgekit.record import to_json
 from edgekit.source import fingerprint, open_model, require_unchanged, source_stamp, try_tokenizer
 from edgekit.types import (
@@ -188,11 +189,12 @@ def _write(
         )
     origin = provenance.result()
     require_unchanged(checkpoint, order.stamp)
+    remember_origin(origin)
     return bundle.finish(
         Manifest(
             schema=SCHEMA,
             edgekit=__version__,
-            provenance=origin,
+            provenance=replace(origin, location=""),  # a path of this machine's is nobody else's affair
             spec=checkpoint.spec,
             recipe=plan,
             target=order.target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,9 +34,10 @@ def inspect_model(
         SourceError: not a checkpoint that edgekit knows.
     """
     if os.path.lexists(Path(path_or_model) / _MANIFEST):
-        from edgekit.bundle import open_bundle
+        from edgekit.bundle import open_bundle, signed_by
 
-        return inspect_bundle(open_bundle(Path(path_or_model), check=False))
+        bundle = open_bundle(Path(path_or_model), check=False)
+        return replace(inspect_bundle(bundle), signed_by=signed_by(bundle))
     from edgekit.source import open_model
 
     checkpoint = open_model(str(path_or_model), revision=revision, offline=offline, data_only=True, progress=progress)
