@@ -16,6 +16,7 @@ from edgekit.route.grading import is_right
 from edgekit.route.signals import SignalTrail
 from edgekit.routing import CloudAnswer, Example, Grading, LocalAnswer, Message
 from edgekit.run import Tokenizer, generate, load_runner
+from edgekit.strangers import open_plain
 from edgekit.types import Sampling, silent
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.types import Bundle, Progress, Runner
+
+_OURS = b'{"key":"'
+"""How every line of a store begins."""
 
 PREFIX_TOKENS = 16
 """Tokens after which an answer may be given up."""
@@ -270,6 +274,11 @@ def _open_store(path: Path, kind: type[K]) -> dict[str, Any]:
     with writing(path, kind=RouteError):
         make_parent(path)
         content = read_lines(path)
+    # What is no line yet is cut off when one is added: that may only be the beginning of one of ours.
+    with open_plain(path, error=RouteError) as file:
+        begins = file.read(len(_OURS)) or b""
+    if not content and not _OURS.startswith(begins):
+        raise RouteError(f"{path}: not a file of collected answers", "give the name of a new file")
     return _parse_store(path, content, kind)
 
 

@@ -49,7 +49,7 @@ class Table:
         for key in self.values:
             if key not in self.known:
                 hint = did_you_mean(key, self.known) + f"known keys: {', '.join(self.known)}"
-                raise self.error(f"unknown key {shown(self.where + key)}", hint)
+                raise self.error(f"unknown key '{self.where}{key[:60]}'", hint)
 
     @classmethod
     def open(cls, name_or_path: str | Path, folder: Traversable, noun: str, known: tuple[str, ...]) -> Table:

@@ -100,7 +100,7 @@ def test_what_there_is_not(tmp_path: Path) -> None:
         ("[privacy]\nceiling = 'nobody'", "must be one of device, private, third-party"),
         ("[bounds]\nleast_battery = 120", "a number between 0 and 100"),
         ("[bounds]\nseconds = 0", "a number above 0"),
-        ("[bounds]\nseconds = inf\nmost_celsius = nan", "most_celsius"),
+        ("[bounds]\nseconds = inf", "seconds"), ("[bounds]\nmost_celsius = nan", "most_celsius"),
         ("[bounds]\nfree_memory = 1.5", "a whole number"),
         ("[answers]\nmost_wrong = 1.5", "a number between 0 and 1"),
         ("[answers]\nmost_wrong = true", "a number between 0 and 1"),

@@ -13,6 +13,9 @@ from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import ConfigError, RouteError
 from edgekit.routing import DeviceState, Price
 
+_LARGEST = 1_000_000
+"""Bytes of a state or a schema."""
+
 route = Commands(
     help="Local when you can, cloud when you must: who answers, and why.",
     epilog='Example:  edgekit route explain smollm2-int4 "What is the capital of France?" --policy policy.toml',
@@ -199,8 +202,11 @@ def _price(price_in: float | None, price_out: float | None) -> Price | None:
 
 
 def _read(path: Path) -> str:
+    from edgekit.strangers import read_plain
+
+    data = read_plain(path, _LARGEST, error=RouteError)
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RouteError(f"{path}: not UTF-8 text: {error}", "save it as UTF-8") from error
 

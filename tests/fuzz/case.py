@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import zlib
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ class Case:
 
     def text(self) -> str:
         """As one JSON document."""
-        return to_json(self, indent=1) + "\n"
+        # Half a character has no UTF-8; as an escape it has JSON.
+        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", to_json(self, indent=1)) + "\n"
 
     @classmethod
     def read(cls, text: str) -> Case:
