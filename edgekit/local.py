@@ -199,6 +199,8 @@ class LocalRun:
         self.finish = self.finish or "cancelled"
 
     def _run(self) -> Generator[Emitted]:
+        # Before the turn: nobody waits for another's text to be cut into tokens.
+        prompt = encode_prompt(self._model.tokenizer, self._request)
         joined = monotonic()
         self._model._join(self)
         try:
@@ -207,7 +209,6 @@ class LocalRun:
                 return
             self._begun = monotonic()
             self.waited = self._begun - joined
-            prompt = encode_prompt(self._model.tokenizer, self._request)
             self.prompt_tokens = len(prompt)
             generation = self._model._generate(prompt, self._request.sampling)
             try:

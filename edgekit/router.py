@@ -140,7 +140,7 @@ class Router:
         self.grounding = grounding
         self._local = local
         self._second = second
-        self._counter = Counter(local.tokenizer, policy)
+        self._counter = Counter(local.tokenizer, policy, context=local.context_length)
         self._endpoints = {endpoint.tier.name: endpoint for endpoint in endpoints}
         self._gauge = Gauge(local.bundle.manifest, loaded=True, context=local.context_length, small_memory=small_memory)
         self._live: deque[float] = deque(maxlen=LIVE)
@@ -154,6 +154,9 @@ class Router:
         """
         if request.tokens:
             return request
+        ruled_out = self._counter.rule_out(request)
+        if ruled_out:
+            return ruled_out
         if request.schema:
             check_schema(request.schema)
         return self._counter.prepare(self.grounding.ground(request) if self.grounding else request)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
 from edgekit.cell import Cell
 from edgekit.errors import BundleError, RunError
+from edgekit.run.reach import find_reach
 from edgekit.strangers import parse_json, parse_text, read_plain
 from edgekit.tokenizer_file import MAX_BYTES, check_tokenizer
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LONG = 2000
+"""Characters of a text during whose cutting into tokens others may want to go on: two milliseconds."""
+
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 RENDER_SECONDS = 2.0
@@ -96,9 +101,17 @@ class Tokenizer:
             answer = self._encoder.ask(request, seconds=ENCODE_SECONDS, what=what, error=RunError, hint=hint)
             return list(answer["ids"])
         try:
+            if len(text) > LONG:
+                # Only batches let other threads go on meanwhile: a megabyte takes seconds.
+                return list(self._codec.encode_batch_fast([text], add_special_tokens=special)[0].ids)
             return list(self._codec.encode(text, add_special_tokens=special).ids)
         except BaseException as error:
             raise _translate(error, what, hint) from error
+
+    @cached_property
+    def reach(self) -> int | None:
+        """Most bytes of text that one token stands for; None where that cannot be told."""
+        return find_reach(self._codec)
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids; ``special`` writes special tokens out instead of leaving them out."""

@@ -55,3 +55,12 @@ def questions(folder: Path) -> None:
     given = [{"id": row["id"], "answer": row["answer"], "seconds": 0.5} for row in rows]
     for name, lines in (("questions", rows), ("answers", given)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@seed
+def gguf(folder: Path) -> None:
+    """A GGUF file, as llama.cpp's converter writes it."""
+    from tests.source.ggufs import write_gguf
+
+    folder.mkdir()
+    write_gguf(folder / "m.gguf")
