@@ -22,7 +22,23 @@ import psutil
 
 from benchmarks.strangers.site import CHAT, Line, Place, head, question, serve_tiny
 
-WORDS = "river stone cloud amber violet engine harbor winter copper meadow signal garden planet silver thunder".split()
+WORDS = [
+    "river",
+    "stone",
+    "cloud",
+    "amber",
+    "violet",
+    "engine",
+    "harbor",
+    "winter",
+    "copper",
+    "meadow",
+    "signal",
+    "garden",
+    "planet",
+    "silver",
+    "thunder",
+]
 PROMPTS = 48
 QUEUE = 24
 """Below the number of clients, so that some are turned away."""
