@@ -1,7 +1,6 @@
 """A file is written whole or not at all, under a name that nobody can guess, and never through a link."""
 
 import errno
-import multiprocessing
 import os
 import signal
 import stat
@@ -112,19 +111,19 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path):
     assert path.read_text() == "x" * 60 + "\n"
 
 
-def _add(path, word):
-    for n in range(200):
-        disk.add_line(path, f"{word}{n} " + word * 3000)
+ADD = """
+import sys
+from pathlib import Path
+from edgekit.disk import add_line
+for n in range(200):
+    add_line(Path(sys.argv[1]), f"{sys.argv[2]}{n} " + sys.argv[2] * 3000)
+"""
 
 
 def test_lines_of_two_processes_do_not_mix(tmp_path):
     path = tmp_path / "lines"
-    spawn = multiprocessing.get_context("fork")
-    writers = [spawn.Process(target=_add, args=(path, word)) for word in "ab"]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    writers = [subprocess.Popen([sys.executable, "-c", ADD, str(path), word]) for word in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
     lines = path.read_text().splitlines()
     assert sorted(line.split()[0] for line in lines) == sorted(f"{word}{n}" for word in "ab" for n in range(200))
     assert all(set(line.split()[1]) == {line[0]} for line in lines)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,21 +48,23 @@ def test_of_two_recorders_none_is_lost(bundle: Bundle) -> None:
     assert open_bundle(bundle.path) == after
 
 
-def _record_many(path: Path, word: str) -> None:
-    bundle = open_bundle(path)
-    for n in range(50):
-        record(bundle, tuning=replace(TUNING, machine=f"{word}{n}"))
+RECORD = """
+import sys
+from dataclasses import replace
+from edgekit.bundle import open_bundle, record
+bundle = open_bundle(sys.argv[1])
+(tuning,) = bundle.manifest.tunings
+for n in range(50):
+    record(bundle, tuning=replace(tuning, machine=f"{sys.argv[2]}{n}"))
+"""
 
 
 def test_two_processes_that_record_at_once_lose_nothing(bundle: Bundle) -> None:
-    fork = multiprocessing.get_context("fork")
-    recorders = [fork.Process(target=_record_many, args=(bundle.path, word)) for word in "ab"]
-    for recorder in recorders:
-        recorder.start()
-    for recorder in recorders:
-        recorder.join()
-    assert [r.exitcode for r in recorders] == [0, 0]
-    assert machines(bundle.path) == {f"{word}{n}" for word in "ab" for n in range(50)}
+    record(bundle, quality=QUALITY, tuning=TUNING)
+    recorders = [subprocess.Popen([sys.executable, "-c", RECORD, str(bundle.path), word]) for word in "ab"]
+    assert [recorder.wait() for recorder in recorders] == [0, 0]
+    assert open_bundle(bundle.path).manifest.quality == QUALITY
+    assert machines(bundle.path) == {f"{word}{n}" for word in "ab" for n in range(50)} | {"machine"}
     assert {p.name for p in bundle.path.iterdir() if p.name.startswith(".")} == set()
 
 
