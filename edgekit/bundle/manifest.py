@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bundle.disk import inside
+from edgekit.bundle.disk import inside, undisturbed
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
 from edgekit.types import Bundle, FileEntry, Manifest, Progress, silent
@@ -25,6 +25,7 @@ _CHUNK = 1 << 18
 _REBUILD = "build it again, or copy it again from where it came"
 
 
+@undisturbed
 def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = silent) -> Bundle:
     """Open a bundle and check that it is what was built.
 
