@@ -11,6 +11,7 @@ from math import nan, prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from edgekit import ranges
 from edgekit.calibration import Calibration as Calibration
 from edgekit.compiled import NpuBuild as NpuBuild
 from edgekit.device import Activations as Activations
@@ -69,11 +70,11 @@ class Rope:
     ``original_context`` is the context the rope was trained for, before scaling.
     """
 
-    theta: float
-    dim: int
+    theta: ranges.Positive
+    dim: ranges.Width
     kind: RopeKind = "default"
-    factor: float = 1.0
-    original_context: int = 0
+    factor: ranges.Positive = 1.0
+    original_context: ranges.Count = 0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
@@ -96,26 +97,26 @@ class ModelSpec:
     """
 
     architecture: str
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int
-    norm_eps: float
+    hidden_size: ranges.Width
+    intermediate_size: ranges.Width
+    layers: ranges.Layers
+    heads: ranges.Heads
+    kv_heads: ranges.Heads
+    head_dim: ranges.Width
+    vocab_size: ranges.Vocabulary
+    context_length: ranges.Context
+    norm_eps: ranges.Epsilon
     rope: Rope
     tied: bool
-    windows: tuple[int | None, ...]
+    windows: tuple[ranges.Context | None, ...]
     rotary: tuple[bool, ...]
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    bos_token_id: int | None = None
-    eos_token_ids: tuple[int, ...] = ()
-    pad_token_id: int | None = None
+    bos_token_id: ranges.Token | None = None
+    eos_token_ids: tuple[ranges.Token, ...] = ()
+    pad_token_id: ranges.Token | None = None
 
 
 class Weights(Protocol):
@@ -161,7 +162,7 @@ class Provenance:
 
     id: str
     kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
-    sha256: str
+    sha256: ranges.Digest
     revision: str = ""
     location: str = ""
 
@@ -198,8 +199,8 @@ class Grid:
     and stores none.
     """
 
-    bits: int
-    block: int
+    bits: ranges.Bits
+    block: ranges.Block
     symmetric: bool
     scale: ScaleType = "float16"
 
@@ -248,12 +249,12 @@ class Recipe:
     linear: Grid | None = None
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
-    accuracy_level: int = 0
-    smooth: float = 0.0
+    accuracy_level: ranges.Level = 0
+    smooth: ranges.Share = 0.0
     rotate: bool = False
     fast_prefill: bool = False
-    size_bytes: int | None = None
-    bits_per_weight: float | None = None
+    size_bytes: ranges.Bytes | None = None
+    bits_per_weight: ranges.Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -273,8 +274,8 @@ class FileEntry:
     """A file of a bundle: POSIX path relative to it, size and sha256."""
 
     path: str
-    bytes: int
-    sha256: str
+    bytes: ranges.Bytes
+    sha256: ranges.Digest
 
 
 @dataclass(frozen=True)
@@ -286,10 +287,10 @@ class TensorEntry:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[ranges.Count, ...]
     grid: Grid | None
     stored: str
-    bytes: int
+    bytes: ranges.Bytes
     error: float | None = None
     shared_with: str = ""
 
@@ -302,8 +303,8 @@ EXPANDED = "expanded-at-load"
 class Region:
     """Bytes of a data file."""
 
-    offset: int
-    bytes: int
+    offset: ranges.Bytes
+    bytes: ranges.Bytes
 
 
 @dataclass(frozen=True)
@@ -315,10 +316,10 @@ class Expansion:
     """
 
     name: str
-    rows: int
-    columns: int
-    bits: int
-    block: int
+    rows: ranges.Vocabulary
+    columns: ranges.Width
+    bits: ranges.Bits
+    block: ranges.Block
     codes: Region
     scales: Region
     half_scales: bool
@@ -349,12 +350,12 @@ class Settings:
     Raises ValueError where a number is below 1.
     """
 
-    threads: int
+    threads: ranges.Threads
     spinning: bool
     pinned: bool
     prompt_graph: Literal["own", "decoder"]
-    chunk: int
-    few: int
+    chunk: ranges.Chunk
+    few: ranges.Chunk
 
     def __post_init__(self) -> None:
         if min(self.threads, self.chunk, self.few) < 1:
@@ -709,12 +710,12 @@ class Quality:
     reference_ppl: float
     reference: str
     text: str
-    text_sha256: str
+    text_sha256: ranges.Digest
     window: int
     tokens: int
     top_k: int
     runtime: str
-    accuracy_level: int
+    accuracy_level: ranges.Level
     processor_class: str = added_later("")
 
 
@@ -723,7 +724,7 @@ class Kernels:
     """A choice of the runtime's kernels: session config ``entries``, and MatMulNBits' accuracy level."""
 
     name: str
-    accuracy_level: int
+    accuracy_level: ranges.Level
     entries: tuple[tuple[str, str], ...]
 
 

@@ -47,10 +47,10 @@ def test_target_file_with_everything(tmp_path: Path) -> None:
     text = TARGET + (
         'lacks = ["op:Gather"]\nquirks = ["slow"]\nshared_kv = true\naccuracy_level = 4\nmax_context = 2048\n'
         'memory_bytes = 8_000_000_000\nbandwidth_bytes_per_s = 5e10\nnotes = "n"\n'
-        '[provider_options]\nzeta = "1"\nalpha = "2"\n'
-    )
+        '[provider_options]\nnum_streams = "1"\ndevice_type = "NPU"\n'
+    ).replace("SomeExecutionProvider", "OpenVINOExecutionProvider")
     target = load_target(write(tmp_path, "phone.toml", text))
-    assert target.provider_options == (("alpha", "2"), ("zeta", "1"))
+    assert target.provider_options == (("device_type", "NPU"), ("num_streams", "1"))
     assert (target.lacks, target.quirks) == (frozenset({"op:Gather"}), frozenset({"slow"}))
     assert (target.shared_kv, target.accuracy_level, target.max_context) == (True, 4, 2048)
     assert (target.memory_bytes, target.bandwidth_bytes_per_s, target.notes) == (8 * 10**9, 5e10, "n")

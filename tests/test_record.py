@@ -81,7 +81,7 @@ def manifest() -> Manifest:
         exporter="native",
         tools=(("onnx", "1.0"),),
         tensors=(TensorEntry("w", (2, 3), grid, "", 5, 0.25), TensorEntry("n", (2,), None, "F32", 8)),
-        files=(FileEntry("config.json", 2, "00"),),
+        files=(FileEntry("config.json", 2, "00" * 32),),
     )
 
 

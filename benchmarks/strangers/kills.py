@@ -365,8 +365,8 @@ def _files(bundle: dict[str, bytes]) -> dict[str, bytes]:
     return {name: data for name, data in bundle.items() if name != "edgekit.json"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the counts; 1 if anything is broken or lost."""
+def main(arguments: Sequence[str] = ()) -> bool:
+    """Print the counts; True when nothing is broken or lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=100, help="points at which something is killed, or full")
     wanted = parser.parse_args(arguments)
@@ -378,8 +378,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"    {note}")
     broken, lost = sum(c.broken for c in counts), sum(c.lost for c in counts)
     print(f"{'all':28} {sum(c.tries for c in counts):6} {broken:7} {lost:5}")
-    return int(broken + lost > 0)
+    return broken + lost == 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(0 if main(sys.argv[1:]) else 1)

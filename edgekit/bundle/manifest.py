@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from edgekit.bundle.admission import GENAI, admit, admit_runtime_config
 from edgekit.bundle.disk import inside, undisturbed
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
@@ -35,13 +36,13 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
         progress: told the bytes hashed.
 
     Raises:
-        BundleError: not a bundle; written by a newer edgekit; a file missing, changed, added, or outside the folder.
+        BundleError: not a bundle; written by a newer edgekit; a file missing, changed, added, or outside the folder; a
+            manifest that says what a bundle may not say (see admission).
     """
     path = Path(path)
     manifest = _read_manifest(path)
     files = [(entry, inside(path, entry.path)) for entry in manifest.files]
-    if manifest.graph not in {entry.path for entry in manifest.files}:
-        raise BundleError(f"{path / MANIFEST}: its graph {manifest.graph!r} is not among its files", _REBUILD)
+    manifest = admit(path / MANIFEST, manifest)
     for entry, file in files:
         if not file.is_file():
             raise BundleError(f"{path}: {entry.path} is missing", _REBUILD)
@@ -49,6 +50,9 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
             found = f"{file.stat().st_size:,} bytes, the manifest says {entry.bytes:,}"
             raise BundleError(f"{path}: {entry.path} has changed: {found}", _REBUILD)
     _refuse_strangers(path, manifest.files)
+    for entry in manifest.files:
+        if PurePosixPath(entry.path).name == GENAI:
+            admit_runtime_config(path, entry.path, manifest)
     if check:
         _check_hashes(path, files, progress)
     return Bundle(path, manifest)

@@ -55,7 +55,7 @@ from dataclasses import replace
 from edgekit.bundle import manifest as manifest_module
 from edgekit.bundle import open_bundle, record
 bundle = open_bundle(sys.argv[1])
-(tuning,) = bundle.manifest.tunings
+tuning = bundle.manifest.tunings[0]
 for n in range(50):
     record(bundle, tuning=replace(tuning, machine=f"{sys.argv[2]}{n}"))
 """
