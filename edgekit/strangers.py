@@ -167,7 +167,7 @@ def _finite(text: str) -> float:
 def _is_deep(value: object) -> bool:
     """Whether lists and objects are nested deeper than MAX_DEPTH, found without recursion."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         inner: list[object] = []
         for item in level:
             if isinstance(item, dict):
