@@ -1,15 +1,23 @@
 """A request made ready for the decision: its tokens counted as each tier counts them, its language told.
 
-Tokenizers are loaded once; a request takes as long as its text takes to be cut into tokens.
+Tokenizers are loaded once; a request takes as long as its text takes to be cut into tokens. What is too long for
+everybody is found out before that: from its bytes and the longest token there is. Of long texts one is cut at a time,
+and the system lets everything else go first.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from threading import get_native_id
+from typing import TYPE_CHECKING
 
 from edgekit.errors import ConfigError, RunError
 from edgekit.routing import DEVICE
@@ -31,28 +39,63 @@ SURE = 0.5
 LONGEST = 2000
 """Characters of a message that its language is told from."""
 
+LONG = 20_000
+"""Characters beside which a text is long: twenty milliseconds."""
+
+_LAST = 19
+"""The lowest priority there is."""
+
 _DATA = re.compile(r'"data:[^"]*"')
 
 
 class Counter:
     """Counts requests for one bundle and one policy. May be used by several threads at once."""
 
-    def __init__(self, tokenizer: Tokenizer, policy: Policy) -> None:
+    def __init__(self, tokenizer: Tokenizer, policy: Policy, *, context: int | None = None) -> None:
         """Load the tiers' tokenizers, and, where the policy names languages, what tells them.
+
+        Args:
+            tokenizer: the bundle's.
+            policy: the rule.
+            context: most tokens of a prompt and its answer on the device, None for no limit.
 
         Raises:
             ConfigError: a tier's tokenizer cannot be read; languages are named and py3langid is not installed.
         """
         self._tokenizer = tokenizer
+        self._context = context
         self._tiers = policy.tiers
         self._codecs = {tier.name: _load(tier.name, tier.tokenizer) for tier in policy.tiers if tier.tokenizer}
         named = policy.device.languages or any(tier.languages for tier in policy.tiers)
         self._classify = _language_model() if named else None
+        self._slowly = ThreadPoolExecutor(1, thread_name_prefix="edgekit-count", initializer=_give_way)
 
     @classmethod
     def of(cls, bundle: Bundle, policy: Policy) -> Counter:
         """One with the bundle's own tokenizer. Raises also BundleError where that is damaged."""
         return cls(Tokenizer.of(bundle), policy)
+
+    def rule_out(self, request: Request) -> Request | None:
+        """The request with the fewest tokens it can have for each tier, where that is too many for all; else None.
+
+        Certain, and without cutting anything: see ``run.reach``. A tier whose context the policy does not name, and one
+        whose tokenizer tells nothing, can never be ruled out.
+        """
+        size = sum(len(text.encode()) for text in _texts(request))
+        limits = {DEVICE: self._context, **{tier.name: tier.context for tier in self._tiers}}
+        least = {name: self._least(name, size) for name in limits}
+        if all(_exceeds(least[name], limit) for name, limit in limits.items()) and request.messages:
+            # A template may leave out much of what was said.
+            with suppress(RunError):
+                least[DEVICE] = self._least(DEVICE, len(render_prompt(self._tokenizer, request).encode()))
+        if not all(_exceeds(least[name], limit) for name, limit in limits.items()):
+            return None
+        return replace(request, tokens=tuple((name, count or 0) for name, count in least.items()))
+
+    def _least(self, name: str, size: int) -> int | None:
+        """The fewest tokens of so many bytes; a tier without a tokenizer of its own is counted with the bundle's."""
+        reach = self._codecs.get(name, self._tokenizer).reach
+        return None if reach is None else ceil(size / reach)
 
     def prepare(self, request: Request) -> Request:
         """Fill in ``tokens``, ``counted`` and ``language``.
@@ -61,6 +104,11 @@ class Counter:
         its own tokenizer, exact for a bare prompt, with PER_MESSAGE tokens a message; or is the bundle's and the tier's
         ``count_margin`` of it, rounded up. Tools and a schema count as their text; images do not count.
         """
+        if sum(map(len, _texts(request))) + len(request.passthrough) + len(request.schema) > LONG:
+            return self._slowly.submit(self._prepare, request).result()
+        return self._prepare(request)
+
+    def _prepare(self, request: Request) -> Request:
         try:
             own: int | None = len(encode_prompt(self._tokenizer, request))
         except RunError:
@@ -71,7 +119,7 @@ class Counter:
         for tier in self._tiers:
             codec = self._codecs.get(tier.name)
             if codec:
-                tokens.append((tier.name, _count_plain(request, lambda text, c=codec: len(c.encode(text).ids), beside)))  # type: ignore[misc]
+                tokens.append((tier.name, _count_plain(request, partial(_length, codec, special=True), beside)))
                 if not request.messages and not beside:
                     counted.add(tier.name)
                 continue
@@ -99,7 +147,7 @@ class Counter:
         return prompt, self._length(text) if new is None else new
 
     def _length(self, text: str) -> int:
-        return len(self._tokenizer.encode(text))
+        return _length(self._tokenizer, text)
 
     def _tell(self, request: Request) -> str | None:
         if self._classify is None:
@@ -110,29 +158,52 @@ class Counter:
 
 
 def encode_prompt(tokenizer: Tokenizer, request: Request) -> list[int]:
-    """A prompt's tokens as the bundle's model is fed them.
+    """A prompt's tokens as the bundle's model is fed them. Raises as ``render_prompt``."""
+    return tokenizer.encode(render_prompt(tokenizer, request), special=not request.messages)
+
+
+def render_prompt(tokenizer: Tokenizer, request: Request) -> str:
+    """A prompt's text as the bundle's model is fed it.
 
     Raises:
         RunError: there are messages and no chat template, or it refuses them.
     """
     if not request.messages:
-        return tokenizer.encode(request.prompt, special=True)
-    messages = [{"role": m.role, "content": m.content} for m in request.messages]
-    return tokenizer.encode(tokenizer.render_chat(messages))
+        return request.prompt
+    return tokenizer.render_chat([{"role": m.role, "content": m.content} for m in request.messages])
 
 
 def _count_plain(request: Request, length: Callable[[str], int], beside: str) -> int:
     """Tokens of the texts, and of what a template puts around them."""
-    texts = [m.content for m in request.messages] or [request.prompt]
+    texts = _texts(request)
     around = PER_MESSAGE * (len(request.messages) + 1) if request.messages else 0
     return sum(map(length, texts)) + around + (length(beside) if beside else 0)
 
 
-def _load(tier: str, path: str) -> Any:
+def _length(tokenizer: Tokenizer, text: str, *, special: bool = False) -> int:
+    return len(tokenizer.encode(text, special))
+
+
+def _exceeds(count: int | None, limit: int | None) -> bool:
+    """Whether a count is known to be above a limit."""
+    return count is not None and limit is not None and count > limit
+
+
+def _texts(request: Request) -> list[str]:
+    return [m.content for m in request.messages] or [request.prompt]
+
+
+def _give_way() -> None:
+    """Let every other thread go first, where threads can be told apart: a long text is in nobody's way."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), _LAST)
+
+
+def _load(tier: str, path: str) -> Tokenizer:
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_file(path)
+        return Tokenizer(tokenizers.Tokenizer.from_file(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(
             f"tier '{tier}': its tokenizer cannot be read: {path}: {error}",

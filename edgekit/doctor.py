@@ -31,6 +31,7 @@ _EXTRAS = (
     ("pynvml", "nvidia-ml-py", "energy of NVIDIA GPUs", "pip install 'edgekit[nvidia]'"),
     ("numba", "numba", "large models built twice as fast, the same bytes", "pip install 'edgekit[large]'"),
     ("coremltools", "coremltools", "Core ML packages (--mlpackage)", "pip install 'edgekit[coreml]'"),
+    ("cryptography", "cryptography", "signatures (--sign, --key)", "pip install 'edgekit[sign]'"),
     ("uvicorn", "uvicorn", "the server (edgekit serve)", "pip install 'edgekit[serve]'"),
     ("onnxruntime_genai", "onnxruntime-genai", "bundles in that runtime", "pip install onnxruntime-genai"),
 )

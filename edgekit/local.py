@@ -51,6 +51,7 @@ class LocalModel:
         """Open the bundle. Args and errors as of ``load_runner``."""
         self.bundle = bundle
         self.tokenizer = Tokenizer.of(bundle)
+        self.tokenizer.prepare_chat()
         self._runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
         self._held = HeldPrompt(self._runner, self.tokenizer, at_least=SHARED)
         self._turn = Condition()
@@ -198,6 +199,8 @@ class LocalRun:
         self.finish = self.finish or "cancelled"
 
     def _run(self) -> Generator[Emitted]:
+        # Before the turn: nobody waits for another's text to be cut into tokens.
+        prompt = encode_prompt(self._model.tokenizer, self._request)
         joined = monotonic()
         self._model._join(self)
         try:
@@ -206,7 +209,6 @@ class LocalRun:
                 return
             self._begun = monotonic()
             self.waited = self._begun - joined
-            prompt = encode_prompt(self._model.tokenizer, self._request)
             self.prompt_tokens = len(prompt)
             generation = self._model._generate(prompt, self._request.sampling)
             try:

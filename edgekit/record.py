@@ -35,18 +35,22 @@ def added_later(default: Any) -> Any:
     return field(default=default, metadata={_LATER: True})
 
 
-def to_json(obj: object, *, indent: int | None = None) -> str:
+def to_json(obj: object, *, indent: int | None = None, brief: bool = False) -> str:
     """Write a dataclass as JSON: fields in the order of their declaration, sets sorted, the same bytes every time.
 
     Args:
         obj: a dataclass instance.
         indent: spaces per level; None writes one line.
+        brief: leave out what was ``added_later`` and says no more than its absence: the bytes stay the same when such a
+            field is added.
 
     Raises:
         ValueError: a float is NaN or infinite, or a value has no place in JSON. The message starts with its path.
     """
     separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(_plain(obj, "$"), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _plain(obj, "$", brief), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+    )
 
 
 def from_json(cls: type[T], text: str) -> T:
@@ -73,13 +77,18 @@ def from_json(cls: type[T], text: str) -> T:
     return value
 
 
-def _plain(value: object, path: str) -> Any:
+def _plain(value: object, path: str, brief: bool) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)}
+        held = ((f, getattr(value, f.name)) for f in fields(value))
+        return {
+            f.name: _plain(v, f"{path}.{f.name}", brief)
+            for f, v in held
+            if not (brief and f.metadata.get(_LATER) and v == f.default)
+        }
     if isinstance(value, tuple):
-        return [_plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        return [_plain(v, f"{path}[{i}]", brief) for i, v in enumerate(value)]
     if isinstance(value, frozenset):
-        return sorted(_plain(v, path) for v in value)
+        return sorted(_plain(v, path, brief) for v in value)
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, float) and not isfinite(value):

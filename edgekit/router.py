@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from edgekit.calibrate import check_binding, check_second
+from edgekit.clearance import clear
 from edgekit.cloud import Endpoint
 from edgekit.counting import Counter
 from edgekit.errors import CloudError, ConfigError, RunError
@@ -24,10 +25,11 @@ from edgekit.grounding import Grounding
 from edgekit.ledger import Ledger
 from edgekit.local import LocalModel
 from edgekit.measure import choose_meter
-from edgekit.route.after import check_calibrated, check_schema, judge, judge_prefix
+from edgekit.route.after import check_calibrated, judge, judge_prefix
 from edgekit.route.decide import decide, escalate
 from edgekit.route.drift import measure_drift
 from edgekit.route.loops import LoopWatch
+from edgekit.route.schema import check_schema
 from edgekit.routing import DEVICE, Attempt, Finding, Opening, Piece, Routed
 from edgekit.state import Gauge, find_measurement
 
@@ -138,7 +140,7 @@ class Router:
         self.grounding = grounding
         self._local = local
         self._second = second
-        self._counter = Counter(local.tokenizer, policy)
+        self._counter = Counter(local.tokenizer, policy, context=local.context_length)
         self._endpoints = {endpoint.tier.name: endpoint for endpoint in endpoints}
         self._gauge = Gauge(local.bundle.manifest, loaded=True, context=local.context_length, small_memory=small_memory)
         self._live: deque[float] = deque(maxlen=LIVE)
@@ -152,6 +154,9 @@ class Router:
         """
         if request.tokens:
             return request
+        ruled_out = self._counter.rule_out(request)
+        if ruled_out:
+            return ruled_out
         if request.schema:
             check_schema(request.schema)
         return self._counter.prepare(self.grounding.ground(request) if self.grounding else request)
@@ -363,7 +368,7 @@ class _Answer:
         shown = False
         try:
             try:
-                reply = endpoint.ask(self._request)
+                reply = endpoint.ask(clear(self._request, router.policy, router.grounding))
             except (CloudError, ConfigError) as error:
                 return self._failed(verdict, error.message, begun)
             with _watched(self._stop, reply):

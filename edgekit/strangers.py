@@ -15,10 +15,11 @@ import os
 import re
 import stat
 from math import isfinite
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import FileIO
     from pathlib import Path
 
     from edgekit.errors import EdgekitError
@@ -33,7 +34,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _AGAIN = "download or copy the file again, and do not use it unless you trust its origin"
 
 
-def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> BinaryIO:
+def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> FileIO:
     """Open a regular file to read, unbuffered. It never waits, whatever stands at ``path``.
 
     Args:
@@ -61,7 +62,9 @@ def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] 
             raise
         return os.fdopen(handle, "rb", buffering=0)
     except FileNotFoundError as reason:
-        raise error(f"{path} is missing", "download or copy it again, with all of its files") from reason
+        raise error(
+            f"{path} is missing and cannot be read", "download or copy it again, with all of its files"
+        ) from reason
     except (OSError, RuntimeError) as reason:  # RuntimeError: links in a circle, before Python 3.13
         said = getattr(reason, "strerror", None) or reason
         raise error(f"{path} cannot be read: {said}", "check the file, its name and its permissions") from reason

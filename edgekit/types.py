@@ -158,7 +158,7 @@ class SideFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes (see source/)."""
+    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes; a bundle leaves ``location`` out."""
 
     id: str
     kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
@@ -235,10 +235,9 @@ class Override:
 class Recipe:
     """How the weights become small. ``method`` is the name of a file in quantize/.
 
-    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and
-    the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
-    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says
-    how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
+    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and the head.
+    ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity. ``smooth``
+    (0..1): how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     ``rotate``: the residual stream is turned, exactly, so that no channel stands out (see quantize/rotate.py).
     ``fast_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
     """
@@ -249,7 +248,7 @@ class Recipe:
     linear: Grid | None = None
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
-    accuracy_level: ranges.Level = 0
+    accuracy_level: ranges.Level = 0  # MatMulNBits': 0: the runtime decides, 1: fp32, 4: int8 activations
     smooth: ranges.Share = 0.0
     rotate: bool = False
     fast_prefill: bool = False
@@ -802,7 +801,7 @@ class SizePart:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint or a bundle is."""
+    """What a checkpoint or a bundle is. ``signed_by``: the key that a signature names, which was not checked."""
 
     path: str
     kind: Literal["checkpoint", "bundle"]
@@ -818,3 +817,4 @@ class Inspection:
     arm: ArmQuality | None = None
     npus: tuple[NpuBuild, ...] = ()
     calibration: Calibration | None = None
+    signed_by: str = added_later("")

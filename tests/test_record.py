@@ -121,7 +121,7 @@ def test_an_integer_is_read_as_a_float_where_a_float_stands():
         ({"count": True}, "$.count", "expected int"),
         ({"flag": 1}, "$.flag", "expected bool"),
         ({"share": None}, "$.share", "expected float"),
-        ({"share": 10**400}, "$", "too large"),
+        ({"share": 10**400}, "$.share", "larger"),
         ({"inner": {"kind": "c", "at": "x"}}, "$.inner.kind", "'a', 'b'"),
         ({"inner": {"kind": "a"}}, "$.inner.at", "missing"),
         ({"inner": []}, "$.inner", "Inner"),

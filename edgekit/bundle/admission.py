@@ -8,7 +8,6 @@ package is always this installation's own, whatever the bundle says.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError
 from edgekit.providers import find_provider, wrong_entry, wrong_option, wrong_settings
+from edgekit.strangers import parse_json, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,9 @@ DATA = (".bin", ".jinja", ".json", ".mlmodel", ".model", ".onnx", ".onnx_data", 
 
 GENAI = "genai_config.json"
 """What onnxruntime-genai reads, in a bundle's folder and in each ``npu/<target>``."""
+
+MAX_GENAI = 1 << 20
+"""Of its bytes."""
 
 _GENAI_KEYS = frozenset(
     (
@@ -84,10 +87,8 @@ def admit_runtime_config(path: Path, name: str, manifest: Manifest) -> None:
     Raises:
         BundleError: not JSON; a key, an option or a file that edgekit would not have written.
     """
-    try:
-        config = json.loads((path / name).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path / name}: cannot be read: {error}", _HINT) from error
+    data = read_plain(path / name, MAX_GENAI, error=BundleError, within=(path,))
+    config = parse_json(data, str(path / name), error=BundleError)
     folder = PurePosixPath(name).parent
     build = next((b for b in manifest.npus if PurePosixPath(b.folder) == folder), None)
     files = {entry.path for entry in manifest.files}

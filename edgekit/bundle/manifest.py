@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -13,14 +13,20 @@ from edgekit.bundle.admission import GENAI, admit, admit_runtime_config
 from edgekit.bundle.disk import inside, undisturbed
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
+from edgekit.strangers import open_plain, parse_json, read_plain
 from edgekit.types import Bundle, FileEntry, Manifest, Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MANIFEST = "edgekit.json"
+SIGNATURE = f"{MANIFEST}.sig"
+"""Of the manifest, so not listed in it; see signing.py."""
 SCHEMA = 4
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
+
+MAX_BYTES = 16 << 20
+"""Of edgekit.json; that of the largest models has one."""
 
 _CHUNK = 1 << 18
 _REBUILD = "build it again, or copy it again from where it came"
@@ -64,51 +70,47 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def listed_files(folder: Path) -> set[str]:
-    """The names of the files that the bundle in ``folder`` owns, of whatever schema; edgekit.json among them.
+    """The names of the files that the bundle in ``folder`` owns, of any schema; edgekit.json and its signature too.
 
     Raises:
         BundleError: edgekit.json cannot be read.
     """
-    data = _parse(folder)
-    entries = data.get("files")
+    entries = _read(folder)[1].get("files")
     names = {e.get("path") for e in entries if isinstance(e, dict)} if isinstance(entries, list) else set()
-    return {n for n in names if isinstance(n, str)} | {MANIFEST}
+    return {n for n in names if isinstance(n, str)} | {MANIFEST, SIGNATURE}
 
 
-def _parse(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a folder's edgekit.json, and the object that they are."""
     path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         hint = "a bundle is a folder made by `edgekit build`; it holds edgekit.json"
-        raise BundleError(f"{folder}: not a bundle: no {MANIFEST}", hint) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: cannot be read: {error}", _REBUILD) from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path}: not a manifest", _REBUILD)
-    return data
+        raise BundleError(f"{folder}: not a bundle: no {MANIFEST}", hint)
+    data = read_plain(path, MAX_BYTES, error=BundleError, within=(folder,))
+    return data, parse_json(data, str(path), error=BundleError)
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    data = _parse(folder)
+    data, found = _read(folder)
     path = folder / MANIFEST
-    schema = data.get("schema")
+    schema = found.get("schema")
     if type(schema) is not int:
         raise BundleError(f"{path}: 'schema' must be a whole number, not {schema!r}", _REBUILD)
     if schema > SCHEMA:
         raise BundleError(
-            f"{path}: written by edgekit {data.get('edgekit')} with schema {schema}; this edgekit reads up to {SCHEMA}",
+            f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; "
+            f"this edgekit reads up to {SCHEMA}",
             "upgrade edgekit, or build the bundle again with this one",
         )
     try:
-        return from_json(Manifest, path.read_text(encoding="utf-8"))
+        return from_json(Manifest, data.decode())
     except ValueError as error:
         raise BundleError(f"{path}: {error}", _REBUILD) from error
 
 
 def _refuse_strangers(folder: Path, files: Sequence[FileEntry]) -> None:
     """Raise when there is a file that the manifest does not list. Hidden files are the system's, not ours."""
-    known = {f.path for f in files} | {MANIFEST}
+    known = {f.path for f in files} | {MANIFEST, SIGNATURE}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if not name.parts[0].startswith(".") and not file.is_dir() and name.as_posix() not in known:
@@ -124,7 +126,7 @@ def _check_hashes(folder: Path, files: Sequence[tuple[FileEntry, Path]], progres
     def hash_of(file: Path) -> str:
         nonlocal done
         digest, buffer = sha256(), memoryview(bytearray(_CHUNK))
-        with file.open("rb", buffering=0) as stream:
+        with open_plain(file, error=BundleError, within=(folder,)) as stream:
             while size := stream.readinto(buffer):
                 digest.update(buffer[:size])
                 with lock:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgekit.bundle.disk import hash_file, inside, resolve_place, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
 from edgekit.bundle.journal import Journal
-from edgekit.bundle.manifest import MANIFEST, listed_files, manifest_bytes
+from edgekit.bundle.manifest import MANIFEST, SIGNATURE, listed_files, manifest_bytes
 from edgekit.disk import exchange, is_scrap, locked, sync, try_lock
 from edgekit.errors import BundleError
 from edgekit.types import (
@@ -138,7 +138,7 @@ class Draft:
     def _place(self, name: str) -> Path:
         path = inside(self.folder, name)
         # Where upper and lower case are one, the second of two such files would take the place of the first.
-        if name.casefold() in {known.casefold() for known in (*self._files, MANIFEST)}:
+        if name.casefold() in {known.casefold() for known in (*self._files, MANIFEST, SIGNATURE)}:
             raise BundleError(f"{name}: written twice", "two files of the checkpoint have this name")
         return path
 

@@ -87,6 +87,9 @@ def _bars() -> Progress:
         console=stderr(),
         transient=True,
         expand=True,
+        # rich's own redirection would read a stranger's escape sequences as styles and links.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
 
 

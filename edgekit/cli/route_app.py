@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import BundlePath, Json
+from edgekit.cli.arguments import LAST_SEED, MOST, MOST_THREADS, MOST_TOKENS, BundlePath, Json
+from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
 from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import ConfigError, RouteError
 from edgekit.routing import DeviceState, Price
 
-route = typer.Typer(
+route = Commands(
     help="Local when you can, cloud when you must: who answers, and why.",
     epilog='Example:  edgekit route explain smollm2-int4 "What is the capital of France?" --policy policy.toml',
     no_args_is_help=True,
@@ -28,7 +29,7 @@ def route_explain(
     prompt: Annotated[str, typer.Argument(help="What would be asked.")],
     *,
     policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Most tokens of the answer.")] = 256,
     local_only: Annotated[bool, typer.Option("--local-only", help="The request must not leave the device.")] = False,
     cloud_ok: Annotated[
         bool, typer.Option("--cloud-ok", help="The request may leave it, whatever the policy's ceiling.")
@@ -78,10 +79,10 @@ def route_calibrate(
         ),
     ] = None,
     prefix_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens after which a bad answer may be given up; 0: never.")
+        int, typer.Option(min=0, max=MOST_TOKENS, help="Tokens after which a bad answer may be given up; 0: never.")
     ] = 16,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="the bundle's own choice")
     ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Keep the answers in this file, and take from it what is there.")
@@ -91,7 +92,8 @@ def route_calibrate(
         typer.Option(metavar="BUNDLE", help="Another bundle that says how likely it finds each answer."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the splits. To try several until one passes undoes a guarantee.")
+        int,
+        typer.Option(min=0, max=LAST_SEED, help="Of the splits. To try several until one passes undoes a guarantee."),
     ] = 0,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep it in the bundle's edgekit.json.")] = True,
     json: Json = False,
@@ -139,8 +141,8 @@ def route_bench(
     policy: Annotated[
         Path | None, typer.Option(help="A rule: its privacy, tiers, and what an answer must pass.")
     ] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Of a million tokens of prompt.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Of a million tokens of answer.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, max=MOST, help="Of a million tokens of prompt.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, max=MOST, help="Of a million tokens of answer.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg|png", help="Draw quality and risk here.")] = None,
     store: Annotated[
@@ -148,13 +150,13 @@ def route_bench(
         typer.Option(metavar="DIR", help="Keep all answers in this folder, and take from it what is there."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="the bundle's own choice")
     ] = None,
     second: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLE", help="The second bundle whose opinion the calibration rests on."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the bootstrap.")] = 0,
     json: Json = False,
 ) -> None:
     """Show what the rule costs and saves on questions whose answers are known.

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import GraphError
 from edgekit.graph.exported import Export, read_export
+from edgekit.locks import FOLDER, STRICT
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-REQUIREMENTS = ("optimum-onnx>=0.1,<0.2", "torch==2.13.0", "onnxruntime")
-"""One pip call installs them, so that pip can see that torch and transformers fit each other."""
+LOCK = FOLDER / "optimum.txt"
+"""Versions and hashes of optimum-onnx, torch and onnxruntime that fit each other, with all they need."""
 
 ERROR = re.compile(r"(\w+\.)*\w*(Error|ERROR|Exception): ")
 """The line of a traceback, or of pip's output, that names the reason; advice may follow it."""
@@ -99,7 +100,7 @@ def find_optimum() -> Path:
 
 
 def install_optimum(progress: Progress = silent) -> Path:
-    """Make an environment for optimum-onnx in the user's cache; return its interpreter.
+    """Make an environment for optimum-onnx in the user's cache, pinned by hashes; return its interpreter.
 
     Made beside its place and renamed when it is whole: only ``python -m`` is used from it, which does not mind.
 
@@ -111,9 +112,10 @@ def install_optimum(progress: Progress = silent) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=make_own(place.parent)))
     try:
         python = folder / "bin" / "python"
+        pip = [str(python), "-m", "pip", "install", "--quiet", *STRICT, "--requirement", str(LOCK)]
         steps: list[tuple[str, Sequence[str]]] = [
             ("make an environment", [sys.executable, "-m", "venv", str(folder)]),
-            ("install optimum-onnx", [str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS]),
+            ("install optimum-onnx", pip),
         ]
         for task, command in steps:
             code, reason = _run(command, folder / "log", {}, task, progress)

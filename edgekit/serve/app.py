@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
@@ -19,22 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit import __version__
-from edgekit.errors import EdgekitError, RouteError, RunError
 from edgekit.routing import DEVICE, Opening, Piece, Routed
 from edgekit.serve.admission import Admission
 from edgekit.serve.crossing import Crossing
 from edgekit.serve.guard import Guard, read_body, refuse
 from edgekit.serve.live import Live
 from edgekit.serve.protocol import ALIAS, OVERRIDE_HEADER, Asked, Chat, Completion
-from edgekit.serve.refusals import Refusal, bad_request
-from edgekit.serve.replies import (
-    Kind,
-    Reply,
-    describe_verdict,
-    event,
-    list_models,
-    verdict_header,
-)  # fmt: skip
+from edgekit.serve.refusals import Refusal, explain_error
+from edgekit.serve.replies import Kind, Reply, describe_verdict, event, list_models, verdict_header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -47,10 +37,11 @@ if TYPE_CHECKING:
     from edgekit.serve.history import History
     from edgekit.serve.seam import Answerer
 
-_LOG = logging.getLogger("edgekit.serve")
-
 BODY_LIMIT = 1_000_000
 """Bytes of a request."""
+
+_SMALL = 50_000
+"""Bytes of a body that is read in the event loop's thread: a millisecond."""
 
 _PAGE = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -113,10 +104,12 @@ class Service:
             Route("/api/explain", self._mend(self._explain), methods=post),
             Route("/api/live", self._mend(self._live), methods=get),
             Route("/metrics", self._mend(self._metrics), methods=get),
-            Route("/health", self._health, methods=get),
-            *(Route(path, self._asset, methods=get) for path in self._page),
+            Route("/health", self._mend(self._health), methods=get),
+            *(Route(path, self._mend(self._asset), methods=get) for path in self._page),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+        # A redirect's address would be put together from the Host that the client claims.
+        app.router.redirect_slashes = False
         return Guard(app, self.settings.token, self.settings.any_host, self.live.reject)
 
     def stop_all(self) -> None:
@@ -173,7 +166,9 @@ class Service:
             raise
 
     async def _read(self, request: Request, form: type[Chat | Completion]) -> tuple[Asked, Question]:
-        asked = form.read(await read_body(request, self.settings.body_limit))
+        body = await read_body(request, self.settings.body_limit)
+        # A small body is read where it is: to hand it over takes longer.
+        asked = form.read(body) if len(body) <= _SMALL else await self._look(lambda: form.read(body))
         if asked.model not in (ALIAS, self.model):
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
@@ -190,7 +185,8 @@ class Service:
 
     async def _explain(self, request: Request) -> Response:
         _, question = await self._read(request, Chat)
-        verdict = await self._look(lambda: self.answerer.explain(question))
+        with self.admission.enter():  # to count a prompt's tokens is work
+            verdict = await self._look(lambda: self.answerer.explain(question))
         return JSONResponse(describe_verdict(verdict), headers=verdict_header(verdict))
 
     async def _look(self, what: Callable[[], Any]) -> Any:
@@ -238,7 +234,7 @@ class Service:
         return JSONResponse(self.live.snapshot() | more, headers={"cache-control": "no-store"})
 
     async def _asset(self, request: Request) -> Response:
-        content, kind = self._page[request.url.path]
+        content, kind = self._page[request.scope["path"]]
         headers = {"content-security-policy": _POLICY, "cache-control": "no-cache", "content-type": kind}
         return Response(content, headers=headers)
 
@@ -350,29 +346,9 @@ class _Watch:
         self._crossing.stop.set()
 
 
-def explain_error(error: BaseException) -> Refusal:
-    """What a client is told of an error. What we did not foresee is logged by its place, not its words."""
-    match error:
-        case Refusal():
-            return error
-        case RunError():
-            return Refusal(HTTPStatus.BAD_REQUEST, _two_lines(error), code="cannot_run")
-        case RouteError():
-            return bad_request(_two_lines(error), "response_format", "invalid_schema")
-        case EdgekitError():
-            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _two_lines(error), code="unavailable")
-    # Not logging.exception: the message of an unforeseen error may hold a prompt.
-    _LOG.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; the server's log has its place", code="bug")
-
-
 def _describe_endpoint(tier: Tier, down: dict[str, str]) -> dict[str, str]:
     """An endpoint, and why it is not asked at the moment; "" where it is."""
     return {"name": tier.name, "trust": tier.trust, "model": tier.model, "down": down.get(tier.name, "")}
-
-
-def _two_lines(error: EdgekitError) -> str:
-    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 def _answered(event_: Event) -> Routed:

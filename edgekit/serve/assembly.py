@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -105,6 +106,11 @@ def serve_bundle(
             address_of(listener), str(bundle.path), bundle.sha256, policy.name, means, plan.queue,
             bool(token), history.place if history else None,
         )  # fmt: skip
+        # What is loaded stays. Collections that need not walk through it come often and take no time, so that what one
+        # answer leaves behind is gone before the next thousand have spread over fresh memory.
+        gc.collect()
+        gc.freeze()
+        gc.collect()  # from which the number of objects is counted that a full one waits for
         Running(Service(router, history, settings), lambda: ready(serving)).run_on(listener)
 
 

@@ -2,12 +2,16 @@
 
 A field that would change the answer and cannot be honoured is refused, never ignored; so is one nobody knows. Without
 ``temperature`` the answer is greedy, as calibrations are taken; without ``seed`` a sampled answer differs every time.
+
+Everything has a limit before it is looked into: how many values a body holds, how many of each kind, how long names are.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +26,26 @@ ALIAS = "edgekit"
 """The model to name where the policy decides who answers."""
 
 MOST_STOPS = 16
+MOST_MESSAGES = 2048
+MOST_PARTS = 256
+MOST_TOOLS = 128
+"""As OpenAI's."""
+
+MOST_VALUES = 20_000
+"""Numbers, texts, lists and objects in a body: what is made of each takes microseconds."""
+
+MOST_MEMBERS = 1000
+"""Of one object."""
+
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+Name = Annotated[str, Field(max_length=64)]
+"""Of a participant, a schema: OpenAI's limit."""
+
+Mark = Annotated[str, Field(max_length=1024)]
+"""What clients tell things apart by."""
+
+Stop = Annotated[str, Field(max_length=256)]
 OVERRIDE_HEADER = "x-edgekit-override"
 _OVERRIDES: tuple[Override, ...] = ("local-only", "cloud-ok")
 
@@ -58,10 +82,10 @@ class ChatMessage(_Strict):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
+    content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_PARTS)] | None = None
+    name: Name | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
+    tool_call_id: Mark | None = None
     refusal: str | None = None
 
     @property
@@ -97,7 +121,7 @@ class StreamOptions(_Strict):
 class JsonSchema(_Strict):
     """A named schema."""
 
-    name: str = ""
+    name: Name = ""
     description: str | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
@@ -113,24 +137,24 @@ class ResponseFormat(_Strict):
 class Asked(_Strict):
     """The fields that both kinds of request have."""
 
-    model: str
+    model: Mark
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    stop: Stop | list[Stop] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    user: str | None = None
-    metadata: dict[str, str] | None = None
+    user: Mark | None = None
+    metadata: dict[Name, Mark] | None = Field(None, max_length=16)
     store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    service_tier: Mark | None = None
+    safety_identifier: Mark | None = None
+    prompt_cache_key: Mark | None = None
     edgekit: Options = Options()
 
     @classmethod
@@ -138,15 +162,9 @@ class Asked(_Strict):
         """Read a request's body.
 
         Raises:
-            Refusal: not UTF-8, not JSON, an unknown field, a value that cannot be served.
+            Refusal: not UTF-8, not JSON, too much of something, an unknown field, a value that cannot be served.
         """
-        try:
-            # Unlike json.loads it refuses half a surrogate pair, which no tokenizer takes, and NaN.
-            data = from_json(body.decode("utf-8"), allow_inf_nan=False)
-        except UnicodeDecodeError as error:
-            raise bad_request(f"the body is not UTF-8: byte {error.start}", code="invalid_utf8") from None
-        except ValueError as error:
-            raise bad_request(f"the body is not JSON: {error}", code="invalid_json") from None
+        data = _parse(body)
         if not isinstance(data, dict):
             raise bad_request("the body must be a JSON object")
         _check_stops(data.get("stop"))
@@ -207,10 +225,10 @@ class Asked(_Strict):
 class Chat(Asked):
     """POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
@@ -240,6 +258,7 @@ class Chat(Asked):
         return Request(
             messages=tuple(Message(_ROLES.get(m.role, m.role), m.text) for m in self.messages),
             sampling=self.sampling(self.max_completion_tokens or self.max_tokens),
+            seeded=self.seed is not None,
             needs=needs,
             schema=schema,
             override=self.override(header, local_model),
@@ -273,7 +292,7 @@ class Chat(Asked):
 class Completion(Asked):
     """POST /v1/completions."""
 
-    prompt: str | list[str]
+    prompt: str | Annotated[list[str], Field(fail_fast=True)]
     best_of: int | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -294,6 +313,7 @@ class Completion(Asked):
         return Request(
             prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
             sampling=self.sampling(self.max_tokens),
+            seeded=self.seed is not None,
             override=self.override(header, local_model),
             private="the request says so" if self.edgekit.private else "",
         )
@@ -301,6 +321,41 @@ class Completion(Asked):
 
 _ROLES = {"developer": "system"}
 """Newer names for roles that chat templates know."""
+
+
+def _parse(body: bytes) -> Any:
+    """JSON as all parsers read it alike: each name once in an object, no NaN, no number beyond a float.
+
+    Raises:
+        Refusal: something else, or more than is looked into.
+    """
+    if len(body) > MOST_VALUES and _TEXT.sub(b"", body).count(b",") > MOST_VALUES:
+        raise bad_request(f"the body holds more than {MOST_VALUES:,} values", code="too_many_values")
+    try:
+        text = body.decode("utf-8")
+        # Unlike json.loads it refuses half a surrogate pair, which no tokenizer takes, and what is nested too deeply.
+        from_json(text, allow_inf_nan=False)
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise bad_request(f"the body is not UTF-8: byte {error.start}", code="invalid_utf8") from None
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(members) > MOST_MEMBERS:
+        raise bad_request(f"an object holds more than {MOST_MEMBERS:,} members", code="too_many_values")
+    found = dict(members)
+    if len(found) < len(members):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not isfinite(value):
+        raise ValueError("a number is larger than any float")
+    return value
 
 
 def _known_override(word: str) -> Override:
@@ -321,7 +376,7 @@ def _check_stops(stop: object) -> None:
 def _of_validation(error: ValidationError, known: tuple[str, ...]) -> Refusal:
     """The first thing that pydantic found, in OpenAI's words. Values are left out: they may be the prompt."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = ".".join(str(step) for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
+    param = ".".join(str(step)[:64] for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])[:64]
         near = did_you_mean(name, known) if len(first["loc"]) == 1 else ""

@@ -17,11 +17,17 @@ Where trying again at once cannot help, ``x-should-retry: false`` says so to Ope
 
 from __future__ import annotations
 
+import logging
+import traceback
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import EdgekitError, RouteError, RunError
+
 if TYPE_CHECKING:
     from edgekit.routing import Verdict
+
+_LOG = logging.getLogger("edgekit.serve")
 
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -95,3 +101,25 @@ class Refusal(Exception):
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> Refusal:
     """400: the request itself cannot be served."""
     return Refusal(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
+
+
+def explain_error(error: BaseException) -> Refusal:
+    """What a client is told of an error. What we did not foresee is logged by its place, not its words."""
+    match error:
+        case Refusal():
+            # Whoever caught it stands in its traceback and holds it: together they would wait for a collection, and
+            # the whole connection with them.
+            return error.with_traceback(None)
+        case RunError():
+            return Refusal(HTTPStatus.BAD_REQUEST, _two_lines(error), code="cannot_run")
+        case RouteError():
+            return bad_request(_two_lines(error), "response_format", "invalid_schema")
+        case EdgekitError():
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _two_lines(error), code="unavailable")
+    # Not logging.exception: the message of an unforeseen error may hold a prompt.
+    _LOG.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; the server's log has its place", code="bug")
+
+
+def _two_lines(error: EdgekitError) -> str:
+    return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -11,11 +11,13 @@ import signal
 import socket
 import stat
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from edgekit.errors import ConfigError
+from edgekit.serve.connections import Connection, Connections, count_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +30,18 @@ _LOG = logging.getLogger("edgekit.serve")
 
 TOKEN_VARIABLE = "EDGEKIT_TOKEN"
 _SHORTEST_TOKEN = 16
-_BACKLOG = 128
+_BACKLOG = 1024
+"""Connections that the system holds ready until they are accepted: with a short line, a stranger's many keep others
+waiting for a second, until they knock again."""
+
+_AT_ONCE = 16
+"""Connections accepted between two looks at those that are open."""
+
 _LINGER = 10
 """Seconds that connections get to take their last bytes."""
 
-_MOST_CONNECTIONS = 512
+_IDLE = 15
+"""Seconds that a connection on which nothing is asked stays open: longer than clients keep theirs."""
 
 
 def is_loopback(host: str) -> bool:
@@ -118,11 +127,12 @@ class Running(uvicorn.Server):
     """
 
     def __init__(self, service: Service, ready: Callable[[], None] = lambda: None) -> None:
+        self.connections = connections = Connections(count_places())
         super().__init__(
             uvicorn.Config(
-                service.asgi, log_config=None, access_log=False, lifespan="off", http="h11", ws="none",
-                proxy_headers=False, server_header=False, timeout_graceful_shutdown=_LINGER,
-                limit_concurrency=_MOST_CONNECTIONS,
+                service.asgi, log_config=None, access_log=False, lifespan="off", ws="none", proxy_headers=False,
+                http=partial(Connection, connections),  # type: ignore[arg-type]
+                server_header=False, timeout_graceful_shutdown=_LINGER, timeout_keep_alive=_IDLE, backlog=_AT_ONCE,
             )
         )  # fmt: skip
         self._service = service
@@ -141,8 +151,16 @@ class Running(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's; then say that it is up."""
         await super().startup(sockets=sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)  # asyncio has shortened it to what is accepted at once
         self._loop = asyncio.get_running_loop()
         self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; once in a while those who take too long are dropped."""
+        if counter % 10 == 0:
+            self.connections.sweep()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal. Not kept, as uvicorn would: raised again it would end us with an error after a good end."""

@@ -113,7 +113,8 @@ CASES: list[tuple[str, Change, str]] = [
     ("heads without end", lambda m: m["spec"].update(heads=2**40), "spec.heads: expected a number from 1 to 4096"),
     ("layers that are not there", lambda m: m["spec"].update(layers=3), "spec.layers: 3 layers with 2 windows"),
     ("a token outside", lambda m: m["spec"].update(eos_token_ids=[10**6]), "outside the vocabulary"),
-    ("too many files", lambda m: m.update(files=m["files"] * 20_000), "$.files: expected at most 65,536 items"),
+    ("too many tensors", lambda m: m.update(tools=[["a", "b"]] * 70_000), "$.tools: expected at most 65,536 items"),
+    ("a manifest without end", lambda m: m.update(files=m["files"] * 20_000), "more than 16,777,216 bytes"),
 ]
 
 
