@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -208,3 +209,21 @@ def test_another_users_file_is_not_taken_for_a_private_one(tmp_path, monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(PermissionError, match="another user"):
         disk.make_private(tmp_path / "file")
+
+
+PRIVATE_FOLDERS = {
+    "arm.py", "bundle/external.py", "bundle/journal.py", "bundle/mlprogram.py", "bundle/write.py", "graph/optimum.py",
+    "run/arm64.py", "run/npu/child.py", "run/npu/compiling.py", "run/npu/emulating.py", "source/packaged.py",
+}  # fmt: skip
+"""What they write lies in a folder that was made for this process alone."""
+OTHERS = {"graph/probes.py", "measure/environment.py", "testing.py"}
+"""Files of edgekit's own tree, of /proc, and of tests."""
+
+
+def test_whatever_outlives_a_process_is_written_by_this_module():
+    root = Path(disk.__file__).parent
+    plain = re.compile(
+        r"""\.(write_text|write_bytes|touch|savefig)\((?!picture|text)|open\((["'](w|a|x|r\+)|.*["'][wax]b?["'])"""
+    )
+    found = {p.relative_to(root).as_posix() for p in root.rglob("*.py") if plain.search(p.read_text(encoding="utf-8"))}
+    assert found - {"disk.py"} == PRIVATE_FOLDERS | OTHERS
