@@ -24,6 +24,7 @@ from edgekit.device import (
     Verified,
 )
 from edgekit.providers import find_provider, targets_folder, wrong_settings
+from edgekit.ranges import PLAIN_NAME
 from edgekit.table import Table, file_names, is_path
 
 if TYPE_CHECKING:
@@ -86,13 +87,17 @@ def load_target(name_or_path: str | Path) -> Target:
         sources=_sources(table, _SOURCED),
         notes=table.get("notes", str, ""),
     )
+    for key, name in (("name", target.name), ("fallback", target.fallback)):
+        table.require(not name or PLAIN_NAME.holds(name), key, PLAIN_NAME.words, name)
     for where, why in wrong_settings(target):
         raise table.error(f"{where}: {why}", "what a provider may be told stands in targets/providers of this edgekit")
     return target
 
 
 def _npu(table: Table, device: str | Path, provider: Provider | None) -> Npu:
-    family = _family(table.get("family", str), device)
+    named = table.get("family", str)
+    table.require(PLAIN_NAME.holds(named), "family", PLAIN_NAME.words, named)
+    family = _family(named, device)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
     table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)

@@ -46,7 +46,7 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Cleared:
-    """What every veto has read, and how far it may go. Made by ``clearance.clear`` alone; see tests/test_clearance.py.
+    """What every veto has read, and how far it may go. Made by ``clearance.clear``; see tests/test_clearance.py.
 
     ``because``: what set the ``ceiling``, in words.
     """
@@ -54,6 +54,13 @@ class Cleared:
     outgoing: Outgoing
     ceiling: Trust
     because: str
+
+    @classmethod
+    def of(cls, request: Request) -> Cleared:
+        """For a caller without a policy and without documents: the request's own word is all there is to keep."""
+        if request.private or request.override == "local-only":
+            return cls(request.outgoing, "device", request.private or "it says local-only")
+        return cls(request.outgoing, "third-party", "nothing is said against it")
 
 
 def compose(request: Request) -> Outgoing:

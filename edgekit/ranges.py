@@ -7,6 +7,7 @@ only.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -25,6 +26,10 @@ class Matching:
 
     pattern: str
     words: str
+
+    def holds(self, text: str) -> bool:
+        """Whether a text is of the pattern."""
+        return re.fullmatch(self.pattern, text) is not None
 
 
 MAX_WHOLE = 2**53
@@ -60,6 +65,8 @@ Count = Annotated[int, Within(0, MAX_WHOLE)]
 Share = Annotated[float, Within(0, 1)]
 Epsilon = Annotated[float, Within(1e-20, 1)]
 Positive = Annotated[float, Within(1e-30, 1e30)]
-Name = Annotated[str, Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")]
+PLAIN_NAME = Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")
 """What a folder or a file can be called."""
+
+Name = Annotated[str, PLAIN_NAME]
 Digest = Annotated[str, Matching(r"[0-9a-f]{64}|", "a sha256 in hexadecimal")]

@@ -75,25 +75,37 @@ def _read(value: Any) -> Reading:
     atoms = list(_walk(value, 0))
     if sum(map(len, atoms)) + len(atoms) > LONGEST:
         return Reading((), (), whole=False)
-    raw = ["\n\n".join(atoms), *_seams(value)]
-    said = " ".join(atom for atom in atoms if atom not in _PROTOCOL)
-    writings = list(dict.fromkeys(raw))
-    wording = list(dict.fromkeys([said, *raw[1:]]))
-    left, fresh, seen = MOST, raw, set(raw)
-    for _ in range(DEPTH):
-        fresh = [text for writing in fresh for text in _decoded(writing) if text not in seen]
-        seen.update(fresh)
-        left -= sum(map(len, fresh))
+    lines: dict[str, None] = {}
+    wording: dict[str, None] = {}
+    fresh = [atoms, *([seam] for seam in _seams(value))]
+    left = MOST
+    for depth in range(DEPTH + 1):
+        shown = [_note(texts, lines, wording) for texts in fresh]
+        if depth == DEPTH:
+            break
+        fresh = [[text] for visible in shown for text in _decoded(visible) if text not in lines]
+        left -= sum(len(text) for texts in fresh for text in texts)
         if left < 0:
             return Reading((), (), whole=False)
-        writings += fresh
-        wording += fresh
-        if not fresh:
-            break
-    lines = dict.fromkeys(form for text in writings for form in _forms(text))
-    shown = [_visible(text) for text in wording]
-    shown += [whole for text in shown for whole in _joined(text)]
-    return Reading(tuple(lines), tuple(dict.fromkeys(_latin(_spaced(text)) for text in shown)))
+    return Reading(tuple(lines), tuple(wording))
+
+
+def _note(texts: list[str], lines: dict[str, None], wording: dict[str, None]) -> str:
+    """Add a writing as it is, plain, and with what stands apart put together: letters, words cut by a line's end."""
+    visible = [_visible(text) for text in texts]
+    spaced = [_spaced(text) for text in visible]
+    bare = [_latin(text) for text in spaced]
+    # On lines of their own: an expression may be of the beginning of a text.
+    together = "\n\n".join(visible)
+    lines["\n\n".join(texts)] = lines[" ".join(spaced)] = lines[whole := " ".join(bare)] = None
+    if _APART.search(whole):
+        lines[_SPACED.sub(lambda match: re.sub(r"[ ._*|-]", "", match[0]), whole)] = None
+    wording[" ".join(text for written, text in zip(texts, bare, strict=True) if written not in _PROTOCOL)] = None
+    for text in visible:
+        if "\n" in text and (joined := _CUT.sub("", latin := _latin(text))) != latin:
+            one = _spaced(joined)
+            lines[one] = wording[one] = None
+    return together
 
 
 def plain(text: str) -> str:
@@ -159,7 +171,7 @@ def _contents(message: Any) -> list[str]:
 # --- other writings -----------------------------------------------------------------------------
 
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([nrt]))")
-_DATA = re.compile(r"data:([^,\s]{0,100}),([^\s\"'<>)]*)", re.IGNORECASE)
+_DATA = re.compile(r"[dD][aA][tT][aA]:([^,\s]{0,100}),([^\s\"'<>)]*)")
 _LONG = re.compile(rf"\S{{{_SHORTEST},}}")
 _DENSE = re.compile(rf"[A-Za-z0-9+/_-]{{{_SHORTEST},}}={{0,2}}")
 _HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2}){4,})")
@@ -177,8 +189,7 @@ def _decoded(text: str) -> Iterator[str]:
         yield clear
     if "\\" in text and (clear := _ESCAPE.sub(_unescape, text)) != text:
         yield clear
-    folded = text.casefold() if not text.isascii() else text
-    if "data:" in text or "data:" in text.lower() or "data:" in folded:
+    if ":" in text:
         yield from (found for match in _DATA.finditer(text) if (found := _data(match[1], match[2])))
     yield from _dense(text)
 
@@ -271,7 +282,6 @@ _APART = re.compile(r"[ ._*|-]\w[ ._*|-]\w[ ._*|-]")
 _SPACED = re.compile(r"\b\w(?:[ ._*|-]\w){3,}\b")
 _MARKS = re.compile("[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
 _ROW = "\ue000"
-_DIGIT = re.compile(r"(?![0-9])\d")
 
 # Letters that look like Latin ones, by Unicode's confusables.txt and by eye; dashes and quotation marks as in ASCII.
 _ALIKE = {
@@ -285,31 +295,17 @@ _TABLE |= {
     ord(c.upper()): latin for alike, latin in _ALIKE.items() for c in alike if len(c.upper()) == 1 and c.isalpha()
 }
 _TABLE |= {ord("В"): "b", ord("Β"): "b", ord("Ν"): "n", ord("Η"): "h", ord("Υ"): "y", ord("Ρ"): "p", ord("Ι"): "i"}
+# The zeros of the alphabets that have digits of their own.
+_ZEROS = "\u0660\u06f0\u07c0\u0966\u09e6\u0a66\u0ae6\u0b66\u0be6\u0c66\u0ce6\u0d66\u0e50\u0ed0\u0f20\u1040\u17e0\u1810"
+_TABLE |= {ord(zero) + i: str(i) for zero in _ZEROS for i in range(10)}
 _TABLE |= {0x1F1E6 + i: chr(97 + i) for i in range(26)}
 _TABLE |= {0x1F170 + i: chr(97 + i) for i in range(26)} | {0x1F150 + i: chr(97 + i) for i in range(26)}
-
-
-def _forms(text: str) -> Iterator[str]:
-    """A text as it is, plain, and with what stands apart put together: letters, and words that a line's end cuts."""
-    yield text
-    visible = _visible(text)
-    yield (spaced := _spaced(visible))
-    yield (bare := _latin(spaced))
-    if _APART.search(bare):
-        yield _SPACED.sub(lambda match: re.sub(r"[ ._*|-]", "", match[0]), bare)
-    yield from map(_spaced, _joined(visible))
-
-
-def _joined(visible: str) -> Iterator[str]:
-    """Without line ends between letters: parts of a message become lines of one, wherever they were cut."""
-    if "\n" in visible and (whole := _CUT.sub("", latin := _latin(visible))) != latin:
-        yield whole
 
 
 def _visible(text: str) -> str:
     """Nothing that cannot be seen, one character where there are several for the same."""
     if not text.isascii():
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)))
+        text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
     return text.replace("\r\n", "\n") if "\n" in text else text
 
 
@@ -324,5 +320,5 @@ def _spaced(visible: str) -> str:
 def _latin(text: str) -> str:
     if text.isascii():
         return text
-    bare = _MARKS.sub("", unicodedata.normalize("NFD", text)).translate(_TABLE)
-    return _DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), bare)
+    bare = _MARKS.sub("", unicodedata.normalize("NFD", text))
+    return bare if bare.isascii() else bare.translate(_TABLE)

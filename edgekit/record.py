@@ -8,7 +8,6 @@ much a stranger as any file: what has no range of its own has the ranges' defaul
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import field, fields, is_dataclass
 from functools import cache
 from math import isfinite
@@ -128,8 +127,8 @@ def _require(limit: object, value: Any, path: str) -> Any:
     match limit:
         case Within(least, most) if not least <= value <= most:
             raise ValueError(f"{path}: expected a number from {least:g} to {most:g}, found {_shown(value)}")
-        case Matching(pattern, words) if not re.fullmatch(pattern, value):
-            raise ValueError(f"{path}: expected {words}, found {_shown(value)}")
+        case Matching() if not limit.holds(value):
+            raise ValueError(f"{path}: expected {limit.words}, found {_shown(value)}")
     return value
 
 

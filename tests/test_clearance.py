@@ -74,22 +74,33 @@ def test_harmless_texts_pass(opened, text):
 # --- one place ----------------------------------------------------------------------------------
 
 
-def test_only_clearance_makes_what_an_endpoint_takes():
-    made = [
-        path.name
+def calls(name: str) -> list[tuple[str, ast.Call]]:
+    """Every call of something of that name in the package, with the file that it stands in."""
+    return [
+        (path.relative_to(ROOT / "edgekit").as_posix(), node)
         for path in sorted((ROOT / "edgekit").rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Cleared"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name
     ]
-    assert made == ["clearance.py"]
 
 
-def test_an_endpoint_takes_nothing_else():
-    request = Request((Message("user", "Hello"),))
+def test_the_package_asks_endpoints_what_was_cleared_and_nothing_else():
+    assert [place for place, _ in calls("Cleared")] == ["clearance.py"]
+    asked = [
+        (place, ast.unparse(call.args[0])) for place, call in calls("ask") if ast.unparse(call.func) == "endpoint.ask"
+    ]
+    assert [place for place, _ in asked] == ["route_bench.py", "router.py"]
+    assert all(argument.startswith("clear(") for _, argument in asked)
+    assert [place for place, _ in calls("make_body")] == ["cloud/endpoint.py"] * 2
+
+
+def test_an_endpoint_takes_nothing_that_is_not_read():
     far = Endpoint(TIER, environment={})
-    for raw in (request, request.outgoing, {"messages": []}, "Hello"):
-        with pytest.raises(TypeError, match="takes what was cleared"):
+    for raw in (Request((Message("user", "Hello"),)).outgoing, {"messages": []}, "Hello"):
+        with pytest.raises(AttributeError):
             far.ask(raw)
+    with pytest.raises(CloudError, match=r"must not be asked: a\.md is private"):
+        far.ask(Request((Message("user", "Hello"),), private="a.md is private"))
     far.close()
 
 

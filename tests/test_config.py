@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from edgekit.config import builtin_recipe, list_targets, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.types import Grid, Override
+
+ROOT = Path(__file__).parents[1]
 
 TARGET = """
 name = "phone"
@@ -45,16 +48,51 @@ def test_shipped_targets_load_and_carry_their_file_name() -> None:
 
 
 def test_target_file_with_everything(tmp_path: Path) -> None:
-    text = TARGET + (
+    text = TARGET.replace("SomeExecutionProvider", "OpenVINOExecutionProvider") + (
         'lacks = ["op:Gather"]\nquirks = ["slow"]\nshared_kv = true\naccuracy_level = 4\nmax_context = 2048\n'
         'memory_bytes = 8_000_000_000\nbandwidth_bytes_per_s = 5e10\nnotes = "n"\n'
         '[provider_options]\nnum_streams = "1"\ndevice_type = "NPU"\n'
-    ).replace("SomeExecutionProvider", "OpenVINOExecutionProvider")
+    )
     target = load_target(write(tmp_path, "phone.toml", text))
     assert target.provider_options == (("device_type", "NPU"), ("num_streams", "1"))
     assert (target.lacks, target.quirks) == (frozenset({"op:Gather"}), frozenset({"slow"}))
     assert (target.shared_kv, target.accuracy_level, target.max_context) == (True, 4, 2048)
     assert (target.memory_bytes, target.bandwidth_bytes_per_s, target.notes) == (8 * 10**9, 5e10, "n")
+
+
+HOSTILE = [
+    ('[provider_options]\nbackend_path = "./evil.so"\n', "provider_options: 'backend_path' is not a setting"),
+    ('[provider_options]\ncache_dir = "/tmp"\n', "provider_options: 'cache_dir' is not a setting"),
+    ('fallback = "./other.toml"\n', "'fallback' must be a name"),
+    (
+        '[npu]\nname = "N"\nfamily = "../../families/x"\ncontext = 64\nefficiency = [0.1, 0.2]\n',
+        "'npu.family' must be a name",
+    ),
+    (
+        '[npu]\nname = "N"\nfamily = "openvino-npu"\ncontext = 64\nefficiency = [0.1, 0.2]\n'
+        'options = { load_config = "x" }\n',
+        "npu.options: 'load_config' is not a setting",
+    ),
+]
+
+
+@pytest.mark.parametrize(("lines", "message"), HOSTILE)
+def test_a_target_file_from_elsewhere_chooses_no_library_and_no_file(tmp_path: Path, lines: str, message: str) -> None:
+    text = (TARGET + lines).replace("SomeExecutionProvider", "OpenVINOExecutionProvider")
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_target(write(tmp_path, "phone.toml", text))
+    assert caught.value.hint
+
+
+def test_a_family_from_elsewhere_names_no_package(tmp_path: Path) -> None:
+    family = (ROOT / "targets" / "families" / "openvino-npu.toml").read_text()
+    (tmp_path / "families").mkdir()
+    (tmp_path / "families" / "mill.toml").write_text(
+        family.replace('name = "openvino-npu"', 'name = "mill"') + '\n[plugin]\nmodule = "evil"\n'
+    )
+    text = TARGET + '[npu]\nname = "N"\nfamily = "mill"\ncontext = 64\nefficiency = [0.1, 0.2]\n'
+    with pytest.raises(ConfigError, match="unknown key 'plugin'"):
+        load_target(write(tmp_path, "phone.toml", text))
 
 
 def test_unknown_numbers_of_a_target_are_none(tmp_path: Path) -> None:

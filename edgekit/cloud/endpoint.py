@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from openai import Stream
 
     from edgekit.cloud.wire import Call
-    from edgekit.routing import Tier
+    from edgekit.routing import Request, Tier
 
 MOST_BYTES = 16 * 2**20
 FIRST_DELAY = 0.5
@@ -88,20 +88,18 @@ class Endpoint:
         self._wire = wire
         self._client = wire.open_client(tier.url, stall=tier.stall, deadline=tier.deadline, verify=verify)
 
-    def ask(self, cleared: Cleared) -> Reply:
+    def ask(self, asked: Cleared | Request) -> Reply:
         """An answer that is fetched as it is iterated over; nothing is sent before.
 
         Args:
-            cleared: what every veto has read, as ``clearance.clear`` gives it; nothing else is posted.
+            asked: what every veto has read, as ``clearance.clear`` gives it; nothing else is posted. A request that
+                comes by itself has no policy: its own word, private or local-only, is kept.
 
         Raises:
             CloudError: it must not go as far as this endpoint, there is nothing to send, or the endpoint was closed.
             ConfigError: the key is gone.
         """
-        if not isinstance(cleared, Cleared):
-            raise TypeError(
-                f"an endpoint takes what was cleared, not a {type(cleared).__name__}: see edgekit.clearance"
-            )
+        cleared = asked if isinstance(asked, Cleared) else Cleared.of(asked)
         if self._closed:
             raise CloudError(f"tier '{self.tier.name}' has been closed", "make another Endpoint; nothing was sent")
         if cleared.ceiling == DEVICE or TRUST.index(self.tier.trust) > TRUST.index(cleared.ceiling):

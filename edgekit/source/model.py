@@ -84,7 +84,12 @@ def find_path(model: str) -> Path:
 
 def _open_file(path: Path, *, data_only: bool) -> Checkpoint:
     with open_plain(path, error=SourceError) as file:
-        magic = file.read(4)
+        try:
+            magic = file.read(4)
+        except OSError as error:
+            raise SourceError(
+                f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
+            ) from error
     path = path.resolve()
     if magic == b"GGUF" or path.suffix == ".gguf":
         from edgekit.source.gguf_model import open_gguf
