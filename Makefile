@@ -1,13 +1,15 @@
 # Needs Python 3.11 or newer and make; everything else is set up here, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+MINUTES ?= 60
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test fuzz lint docs clean
 
 help:
 	@echo "make demo    build SmolLM2-135M to INT8 and INT4, verify, measure, write demo/report.html"
 	@echo "make test    run the whole test suite"
+	@echo "make fuzz    feed edgekit hostile inputs for MINUTES=60; what fails is kept in tests/fuzz/corpus"
 	@echo "make lint    ruff, mypy --strict, import rules, docs up to date"
 	@echo "make docs    write docs/cli.md from the command line itself"
 	@echo "make clean   remove .venv, demo/ and caches"
@@ -17,6 +19,9 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -94,6 +94,7 @@ def verify_on_arm(
     window: int = WINDOW,
     max_kld: float | None = None,
     min_top1: float | None = None,
+    keys: Sequence[bytes] = (),
     progress: Progress = silent,
 ) -> Verification:
     """Score a bundle's graphs on ARM, the decoder's with and without KleidiAI and at accuracy level 0, and recommend.
@@ -107,6 +108,7 @@ def verify_on_arm(
         window: tokens in a window.
         max_kld: that still passes, with the better kernels.
         min_top1: that still passes.
+        keys: one of them must have signed the bundle.
         progress: hears of every window.
 
     Raises:
@@ -117,7 +119,7 @@ def verify_on_arm(
     arm = find_arm64()
     path = Path(bundle)
     chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
-    opened, checks = check_files(path, progress)
+    opened, checks = check_files(path, progress, keys)
     if opened is None:
         return Verification(str(path), checks)
     others = [_open_rival(Path(other), opened, progress) for other in beside]

@@ -20,8 +20,9 @@ from edgekit import __version__
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
 from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
+from edgekit.origins import remember_origin
 from edgekit.record import to_json
-from edgekit.source import fingerprint, open_model, source_stamp
+from edgekit.source import fingerprint, open_model, require_unchanged, source_stamp, try_tokenizer
 from edgekit.types import (
     Bundle,
     Checkpoint,
@@ -119,9 +120,12 @@ def build_bundle(
             checkpoint, exported = _export(model, chosen.opset, offline, progress)
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+        stamp = source_stamp(checkpoint)
+        tried = beside.submit(try_tokenizer, checkpoint)
         provenance = beside.submit(fingerprint, checkpoint)
         model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
-        order = _Order(plan, chosen, devices, exporter, npu)
+        tried.result()
+        order = _Order(plan, chosen, devices, exporter, npu, stamp)
         return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 
 
@@ -134,6 +138,7 @@ class _Order:
     devices: tuple[Target, ...]
     exporter: Exporter
     npu: ForNpu
+    stamp: str
 
     @property
     def portable(self) -> Target:
@@ -164,7 +169,7 @@ def _write(
     quantized = small.model.clone() if order.devices else None
     lowered = lower(small.model, portable)
     graph = GRAPH_NAMES[plan.precision]
-    key = _key(source_stamp(checkpoint), plan, order.target, order.exporter, weights, policy)
+    key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
     prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
     bundle.write_side_files(checkpoint.files, checkpoint.spec, portable, graph, plan.precision)
@@ -182,11 +187,14 @@ def _write(
             mlpackage=wanted.mlpackage,
             progress=progress,
         )
+    origin = provenance.result()
+    require_unchanged(checkpoint, order.stamp)
+    remember_origin(origin)
     return bundle.finish(
         Manifest(
             schema=SCHEMA,
             edgekit=__version__,
-            provenance=provenance.result(),
+            provenance=replace(origin, location=""),  # a path of this machine's is nobody else's affair
             spec=checkpoint.spec,
             recipe=plan,
             target=order.target,

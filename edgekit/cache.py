@@ -1,9 +1,16 @@
-"""Where what is fetched, or worked out once a machine, is kept."""
+"""Where what is fetched, or worked out once a machine, is kept; and that nobody else could have put it there.
+
+What lies in the cache is executed (interpreters) or believed (sums that came out), so everything on the way from the
+cache's root to it must belong to this user, or to root, and nobody else may be able to write there.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+from edgekit.errors import ConfigError
 
 
 def cache_folder() -> Path:
@@ -13,3 +20,79 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("edgekit"))
+
+
+def make_own(path: Path) -> Path:
+    """Make a folder of the cache, and those that it lies in, for this user alone; return it.
+
+    Raises:
+        ConfigError: as require_own.
+        OSError: it cannot be made.
+    """
+    require_own(path)
+    cache_folder().parent.mkdir(parents=True, exist_ok=True)
+    for folder in _way(path):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
+def require_own(path: Path) -> Path:
+    """Return ``path``, which lies in the cache, if nobody else can have put it there. It need not exist.
+
+    Raises:
+        ConfigError: it, or a folder between it and the cache's root, belongs to another user or may be written by
+            others; a folder on the way is a link; it is neither file nor folder.
+    """
+    if reason := foreign(path):
+        raise ConfigError(reason, "look at who made it and remove it, or set EDGEKIT_CACHE to a folder of your own")
+    return path
+
+
+def foreign(path: Path) -> str:
+    """Why something in the cache is not to be used: someone else may have put it there. "" where nobody can have.
+
+    The root itself may be a link, to another disk; and what ``path`` names, as in Python's own environments.
+    """
+    way = _way(path)
+    for at in (*way, way[0].resolve()) if way[0].is_symlink() else way:
+        try:
+            facts = at.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            return f"{at}: cannot be looked at: {error.strerror}"
+        link = stat.S_ISLNK(facts.st_mode)
+        if facts.st_uid not in (os.geteuid(), 0):
+            return f"{at}: belongs to another user (uid {facts.st_uid})"
+        if link and at not in (way[0], path):
+            return f"{at}: is a link, not a folder"
+        if not link and _others_write(facts):
+            return f"{at}: others may write there (mode {stat.S_IMODE(facts.st_mode):o})"
+        if not (link or stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
+            return f"{at}: is neither file nor folder"
+    return ""
+
+
+def _way(path: Path) -> tuple[Path, ...]:
+    """From the cache's root to what lies in it."""
+    root = cache_folder()
+    parts = path.relative_to(root).parts
+    return tuple(root.joinpath(*parts[:n]) for n in range(len(parts) + 1))
+
+
+def _others_write(facts: os.stat_result) -> bool:
+    """Whether someone else may write there. A group of the user alone, as many systems give each user, is nobody."""
+    if facts.st_mode & stat.S_IWOTH:
+        return True
+    return bool(facts.st_mode & stat.S_IWGRP) and not _is_private(facts.st_gid)
+
+
+def _is_private(gid: int) -> bool:
+    import grp
+    import pwd
+
+    try:
+        me, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return gid == me.pw_gid and group.gr_name == me.pw_name and not set(group.gr_mem) - {me.pw_name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgekit import ranges  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.interval import Interval  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.record import added_later
 
@@ -95,13 +96,13 @@ class Calibration:
     the score needs, "" where it needs none.
     """
 
-    bundle_sha256: str
+    bundle_sha256: ranges.Digest
     provider: str
     runtime: tuple[tuple[str, str], ...]
-    template_sha256: str
+    template_sha256: ranges.Digest
     time: str
     data: str
-    data_sha256: str
+    data_sha256: ranges.Digest
     n_fit: int
     n_threshold: int
     right: int

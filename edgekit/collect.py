@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from edgekit.counting import encode_prompt
+from edgekit.disk import add_line, make_parent, read_lines, writing
 from edgekit.errors import RouteError
 from edgekit.local import LocalModel
 from edgekit.record import from_json, to_json
@@ -15,6 +16,7 @@ from edgekit.route.grading import is_right
 from edgekit.route.signals import SignalTrail
 from edgekit.routing import CloudAnswer, Example, Grading, LocalAnswer, Message
 from edgekit.run import Tokenizer, generate, load_runner
+from edgekit.strangers import open_plain
 from edgekit.types import Sampling, silent
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.types import Bundle, Progress, Runner
+
+_OURS = b'{"key":"'
+"""How every line of a store begins."""
 
 PREFIX_TOKENS = 16
 """Tokens after which an answer may be given up."""
@@ -214,7 +219,9 @@ def read_collected(path: Path) -> tuple[LocalAnswer, ...]:
     """
     if not path.is_file():
         raise RouteError(f"{path}: no such file", "collect_local(..., store=path) writes it")
-    return tuple({answer.id: answer for answer in _read_store(path, Kept).values()}.values())
+    content = path.read_bytes()
+    answers = _parse_store(path, content[: content.rfind(b"\n") + 1], Kept)
+    return tuple({answer.id: answer for answer in answers.values()}.values())
 
 
 def _encode(example: Example, tokenizer: Tokenizer) -> list[int]:
@@ -255,29 +262,33 @@ def _ask(runner: Runner, tokenizer: Tokenizer, example: Example, prompt: list[in
 def _keep(store: Path | None, kept: Kept | KeptCloud) -> None:
     """Add a line to the store, if there is one."""
     if store:
-        with store.open("a", encoding="utf-8") as file:
-            file.write(to_json(kept) + "\n")
+        with writing(store, kind=RouteError):
+            add_line(store, to_json(kept), mend=True)
 
 
-def _read_store(path: Path, kind: type[K]) -> dict[str, Any]:
-    """What the file holds, by key. A last line without its end is left out: it is being written, or was cut off."""
+def _open_store(path: Path, kind: type[K]) -> dict[str, Any]:
+    """What the file holds, by key; it is made if it is not there.
+
+    A last line without its end is left out: it is being written, or was cut off.
+    """
+    with writing(path, kind=RouteError):
+        make_parent(path)
+        content = read_lines(path)
+    # What is no line yet is cut off when one is added: that may only be the beginning of one of ours.
+    with open_plain(path, error=RouteError) as file:
+        begins = file.read(len(_OURS)) or b""
+    if not content and not _OURS.startswith(begins):
+        raise RouteError(f"{path}: not a file of collected answers", "give the name of a new file")
+    return _parse_store(path, content, kind)
+
+
+def _parse_store(path: Path, content: bytes, kind: type[K]) -> dict[str, Any]:
     found = {}
-    content = path.read_bytes()
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             kept = from_json(kind, line.decode("utf-8"))
         except ValueError as error:
             hint = "it is not a file of collected answers, or of another edgekit: give a new one"
             raise RouteError(f"{path}:{number}: {error}", hint) from error
         found[kept.key] = kept.answer
-    return found
-
-
-def _open_store(path: Path, kind: type[K]) -> dict[str, Any]:
-    """What the file holds, made fit to be added to: it ends after a whole line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    found = _read_store(path, kind)
-    with path.open("rb+") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgekit import ranges  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.device import Activations, Npu, Target  # noqa: TC001 - record.py resolves these annotations at run time
 
 Role = Literal["prefill", "decode"]
@@ -78,18 +79,18 @@ class CompiledGraph:
     """
 
     role: Role
-    part: int
-    tokens: int
+    part: ranges.Count
+    tokens: ranges.Chunk
     source: str
     context: str
     binary: str
     shared: bool
     executed: bool
-    nodes: int
+    nodes: ranges.Count
     compatibility: str
     traffic: Traffic | None
     seconds: float
-    peak_rss_bytes: int
+    peak_rss_bytes: ranges.Bytes
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class StaticGraph:
     """A static graph that the device compiles by itself; ``path`` is the bundle's."""
 
     role: Role
-    part: int
-    tokens: int
+    part: ranges.Count
+    tokens: ranges.Chunk
     path: str
-    nodes: int
+    nodes: ranges.Count
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class NpuBuild:
     options: tuple[tuple[str, str], ...]
     tools: tuple[tuple[str, str], ...]
     host: str
-    past: int
+    past: ranges.Context
     graphs: tuple[CompiledGraph, ...]
     placement: str
     emulations: tuple[Emulation, ...] = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from edgekit import ranges  # noqa: TC001 - record.py resolves these annotations at run time
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -71,8 +73,8 @@ class Runtime:
 class Window:
     """A static graph's width: ``tokens`` at once over a cache of ``past`` slots."""
 
-    tokens: int
-    past: int
+    tokens: ranges.Chunk
+    past: ranges.Context
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,12 @@ class Npu:
     """
 
     name: str
-    family: str
+    family: ranges.Name
     plugin: Plugin | None
     options: tuple[tuple[str, str], ...]
-    prefill_tokens: int
-    context: int
-    largest_graph_bytes: int
+    prefill_tokens: ranges.Chunk
+    context: ranges.Context
+    largest_graph_bytes: ranges.Bytes
     efficiency: tuple[float, float]
     routes: tuple[Route, ...]
     runtime: Runtime | None = None
@@ -166,19 +168,19 @@ class Target:
     zero; ``sources`` says where each comes from.
     """
 
-    name: str
+    name: ranges.Name
     title: str
     provider: str
-    opset: int
+    opset: ranges.Opset
     precisions: tuple[Precision, ...]
     verified: Verified
     provider_options: tuple[tuple[str, str], ...] = ()
     lacks: frozenset[str] = frozenset()
     quirks: frozenset[str] = frozenset()
     shared_kv: bool = False
-    accuracy_level: int | None = None
-    max_context: int | None = None
-    memory_bytes: int | None = None
+    accuracy_level: ranges.Level | None = None
+    max_context: ranges.Context | None = None
+    memory_bytes: ranges.Bytes | None = None
     bandwidth_bytes_per_s: float | None = None
     peak_int8_ops_per_s: float | None = None
     chip: str = ""

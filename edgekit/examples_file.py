@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from edgekit.errors import RouteError, did_you_mean
 from edgekit.route.grading import find_number, is_right
 from edgekit.routing import CloudAnswer, Example, Grading, Message, Request
+from edgekit.strangers import read_plain
 from edgekit.types import Sampling
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ EXAMPLE_KEYS = ("id", "prompt", "messages", "raw", "answer", "grading", "choices
 ANSWER_KEYS = ("id", "answer", "text", "right", "prompt_tokens", "new_tokens", "seconds", "cost")
 GRADINGS: tuple[Grading, ...] = get_args(Grading)
 ROLES = ("system", "user", "assistant")
+
+LARGEST = 200_000_000
+"""Bytes of a file."""
+MOST = 10**9
+"""Of any number in it: tokens, seconds, money."""
 
 _EXAMPLE = 'a line looks like {"prompt": "What is 6 times 7?", "answer": "42", "grading": "number"}'
 _ANSWER = 'a line looks like {"id": "17", "answer": "42", "seconds": 0.8}'
@@ -99,10 +104,11 @@ class Line:
     place: str
     number: int
     values: dict[str, Any]
+    looks: str
 
     def error(self, problem: str, hint: str = "") -> RouteError:
-        """A RouteError that names file and line."""
-        return RouteError(f"{self.place}: {problem}", hint)
+        """A RouteError that names file and line; without a hint of its own it says how a line looks."""
+        return RouteError(f"{self.place}: {problem}", hint or self.looks)
 
     def get(self, key: str, kind: type, expected: str) -> Any:
         """The value of ``key``, exactly of ``kind``; None where there is none."""
@@ -130,8 +136,9 @@ class Line:
     def whole(self, key: str, least: int) -> int | None:
         """A whole number."""
         value: int | None = self.get(key, int, "a whole number")
-        if value is not None and value < least:
-            raise self.error(f"'{key}' must be at least {least}, not {value}")
+        if value is not None and not least <= value <= MOST:
+            limit = f"at least {least}" if value < least else f"at most {MOST:,}"
+            raise self.error(f"'{key}' must be {limit}, not {_shown(value)}")
         return value
 
     def amount(self, key: str) -> float | None:
@@ -139,17 +146,14 @@ class Line:
         value = self.values.get(key)
         if value is None:
             return None
-        if type(value) not in (int, float) or not isfinite(value) or value < 0:
-            raise self.error(f"'{key}' must be a number that is not negative, not {_shown(value)}")
+        if type(value) not in (int, float) or not 0 <= value <= MOST:  # NaN is not, either
+            raise self.error(f"'{key}' must be a number that is not negative, not {_shown(value)}", f"at most {MOST:,}")
         return float(value)
 
 
 def _lines(path: Path, keys: tuple[str, ...], looks: str) -> Iterator[Line]:
     """The lines that are not blank. One object at least."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RouteError(f"{path}: {error.strerror or error}", "give the path of a file of JSON lines") from error
+    content = read_plain(path, LARGEST, error=RouteError)
     found = False
     for number, data in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if data.strip():
@@ -166,13 +170,15 @@ def _parse(place: str, number: int, data: bytes, keys: tuple[str, ...], looks: s
     except UnicodeError as error:
         raise RouteError(f"{place}: not UTF-8: {error}", "save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise RouteError(f"{place}: not JSON: {error}", f"one object a line; {looks}") from error
+        raise RouteError(f"{place}: not JSON: {str(error)[:200]}", f"one object a line; {looks}") from error
     if type(values) is not dict:
         raise RouteError(f"{place}: an object is expected, not {_shown(values)}", looks)
     for key in values:
         if key not in keys:
-            raise RouteError(f"{place}: unknown key '{key}'", f"{did_you_mean(key, keys)}known keys: {', '.join(keys)}")
-    return Line(place, number, values)
+            raise RouteError(
+                f"{place}: unknown key '{key[:60]}'", f"{did_you_mean(key, keys)}known keys: {', '.join(keys)}"
+            )
+    return Line(place, number, values, looks)
 
 
 def _example(line: Line) -> Example:

@@ -9,9 +9,10 @@ from edgekit import words
 from edgekit.bundle import open_bundle
 from edgekit.counting import Counter
 from edgekit.policy_file import load_policy
-from edgekit.route.after import check_calibrated, check_schema
+from edgekit.route.after import check_calibrated
 from edgekit.route.decide import decide
 from edgekit.route.expect import expect_local, expect_tier
+from edgekit.route.schema import check_schema
 from edgekit.routing import DEVICE, DeviceState, Expected, Message, Policy, Request, Verdict
 from edgekit.run import Tokenizer
 from edgekit.state import find_measurement, read_state

@@ -46,12 +46,20 @@ class Grounding:
 
     def ground(self, request: Request) -> Request:
         """The request with passages that share its words, private where one of them is, or where it quotes one."""
-        said = [m.content for m in request.messages] or [request.prompt]
-        asked = [m.content for m in request.messages if m.role == "user"] or said
-        quoted = self._index.private_text.found_in(said)
-        if quoted:
-            request = replace(request, private="; ".join(r for r in (request.private, quoted) if r))
-        return with_passages(request, self._index.search(asked[-1], PASSAGES, self._most, count=self._count))
+        asked = [m.content for m in request.messages if m.role == "user"] or [request.text]
+        grounded = with_passages(request, self._index.search(asked[-1], PASSAGES, self._most, count=self._count))
+        # With its passages, as these would leave too; not where it stays already.
+        quoted = "" if grounded.private else self.find_quote(grounded)
+        return replace(grounded, private=quoted) if quoted else grounded
+
+    def find_quote(self, request: Request) -> str:
+        """Why a request must stay here by what would be sent of it: the private document it quotes; "" for none."""
+        if self._index.private_text.empty:
+            return ""
+        reading = request.outgoing.reading
+        if not reading.whole:
+            return "it is too long to be looked through for private documents"
+        return self._index.private_text.found_in(reading.wording)
 
     def remember(self, request: Request, answer: str) -> None:
         """What was answered from private text is private, when the conversation comes back with it."""

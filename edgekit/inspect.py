@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,13 +33,15 @@ def inspect_model(
         BundleError: the manifest is damaged or newer than this edgekit.
         SourceError: not a checkpoint that edgekit knows.
     """
-    if (Path(path_or_model) / _MANIFEST).is_file():
-        from edgekit.bundle import open_bundle
+    if os.path.lexists(Path(path_or_model) / _MANIFEST):
+        from edgekit.bundle import open_bundle, signed_by
 
-        return inspect_bundle(open_bundle(Path(path_or_model), check=False))
+        bundle = open_bundle(Path(path_or_model), check=False)
+        return replace(inspect_bundle(bundle), signed_by=signed_by(bundle))
     from edgekit.source import open_model
 
-    return inspect_checkpoint(open_model(str(path_or_model), revision=revision, offline=offline, progress=progress))
+    checkpoint = open_model(str(path_or_model), revision=revision, offline=offline, data_only=True, progress=progress)
+    return inspect_checkpoint(checkpoint)
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:

@@ -51,6 +51,7 @@ class LocalModel:
         """Open the bundle. Args and errors as of ``load_runner``."""
         self.bundle = bundle
         self.tokenizer = Tokenizer.of(bundle)
+        self.tokenizer.prepare_chat()
         self._runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
         self._held = HeldPrompt(self._runner, self.tokenizer, at_least=SHARED)
         self._turn = Condition()

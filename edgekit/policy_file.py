@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlsplit
 
-from edgekit.route.patterns import find_fault
+from edgekit.route.patterns import NO_FORM, find_fault
 from edgekit.routing import (
     DEVICE,
     TRUST,
@@ -100,7 +100,7 @@ def _rule(table: Table, ceiling: Trust) -> PrivacyRule:
             f"'{table.where}match' {fault}: {rule.match!r}",
             "what holds for every request is the ceiling of [privacy]"
             if fault == "matches every text"
-            else "write it without nesting, or as several rules",
+            else f"write it in {NO_FORM}; or as several rules",
         )
     if rule.ceiling == "third-party":
         raise table.error(f"the privacy rule '{rule.name}' keeps nothing back: its ceiling is third-party", "remove it")

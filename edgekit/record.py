@@ -1,7 +1,8 @@
 """Dataclasses to JSON and back, strictly: the manifest and the measurement record are written and read here.
 
 Fields may be ``str``, ``int``, ``float``, ``bool``, ``None``, ``Path``, ``Literal``, unions of these, ``tuple``,
-``frozenset`` and dataclasses of the same. Standard library only.
+``frozenset`` and dataclasses of the same, and any of these ``Annotated`` with a range (see ranges). A document is as
+much a stranger as any file: what has no range of its own has the ranges' defaults. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from functools import cache
 from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from edgekit.ranges import MAX_ITEMS, MAX_TEXT, MAX_WHOLE, Matching, Within
 
 T = TypeVar("T")
 
@@ -31,18 +34,22 @@ def added_later(default: Any) -> Any:
     return field(default=default, metadata={_LATER: True})
 
 
-def to_json(obj: object, *, indent: int | None = None) -> str:
+def to_json(obj: object, *, indent: int | None = None, brief: bool = False) -> str:
     """Write a dataclass as JSON: fields in the order of their declaration, sets sorted, the same bytes every time.
 
     Args:
         obj: a dataclass instance.
         indent: spaces per level; None writes one line.
+        brief: leave out what was ``added_later`` and says no more than its absence: the bytes stay the same when such a
+            field is added.
 
     Raises:
         ValueError: a float is NaN or infinite, or a value has no place in JSON. The message starts with its path.
     """
     separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(_plain(obj, "$"), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        _plain(obj, "$", brief), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+    )
 
 
 def from_json(cls: type[T], text: str) -> T:
@@ -53,8 +60,8 @@ def from_json(cls: type[T], text: str) -> T:
         text: a JSON document.
 
     Raises:
-        ValueError: not JSON, a key twice, unknown or missing, or a value of the wrong type. The message starts with
-            the key's path, as in ``$.tensors[3].grid.bits: expected int, found "eight"``.
+        ValueError: not JSON, a key twice, unknown or missing, or a value of the wrong type or outside its range. The
+            message starts with the key's path, as in ``$.tensors[3].grid.bits: expected int, found "eight"``.
     """
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
@@ -69,13 +76,18 @@ def from_json(cls: type[T], text: str) -> T:
     return value
 
 
-def _plain(value: object, path: str) -> Any:
+def _plain(value: object, path: str, brief: bool) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name), f"{path}.{f.name}") for f in fields(value)}
+        held = ((f, getattr(value, f.name)) for f in fields(value))
+        return {
+            f.name: _plain(v, f"{path}.{f.name}", brief)
+            for f, v in held
+            if not (brief and f.metadata.get(_LATER) and v == f.default)
+        }
     if isinstance(value, tuple):
-        return [_plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        return [_plain(v, f"{path}[{i}]", brief) for i, v in enumerate(value)]
     if isinstance(value, frozenset):
-        return sorted(_plain(v, path) for v in value)
+        return sorted(_plain(v, path, brief) for v in value)
     if isinstance(value, Path):
         return value.as_posix()
     if isinstance(value, float) and not isfinite(value):
@@ -88,6 +100,8 @@ def _plain(value: object, path: str) -> Any:
 
 def _read(hint: Any, data: Any, path: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _require(args[1], _read(args[0], data, path), path)
     if origin in (Union, UnionType):
         return _read_union(args, data, path)
     if origin is Literal:
@@ -99,11 +113,23 @@ def _read(hint: Any, data: Any, path: str) -> Any:
         return _read_sequence(origin, args, data, path)
     if isinstance(hint, type) and is_dataclass(hint):
         return _read_dataclass(hint, data, path)
-    if type(data) is hint:
-        return data
-    if (hint, type(data)) in _CONVERTED:
-        return hint(data)
-    raise ValueError(f"{path}: expected {_name(hint)}, found {_shown(data)}")
+    if type(data) is not hint and (hint, type(data)) not in _CONVERTED:
+        raise ValueError(f"{path}: expected {_name(hint)}, found {_shown(data)}")
+    if type(data) is int and abs(data) > MAX_WHOLE:
+        raise ValueError(f"{path}: expected a number of at most {MAX_WHOLE:,}, found a larger one")
+    if type(data) is str and (len(data) > MAX_TEXT or "\0" in data):
+        raise ValueError(f"{path}: expected text of at most {MAX_TEXT:,} characters, none of them NUL")
+    return data if type(data) is hint else hint(data)
+
+
+def _require(limit: object, value: Any, path: str) -> Any:
+    """The value, which keeps to the range of its field."""
+    match limit:
+        case Within(least, most) if not least <= value <= most:
+            raise ValueError(f"{path}: expected a number from {least:g} to {most:g}, found {_shown(value)}")
+        case Matching() if not limit.holds(value):
+            raise ValueError(f"{path}: expected {limit.words}, found {_shown(value)}")
+    return value
 
 
 def _read_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
@@ -123,6 +149,8 @@ def _read_union(options: tuple[Any, ...], data: Any, path: str) -> Any:
 def _read_sequence(kind: type, args: tuple[Any, ...], data: Any, path: str) -> Any:
     if type(data) is not list:
         raise ValueError(f"{path}: expected a list, found {_shown(data)}")
+    if len(data) > MAX_ITEMS:
+        raise ValueError(f"{path}: expected at most {MAX_ITEMS:,} items, found {len(data):,}")
     if kind is frozenset or (len(args) == 2 and args[1] is Ellipsis):
         items = [_read(args[0], v, f"{path}[{i}]") for i, v in enumerate(data)]
         if kind is frozenset and len(set(items)) != len(items):
@@ -154,7 +182,7 @@ def _added_later(cls: type) -> frozenset[str]:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -178,6 +206,8 @@ def _no_constant(word: str) -> Any:
 
 
 def _name(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _name(get_args(hint)[0])
     return {NoneType: "null", Path: "a path", str: "text"}.get(hint, getattr(hint, "__name__", str(hint)))
 
 

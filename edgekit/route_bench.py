@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.calibrate import check_second, require_calibration
 from edgekit.calibration import Calibration, Guarantee  # noqa: TC001 - record.py resolves these at run time
+from edgekit.clearance import clear
 from edgekit.cloud import Endpoint
 from edgekit.collect import PREFIX_TOKENS, add_second, collect_cloud, collect_local
 from edgekit.counting import Counter
@@ -199,7 +200,7 @@ def bench_routing(
             if not sent:
                 raise RouteError(f"{data}: none of {len(examples)} examples may leave the device", "nothing was sent")
             local = ask_bundle(sent)
-            others = ask_all(endpoint, bundle, sent, store / "cloud.jsonl" if store else None, progress)
+            others = ask_all(endpoint, bundle, sent, store / "cloud.jsonl" if store else None, progress, policy=rule)
         whom, costs = f"{cloud.model} at {cloud.url}", "by its price" if cloud.price else _UNPRICED
     else:
         sent, whom = examples, cloud.name
@@ -280,6 +281,7 @@ def ask_all(
     store: Path | None = None,
     progress: Progress = silent,
     *,
+    policy: Policy | None = None,
     whom: str = "",
 ) -> tuple[CloudAnswer, ...]:
     """Put examples to an endpoint, one after another, and grade what comes.
@@ -290,6 +292,7 @@ def ask_all(
         examples: what to ask.
         store: a file that keeps the answers; see collect_cloud.
         progress: hears of every example.
+        policy: whose privacy rules hold, None where there is none.
         whom: what its answers depend on, "" for its address and model.
 
     Raises:
@@ -297,10 +300,12 @@ def ask_all(
         RouteError: ``store`` is another kind of file.
     """
     tier = endpoint.tier
-    counter = Counter.of(bundle, Policy("bench", (tier,)))
+    alone = Policy("bench", (tier,))
+    counter = Counter.of(bundle, alone)
+    rule = replace(policy, tiers=(tier,)) if policy else alone
 
     def ask(example: Example) -> CloudAnswer:
-        with endpoint.ask(example.request) as reply:
+        with endpoint.ask(clear(example.request, rule)) as reply:
             try:
                 text = "".join(reply)
             except CloudError:

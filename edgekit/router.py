@@ -17,6 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from edgekit.calibrate import check_binding, check_second
+from edgekit.clearance import clear
 from edgekit.cloud import Endpoint
 from edgekit.counting import Counter
 from edgekit.errors import CloudError, ConfigError, RunError
@@ -24,10 +25,11 @@ from edgekit.grounding import Grounding
 from edgekit.ledger import Ledger
 from edgekit.local import LocalModel
 from edgekit.measure import choose_meter
-from edgekit.route.after import check_calibrated, check_schema, judge, judge_prefix
+from edgekit.route.after import check_calibrated, judge, judge_prefix
 from edgekit.route.decide import decide, escalate
 from edgekit.route.drift import measure_drift
 from edgekit.route.loops import LoopWatch
+from edgekit.route.schema import check_schema
 from edgekit.routing import DEVICE, Attempt, Finding, Opening, Piece, Routed
 from edgekit.state import Gauge, find_measurement
 
@@ -366,7 +368,7 @@ class _Answer:
         shown = False
         try:
             try:
-                reply = endpoint.ask(self._request)
+                reply = endpoint.ask(clear(self._request, router.policy, router.grounding))
             except (CloudError, ConfigError) as error:
                 return self._failed(verdict, error.message, begun)
             with _watched(self._stop, reply):

@@ -7,9 +7,11 @@ joins them to a bundle. Times are seconds, prices and costs are in the policy's 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from edgekit.calibration import Signals  # noqa: TC001 - record.py resolves these annotations at run time
+from edgekit.outgoing import Outgoing, compose
 from edgekit.types import Sampling
 
 # --- what is asked ------------------------------------------------------------------------------
@@ -50,6 +52,7 @@ class Request:
     "" where there is none, "{}" where any JSON will do. ``language``: ISO 639-1 code of the last message, None where
     it was not looked at or could not be told. ``private``: why the request must stay on the device, "" if it need not.
     ``passthrough``: a JSON object of the parts that only an endpoint understands (tools, images), "" for none.
+    ``seeded``: somebody asked for ``sampling.seed``; one that was drawn is no affair of an endpoint's.
     """
 
     messages: tuple[Message, ...] = ()
@@ -63,6 +66,12 @@ class Request:
     override: Override | None = None
     private: str = ""
     passthrough: str = ""
+    seeded: bool = True
+
+    @cached_property
+    def outgoing(self) -> Outgoing:
+        """What any endpoint would be sent of it."""
+        return compose(self)
 
     @property
     def text(self) -> str:

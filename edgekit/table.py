@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
 
 from edgekit.errors import ConfigError, did_you_mean
+from edgekit.strangers import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.resources.abc import Traversable
 
 V = TypeVar("V")
+
+LARGEST_FILE = 1_000_000
+"""Bytes of a TOML file; those that ship have 8,000 at most."""
+LARGEST_NUMBER = 2**63 - 1
+"""Of a whole number, as TOML promises to keep them."""
+_SHOWN = 60
 
 
 def file_names(folder: Traversable) -> tuple[str, ...]:
@@ -36,12 +43,13 @@ class Table:
     where: str
     known: tuple[str, ...]
     values: dict[str, Any]
+    example: str = "the files that come with edgekit show how"
 
     def __post_init__(self) -> None:
         for key in self.values:
             if key not in self.known:
                 hint = did_you_mean(key, self.known) + f"known keys: {', '.join(self.known)}"
-                raise self.error(f"unknown key '{self.where}{key}'", hint)
+                raise self.error(f"unknown key '{self.where}{key[:60]}'", hint)
 
     @classmethod
     def open(cls, name_or_path: str | Path, folder: Traversable, noun: str, known: tuple[str, ...]) -> Table:
@@ -49,7 +57,7 @@ class Table:
         text = str(name_or_path)
         ours = not is_path(name_or_path)
         source = folder / f"{text}.toml" if ours else Path(text)
-        if not source.is_file():
+        if not _is_there(source):
             names = file_names(folder)
             hint = f"known: {', '.join(names)}; or give the path of a .toml file"
             if ours:
@@ -65,18 +73,19 @@ class Table:
     @classmethod
     def of(cls, path: Path, noun: str, known: tuple[str, ...], hint: str) -> Table:
         """Read a file of the user's that may be called anything; ``hint`` says where one like it can be seen."""
-        if not path.is_file():
+        if not _is_there(path):
             raise ConfigError(f"{path}: no such {noun} file", hint)
-        return cls(str(path), "", known, _parse(path, str(path), hint))
+        return cls(str(path), "", known, _parse(path, str(path), hint), hint)
 
     def error(self, problem: str, hint: str = "") -> ConfigError:
-        """A ConfigError that names this file."""
-        return ConfigError(f"{self.file}: {problem}", hint)
+        """A ConfigError that names this file; without a hint of its own it says where such a file is described."""
+        return ConfigError(f"{self.file}: {problem}", hint or f"correct {self.file}: {self.example}")
 
     def require(self, condition: bool, key: str, expected: str, value: object) -> None:
         """Raise unless ``condition`` holds of the value of ``key``."""
         if not condition:
-            raise self.error(f"'{self.where}{key}' must be {expected}, not {value!r}")
+            hint = f"give '{self.where}{key}' {expected}; {self.example}"
+            raise self.error(f"'{self.where}{key}' must be {expected}, not {shown(value)}", hint)
 
     def has(self, key: str) -> bool:
         """Whether the file says anything about ``key``."""
@@ -95,6 +104,7 @@ class Table:
     def whole(self, key: str, *, at_least: int) -> int:
         """A whole number."""
         value = self.get(key, int)
+        self.require(not _is_huge(value), key, "a number that a file can be meant to hold", value)
         self.require(value >= at_least, key, f"at least {at_least}", value)
         return value
 
@@ -103,7 +113,7 @@ class Table:
         if key not in self.values:
             return None
         value = self.values[key]
-        self.require(type(value) in (int, float) and value > 0, key, "a number above 0", value)
+        self.require(_is_number(value) and value > 0, key, "a number above 0", value)
         return float(value)
 
     def number(self, key: str, *, least: float = 0.0, most: float = inf) -> float | None:
@@ -112,7 +122,7 @@ class Table:
             return None
         value = self.values[key]
         limits = f"a number of at least {least:g}" if most == inf else f"a number between {least:g} and {most:g}"
-        self.require(type(value) in (int, float) and isfinite(value) and least <= value <= most, key, limits, value)
+        self.require(_is_number(value) and least <= value <= most, key, limits, value)
         return float(value)
 
     def choice(self, key: str, allowed: Sequence[V], default: V | None = None) -> V:
@@ -120,8 +130,8 @@ class Table:
         value = self.get(key, type(allowed[0]), default)
         if value not in allowed:
             hint = did_you_mean(value, [str(a) for a in allowed]) if isinstance(value, str) else ""
-            problem = f"'{self.where}{key}' must be one of {', '.join(map(str, allowed))}, not {value!r}"
-            raise self.error(problem, hint.strip())
+            problem = f"'{self.where}{key}' must be one of {', '.join(map(str, allowed))}, not {shown(value)}"
+            raise self.error(problem, f"{hint}one of these it must be; {self.example}")
         return value
 
     def words(self, key: str, allowed: Sequence[V] = (), default: Sequence[V] | None = None) -> tuple[V, ...]:
@@ -135,7 +145,7 @@ class Table:
 
     def table(self, key: str, known: tuple[str, ...]) -> Table:
         """The table under ``key``."""
-        return Table(self.file, f"{self.where}{key}.", known, self.get(key, dict))
+        return replace(self, where=f"{self.where}{key}.", known=known, values=self.get(key, dict))
 
     def texts(self, key: str) -> tuple[tuple[str, str], ...]:
         """A table of texts under any keys, sorted; empty when there is none."""
@@ -147,21 +157,50 @@ class Table:
     def fraction(self, key: str) -> float:
         """A number from 0 to 1 that must be there."""
         value = self.values.get(key)
-        self.require(isinstance(value, int | float) and 0 <= value <= 1, key, "a number between 0 and 1", value)
+        self.require(_is_number(value) and 0 <= value <= 1, key, "a number between 0 and 1", value)
         return float(self.values[key])
 
     def tables(self, key: str, known: tuple[str, ...]) -> list[Table]:
         """The array of tables under ``key``; empty when there is none."""
         rows: list[Any] = self.get(key, list, [])
         self.require(all(isinstance(r, dict) for r in rows), key, f"an array of tables, [[{key}]]", rows)
-        return [Table(self.file, f"{self.where}{key}[{i}].", known, row) for i, row in enumerate(rows)]
+        return [replace(self, where=f"{self.where}{key}[{i}].", known=known, values=row) for i, row in enumerate(rows)]
 
 
-def _parse(source: Path | Traversable, shown: str, hint: str) -> dict[str, Any]:
+def shown(value: object) -> str:
+    """A value as a message can hold it: its beginning, where it is long."""
+    text = f"a number of {value.bit_length():,} bits" if _is_huge(value) else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _is_huge(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and abs(value) > LARGEST_NUMBER
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """A number that a float holds; true and false are none."""
+    return type(value) in (int, float) and not _is_huge(value) and isfinite(cast("float", value))
+
+
+def _is_there(path: Path | Traversable) -> bool:
+    """Whether something has this name. What cannot be a name is not there; a pipe is, and is refused when opened."""
     try:
-        return tomllib.loads(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{shown}: not a TOML file: {error}", hint) from error
+        return path.exists() if isinstance(path, Path) else path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _parse(source: Path | Traversable, name: str, hint: str) -> dict[str, Any]:
+    data = read_plain(source, LARGEST_FILE, error=ConfigError) if isinstance(source, Path) else source.read_bytes()
+    try:
+        values = tomllib.loads(data.decode("utf-8"))
+        # Hexadecimal numbers may have more digits than can be said again.
+        repr(values)
+    except RecursionError as error:
+        raise ConfigError(f"{name}: not a TOML file: nested too deeply", hint) from error
+    except ValueError as error:  # of tomllib, of UTF-8, of numbers
+        raise ConfigError(f"{name}: not a TOML file: {str(error)[:200]}", hint) from error
+    return values
 
 
 _KINDS: dict[type, str] = {

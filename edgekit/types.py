@@ -11,6 +11,7 @@ from math import nan, prod
 from pathlib import Path  # noqa: TC003 - record.py resolves these annotations at run time
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from edgekit import ranges
 from edgekit.calibration import Calibration as Calibration
 from edgekit.compiled import NpuBuild as NpuBuild
 from edgekit.device import Activations as Activations
@@ -40,6 +41,9 @@ def silent(task: str, done: int, total: int, unit: str = "B") -> None:
 RESUMED = "resumed"
 """The task of the one report that says how much a killed build had finished."""
 
+LEFT_ALONE = "left alone"
+"""The task of the one report that says how many unfinished builds others could have put there: none is gone on with."""
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -66,11 +70,11 @@ class Rope:
     ``original_context`` is the context the rope was trained for, before scaling.
     """
 
-    theta: float
-    dim: int
+    theta: ranges.Positive
+    dim: ranges.Width
     kind: RopeKind = "default"
-    factor: float = 1.0
-    original_context: int = 0
+    factor: ranges.Positive = 1.0
+    original_context: ranges.Count = 0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
@@ -93,26 +97,26 @@ class ModelSpec:
     """
 
     architecture: str
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int
-    norm_eps: float
+    hidden_size: ranges.Width
+    intermediate_size: ranges.Width
+    layers: ranges.Layers
+    heads: ranges.Heads
+    kv_heads: ranges.Heads
+    head_dim: ranges.Width
+    vocab_size: ranges.Vocabulary
+    context_length: ranges.Context
+    norm_eps: ranges.Epsilon
     rope: Rope
     tied: bool
-    windows: tuple[int | None, ...]
+    windows: tuple[ranges.Context | None, ...]
     rotary: tuple[bool, ...]
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
-    bos_token_id: int | None = None
-    eos_token_ids: tuple[int, ...] = ()
-    pad_token_id: int | None = None
+    bos_token_id: ranges.Token | None = None
+    eos_token_ids: tuple[ranges.Token, ...] = ()
+    pad_token_id: ranges.Token | None = None
 
 
 class Weights(Protocol):
@@ -154,11 +158,11 @@ class SideFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes (see source/)."""
+    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes; a bundle leaves ``location`` out."""
 
     id: str
     kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
-    sha256: str
+    sha256: ranges.Digest
     revision: str = ""
     location: str = ""
 
@@ -195,8 +199,8 @@ class Grid:
     and stores none.
     """
 
-    bits: int
-    block: int
+    bits: ranges.Bits
+    block: ranges.Block
     symmetric: bool
     scale: ScaleType = "float16"
 
@@ -231,10 +235,9 @@ class Override:
 class Recipe:
     """How the weights become small. ``method`` is the name of a file in quantize/.
 
-    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and
-    the head. ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity.
-    ``accuracy_level`` is MatMulNBits' (0: the runtime decides, 1: fp32, 4: int8 activations). ``smooth`` (0..1) says
-    how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
+    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and the head.
+    ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity. ``smooth``
+    (0..1): how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     ``rotate``: the residual stream is turned, exactly, so that no channel stands out (see quantize/rotate.py).
     ``fast_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
     """
@@ -245,12 +248,12 @@ class Recipe:
     linear: Grid | None = None
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
-    accuracy_level: int = 0
-    smooth: float = 0.0
+    accuracy_level: ranges.Level = 0  # MatMulNBits': 0: the runtime decides, 1: fp32, 4: int8 activations
+    smooth: ranges.Share = 0.0
     rotate: bool = False
     fast_prefill: bool = False
-    size_bytes: int | None = None
-    bits_per_weight: float | None = None
+    size_bytes: ranges.Bytes | None = None
+    bits_per_weight: ranges.Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -270,8 +273,8 @@ class FileEntry:
     """A file of a bundle: POSIX path relative to it, size and sha256."""
 
     path: str
-    bytes: int
-    sha256: str
+    bytes: ranges.Bytes
+    sha256: ranges.Digest
 
 
 @dataclass(frozen=True)
@@ -283,10 +286,10 @@ class TensorEntry:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[ranges.Count, ...]
     grid: Grid | None
     stored: str
-    bytes: int
+    bytes: ranges.Bytes
     error: float | None = None
     shared_with: str = ""
 
@@ -299,8 +302,8 @@ EXPANDED = "expanded-at-load"
 class Region:
     """Bytes of a data file."""
 
-    offset: int
-    bytes: int
+    offset: ranges.Bytes
+    bytes: ranges.Bytes
 
 
 @dataclass(frozen=True)
@@ -312,10 +315,10 @@ class Expansion:
     """
 
     name: str
-    rows: int
-    columns: int
-    bits: int
-    block: int
+    rows: ranges.Vocabulary
+    columns: ranges.Width
+    bits: ranges.Bits
+    block: ranges.Block
     codes: Region
     scales: Region
     half_scales: bool
@@ -346,12 +349,12 @@ class Settings:
     Raises ValueError where a number is below 1.
     """
 
-    threads: int
+    threads: ranges.Threads
     spinning: bool
     pinned: bool
     prompt_graph: Literal["own", "decoder"]
-    chunk: int
-    few: int
+    chunk: ranges.Chunk
+    few: ranges.Chunk
 
     def __post_init__(self) -> None:
         if min(self.threads, self.chunk, self.few) < 1:
@@ -706,12 +709,12 @@ class Quality:
     reference_ppl: float
     reference: str
     text: str
-    text_sha256: str
+    text_sha256: ranges.Digest
     window: int
     tokens: int
     top_k: int
     runtime: str
-    accuracy_level: int
+    accuracy_level: ranges.Level
     processor_class: str = added_later("")
 
 
@@ -720,7 +723,7 @@ class Kernels:
     """A choice of the runtime's kernels: session config ``entries``, and MatMulNBits' accuracy level."""
 
     name: str
-    accuracy_level: int
+    accuracy_level: ranges.Level
     entries: tuple[tuple[str, str], ...]
 
 
@@ -798,7 +801,7 @@ class SizePart:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint or a bundle is."""
+    """What a checkpoint or a bundle is. ``signed_by``: the key that a signature names, which was not checked."""
 
     path: str
     kind: Literal["checkpoint", "bundle"]
@@ -814,3 +817,4 @@ class Inspection:
     arm: ArmQuality | None = None
     npus: tuple[NpuBuild, ...] = ()
     calibration: Calibration | None = None
+    signed_by: str = added_later("")

@@ -12,11 +12,12 @@ import numpy as np
 
 from edgekit import measure
 from edgekit.build import build_bundle, draw
-from edgekit.bundle import open_bundle
+from edgekit.bundle import check_signature, open_bundle
 from edgekit.bundle.reading import count_operators, graph_at_level, read_initializers
-from edgekit.cache import cache_folder
-from edgekit.errors import ConfigError, EdgekitError
+from edgekit.cache import cache_folder, make_own, require_own
+from edgekit.errors import BundleError, ConfigError, EdgekitError
 from edgekit.machine import processor_class
+from edgekit.origins import find_origin
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, default_settings, load_runner
 from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
@@ -34,7 +35,7 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -107,19 +108,22 @@ def verify_bundle(
     max_kld: float | None = None,
     min_top1: float | None = None,
     npu: OnEmulator | None = None,
+    keys: Sequence[bytes] = (),
     progress: Progress = silent,
 ) -> Verification:
     """Check a bundle. A check that cannot be made is a skip when nobody asked for it and a failure otherwise.
 
     Args:
         bundle: the bundle or its folder.
-        source: the checkpoint it was built from; by default where the manifest says, without network.
+        source: the checkpoint it was built from; by default where it lay when this machine built the bundle, or its
+            hub id or packaged name, without network.
         text: a UTF-8 file to measure quality on; CPython's help topics by default.
         tokens: how many to score, rounded up to whole windows.
         window: tokens in a window, at most the model's context.
         max_kld: mean KL divergence that still passes; by default by precision (LIMITS).
         min_top1: top-1 agreement that still passes; by default by precision.
         npu: what to run on the emulator of the NPU that it is for; by default as a build does, on ``text``.
+        keys: one of them must have signed the bundle (``bundle.load_keys``); where none has, nothing of it is run.
         progress: hears of hashing, building and scoring.
 
     Raises:
@@ -128,7 +132,7 @@ def verify_bundle(
     """
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
-    opened, checks = check_files(path, progress)
+    opened, checks = check_files(path, progress, keys)
     if opened is None:
         return Verification(str(path), checks)
     if npu and not opened.manifest.npus:
@@ -182,8 +186,8 @@ def limits_of(bundle: Bundle, max_kld: float | None, min_top1: float | None) -> 
     )
 
 
-def check_files(path: Path, progress: Progress) -> tuple[Bundle | None, tuple[Check, ...]]:
-    """Open a bundle; None where a check of its manifest or its files failed."""
+def check_files(path: Path, progress: Progress, keys: Sequence[bytes] = ()) -> tuple[Bundle | None, tuple[Check, ...]]:
+    """Open a bundle; None where a check of its manifest, its files or, with ``keys``, its signature failed."""
     try:
         bundle = open_bundle(path, check=False)
     except EdgekitError as error:
@@ -196,13 +200,24 @@ def check_files(path: Path, progress: Progress) -> tuple[Bundle | None, tuple[Ch
     except EdgekitError as error:
         return None, (schema, Check("files", "fail", error.message, error.hint))
     detail = f"{len(manifest.files)} files, {manifest.bytes:,} bytes, each with the sha256 it was built with"
-    return bundle, (schema, Check("files", "pass", detail))
+    files = Check("files", "pass", detail)
+    if not keys:
+        return bundle, (schema, files)
+    try:
+        detail = f"by {check_signature(bundle, keys)}, over the manifest and with it every file's sha256"
+    except BundleError as error:
+        return None, (schema, files, Check("signature", "fail", error.message, error.hint))
+    return bundle, (schema, files, Check("signature", "pass", detail))
 
 
 def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progress) -> tuple[Checkpoint | None, Check]:
     """The checkpoint, if it is there and is the one."""
     made = bundle.manifest.provenance
-    name = source or (made.location if Path(made.location).exists() else made.id)
+    name = source or find_origin(made)
+    if not name:
+        return None, Check(
+            "source", "fail" if asked else "skip", f"where {made.id} lies is not known here", NAME_SOURCE
+        )
     try:
         checkpoint = _open(name, _exporter(bundle), offline=source is None, progress=progress)
         found = fingerprint(checkpoint, progress)
@@ -444,11 +459,12 @@ def find_reference(
 ) -> Reference | None:
     """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""
     key = measure.reference_key(bundle.manifest.provenance.sha256, text.sha256, windows)
-    path = cache_folder() / "references" / f"{key}.npz"
+    path = require_own(cache_folder() / "references" / f"{key}.npz")
     reference = measure.load_reference(path)
     if reference is None and checkpoint is not None:
         with _fp32_runner(bundle, checkpoint, progress) as runner:
             reference = measure.make_reference(runner, windows, progress=progress)
+        make_own(path.parent)
         measure.save_reference(reference, path)
     return reference
 
@@ -456,9 +472,7 @@ def find_reference(
 @contextmanager
 def _fp32_runner(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Iterator[OnnxRunner]:
     # The cache lies on a disk; /tmp is often memory, and an FP32 model is large.
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="fp32-", dir=cache) as folder:
+    with TemporaryDirectory(prefix="fp32-", dir=make_own(cache_folder())) as folder:
         model = checkpoint.provenance.location or checkpoint.provenance.id
         made = build_bundle(
             model,

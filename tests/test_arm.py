@@ -14,9 +14,11 @@ from edgekit.arm import Rival, advise, choices, choose, verify_on_arm
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle, record
 from edgekit.bundle.reading import graph_at_level
+from edgekit.cache import cache_folder
 from edgekit.cli import run
 from edgekit.config import builtin_recipe
 from edgekit.errors import BundleError, RunError
+from edgekit.origins import remember_origin
 from edgekit.run import NO_KLEIDIAI, find_arm64, load_runner, this_interpreter
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import ArmQuality, Interval, KernelScore, Quality
@@ -128,8 +130,9 @@ def made(checkpoint):
 
 
 @pytest.fixture
-def bundle(made, tmp_path, monkeypatch):
+def bundle(made, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    remember_origin(replace(made.manifest.provenance, location=str(checkpoint)))
     return open_bundle(shutil.copytree(made.path, tmp_path / "int4"))
 
 
@@ -185,9 +188,7 @@ def test_bundles_beside(bundle, checkpoint, native, tmp_path):
 
 
 def test_without_the_source_there_is_nothing_to_compare_with(bundle, native):
-    manifest = json.loads((bundle.path / "edgekit.json").read_text())
-    manifest["provenance"] |= {"location": "/nowhere", "id": "nowhere/nothing"}
-    (bundle.path / "edgekit.json").write_text(json.dumps(manifest))
+    shutil.rmtree(cache_folder() / "origins")
     got = verify_on_arm(bundle.path, **FEW)
     assert statuses(got)["quality on arm64"] == "fail"
     assert "--source" in got.checks[-1].hint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from edgekit.config import builtin_recipe, list_targets, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.types import Grid, Override
+
+ROOT = Path(__file__).parents[1]
 
 TARGET = """
 name = "phone"
@@ -44,16 +48,51 @@ def test_shipped_targets_load_and_carry_their_file_name() -> None:
 
 
 def test_target_file_with_everything(tmp_path: Path) -> None:
-    text = TARGET + (
+    text = TARGET.replace("SomeExecutionProvider", "OpenVINOExecutionProvider") + (
         'lacks = ["op:Gather"]\nquirks = ["slow"]\nshared_kv = true\naccuracy_level = 4\nmax_context = 2048\n'
         'memory_bytes = 8_000_000_000\nbandwidth_bytes_per_s = 5e10\nnotes = "n"\n'
-        '[provider_options]\nzeta = "1"\nalpha = "2"\n'
+        '[provider_options]\nnum_streams = "1"\ndevice_type = "NPU"\n'
     )
     target = load_target(write(tmp_path, "phone.toml", text))
-    assert target.provider_options == (("alpha", "2"), ("zeta", "1"))
+    assert target.provider_options == (("device_type", "NPU"), ("num_streams", "1"))
     assert (target.lacks, target.quirks) == (frozenset({"op:Gather"}), frozenset({"slow"}))
     assert (target.shared_kv, target.accuracy_level, target.max_context) == (True, 4, 2048)
     assert (target.memory_bytes, target.bandwidth_bytes_per_s, target.notes) == (8 * 10**9, 5e10, "n")
+
+
+HOSTILE = [
+    ('[provider_options]\nbackend_path = "./evil.so"\n', "provider_options: 'backend_path' is not a setting"),
+    ('[provider_options]\ncache_dir = "/tmp"\n', "provider_options: 'cache_dir' is not a setting"),
+    ('fallback = "./other.toml"\n', "'fallback' must be a name"),
+    (
+        '[npu]\nname = "N"\nfamily = "../../families/x"\ncontext = 64\nefficiency = [0.1, 0.2]\n',
+        "'npu.family' must be a name",
+    ),
+    (
+        '[npu]\nname = "N"\nfamily = "openvino-npu"\ncontext = 64\nefficiency = [0.1, 0.2]\n'
+        'options = { load_config = "x" }\n',
+        "npu.options: 'load_config' is not a setting",
+    ),
+]
+
+
+@pytest.mark.parametrize(("lines", "message"), HOSTILE)
+def test_a_target_file_from_elsewhere_chooses_no_library_and_no_file(tmp_path: Path, lines: str, message: str) -> None:
+    text = (TARGET + lines).replace("SomeExecutionProvider", "OpenVINOExecutionProvider")
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_target(write(tmp_path, "phone.toml", text))
+    assert caught.value.hint
+
+
+def test_a_family_from_elsewhere_names_no_package(tmp_path: Path) -> None:
+    family = (ROOT / "targets" / "families" / "openvino-npu.toml").read_text()
+    (tmp_path / "families").mkdir()
+    (tmp_path / "families" / "mill.toml").write_text(
+        family.replace('name = "openvino-npu"', 'name = "mill"') + '\n[plugin]\nmodule = "evil"\n'
+    )
+    text = TARGET + '[npu]\nname = "N"\nfamily = "mill"\ncontext = 64\nefficiency = [0.1, 0.2]\n'
+    with pytest.raises(ConfigError, match="unknown key 'plugin'"):
+        load_target(write(tmp_path, "phone.toml", text))
 
 
 def test_unknown_numbers_of_a_target_are_none(tmp_path: Path) -> None:
@@ -225,3 +264,37 @@ def test_a_device_may_open_its_npu_otherwise_than_its_family(tmp_path: Path) -> 
     assert other is not None
     assert other.runtime.genai == family.runtime.genai == "qnn"
     assert dict(other.runtime.options) == dict(family.runtime.options) | {"backend_path": "QnnHtp.dll"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "size_mb = 1" + "0" * 400,
+        "accuracy_level = 0x" + "f" * 10_000,
+        "size_mb = nan",
+        "smooth = inf",
+        'name = "\\ud800"',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_value_of_a_stranger_is_refused_with_a_hint(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text if text.startswith("name") else f'name = "mine"\nprecision = "fp32"\n{text}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert caught.value.hint
+    assert len(caught.value.message) < 500
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    pipe, endless = tmp_path / "pipe.toml", tmp_path / "endless.toml"
+    os.mkfifo(pipe)
+    endless.symlink_to("/dev/zero")
+    (tmp_path / "huge.toml").touch()
+    os.truncate(tmp_path / "huge.toml", 20_000_000_000)
+    for path in (pipe, endless, tmp_path / "huge.toml", tmp_path, Path("a" * 300 + ".toml"), Path("a\0.toml")):
+        with pytest.raises(ConfigError) as caught:
+            load_recipe(path)
+        assert caught.value.hint

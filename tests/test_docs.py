@@ -109,7 +109,7 @@ def test_the_device_of_contributing_shows_up(tmp_path, monkeypatch, capsys):
     path, text = next((path, text) for path, text in diffs().items() if path.startswith("targets/"))
     folder = shutil.copytree(ROOT / "targets", tmp_path / "targets")
     (folder / Path(path).name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(device_file, "_folder", lambda: folder)
+    monkeypatch.setattr(device_file, "targets_folder", lambda: folder)
     assert run(["targets", "list"]) == 0
     assert Path(path).stem in capsys.readouterr().out
     assert run(["targets", "show", Path(path).stem]) == 0

@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+import sys
 from math import prod
 
 import pytest
@@ -8,6 +11,7 @@ from edgekit.parts import part_of
 from edgekit.quantize import Layout
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid
+from tests.source.ggufs import write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +81,55 @@ def test_nothing_there_is_an_error(tmp_path):
     (tmp_path / "edgekit.json").write_text("{}")
     with pytest.raises(BundleError):
         inspect_model(tmp_path)
+
+
+_WATCHED = """
+import sys
+from pathlib import Path
+
+model = Path(sys.argv[1]).resolve()
+home = model if model.is_dir() else model.parent
+import edgekit.inspect, edgekit.bundle, edgekit.source
+import edgekit.source.gguf_model  # what is ours and of our dependencies is imported before we watch
+import numpy.ma, gguf
+found = []
+
+def watch(event, args):
+    if event.startswith(("subprocess.", "os.exec", "os.posix_spawn", "os.fork", "os.system", "socket.", "pickle.")):
+        found.append(event)
+    elif event.startswith("ctypes.dlopen") or event in ("os.remove", "os.rename", "os.mkdir", "os.symlink", "os.chmod"):
+        found.append(event)
+    elif event == "open" and isinstance(args[2], int) and args[2] & 3:
+        found.append(f"open to write {args[0]}")
+    elif event == "import" and args[1] and str(home) in str(args[1]):
+        found.append(f"import {args[0]}")
+    elif event == "compile" and "template" in str(args[1]):
+        found.append("compile a template")
+
+sys.addaudithook(watch)
+sys.path.insert(0, str(home))
+edgekit.inspect.inspect_model(str(model))
+strangers = {"onnxruntime", "jinja2", "transformers", "torch", "onnx"} & set(sys.modules)
+assert not found and not strangers, (found, strangers)
+"""
+
+
+@pytest.mark.parametrize("kind", ["bundle", "checkpoint", "old tokenizer", "gguf"])
+def test_inspect_opens_nothing_but_data(kind, tmp_path, checkpoint, bundle):
+    """No session, no tokenizer, no template, no pickle, no import from the folder, no process, nothing written."""
+    model = tmp_path / "model"
+    if kind == "gguf":
+        model.mkdir()
+        write_gguf(model / "m.gguf")
+    else:
+        shutil.copytree(bundle.path if kind == "bundle" else checkpoint, model)
+    if kind == "old tokenizer":
+        (model / "tokenizer.json").unlink()
+        (model / "tokenizer.model").write_bytes(b"not read")
+    for name in ("numpy", "tokenizers", "json", "custom"):
+        if kind != "bundle":
+            (model / f"{name}.py").write_text("raise SystemExit('imported')")
+    path = model / "m.gguf" if kind == "gguf" else model
+    command = [sys.executable, "-B", "-c", _WATCHED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -19,7 +19,7 @@ DEVICE = """
 name = "phone"
 title = "A phone that nobody makes"
 chip = "X1"
-provider = "SomeExecutionProvider"
+provider = "QNNExecutionProvider"
 opset = 21
 precisions = ["int8"]
 verified = "none"
@@ -35,7 +35,7 @@ name = "Mill"
 family = "mill"
 context = 256
 efficiency = [0.1, 0.2]
-options = { wheels = "7" }
+options = { soc_model = "7" }
 
 [sources]
 max_context = { certainty = "chosen", text = "so it shall be" }
@@ -53,16 +53,9 @@ title = "Mills"
 prefill_tokens = 16
 largest_graph_bytes = 1_000_000
 
-[plugin]
-module = "mill"
-requirement = "mill>=1"
-extra = "mill"
-platforms = ["Linux x86_64"]
-licence = "the miller's"
-
 [runtime]
 genai = "mill"
-options = { stones = "2" }
+options = { htp_performance_mode = "burst" }
 
 [sources]
 prefill_tokens = { certainty = "chosen", text = "a sack" }
@@ -121,7 +114,7 @@ def test_all_that_ship_are_looked_at_and_every_family_has_a_device() -> None:
 def test_a_device_is_added_by_adding_its_files(phone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = load_target(phone)
     assert target.npu is not None
-    assert (target.npu.name, target.npu.prefill_tokens, target.npu.options) == ("Mill", 16, (("wheels", "7"),))
+    assert (target.npu.name, target.npu.prefill_tokens, target.npu.options) == ("Mill", 16, (("soc_model", "7"),))
     found = lint(phone)
     assert (found.problems, found.families, found.numbers) == ((), ("mill",), 8 + 4)
     assert run(["targets", "lint", str(phone)]) == 0

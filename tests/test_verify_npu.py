@@ -14,6 +14,7 @@ from edgekit.bundle import open_bundle, record
 from edgekit.config import load_target
 from edgekit.errors import ConfigError, RunError
 from edgekit.measure import read_text
+from edgekit.origins import find_origin
 from edgekit.run import load_runner
 from edgekit.source import open_model
 from edgekit.verify import verify_bundle
@@ -64,7 +65,7 @@ def copied(bundle, tmp_path, **changes):
 
 
 def source(bundle):
-    return open_model(bundle.manifest.provenance.location)
+    return open_model(find_origin(bundle.manifest.provenance))
 
 
 def statuses(checks):
@@ -84,7 +85,7 @@ def test_the_graph_for_the_cpu_runs_on_the_provider_that_it_was_lowered_for(doub
 
 
 def test_other_bundles_have_one_target(tmp_path, doubled):
-    made = build_bundle(doubled.manifest.provenance.location, target="cpu", precision="fp32", out=tmp_path / "b")
+    made = build_bundle(find_origin(doubled.manifest.provenance), target="cpu", precision="fp32", out=tmp_path / "b")
     assert made.manifest.fallback is None
     assert made.manifest.portable is made.manifest.target
     with pytest.raises(ConfigError, match="nothing for an NPU"):

@@ -59,6 +59,7 @@ def test_the_wheel_holds_all_data_and_no_tests(wheel):
         *ROOT.glob("edgekit/recipes/*.toml"),
         *ROOT.glob("edgekit/report/*.j2"),
         *ROOT.glob("edgekit/run/probes/*"),
+        *ROOT.glob("edgekit/locks/*.txt"),
     ):
         inside = path.relative_to(ROOT).as_posix()
         assert (inside if inside.startswith("edgekit/") else f"edgekit/{inside}") in names
@@ -69,7 +70,7 @@ def test_the_wheel_holds_all_data_and_no_tests(wheel):
 
 def test_it_is_the_wheel_that_runs(installed, tmp_path):
     code = "import edgekit; print(edgekit.__file__)"
-    done = subprocess.run([installed, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run([installed, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env={})
     assert Path(done.stdout.strip()).is_relative_to(installed.parents[1])
 
 

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from edgekit.bundle.interop import GRAPH_NAMES
-from edgekit.bundle.manifest import SCHEMA, open_bundle, record
+from edgekit.bundle.manifest import SCHEMA, open_bundle
+from edgekit.bundle.recording import record
+from edgekit.bundle.signing import Signer, check_signature, load_keys, load_signer, sign_bundle, signed_by, statement
 from edgekit.bundle.size import BundleSize, predict_size
 from edgekit.bundle.write import Draft, draft
 
-__all__ = ["GRAPH_NAMES", "SCHEMA", "BundleSize", "Draft", "draft", "open_bundle", "predict_size", "record"]
+__all__ = [
+    "GRAPH_NAMES",
+    "SCHEMA",
+    "BundleSize",
+    "Draft",
+    "Signer",
+    "check_signature",
+    "draft",
+    "load_keys",
+    "load_signer",
+    "open_bundle",
+    "predict_size",
+    "record",
+    "sign_bundle",
+    "signed_by",
+    "statement",
+]

@@ -2,20 +2,92 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-from contextlib import contextmanager
+from functools import partial, wraps
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from edgekit import disk
 from edgekit.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_ATTEMPTS = 5
+
+NAME_BYTES = 200
+"""Of a bundle's folder: file systems allow 255, and what is in the making beside it has a longer name."""
+
+_DISTRUST = "do not trust this bundle"
+
+writing = partial(disk.writing, kind=BundleError)
+"""``disk.writing``, whose error is a BundleError."""
+
+
+def resolve_place(out: Path | str) -> Path:
+    """Where a bundle is to be made: absolute, with the links of its parents followed. It need not exist.
+
+    Raises:
+        BundleError: it has no name, one that no runtime could open, or is a link itself.
+    """
+    try:
+        path = Path(out)
+        whole = path.name in ("", "..")
+        place = path.resolve() if whole else path.parent.resolve() / path.name
+        if b"\0" in str(place).encode():
+            raise ValueError("it holds a null character")
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL, a name that is not UTF-8
+        raise BundleError(f"{str(out)!r}: cannot be a bundle's folder: {error}", "choose another name") from error
+    if not os.fspath(out) or not place.name:
+        raise BundleError(f"{str(out)!r} is no name of a bundle's folder", "name a folder that can be made anew")
+    size = len(os.fsencode(place.name))
+    if size > NAME_BYTES:
+        raise BundleError(
+            f"{place.name[:40]}...: its name has {size} bytes, at most {NAME_BYTES} are possible",
+            "choose a shorter name",
+        )
+    if place.is_symlink():
+        raise BundleError(f"{place}: is a link, and a bundle is not written through one", "name what it points to")
+    return place
+
+
+def undisturbed(opening: F) -> F:
+    """Make a function that opens a bundle begin again when another bundle takes its place meanwhile.
+
+    What the system refuses is a BundleError of it.
+    """
+
+    @wraps(opening)
+    def opened(path: Path | str, **options: Any) -> Any:
+        for left in reversed(range(_ATTEMPTS)):
+            before = _identity(path)
+            try:
+                return opening(path, **options)
+            except (BundleError, OSError) as error:
+                if left and _identity(path) != before:
+                    continue
+                if isinstance(error, BundleError):
+                    raise
+                reason = error.strerror or str(error)
+                raise BundleError(
+                    f"{error.filename or path}: cannot be read: {reason}", "check the folder, and open it again"
+                ) from error
+        raise AssertionError("the last attempt either returns or raises")
+
+    return cast("F", opened)
+
+
+def _identity(path: Path | str) -> tuple[int, int] | None:
+    """Which folder lies at ``path`` now."""
+    try:
+        facts = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def inside(root: Path, name: str) -> Path:
@@ -26,60 +98,37 @@ def inside(root: Path, name: str) -> Path:
     """
     path = PurePosixPath(name)
     clean = bool(name) and not path.is_absolute() and ".." not in path.parts and str(path) == name
-    if not clean or name == "." or any(c in name for c in "\\:\0"):
-        raise BundleError(f"{root}: the file name {name!r} is not a path inside the bundle", "do not trust this bundle")
+    if not clean or name == "." or any(c in name for c in "\\:\0") or not _has_file_names(path):
+        shown = name if len(name) < 300 else f"{name[:40]}..."
+        raise BundleError(f"{root}: the file name {shown!r} is not a path inside the bundle", _DISTRUST)
     full = root / path
-    if not full.resolve().is_relative_to(root.resolve()):
+    try:
+        leaves = not full.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        leaves = True
+    if leaves:
         raise BundleError(
             f"{root}: {name} is a link that leaves the bundle", "copy the bundle with its links followed (cp -rL)"
         )
     return full
 
 
+def _has_file_names(path: PurePosixPath) -> bool:
+    """Whether a file system takes each part: UTF-8, 255 bytes at most."""
+    try:
+        return all(len(part.encode()) <= 255 for part in path.parts) and len(path.parts) < 64
+    except UnicodeEncodeError:
+        return False
+
+
 def require_space(path: Path, needed: int) -> None:
     """Raise BundleError unless ``needed`` bytes fit on the disk of the folder ``path``."""
     free = shutil.disk_usage(path).free
     if needed > free:
-        raise _full(path, needed, free)
-
-
-@contextmanager
-def writing(path: Path, needed: int) -> Iterator[None]:
-    """Turn an OSError of the block into a BundleError that names ``path`` and, on a full disk, the bytes.
-
-    Args:
-        path: the file or folder that is written.
-        needed: the bytes that the block wants to write in all.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _full(path, needed, shutil.disk_usage(_existing(path)).free) from error
-        raise BundleError(f"{path}: cannot be written: {error.strerror or error}", "choose another folder") from error
+        raise disk.say_full(path, needed, free, BundleError)
 
 
 def hash_file(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if p.exists())
-
-
-def _full(path: Path, needed: int, free: int) -> BundleError:
-    return BundleError(
-        f"{path}: no room: {needed:,} bytes needed, {free:,} bytes free",
-        "free some space, raise the quota, or choose a folder on another disk",
-    )

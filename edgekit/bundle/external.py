@@ -95,8 +95,9 @@ def write_model(
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
-    require_space(path.parent, total)
     data = path.with_name(f"{path.name}_data")
+    taken = data.stat().st_size if journal and data.exists() else 0  # a killed build's, gone on with
+    require_space(path.parent, total - taken)
     written = (_write_data(values, slots, total, data, journal, progress),) if values else ()
     proto = _serialize(model)
     with writing(path, total + len(proto)):

@@ -6,10 +6,13 @@ still has its hash is right, so nothing waits for the disk while a build runs, a
 
 from __future__ import annotations
 
-import json
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from edgekit.record import from_json, to_json
 from edgekit.types import RESUMED
 
 if TYPE_CHECKING:
@@ -22,6 +25,22 @@ JOURNAL = "unfinished.jsonl"
 _CHUNK = 1 << 22
 
 
+@dataclass(frozen=True)
+class _First:
+    """The key of all inputs."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The first ``bytes`` of the data file have the hash ``sha256``; ``errors`` are those of tensors since the last."""
+
+    bytes: int
+    sha256: str
+    errors: tuple[tuple[str, float], ...]
+
+
 class Journal:
     """The journal of one data file; its first line is the key of the build's inputs."""
 
@@ -30,37 +49,40 @@ class Journal:
         self._resume = resume
         self._noted: dict[str, float] = {}
 
-    def adopt(self, leftover: Path, name: str) -> None:
-        """Take over the journal and the file ``name`` from the folder of a killed build, if its inputs were ours."""
-        old = leftover / JOURNAL
-        lines = _lines(old)
-        if self._path.exists() or not lines or lines[0].get("key") != self._resume.key:
+    def adopt(self, leftover: Path, name: Path) -> None:
+        """Take over the journal and the file ``name`` from the folder of a killed build, if its inputs were ours.
+
+        The folder is this user's alone (see write.py); what the file holds is believed by its hashes only.
+        """
+        old, data = leftover / JOURNAL, self._path.parent / name
+        if self._path.exists() or not (is_plain(old) and is_plain(leftover / name)):
             return
-        data = self._path.parent / name
-        data.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        if _read_journal(old)[0] != self._resume.key:
+            return
+        with suppress(OSError):  # then it is made anew
+            data.parent.mkdir(parents=True, exist_ok=True)
             (leftover / name).rename(data)
             old.rename(self._path)
-        except OSError:  # another build was faster
-            return
 
     def recover(self, data: Path, total: int, progress: Progress) -> tuple[int, Any]:
         """The bytes at the start of ``data`` that are finished, and their hash so far; begins the journal anew."""
-        lines = _lines(self._path)[1:] if data.is_file() else []
+        lines = _read_journal(self._path)[1] if is_plain(data) else ()
         digest, done, kept = sha256(), 0, []
         found = sha256()
         if lines:
             with data.open("rb", buffering=0) as file:
                 for line in lines:
-                    if not _read(file, line["bytes"] - done, found) or found.hexdigest() != line["sha256"]:
+                    if line.bytes > total or not _read(file, line.bytes - done, found):
                         break
-                    done, digest = line["bytes"], found.copy()
+                    if found.hexdigest() != line.sha256:
+                        break
+                    done, digest = line.bytes, found.copy()
                     kept.append(line)
                     progress(f"checking what is there of {data.name}", done, total)
         with self._path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in ({"key": self._resume.key}, *kept))
+            file.writelines(to_json(line) + "\n" for line in (_First(self._resume.key), *kept))
         for line in kept:
-            self._resume.errors.update(line["errors"])
+            self._resume.errors.update(line.errors)
         self._noted = dict(self._resume.errors)
         if done:
             progress(RESUMED, done, total)
@@ -71,7 +93,7 @@ class Journal:
         errors = {k: v for k, v in self._resume.errors.copy().items() if k not in self._noted}
         self._noted |= errors
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"bytes": done, "sha256": digest, "errors": errors}) + "\n")
+            file.write(to_json(_Line(done, digest, tuple(errors.items()))) + "\n")
 
 
 def _read(file: Any, count: int, digest: Any) -> bool:
@@ -86,10 +108,28 @@ def _read(file: Any, count: int, digest: Any) -> bool:
     return True
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal; the one that was being written is left out."""
+def is_plain(path: Path) -> bool:
+    """Whether a file is nothing but a file: no link, no pipe, no second name of a file elsewhere."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1
+
+
+def _read_journal(path: Path) -> tuple[str, tuple[_Line, ...]]:
+    """The key and the lines of a journal, up to the first that makes no sense; the last may have been cut off."""
+    lines: list[_Line] = []
     try:
         text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        first, *rest = text[: text.rfind("\n") + 1].splitlines()
+        key = from_json(_First, first).key
     except (OSError, ValueError):
-        return []
+        return "", ()
+    with suppress(ValueError):
+        for word in rest:
+            line = from_json(_Line, word)
+            if line.bytes <= (lines[-1].bytes if lines else 0):
+                break
+            lines.append(line)
+    return key, tuple(lines)

@@ -1,44 +1,38 @@
-"""edgekit.json and the checks that go with it: ``open_bundle`` trusts nothing, ``record`` adds what was measured."""
+"""edgekit.json and the checks that go with it: ``open_bundle`` trusts nothing."""
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bundle.disk import inside, sync, writing
+from edgekit.bundle.admission import GENAI, admit, admit_runtime_config
+from edgekit.bundle.disk import inside, undisturbed
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
-from edgekit.types import (
-    ArmQuality,
-    Bundle,
-    Calibration,
-    FileEntry,
-    Manifest,
-    Measurement,
-    NpuBuild,
-    Progress,
-    Quality,
-    Tuning,
-    silent,
-)
+from edgekit.strangers import open_plain, parse_json, read_plain
+from edgekit.types import Bundle, FileEntry, Manifest, Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MANIFEST = "edgekit.json"
+SIGNATURE = f"{MANIFEST}.sig"
+"""Of the manifest, so not listed in it; see signing.py."""
 SCHEMA = 4
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
+
+MAX_BYTES = 16 << 20
+"""Of edgekit.json; that of the largest models has one."""
 
 _CHUNK = 1 << 18
 _REBUILD = "build it again, or copy it again from where it came"
 
 
+@undisturbed
 def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = silent) -> Bundle:
     """Open a bundle and check that it is what was built.
 
@@ -48,13 +42,13 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
         progress: told the bytes hashed.
 
     Raises:
-        BundleError: not a bundle; written by a newer edgekit; a file missing, changed, added, or outside the folder.
+        BundleError: not a bundle; written by a newer edgekit; a file missing, changed, added, or outside the folder; a
+            manifest that says what a bundle may not say (see admission).
     """
     path = Path(path)
     manifest = _read_manifest(path)
     files = [(entry, inside(path, entry.path)) for entry in manifest.files]
-    if manifest.graph not in {entry.path for entry in manifest.files}:
-        raise BundleError(f"{path / MANIFEST}: its graph {manifest.graph!r} is not among its files", _REBUILD)
+    manifest = admit(path / MANIFEST, manifest)
     for entry, file in files:
         if not file.is_file():
             raise BundleError(f"{path}: {entry.path} is missing", _REBUILD)
@@ -62,53 +56,12 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
             found = f"{file.stat().st_size:,} bytes, the manifest says {entry.bytes:,}"
             raise BundleError(f"{path}: {entry.path} has changed: {found}", _REBUILD)
     _refuse_strangers(path, manifest.files)
+    for entry in manifest.files:
+        if PurePosixPath(entry.path).name == GENAI:
+            admit_runtime_config(path, entry.path, manifest)
     if check:
         _check_hashes(path, files, progress)
     return Bundle(path, manifest)
-
-
-def record(
-    bundle: Bundle,
-    *,
-    quality: Quality | None = None,
-    latency: Measurement | None = None,
-    tuning: Tuning | None = None,
-    arm: ArmQuality | None = None,
-    calibration: Calibration | None = None,
-    npus: Sequence[NpuBuild] = (),
-) -> Bundle:
-    """Write what was measured into edgekit.json, in one stroke; what is not given stays as it was.
-
-    A tuning takes the place of an older one of the same machine and runtime, what is for an NPU that of its device.
-
-    Raises:
-        BundleError: edgekit.json cannot be written.
-    """
-    fresh = {npu.target.name: npu for npu in npus}
-    manifest = replace(
-        bundle.manifest,
-        quality=quality or bundle.manifest.quality,
-        latency=latency or bundle.manifest.latency,
-        tunings=bundle.manifest.tunings if tuning is None else _with(tuning, bundle.manifest.tunings),
-        arm=arm or bundle.manifest.arm,
-        calibration=calibration or bundle.manifest.calibration,
-        npus=tuple(fresh.get(npu.target.name, npu) for npu in bundle.manifest.npus),
-    )
-    data = manifest_bytes(manifest)
-    new = bundle.path / f".{MANIFEST}-{os.getpid()}"
-    with writing(bundle.path / MANIFEST, len(data)):
-        try:
-            new.write_bytes(data)
-            sync(new)
-            new.replace(bundle.path / MANIFEST)
-        finally:
-            new.unlink(missing_ok=True)
-    return replace(bundle, manifest=manifest)
-
-
-def _with(tuning: Tuning, others: Sequence[Tuning]) -> tuple[Tuning, ...]:
-    same = (tuning.machine, tuning.runtime)
-    return (*(t for t in others if (t.machine, t.runtime) != same), tuning)
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -117,51 +70,47 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def listed_files(folder: Path) -> set[str]:
-    """The names of the files that the bundle in ``folder`` owns, of whatever schema; edgekit.json among them.
+    """The names of the files that the bundle in ``folder`` owns, of any schema; edgekit.json and its signature too.
 
     Raises:
         BundleError: edgekit.json cannot be read.
     """
-    data = _parse(folder)
-    entries = data.get("files")
+    entries = _read(folder)[1].get("files")
     names = {e.get("path") for e in entries if isinstance(e, dict)} if isinstance(entries, list) else set()
-    return {n for n in names if isinstance(n, str)} | {MANIFEST}
+    return {n for n in names if isinstance(n, str)} | {MANIFEST, SIGNATURE}
 
 
-def _parse(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a folder's edgekit.json, and the object that they are."""
     path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         hint = "a bundle is a folder made by `edgekit build`; it holds edgekit.json"
-        raise BundleError(f"{folder}: not a bundle: no {MANIFEST}", hint) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: cannot be read: {error}", _REBUILD) from error
-    if not isinstance(data, dict):
-        raise BundleError(f"{path}: not a manifest", _REBUILD)
-    return data
+        raise BundleError(f"{folder}: not a bundle: no {MANIFEST}", hint)
+    data = read_plain(path, MAX_BYTES, error=BundleError, within=(folder,))
+    return data, parse_json(data, str(path), error=BundleError)
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    data = _parse(folder)
+    data, found = _read(folder)
     path = folder / MANIFEST
-    schema = data.get("schema")
+    schema = found.get("schema")
     if type(schema) is not int:
         raise BundleError(f"{path}: 'schema' must be a whole number, not {schema!r}", _REBUILD)
     if schema > SCHEMA:
         raise BundleError(
-            f"{path}: written by edgekit {data.get('edgekit')} with schema {schema}; this edgekit reads up to {SCHEMA}",
+            f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; "
+            f"this edgekit reads up to {SCHEMA}",
             "upgrade edgekit, or build the bundle again with this one",
         )
     try:
-        return from_json(Manifest, path.read_text(encoding="utf-8"))
+        return from_json(Manifest, data.decode())
     except ValueError as error:
         raise BundleError(f"{path}: {error}", _REBUILD) from error
 
 
 def _refuse_strangers(folder: Path, files: Sequence[FileEntry]) -> None:
     """Raise when there is a file that the manifest does not list. Hidden files are the system's, not ours."""
-    known = {f.path for f in files} | {MANIFEST}
+    known = {f.path for f in files} | {MANIFEST, SIGNATURE}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if not name.parts[0].startswith(".") and not file.is_dir() and name.as_posix() not in known:
@@ -177,7 +126,7 @@ def _check_hashes(folder: Path, files: Sequence[tuple[FileEntry, Path]], progres
     def hash_of(file: Path) -> str:
         nonlocal done
         digest, buffer = sha256(), memoryview(bytearray(_CHUNK))
-        with file.open("rb", buffering=0) as stream:
+        with open_plain(file, error=BundleError, within=(folder,)) as stream:
             while size := stream.readinto(buffer):
                 digest.update(buffer[:size])
                 with lock:

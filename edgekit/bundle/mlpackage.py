@@ -47,7 +47,14 @@ def make_mlpackage(graphs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path,
         BundleError: coremltools is missing, or a graph cannot be translated.
     """
     require_coremltools()
-    command = [sys.executable, "-m", "edgekit.bundle.mlprogram", str(out), *(f"{name}={path}" for name, path in graphs)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "edgekit.bundle.mlprogram",
+        str(out),
+        *(f"{name}={path}" for name, path in graphs),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]

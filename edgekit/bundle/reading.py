@@ -13,7 +13,11 @@ import onnx_ir as ir
 from edgekit.compiled import Placement
 from edgekit.errors import BundleError
 from edgekit.record import from_json
+from edgekit.strangers import read_plain
 from edgekit.types import JOINED
+
+_LARGEST_PLACEMENT = 50_000_000
+"""Bytes: some hundred a node."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +31,7 @@ def count_operators(bundle: Bundle) -> Counter[tuple[str, str]]:
 
     Weights are not read.
     """
-    model = ir.load(bundle.graph)
+    model = _load(bundle.graph)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     return Counter((n.domain, n.op_type) for g in graphs for n in ir.traversal.RecursiveGraphIterator(g))
 
@@ -38,11 +42,23 @@ def read_initializers(bundle: Bundle) -> Mapping[str, ir.TensorProtocol]:
     Their bytes are mapped from the file, not read, until ``numpy()`` is used.
     """
     found: dict[str, ir.TensorProtocol] = {}
-    for name, value in ir.load(bundle.graph).graph.initializers.items():
+    for name, value in _load(bundle.graph).graph.initializers.items():
         if value.const_value is not None:
             found[name] = value.const_value
             found.update(_parts(value.const_value))
     return found
+
+
+def _load(path: Path) -> ir.Model:
+    """Read a graph.
+
+    Raises:
+        BundleError: it is none.
+    """
+    try:
+        return ir.load(path)
+    except Exception as error:  # protobuf's and onnx_ir's errors have no common base class
+        raise BundleError(f"{path}: not an ONNX graph: {str(error)[:200]}", "build the bundle again") from error
 
 
 def _parts(joined: ir.TensorProtocol) -> Iterator[tuple[str, ir.TensorProtocol]]:
@@ -75,10 +91,7 @@ def read_context(path: Path) -> ContextFacts:
     Raises:
         BundleError: it cannot be read, or holds no EPContext node with a binary of its own file.
     """
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf's and onnx_ir's errors have no common base class
-        raise BundleError(f"{path}: not an ONNX graph: {error}", "build the bundle again") from error
+    model = _load(path)
     nodes = [node for node in model.graph if node.op_type == "EPContext"]
     binaries = {a.as_string() for n in nodes if (a := n.attributes.get("ep_cache_context"))}
     if len(binaries) != 1:
@@ -97,15 +110,15 @@ def read_placements(path: Path) -> tuple[Placement, ...]:
         BundleError: it cannot be read.
     """
     try:
-        items = json.loads(path.read_text(encoding="utf-8"))
+        items = json.loads(read_plain(path, _LARGEST_PLACEMENT, error=BundleError))
         return tuple(from_json(Placement, json.dumps(item)) for item in items)
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: not a placement: {error}", "build the bundle again") from error
 
 
 def node_names(path: Path) -> tuple[tuple[str, str], ...]:
     """(name, operator) of each node of a graph's file, in order. Weights are not read."""
-    return tuple((str(node.name), node.op_type) for node in ir.load(path).graph)
+    return tuple((str(node.name), node.op_type) for node in _load(path).graph)
 
 
 def graph_at_level(bundle: Bundle, level: int) -> bytes:
@@ -113,7 +126,7 @@ def graph_at_level(bundle: Bundle, level: int) -> bytes:
 
     Whoever loads it has to name the folder of the bundle's graph for external data (see run/driver.py).
     """
-    model = ir.load(bundle.graph)
+    model = _load(bundle.graph)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for node in (n for g in graphs for n in ir.traversal.RecursiveGraphIterator(g)):
         if node.op_type == "MatMulNBits":

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+import stat
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from edgekit.bundle.disk import hash_file, inside, sync, writing
+from edgekit.bundle.disk import hash_file, inside, resolve_place, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
-from edgekit.bundle.journal import JOURNAL, Journal
-from edgekit.bundle.manifest import MANIFEST, listed_files, manifest_bytes
+from edgekit.bundle.journal import Journal
+from edgekit.bundle.manifest import MANIFEST, SIGNATURE, listed_files, manifest_bytes
+from edgekit.disk import exchange, is_scrap, locked, sync, try_lock
 from edgekit.errors import BundleError
 from edgekit.types import (
+    LEFT_ALONE,
     Bundle,
     FileEntry,
     Manifest,
@@ -34,14 +39,27 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-class Draft:
-    """The files written so far. Made by ``draft``; nothing of it is seen at ``out`` before ``finish``."""
+BUNDLE = "bundle"
+"""In the hidden folder of a build: what will be renamed to its place."""
 
-    def __init__(self, out: Path, folder: Path, force: bool, leftovers: Sequence[Path] = ()) -> None:
+_ASIDE, _LOCK = "replaced", "lock"
+
+
+class Draft:
+    """The files written so far. Made by ``draft``; nothing of it is seen at ``out`` before ``finish``.
+
+    ``folder`` is where they lie until then. ``leftovers`` are of killed builds of the same place; ``others`` counts
+    those that other users could have put there, which are left alone.
+    """
+
+    def __init__(
+        self, out: Path, folder: Path, force: bool, leftovers: Sequence[Workshop] = (), others: int = 0
+    ) -> None:
         self.out = out
         self.folder = folder
         self._force = force
         self._leftovers = leftovers
+        self._others = others
         self._files: dict[str, FileEntry] = {}
         self._graphs: dict[str, GraphFile] = {}
 
@@ -64,10 +82,12 @@ class Draft:
             path.parent.mkdir(parents=True, exist_ok=True)
         journal = None
         if resume:
-            journal = Journal(self.folder, resume)
+            journal = Journal(self.folder.parent, resume)
             for leftover in self._leftovers:
-                journal.adopt(leftover, f"{name}_data")
-                shutil.rmtree(leftover, ignore_errors=True)
+                journal.adopt(leftover.path, Path(BUNDLE) / f"{name}_data")
+                shutil.rmtree(leftover.path, ignore_errors=True)
+            if self._others:
+                progress(LEFT_ALONE, self._others, self._others, "folders")
         beside = [Path(file).name for file in self._files]
         for written in write_model(model, path, beside=beside, journal=journal, progress=progress):
             at = written.path.relative_to(self.folder).as_posix()
@@ -106,7 +126,6 @@ class Draft:
         """
         manifest = replace(manifest, files=tuple(self._files[name] for name in sorted(self._files)))
         data = manifest_bytes(manifest)
-        (self.folder / JOURNAL).unlink(missing_ok=True)
         with writing(self.out, len(data)):
             (self.folder / MANIFEST).write_bytes(data)
             folders = {self.folder / Path(name).parent for name in self._files}
@@ -118,7 +137,8 @@ class Draft:
 
     def _place(self, name: str) -> Path:
         path = inside(self.folder, name)
-        if name in self._files or name == MANIFEST:
+        # Where upper and lower case are one, the second of two such files would take the place of the first.
+        if name.casefold() in {known.casefold() for known in (*self._files, MANIFEST, SIGNATURE)}:
             raise BundleError(f"{name}: written twice", "two files of the checkpoint have this name")
         return path
 
@@ -127,38 +147,117 @@ class Draft:
 def draft(out: Path | str, *, force: bool = False) -> Iterator[Draft]:
     """Begin a bundle at ``out``. Leaving the block without ``finish``, for whatever reason, leaves nothing behind.
 
-    A process that is killed leaves its hidden folder; the next one of the same place goes on with it or removes it.
+    What is in the making lies in a hidden folder beside ``out`` that only this user can look into, and whose lock the
+    process holds until it ends. A process that is killed leaves it; the next one of the same place goes on with it or
+    removes it.
 
     Args:
         out: the bundle's folder. It may be absent or empty; a bundle there is replaced when ``force``.
         force: replace a bundle.
 
     Raises:
-        BundleError: ``out`` is a file, a bundle (without ``force``), or a folder that holds anything else.
+        BundleError: ``out`` is a file, a link, a bundle (without ``force``), or a folder that holds anything else.
     """
-    out = Path(out).resolve()
-    _require_free(out, force)
-    folder = out.with_name(f".{out.name}.edgekit-{os.getpid()}")
-    with writing(out.parent, 0):
+    out = resolve_place(out)
+    with writing(out):
+        _require_free(out, force)
+    with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-        leftovers = _stale(out)
-        folder.mkdir()
+    with ExitStack() as stack:
+        with writing(out):
+            leftovers, others = _leftovers(out)
+            for left in leftovers:
+                stack.callback(left.remove)
+            workshop = _open_workshop(out)
+            stack.callback(workshop.remove)
+            folder = workshop.path / BUNDLE
+            folder.mkdir()  # with the mode that a new folder gets
+        try:
+            yield Draft(out, folder, force, leftovers, others)
+        except BundleError as error:
+            # The hidden folder is gone when this is read.
+            raise BundleError(error.message.replace(str(folder), str(out)), error.hint) from error
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The hidden folder of one build, and the open handle that holds its lock.
+
+    In it: the bundle in the making, its journal, the lock, and a bundle that was set aside.
+    """
+
+    path: Path
+    lock: int
+
+    def remove(self) -> None:
+        """Delete it with all that is in it; no link is followed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self.lock)
+
+
+def _workshop_prefix(out: Path) -> str:
+    return f".{out.name}.edgekit-"
+
+
+def _open_workshop(out: Path) -> Workshop:
+    """A new one. Who looks for leftovers may be faster than we with the lock: then another."""
+    while True:
+        path = out.with_name(_workshop_prefix(out) + token_hex(8))
+        path.mkdir(mode=0o700)
+        try:
+            lock = try_lock(path / _LOCK)
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            path.rmdir()
+            raise
+        if lock is not None:
+            return Workshop(path, lock)
+
+
+def _leftovers(out: Path) -> tuple[tuple[Workshop, ...], int]:
+    """What killed builds of ``out`` left, ours now; and how many there are that others could have put there.
+
+    A bundle that one of them had set aside goes back to its place.
+    """
+    prefix, found, others = _workshop_prefix(out), [], 0
+    for path in sorted(p for p in out.parent.iterdir() if p.name.startswith(prefix)):
+        if not re.fullmatch("[0-9a-f]{16}", path.name.removeprefix(prefix)):
+            continue
+        if not is_private(path):
+            others += 1
+            continue
+        try:
+            lock = try_lock(path / _LOCK)
+        except OSError:
+            continue  # its build has ended and removed it
+        if lock is None:
+            continue  # its build is alive
+        aside = path / _ASIDE
+        if is_private(aside, strict=False) and not out.exists():
+            aside.rename(out)
+        found.append(Workshop(path, lock))
+    return tuple(found), others
+
+
+def is_private(path: Path, *, strict: bool = True) -> bool:
+    """Whether a folder is this user's and no link; with ``strict``, nobody else may even look into it."""
     try:
-        yield Draft(out, folder, force, leftovers)
-    except BundleError as error:
-        # The hidden folder is gone when this is read.
-        raise BundleError(error.message.replace(str(folder), str(out)), error.hint) from error
-    finally:
-        for path in (folder, *leftovers):
-            shutil.rmtree(path, ignore_errors=True)
+        facts = path.lstat()
+    except OSError:
+        return False
+    closed = not strict or not stat.S_IMODE(facts.st_mode) & 0o077
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and closed
 
 
 def _require_free(out: Path, force: bool) -> None:
     """Raise BundleError unless ``out`` may be written or replaced."""
-    if not out.exists():
+    if not os.path.lexists(out):
         return
+    if out.is_symlink():
+        raise BundleError(f"{out}: is a link", "name what it points to")
     if not out.is_dir():
-        raise BundleError(f"{out}: is a file", "choose another folder")
+        raise BundleError(f"{out}: is not a folder", "choose another place")
     if not any(out.iterdir()):
         return
     if not (out / MANIFEST).is_file():
@@ -175,44 +274,29 @@ def _require_free(out: Path, force: bool) -> None:
 
 
 def _present(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()}
+    """The files of a folder, but what killed processes were making there."""
+    found = (p for p in folder.rglob("*") if not p.is_dir() or p.is_symlink())
+    return {p.relative_to(folder).as_posix() for p in found if not is_scrap(p.name)}
 
 
 def _put(folder: Path, out: Path, force: bool) -> None:
-    """Rename ``folder`` to ``out``; what was there is set aside first and comes back if the rename fails."""
+    """Let ``folder`` take the place of ``out``, in one stroke where the system can.
+
+    Where it cannot, what was there is set aside first, and comes back if the rename fails.
+    """
     _require_free(out, force)
-    aside = folder.with_name(folder.name + ".old")
-    replaced = out.is_dir() and any(out.iterdir())
-    if replaced:
-        out.rename(aside)
-    try:
+    if not (out.is_dir() and any(out.iterdir())):
         folder.rename(out)
-    except BaseException:
-        if replaced:
-            aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _stale(out: Path) -> tuple[Path, ...]:
-    """The folders that killed builds of ``out`` left; a bundle they had set aside goes back to its place."""
-    stale = []
-    for path in out.parent.glob(f".{out.name}.edgekit-*"):
-        pid = path.name.removeprefix(f".{out.name}.edgekit-").removesuffix(".old")
-        if not pid.isdigit() or _alive(int(pid)):
-            continue
-        if path.suffix == ".old" and not out.exists():
-            path.rename(out)
-        else:
-            stale.append(path)
-    return tuple(stale)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        try:
-            os.kill(pid, 0)
-        except PermissionError:
-            return True
-        return True
-    return False
+        return
+    with locked(out):  # nobody is writing a record there
+        _require_free(out, force)
+        mode = stat.S_IMODE(out.stat().st_mode)
+        if not exchange(folder, out):
+            aside = folder.with_name(_ASIDE)
+            out.rename(aside)
+            try:
+                folder.rename(out)
+            except BaseException:
+                aside.rename(out)
+                raise
+        out.chmod(mode)

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from edgekit.cli.console import complain, emit
+from edgekit.cli.console import complain, emit, gated, say
 from edgekit.errors import EdgekitError, GateFailed, did_you_mean
 
 if TYPE_CHECKING:
@@ -31,8 +31,13 @@ _SYSTEM_HINTS = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "give a file, not a directory",
+    errno.ENAMETOOLONG: "shorten the name: a file's has 255 bytes at most",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or close other programs",
+    errno.ENOMEM: "close other programs, or take a smaller model",
+    errno.EADDRINUSE: "another program listens there: choose another port",
 }
-"""What the system refuses for reasons that the user can mend."""
+_SYSTEM_HINT = "the system refused it: look at the path, its permissions, the disk and the network, then try again"
+_MEMORY_HINT = "close other programs, or take a smaller model, a shorter context or --small-memory"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -44,12 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return the exit code."""
-    try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-    except BaseException as error:
-        code = _explain(arguments, error)
-    return code
+    with gated():
+        try:
+            code = _dispatch(arguments)
+            sys.stdout.flush()
+        except BaseException as error:
+            code = _explain(arguments, error)
+        return code
 
 
 def _explain(arguments: Sequence[str], error: BaseException) -> int:
@@ -62,8 +68,10 @@ def _explain(arguments: Sequence[str], error: BaseException) -> int:
         case OSError(errno=errno.EPIPE) | SystemExit():
             # Typer and rich exit, and only then, when the reader of stdout has gone.
             code = _leave_pipe()
-        case OSError(errno=number) if number in _SYSTEM_HINTS:
-            code = _refuse(arguments, str(error), _SYSTEM_HINTS[number])
+        case OSError(errno=number):
+            code = _refuse(arguments, str(error) or type(error).__name__, _SYSTEM_HINTS.get(number or 0, _SYSTEM_HINT))
+        case MemoryError():
+            code = _refuse(arguments, f"not enough memory{': ' * bool(str(error))}{error}", _MEMORY_HINT)
         case KeyboardInterrupt():
             code = _interrupt()
         case _:
@@ -91,7 +99,7 @@ def _misuse(arguments: Sequence[str], error: TyperException) -> int:
     """A command line that Typer cannot parse: our two lines instead of its box."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        sys.stdout.write(error.format_message() + "\n")
+        say(error.format_message())
         return DONE
     path = context.command_path if context else "edgekit"
     hint = f"`{path} --help` shows what it takes"

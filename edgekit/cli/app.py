@@ -12,15 +12,28 @@ import typer
 
 from edgekit import __version__
 from edgekit.cli import console
-from edgekit.cli.arguments import BundlePath, Json, Model, numbers
+from edgekit.cli.arguments import (
+    LAST_SEED,
+    LEAST_MB,
+    MOST,
+    MOST_MB,
+    MOST_TOKENS,
+    BundlePath,
+    Json,
+    Model,
+    SmallMemory,
+    Threads,
+)
+from edgekit.cli.bench_command import bench
+from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
 from edgekit.cli.route_app import route
 from edgekit.cli.serve_command import serve
 from edgekit.cli.targets_app import targets
-from edgekit.errors import ConfigError, GateFailed, MeasureError
-from edgekit.types import Activations, Bundle, Precision, Sampling, Verification
+from edgekit.errors import ConfigError, GateFailed
+from edgekit.types import Activations, Precision, Sampling, Verification
 
-app = typer.Typer(
+app = Commands(
     name="edgekit",
     help="A LLaMA-family checkpoint and the name of a device in; a bundle that runs there, and proof, out.",
     epilog="Example:  edgekit build smollm2-135m --precision int4 -o smollm2-int4",
@@ -32,20 +45,10 @@ app.add_typer(targets, name="targets")
 app.add_typer(route, name="route")
 app.command(epilog="Example:  edgekit serve smollm2-int4 --policy policy.toml")(serve)
 
-SmallMemory = Annotated[
-    bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens, slower prompts.")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="CPU threads.", show_default="as `bench --tune` found, else the physical cores this process may use"
-    ),
-]
-
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"edgekit {__version__}")
+        console.say(f"edgekit {__version__}")
         raise typer.Exit
 
 
@@ -70,8 +73,12 @@ def build(
     recipe: Annotated[
         str | None, typer.Option(help="A recipe, in the place of --precision: fast, small, or a .toml file.")
     ] = None,
-    size_mb: Annotated[float | None, typer.Option(help="Megabytes (10^6) the whole bundle may take.")] = None,
-    bits: Annotated[float | None, typer.Option(help="True bits per weight, scales included, it may take.")] = None,
+    size_mb: Annotated[
+        float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Megabytes (10^6) the whole bundle may take.")
+    ] = None,
+    bits: Annotated[
+        float | None, typer.Option(min=1, max=32, help="True bits per weight, scales included, it may take.")
+    ] = None,
     exporter: Annotated[
         Literal["native", "optimum"], typer.Option(help="optimum: for architectures outside the native builder.")
     ] = "native",
@@ -82,7 +89,8 @@ def build(
         Activations | None, typer.Option(help="What an NPU computes in.", show_default="the device's first")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=2, help="Tokens an NPU's cache holds.", show_default="the device's")
+        int | None,
+        typer.Option(min=2, max=MOST_TOKENS, help="Tokens an NPU's cache holds.", show_default="the device's"),
     ] = None,
     emulate: Annotated[
         bool, typer.Option("--emulate/--no-emulate", help="Execute an NPU's graphs on its emulator: some minutes.")
@@ -90,6 +98,9 @@ def build(
     mlpackage: Annotated[
         bool, typer.Option("--mlpackage", help="Core ML's package too, for Apple's devices: needs coremltools.")
     ] = False,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with this ssh-ed25519 key, of yours alone.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -100,9 +111,11 @@ def build(
     Ctrl-C gives up and leaves nothing. A build that was killed is gone on with by the same command.
     """
     from edgekit.build import ForNpu, build_bundle
+    from edgekit.bundle import load_signer, sign_bundle
     from edgekit.cli.documents import Built
     from edgekit.cli.tables import built_lines
 
+    signer = load_signer(sign) if sign else None
     start = perf_counter()
     with Bars() as progress:
         bundle = build_bundle(
@@ -110,8 +123,39 @@ def build(
             bits=bits, force=force, offline=offline, revision=revision, progress=progress,
             npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage),
         )  # fmt: skip
+    if signer:
+        console.note(f"signed by {sign_bundle(bundle, signer)}")
     result = Built.of(bundle, perf_counter() - start)
     console.emit(result) if json else console.show(*built_lines(result))
+
+
+@app.command(epilog="Example:  edgekit sign smollm2-int4 --key ~/.ssh/id_ed25519")
+def sign(
+    bundle: BundlePath,
+    *,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="An ssh-ed25519 key, of yours alone.", show_default="none: print what is to be signed"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Sign a bundle, in OpenSSH's format.
+
+    Signed is what was built: the manifest with every file's sha256. What is measured later is not signed, and may still
+    be recorded. Keys with a passphrase, in an agent or on a token sign through ssh-keygen: `edgekit sign BUNDLE |
+    ssh-keygen -Y sign -n edgekit-bundle -f KEY > BUNDLE/edgekit.json.sig`.
+    """
+    from edgekit.bundle import load_signer, open_bundle, sign_bundle, statement
+    from edgekit.cli.documents import Signed
+
+    signer = load_signer(key) if key else None
+    with Bars() as progress:
+        opened = open_bundle(bundle, progress=progress)
+    if signer is None:
+        console.stream(statement(opened.manifest).decode())
+        return
+    signed = Signed(bundle, sign_bundle(opened, signer))
+    console.emit(signed) if json else console.show(f"signed by {signed.signed_by}")
 
 
 @app.command(epilog="Example:  edgekit inspect smollm2-int4 --tensors")
@@ -144,13 +188,21 @@ def fit(
     ] = None,
     here: Annotated[bool, typer.Option("--here", help="Measure this machine, and add it to the targets.")] = False,
     context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of context.", show_default="the model's, at most 4096")
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Tokens of context.", show_default="the model's, at most 4096"),
     ] = None,
     max_memory_mb: Annotated[
-        float | None, typer.Option(help="Megabytes (10^6) of RAM allowed.", show_default="75 % of the target's")
+        float | None,
+        typer.Option(
+            min=LEAST_MB, max=MOST_MB, help="Megabytes (10^6) of RAM allowed.", show_default="75 % of the target's"
+        ),
     ] = None,
-    max_size_mb: Annotated[float | None, typer.Option(help="Megabytes (10^6) the bundle may take.")] = None,
-    min_tok_s: Annotated[float | None, typer.Option(help="Tokens a second wanted, at the low end of likely.")] = None,
+    max_size_mb: Annotated[
+        float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Megabytes (10^6) the bundle may take.")
+    ] = None,
+    min_tok_s: Annotated[
+        float | None, typer.Option(min=0, max=MOST, help="Tokens a second wanted, at the low end of likely.")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the hub ids.")] = None,
     json: Json = False,
@@ -177,21 +229,25 @@ def fit(
 def verify(
     bundle: BundlePath,
     *,
-    source: Annotated[str | None, typer.Option(help="The FP32 source.", show_default="where the bundle says")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="The FP32 source.", show_default="where it lay when it was built here")
+    ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Score on this text file.", show_default="CPython's pydoc topics")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=2, help="Tokens to score.", show_default="4096; 128 on arm64")
+        int | None, typer.Option(min=2, max=MOST_TOKENS, help="Tokens to score.", show_default="4096; 128 on arm64")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=2, help="Tokens per window.", show_default="512; 32 on arm64")
+        int | None, typer.Option(min=2, max=MOST_TOKENS, help="Tokens per window.", show_default="512; 32 on arm64")
     ] = None,
     max_kld: Annotated[
-        float | None, typer.Option(help="Fail above this mean KL divergence, in nats.", show_default="by precision")
+        float | None,
+        typer.Option(min=0, max=MOST, help="Fail above this mean KL divergence, in nats.", show_default="by precision"),
     ] = None,
     min_top1: Annotated[
-        float | None, typer.Option(help="Fail below this top-1 agreement, 0 to 1.", show_default="by precision")
+        float | None,
+        typer.Option(min=0, max=1, help="Fail below this top-1 agreement, 0 to 1.", show_default="by precision"),
     ] = None,
     on: Annotated[
         Literal["arm64"] | None,
@@ -202,35 +258,39 @@ def verify(
         typer.Option(help="On arm64: another bundle of the same source to compare with; may be given again."),
     ] = None,
     npu_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Prompt tokens to run on an NPU's emulator.", show_default="64")
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Prompt tokens to run on an NPU's emulator.", show_default="64"),
     ] = None,
     npu_steps: Annotated[
-        int | None, typer.Option(min=1, help="Tokens to run there one by one.", show_default="8")
+        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Tokens to run there one by one.", show_default="8")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Public keys: one of them must have signed, or nothing is run.")
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
     json: Json = False,
 ) -> None:
-    """Check a bundle: files, tokenizer, graph, quality.
+    """Check a bundle: files, signature, tokenizer, graph, quality.
 
     Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. On arm64 it recommends kernels,
     accuracy level and block; with --record, opening the bundle takes those kernels. A bundle for an NPU is also run on
     that NPU's emulator. Ends with exit code 3 when a check fails.
     """
-    from edgekit.bundle import open_bundle
-    from edgekit.bundle import record as keep
+    from edgekit.bundle import load_keys
     from edgekit.cli.tables import verification_tables
 
     if beside and not on:
         raise ConfigError("--beside has no part in a check on this machine", "it goes with --on arm64")
     if on and (npu_tokens or npu_steps):
         raise ConfigError("--npu-tokens and --npu-steps have no part in a check on arm64", "leave out --on")
+    keys = load_keys(key) if key else ()
     with Bars() as progress:
         if on:
             from edgekit.arm import TOKENS, WINDOW, verify_on_arm
 
             verification = verify_on_arm(
                 bundle, beside=beside or (), source=source, text=text, tokens=tokens or TOKENS,
-                window=window or WINDOW, max_kld=max_kld, min_top1=min_top1, progress=progress,
+                window=window or WINDOW, max_kld=max_kld, min_top1=min_top1, keys=keys, progress=progress,
             )  # fmt: skip
         else:
             from edgekit.verify import TOKENS, WINDOW, verify_bundle
@@ -240,24 +300,29 @@ def verify(
             npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
             verification = verify_bundle(
                 bundle, source=source, text=text, tokens=tokens or TOKENS, window=window or WINDOW, max_kld=max_kld,
-                min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, progress=progress,
+                min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, keys=keys, progress=progress,
             )  # fmt: skip
-    if record and (verification.quality or verification.arm or verification.npus):
-        keep(
-            open_bundle(bundle, check=False), quality=verification.quality, arm=verification.arm,
-            npus=verification.npus,
-        )  # fmt: skip
+    if record:
+        _keep(bundle, verification)
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
+
+
+def _keep(bundle: Path, verification: Verification) -> None:
+    from edgekit.bundle import open_bundle, record
+
+    if verification.quality or verification.arm or verification.npus:
+        opened = open_bundle(bundle, check=False)
+        record(opened, quality=verification.quality, arm=verification.arm, npus=verification.npus)
 
 
 def _gate(verification: Verification) -> None:
     failed = [check for check in verification.checks if check.status == "fail"]
     if not failed:
         return
-    damaged = [check for check in failed if check.name in ("manifest", "files")]
+    damaged = [check for check in failed if check.name in ("manifest", "files", "signature")]
     if damaged:
-        # Not a gate: the input is broken, as it would be for every other command.
+        # Not a gate: the input is broken or not whose it should be, whatever is asked of it.
         console.complain(damaged[0].detail, damaged[0].hint)
         raise typer.Exit(1)
     names = ", ".join(check.name for check in failed)
@@ -271,20 +336,22 @@ def run(
         str | None, typer.Argument(help="What to answer. Without it: a chat, or the text piped in.")
     ] = None,
     *,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Keep the k most likely tokens; 0: all.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, max=100.0, help="0 takes the most likely token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, max=MOST_TOKENS, help="Keep the k most likely tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep this share of the probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Drop tokens below this share of the best.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1 makes repeats rarer.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after this many.")] = 256,
+    repetition_penalty: Annotated[float, typer.Option(min=0.01, max=100.0, help="Above 1 makes repeats rarer.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Stop after this many.")] = 256,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")
     ] = False,
     threads: Threads = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Room in the cache.", show_default="the model's")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Room in the cache.", show_default="the model's")
+    ] = None,
     lookup: Annotated[
         bool | None,
         typer.Option(
@@ -330,107 +397,7 @@ def run(
         console.stderr().print(signals_table(answer))
 
 
-@app.command(epilog="Example:  edgekit bench smollm2-int4 --depth 0,512,2048 --record")
-def bench(
-    ctx: typer.Context,
-    bundle: BundlePath,
-    *,
-    pp: Annotated[str, typer.Option(help="Prompt lengths to prefill, with commas.")] = "512",
-    tg: Annotated[str, typer.Option(help="Numbers of tokens to generate, with commas.")] = "128",
-    depth: Annotated[str, typer.Option(help="Tokens of context to generate after, with commas.")] = "0,512,2048",
-    repetitions: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 5,
-    warmup: Annotated[int, typer.Option(min=0, help="Runs before them, not counted.")] = 1,
-    threads: Threads = None,
-    small_memory: SmallMemory = False,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Of a bundle for an NPU: measure its graph for the CPU.")] = False,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
-    ] = False,
-    record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
-    json: Json = False,
-) -> None:
-    """Measure a bundle's speed on this machine.
-
-    Prints a table and, last, one line of JSON: the measurement record. With --tune: tries threads, spinning, pinning,
-    which graph prompts take and in runs of what length, on prompts of --pp tokens; what wins is used whenever the
-    bundle is opened on this class of machine.
-
-    The speed of an NPU cannot be measured here: of a bundle for one, prints what a token is estimated to cost there.
-    """
-    if tune:
-        _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
-        return
-    from edgekit.bench import bench_bundle
-    from edgekit.bundle import open_bundle
-    from edgekit.bundle import record as keep
-    from edgekit.cli.tables import bench_tables
-    from edgekit.record import to_json
-
-    opened = open_bundle(bundle)
-    if opened.manifest.npus and not cpu:
-        if record or output:
-            raise ConfigError(
-                f"{bundle}: no speed of an NPU can be measured here, to be kept", "--cpu measures the CPU's"
-            )
-        _estimate(opened, json)
-        return
-    with Bars() as progress:
-        measurement = bench_bundle(
-            opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth),
-            repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
-        )  # fmt: skip
-    line = to_json(measurement)
-    if record:
-        keep(opened, latency=measurement)
-    if output:
-        with output.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    if not json:
-        console.show(*bench_tables(measurement))
-    typer.echo(line)
-
-
-def _estimate(bundle: Bundle, json: bool) -> None:
-    from edgekit.cli.documents import Estimated
-    from edgekit.cli.npu_tables import estimated_tables
-
-    result = Estimated.of(bundle)
-    console.emit(result) if json else console.show(*estimated_tables(result))
-
-
-def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, output: Path | None, json: bool) -> None:
-    from edgekit.bundle import open_bundle, record
-    from edgekit.cli.tables import tuning_tables
-    from edgekit.record import to_json
-    from edgekit.tune import ROUNDS, is_quiet, tune_bundle
-
-    given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:
-        raise ConfigError(
-            f"--{idle[0].replace('_', '-')} has no part in --tune",
-            "it takes --pp, --repetitions, --threads and --output",
-        )
-    opened = open_bundle(path)
-    with Bars() as progress:
-        tuning = tune_bundle(
-            opened, prompt=prompt, threads=threads, progress=progress,
-            rounds=ctx.params["repetitions"] if "repetitions" in given else ROUNDS,
-        )  # fmt: skip
-    quiet = is_quiet(tuning)
-    if quiet:
-        record(opened, tuning=tuning)
-    line = to_json(tuning)
-    if output:
-        with output.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    console.emit(tuning) if json else console.show(*tuning_tables(tuning))
-    if not quiet:
-        raise MeasureError(
-            f"{path}: nothing was written: others used the machine, "
-            f"{100 * (tuning.waited or 0):.0f} % of a trial went by waiting for a core",
-            "stop what else runs and tune again",
-        )
+app.command(epilog="Example:  edgekit bench smollm2-int4 --depth 0,512,2048 --record")(bench)
 
 
 @app.command(epilog="Example:  edgekit report smollm2-int4 smollm2-int8 -o report.html")

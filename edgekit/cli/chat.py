@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from edgekit.run import Chat
     from edgekit.types import Bundle, Sampling
 
+LONGEST = 10_000_000
+"""Characters of a prompt on stdin."""
 WELCOME = "Ctrl-C stops an answer, Ctrl-D or /exit leaves; /reset forgets; /system TEXT sets the system message."
 
 
@@ -77,9 +79,14 @@ def piped_prompt() -> str:
     """The whole of stdin as one prompt.
 
     Raises:
-        ConfigError: there is nothing in it.
+        ConfigError: there is nothing in it, too much of it, or something that is not text.
     """
-    text = sys.stdin.read().strip()
+    try:
+        text = sys.stdin.read(LONGEST + 1).strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"stdin is not UTF-8: byte {error.start}", "convert it: iconv -t UTF-8") from error
+    if len(text) > LONGEST:
+        raise ConfigError(f"stdin holds more than {LONGEST:,} characters", "no model reads as much: give a part of it")
     if not text:
         raise ConfigError("stdin holds no prompt", 'give one: edgekit run BUNDLE "prompt"')
     return text

@@ -1,25 +1,97 @@
-"""The two streams: results to stdout, talk to stderr. Everything edgekit prints goes through here."""
+"""The two streams: results to stdout, talk to stderr. Everything edgekit prints goes through here.
+
+And through one gate: model output, file names, checkpoint metadata and what endpoints answer are strangers' text, and a
+terminal obeys control characters. ``gated`` puts a Gate in the place of both streams, so that whoever writes to them, a
+library's warning and a traceback included, writes text that is only shown. Colours, bars and help are rich's own escape
+sequences around text that went through ``visible`` before; they alone are written beside the gate, with a model's text
+to a pipe, which stays as it is byte for byte.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from edgekit.record import to_json
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from collections.abc import Iterable, Iterator
+    from typing import TextIO
+
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
+
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What is obeyed instead of shown: C0 but tab and newline, DEL, C1, line separators, the controls that reorder text
+(bidi embeddings, overrides and isolates); and lone surrogates, which no stream can encode. Joiners, direction marks and
+other characters of zero width stay: scripts and emoji are written with them, and they move nothing."""
+
+
+def visible(text: str) -> str:
+    r"""Text with its control characters spelled out, ``\x1b`` and ``\u202e``: shown, obeyed by nothing."""
+    return _OBEYED.sub(_spell, text)
+
+
+def _spell(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Gate:
+    """A text stream whose writer cannot be obeyed: all is made visible on its way to ``stream``, the rest is its."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text with its controls spelled out."""
+        _write(self.stream, visible(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write lines with their controls spelled out."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def gated() -> Iterator[None]:
+    """Let everything that is written to stdout and stderr go through a Gate."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = Gate(_bare(sys.stdout)), Gate(_bare(sys.stderr))
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def ungated() -> Iterator[None]:
+    """For Typer's help alone: its words are edgekit's own and its styles rich's."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _bare(sys.stdout), _bare(sys.stderr)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def stdout() -> Console:
     """The console for results."""
-    return _console(stderr=False)
+    return _console(_bare(sys.stdout))
 
 
 def stderr() -> Console:
     """The console for progress, notes and errors."""
-    return _console(stderr=True)
+    return _console(_bare(sys.stderr))
 
 
 def show(*renderables: RenderableType) -> None:
@@ -27,8 +99,8 @@ def show(*renderables: RenderableType) -> None:
     console = stdout()
     with console.capture() as capture:
         console.print(*renderables, sep="\n")
-    lines = capture.get().splitlines()
-    sys.stdout.write("".join(f"{line if console.is_terminal else line.rstrip()}\n" for line in lines))
+    lines = capture.get().removesuffix("\n").split("\n")
+    _write(_bare(sys.stdout), "".join(f"{line if console.is_terminal else line.rstrip()}\n" for line in lines))
 
 
 def note(text: str) -> None:
@@ -47,21 +119,59 @@ def complain(message: str, hint: str) -> None:
 
 def emit(document: object) -> None:
     """Print one JSON document, a dataclass, to stdout."""
-    sys.stdout.write(to_json(document, indent=2) + "\n")
+    say(document_text(document, indent=2))
+
+
+def say(text: str) -> None:
+    """Print one line as it is, but for its controls, to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def document_text(document: object, *, indent: int | None = None) -> str:
+    """A dataclass as JSON in which control characters are JSON's own escapes: the same value, and nothing to obey."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", to_json(document, indent=indent))
 
 
 def stream(text: str) -> None:
-    """Print a piece of a model's answer at once; a terminal gets no control characters from a model."""
-    if sys.stdout.isatty():
-        text = "".join(c for c in text if c.isprintable() or c in "\n\t")
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Print a piece of a model's answer at once: as it is to a pipe, with its controls spelled out to a terminal."""
+    bare = _bare(sys.stdout)
+    _write(bare, visible(text) if bare.isatty() else text)
+    bare.flush()
 
 
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+def _bare(stream: TextIO) -> TextIO:
+    """The stream behind the gate, where there is one."""
+    return stream.stream if isinstance(stream, Gate) else stream
 
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write; what the stream's encoding has no bytes for is spelled out."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError as error:
+        stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+
+
+def _console(file: TextIO) -> Console:
     # A pipe has no width: tables there must not be cut at rich's 80 columns.
-    width = None if terminal or "COLUMNS" in os.environ else 200
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
+    width = None if file.isatty() or "COLUMNS" in os.environ else 200
+    return _console_class()(file=file, markup=False, emoji=False, highlight=False, width=width)
+
+
+@cache
+def _console_class() -> type[Console]:
+    """A Console of visible text; made when something is printed, as rich is loaded then."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class VisibleConsole(Console):
+        """Text is made visible before it is measured; whatever else becomes a segment, before it is written."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    return VisibleConsole

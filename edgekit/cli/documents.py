@@ -53,6 +53,14 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Signed:
+    """The outcome of ``sign``: the fingerprint of the key."""
+
+    path: Path
+    signed_by: str
+
+
+@dataclass(frozen=True)
 class Estimated:
     """The outcome of ``bench`` on a bundle for an NPU: nothing was measured. ``note`` says so."""
 

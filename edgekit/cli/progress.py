@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgekit.cli.console import stderr
-from edgekit.types import RESUMED
+from edgekit.types import LEFT_ALONE, RESUMED
 from edgekit.words import count, size
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class Bars:
         if task == RESUMED:
             stderr().print(f"resumed: {amount(done, total, unit)} were finished by a build that was killed")
             return
+        if task == LEFT_ALONE:
+            stderr().print(f"not resumed: {done} unfinished builds beside it are not this user's alone: remove them")
+            return
         if not self._terminal:
             if now - self._said >= INTERVAL:
                 self._said = now
@@ -84,6 +87,9 @@ def _bars() -> Progress:
         console=stderr(),
         transient=True,
         expand=True,
+        # rich's own redirection would read a stranger's escape sequences as styles and links.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
 
 

@@ -6,12 +6,17 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import BundlePath, Json
+from edgekit.cli.arguments import LAST_SEED, MOST, MOST_THREADS, MOST_TOKENS, BundlePath, Json
+from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
+from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import ConfigError, RouteError
 from edgekit.routing import DeviceState, Price
 
-route = typer.Typer(
+_LARGEST = 1_000_000
+"""Bytes of a state or a schema."""
+
+route = Commands(
     help="Local when you can, cloud when you must: who answers, and why.",
     epilog='Example:  edgekit route explain smollm2-int4 "What is the capital of France?" --policy policy.toml',
     no_args_is_help=True,
@@ -27,7 +32,7 @@ def route_explain(
     prompt: Annotated[str, typer.Argument(help="What would be asked.")],
     *,
     policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Most tokens of the answer.")] = 256,
     local_only: Annotated[bool, typer.Option("--local-only", help="The request must not leave the device.")] = False,
     cloud_ok: Annotated[
         bool, typer.Option("--cloud-ok", help="The request may leave it, whatever the policy's ceiling.")
@@ -77,10 +82,10 @@ def route_calibrate(
         ),
     ] = None,
     prefix_tokens: Annotated[
-        int, typer.Option(min=0, help="Tokens after which a bad answer may be given up; 0: never.")
+        int, typer.Option(min=0, max=MOST_TOKENS, help="Tokens after which a bad answer may be given up; 0: never.")
     ] = 16,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="the bundle's own choice")
     ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Keep the answers in this file, and take from it what is there.")
@@ -90,7 +95,8 @@ def route_calibrate(
         typer.Option(metavar="BUNDLE", help="Another bundle that says how likely it finds each answer."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the splits. To try several until one passes undoes a guarantee.")
+        int,
+        typer.Option(min=0, max=LAST_SEED, help="Of the splits. To try several until one passes undoes a guarantee."),
     ] = 0,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep it in the bundle's edgekit.json.")] = True,
     json: Json = False,
@@ -138,8 +144,8 @@ def route_bench(
     policy: Annotated[
         Path | None, typer.Option(help="A rule: its privacy, tiers, and what an answer must pass.")
     ] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Of a million tokens of prompt.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Of a million tokens of answer.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, max=MOST, help="Of a million tokens of prompt.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, max=MOST, help="Of a million tokens of answer.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg|png", help="Draw quality and risk here.")] = None,
     store: Annotated[
@@ -147,13 +153,13 @@ def route_bench(
         typer.Option(metavar="DIR", help="Keep all answers in this folder, and take from it what is there."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the bundle's own choice")
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="the bundle's own choice")
     ] = None,
     second: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLE", help="The second bundle whose opinion the calibration rests on."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the bootstrap.")] = 0,
     json: Json = False,
 ) -> None:
     """Show what the rule costs and saves on questions whose answers are known.
@@ -180,8 +186,9 @@ def route_bench(
             second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
         )  # fmt: skip
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(to_json(bench, indent=2) + "\n", encoding="utf-8")
+        with writing(out):
+            make_parent(out)
+            write_whole(out, f"{to_json(bench, indent=2)}\n".encode())
     if plot:
         draw_routing([panel_of(f"{data.name}, {bench.cloud}", bench.proof)], plot)
     console.emit(bench) if json else console.show(*bench_tables(bench))
@@ -195,8 +202,11 @@ def _price(price_in: float | None, price_out: float | None) -> Price | None:
 
 
 def _read(path: Path) -> str:
+    from edgekit.strangers import read_plain
+
+    data = read_plain(path, _LARGEST, error=RouteError)
     try:
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RouteError(f"{path}: not UTF-8 text: {error}", "save it as UTF-8") from error
 

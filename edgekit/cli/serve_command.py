@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import BundlePath, Json
+from edgekit.cli.arguments import MOST_THREADS, MOST_TOKENS, BundlePath, Json
 from edgekit.errors import ConfigError
 
 
@@ -45,8 +45,12 @@ def serve(
             help="Answer from this folder's .txt and .md files; private ones never leave the device.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="as for `run`")] = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Room in the cache.", show_default="the model's")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="as for `run`")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Room in the cache.", show_default="the model's")
+    ] = None,
     small_memory: Annotated[
         bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens.")
     ] = False,

@@ -114,6 +114,9 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
             "on ARM",
             f"{arm.chosen.name}, level {arm.chosen.accuracy_level}: KLD {words.number(kld)}, {arm.processor}",
         )
+    if inspection.kind == "bundle":
+        told = f"by {inspection.signed_by}, not checked: `edgekit verify --key`" if inspection.signed_by else "no"
+        yield "signed", told
     for npu in inspection.npus:
         yield f"NPU {npu.target.name}", npu_words(npu)
     for t in inspection.tunings:

@@ -6,11 +6,12 @@ import typer
 
 from edgekit.cli import console
 from edgekit.cli.arguments import Json, Model, numbers
+from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
-from edgekit.errors import ConfigError, GateFailed
+from edgekit.errors import GateFailed
 from edgekit.types import Activations, Precision
 
-targets = typer.Typer(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
+targets = Commands(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
 
 
 @targets.command("list", epilog="Example:  edgekit targets list --json")
@@ -91,9 +92,7 @@ def targets_check(
     from edgekit.cli.npu_tables import check_tables
     from edgekit.target_check import check_targets, require_compiled
 
-    contexts = numbers("--context", context) if context else ()
-    if any(tokens < 2 for tokens in contexts):
-        raise ConfigError(f"--context is '{context}'", "a cache holds 2 tokens or more")
+    contexts = numbers("--context", context, 2) if context else ()
     with Bars() as progress:
         check = check_targets(
             model, target, precision=precision, activations=activations, contexts=contexts, whole=whole,

@@ -14,6 +14,9 @@ _FINISH = {
     "content_filter": "content_filter",
 }
 
+_MOST_TOKENS = 100_000_000
+"""More than any endpoint reads or writes at once."""
+
 
 class Answer:
     """One answer in the making. ``take`` is given each event of the stream, as JSON.
@@ -77,13 +80,16 @@ class Answer:
             return ""
         if not isinstance(delta, dict):
             raise ValueError("a delta that is not an object")
-        for call in delta.get("tool_calls") or ():
+        calls = delta.get("tool_calls")
+        if not isinstance(calls, list | None):
+            raise ValueError("tool calls that are not a list")
+        for call in calls or ():
             self._take_call(call)
         return _text(delta.get("content")) + _text(delta.get("refusal"))
 
     def _take_call(self, part: object) -> None:
-        if not isinstance(part, dict) or not isinstance(part.get("index", 0), int):
-            raise ValueError("a tool call that is not an object")
+        if not isinstance(part, dict) or type(part.get("index", 0)) is not int:
+            raise ValueError("a tool call that is not an object, or one without a place")
         empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
         call = self._calls.setdefault(part.get("index", 0), empty)
         function = part.get("function") or {}
@@ -111,4 +117,5 @@ def _text(value: object) -> str:
 
 
 def _tokens(value: object, before: int | None) -> int | None:
-    return value if type(value) is int and value >= 0 else before
+    """A count that may be true: what is charged, and what is left of a budget, goes by it."""
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else before

@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 from edgekit.cloud.answer import Answer
 from edgekit.cloud.body import OPTIONAL, make_body, texts
 from edgekit.cloud.breaker import Breaker, RetryBudget
-from edgekit.cloud.failures import Failure, Secrets, cut_off, explain, make
+from edgekit.cloud.failures import CANCELLED, Failure, Secrets, cut_off, explain, make
 from edgekit.cloud.keys import Key, read_key
 from edgekit.errors import CloudError, ConfigError
+from edgekit.outgoing import Cleared
+from edgekit.routing import DEVICE, TRUST
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +37,8 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 class Endpoint:
     """An OpenAI-compatible endpoint that the user named, and nothing but it.
 
-    No variable of the environment has a say except the one that ``tier.key_env`` names: neither OPENAI_* nor proxies.
+    No variable of the environment has a say except the one that ``tier.key_env`` names: neither OPENAI_* nor proxies,
+    nor SSLKEYLOGFILE.
     Thread-safe; connections are kept and shared.
 
     Args:
@@ -44,7 +47,7 @@ class Endpoint:
         clock: seconds, never going back.
         sleep: waits between retries; None waits so that ``Reply.close`` ends it.
         random: 0 to 1, for the jitter.
-        verify: trusted certificates, None for those that ship with httpx.
+        verify: trusted certificates, None for certifi's. Its log of keys is switched off.
         breaker: when the endpoint is left alone, None for the usual numbers.
         most_bytes: of one answer.
 
@@ -85,20 +88,24 @@ class Endpoint:
         self._wire = wire
         self._client = wire.open_client(tier.url, stall=tier.stall, deadline=tier.deadline, verify=verify)
 
-    def ask(self, request: Request) -> Reply:
+    def ask(self, asked: Cleared | Request) -> Reply:
         """An answer that is fetched as it is iterated over; nothing is sent before.
 
+        Args:
+            asked: what every veto has read, as ``clearance.clear`` gives it; nothing else is posted. A request that
+                comes by itself has no policy: its own word, private or local-only, is kept.
+
         Raises:
-            CloudError: the request must stay on the device, there is nothing to send, or the endpoint was closed.
+            CloudError: it must not go as far as this endpoint, there is nothing to send, or the endpoint was closed.
             ConfigError: the key is gone.
         """
+        cleared = asked if isinstance(asked, Cleared) else Cleared.of(asked)
         if self._closed:
             raise CloudError(f"tier '{self.tier.name}' has been closed", "make another Endpoint; nothing was sent")
-        if request.private or request.override == "local-only":
-            why = request.private or "it says local-only"
-            raise CloudError(f"tier '{self.tier.name}' must not be asked: {why}", "nothing was sent")
-        make_body(request, self.tier, self._refused)
-        return Reply(self, request, self.current_key())
+        if cleared.ceiling == DEVICE or TRUST.index(self.tier.trust) > TRUST.index(cleared.ceiling):
+            raise CloudError(f"tier '{self.tier.name}' must not be asked: {cleared.because}", "nothing was sent")
+        make_body(cleared.outgoing, self.tier, self._refused)
+        return Reply(self, cleared, self.current_key())
 
     def down(self) -> str:
         """Why nothing can be had from it now, in words; "" when it may be asked."""
@@ -121,9 +128,9 @@ class Endpoint:
             self.breaker.succeed()
         return key
 
-    def body(self, request: Request) -> dict[str, Any]:
-        """What is posted for a request, as far as the endpoint's habits are known."""
-        return make_body(request, self.tier, self._refused)
+    def body(self, cleared: Cleared) -> dict[str, Any]:
+        """What is posted, as far as the endpoint's habits are known."""
+        return make_body(cleared.outgoing, self.tier, self._refused)
 
     def learn(self, param: str) -> bool:
         """Note a field that the endpoint does not take. False where that is no news."""
@@ -136,10 +143,11 @@ class Endpoint:
         """A hold on a connection to come."""
         return self._wire.Call(self.clock() + self.tier.deadline, self.clock, self.most_bytes)
 
-    def send(self, body: dict[str, Any], call: Call, key: Key) -> Stream[object]:
-        """Post a request. Returns the client's stream of events."""
+    def send(self, cleared: Cleared, call: Call, key: Key) -> Stream[object]:
+        """Post what was cleared. Returns the client's stream of events."""
         from openai import Stream
 
+        body = self.body(cleared)
         path = "/chat/completions" if "messages" in body else "/completions"
         with call.sending(key):
             return self._client.post(path, cast_to=object, body=body, stream=True, stream_cls=Stream[object])
@@ -177,7 +185,7 @@ class Reply:
         CloudError: no answer, or only a part of one (``shown``).
     """
 
-    def __init__(self, endpoint: Endpoint, request: Request, key: Key) -> None:
+    def __init__(self, endpoint: Endpoint, cleared: Cleared, key: Key) -> None:
         self.finish = ""
         self.prompt_tokens: int | None = None
         self.new_tokens: int | None = None
@@ -187,7 +195,7 @@ class Reply:
         self.seconds = 0.0
         self.tries = 0
         self._endpoint = endpoint
-        self._request = request
+        self._cleared = cleared
         self._key = key
         self._call: Call | None = None
         self._failure: Failure | None = None
@@ -264,11 +272,10 @@ class Reply:
         self._failure = None
         self.tries += 1
         endpoint, tier = self._endpoint, self._endpoint.tier
-        body = endpoint.body(self._request)
         answer = Answer()
         stream: Stream[object] | None = None
         try:
-            stream = endpoint.send(body, call, self._key)
+            stream = endpoint.send(self._cleared, call, self._key)
             kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 self._failure = make(tier, "answered with something that is no stream", _NO_STREAM)
@@ -285,7 +292,7 @@ class Reply:
         except (openai.OpenAIError, httpx.HTTPError, httpx.StreamError, ValueError, RecursionError, OSError) as error:
             # What comes after the end of the answer is only its usage.
             if not answer.finish or call.ended not in ("", "deadline"):
-                secrets = Secrets(self._key, texts(body))
+                secrets = Secrets(self._key, texts(endpoint.body(self._cleared)))
                 self._failure = explain(error, tier, secrets, call.ended, self._shown)
         finally:
             if stream is not None:
@@ -299,7 +306,7 @@ class Reply:
         tier = self._endpoint.tier
         if not answer.finish:
             if call.cancelled.is_set():
-                return make(tier, "was cancelled", "", "nobody", shown=self._shown)
+                return make(tier, "was cancelled", CANCELLED, "nobody", shown=self._shown)
             return cut_off(tier, self._shown)
         self.empty = answer.empty
         if answer.empty:

@@ -27,6 +27,8 @@ Blame = Literal["endpoint", "account", "request", "nobody"]
 AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504})
 """The statuses after which the same request may succeed."""
 
+CANCELLED = "who asked went away: ask again"
+
 _EXCERPT = 120
 _SHARED = 12
 _WHOLE = 3
@@ -121,7 +123,7 @@ def make(
 
 def _ended(tier: Tier, ended: Ended, shown: bool) -> Failure:
     if ended == "cancelled":
-        return make(tier, "was cancelled", "", "nobody", shown=shown)
+        return make(tier, "was cancelled", CANCELLED, "nobody", shown=shown)
     if ended == "deadline":
         reason = f"took longer than its deadline of {seconds(tier.deadline)}"
         return make(tier, reason, "raise the tier's deadline, or ask for a shorter answer", shown=shown)
@@ -191,7 +193,7 @@ def _event(error: Any, tier: Tier, secrets: Secrets, shown: bool) -> Failure:
     body = error.body if isinstance(error.body, dict) else {}
     said = secrets.excerpt(body.get("message"))
     code = body.get("code")
-    again = code in AGAIN or body.get("type") in ("server_error", "overloaded_error")
+    again = (type(code) is int and code in AGAIN) or body.get("type") in ("server_error", "overloaded_error")
     reason = "broke off with an error" + (f": {said}" if said else "")
     return make(tier, reason, "try again later", again=again, shown=shown)
 

@@ -9,10 +9,12 @@ import ipaddress
 import logging
 import socket
 import ssl
+import sys
 from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread, local
 from typing import TYPE_CHECKING, Literal
 
+import certifi
 import httpcore
 import httpx
 import openai
@@ -335,6 +337,19 @@ class _Body(httpx.SyncByteStream):
         self._inner.close()
 
 
+def _trust(*, certificates: bool) -> ssl.SSLContext:
+    """A context for clients, as ssl and httpx make them, without a look at the environment.
+
+    ``certificates``: reading them takes a while, and without TLS it would be for nothing.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    if certificates:
+        context.load_verify_locations(certifi.where())
+    return context
+
+
 class _Quiet(logging.Filter):
     """The client logs whole requests, prompts included, at DEBUG: not ours."""
 
@@ -348,9 +363,8 @@ _QUIET = _Quiet()
 def open_client(url: str, *, stall: float, deadline: float, verify: ssl.SSLContext | None) -> openai.OpenAI:
     """The official client on a connection of ours. It is never given the key: the transport sends it."""
     place = httpx.URL(url)
-    if verify is None:  # reading the certificates takes a while, and without TLS for nothing
-        encrypted = place.scheme == "https"
-        verify = httpx.create_ssl_context(trust_env=False) if encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    verify = verify or _trust(certificates=place.scheme == "https")
+    verify.keylog_filename = None  # type: ignore[assignment]  # ssl's own contexts obey SSLKEYLOGFILE
     port = place.port or {"http": 80, "https": 443}[place.scheme]
     logging.getLogger("openai._base_client").addFilter(_QUIET)  # adding it twice adds nothing
     return openai.OpenAI(

@@ -7,6 +7,7 @@ import shutil
 import weakref
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from edgekit.types import ModelSpec, Provenance, Rope, SideFile, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -62,7 +62,10 @@ def read_export(folder: Path, source: Path, model_id: str, opset: int) -> Export
     files = _side_files(folder, source)
     generation = json.loads(next(f.data for f in files if f.name == "generation_config.json"))
     spec = _spec(config | generation, model.graph, slots)
-    provenance = Provenance(id=model_id, kind="optimum", sha256=weights.sha256(), location=model_id)
+    local = Path(model_id).resolve() if Path(model_id).is_dir() else None
+    provenance = Provenance(
+        id=local.name if local else model_id, kind="optimum", sha256=weights.sha256(), location=str(local or model_id)
+    )
     return model, spec, files, provenance, weights
 
 
@@ -304,7 +307,10 @@ class ExportedWeights:
         try:
             return self._tensors[name]
         except KeyError:
-            raise SourceError(f"the exported graph has no weight '{name}'") from None
+            raise SourceError(
+                f"the exported graph has no weight '{name}'",
+                "build without --exporter optimum, or export again with --force",
+            ) from None
 
 
 # --- the rest of the checkpoint -----------------------------------------------------------------
@@ -373,5 +379,5 @@ def _side_files(folder: Path, source: Path) -> tuple[SideFile, ...]:
 def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise GraphError(f"{path}: not a JSON object")
+        raise GraphError(f"{path}: not a JSON object", "remove the exported folder, and build again")
     return content

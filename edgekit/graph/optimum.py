@@ -17,16 +17,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import GraphError
 from edgekit.graph.exported import Export, read_export
+from edgekit.locks import FOLDER, STRICT, WHEELS
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-REQUIREMENTS = ("optimum-onnx>=0.1,<0.2", "torch==2.13.0", "onnxruntime")
-"""One pip call installs them, so that pip can see that torch and transformers fit each other."""
+LOCK = FOLDER / "optimum.txt"
+TORCH = "torch==2.13.0"
+"""Versions and hashes of optimum-onnx, torch and onnxruntime that fit each other, with all they need."""
 
 ERROR = re.compile(r"(\w+\.)*\w*(Error|ERROR|Exception): ")
 """The line of a traceback, or of pip's output, that names the reason; advice may follow it."""
@@ -82,6 +84,7 @@ def find_optimum() -> Path:
 
     Raises:
         GraphError: none has it, or the variable names no file.
+        ConfigError: another user could have put one into the cache.
     """
     spec = find_spec("optimum")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -92,27 +95,29 @@ def find_optimum() -> Path:
         if not Path(named).is_file():
             raise GraphError(f"{VARIABLE}={named}: there is no such file", "name an interpreter that has optimum-onnx")
         return Path(named)
-    if _own_python().is_file():
+    if require_own(_own_python()).is_file():
         return _own_python()
     raise GraphError("--exporter optimum needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
 
 
 def install_optimum(progress: Progress = silent) -> Path:
-    """Make an environment for optimum-onnx in the user's cache; return its interpreter.
+    """Make an environment for optimum-onnx in the user's cache, pinned by hashes; return its interpreter.
 
     Made beside its place and renamed when it is whole: only ``python -m`` is used from it, which does not mind.
 
     Raises:
         GraphError: pip failed.
+        ConfigError: another user could write into the cache.
     """
-    place = _own_python().parent.parent
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=place.parent))
+    place = require_own(_own_python().parent.parent)
+    folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=make_own(place.parent)))
     try:
         python = folder / "bin" / "python"
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
         steps: list[tuple[str, Sequence[str]]] = [
             ("make an environment", [sys.executable, "-m", "venv", str(folder)]),
-            ("install optimum-onnx", [str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS]),
+            ("install optimum-onnx", [*pip, *STRICT, "--no-deps", "--requirement", str(LOCK)]),
+            ("install torch", [*pip, *WHEELS, TORCH]),
         ]
         for task, command in steps:
             code, reason = _run(command, folder / "log", {}, task, progress)

@@ -11,14 +11,15 @@ divergence (data processing inequality), so this one is never above the full one
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass, fields
 from hashlib import sha256
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.disk import make_parent, write_whole
 from edgekit.errors import MeasureError
 from edgekit.types import Interval, Predictor, Progress, Quality, silent
 
@@ -109,15 +110,11 @@ def make_reference(
 
 def save_reference(reference: Reference, path: Path) -> None:
     """Write a reference; a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            arrays: dict[str, Any] = {f.name: np.asarray(getattr(reference, f.name)) for f in fields(Reference)}
-            np.savez(file, **arrays)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = BytesIO()
+    arrays: dict[str, Any] = {f.name: np.asarray(getattr(reference, f.name)) for f in fields(Reference)}
+    np.savez(content, **arrays)
+    make_parent(path)
+    write_whole(path, content.getvalue())
 
 
 def load_reference(path: Path) -> Reference | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import MeasureError
+from edgekit.strangers import read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+LARGEST = 100_000_000
+"""Bytes of a text; a million tokens are 5 million of them."""
 _CHARACTERS_PER_TOKEN = 16
 
 
@@ -54,15 +57,14 @@ def embedded_text() -> Text:
 
 
 def read_text(path: Path) -> Text:
-    """A UTF-8 file; its name is the text's.
+    """A UTF-8 file of at most LARGEST bytes; its name is the text's.
 
     Raises:
         MeasureError: it cannot be read, or is not UTF-8.
     """
+    data = read_plain(path, LARGEST, error=MeasureError)
     try:
-        return Text(path.name, path.read_text("utf-8"))
-    except OSError as error:
-        raise MeasureError(f"{path}: {error.strerror}", "--text takes a readable UTF-8 file") from error
+        return Text(path.name, data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise MeasureError(f"{path}: not UTF-8 at byte {error.start}", "convert it: iconv -t UTF-8") from error
 

@@ -160,7 +160,9 @@ def store_half(graph: ir.Graph, value: ir.Value) -> None:
     for node, index in users:
         node.replace_input_with(index, cast.outputs[0])
     value.const_value, value.type = half, ir.TensorType(ir.DataType.FLOAT16)
-    graph.insert_before(next(n for n in graph if n in {user for user, _ in users}), cast)
+    readers = {user for user, _ in users}
+    # The graph is looked through, which takes its whole length, only where there is a first one to be found.
+    graph.insert_before(next(iter(readers)) if len(readers) == 1 else next(n for n in graph if n in readers), cast)
 
 
 def _to_half(name: str, tensor: ir.TensorProtocol) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from edgekit.errors import RouteError
+from edgekit.strangers import read_plain
 from edgekit.words import count, size
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".md", ".txt")
 LARGEST = 5_000_000
 """Bytes of one document."""
+LARGEST_RULES = 100_000
+"""Bytes of one file of rules: each is held against every document."""
 MOST_BYTES = 50_000_000
 MOST_DOCUMENTS = 20_000
 RULES = ".private"
@@ -146,9 +149,10 @@ def _look_through(root: Path) -> tuple[list[str], list[_Rule], list[Skipped]]:
 
 
 def _read_rules(path: Path, under: str) -> list[_Rule]:
+    data = read_plain(path, LARGEST_RULES, error=RouteError)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise RouteError(f"{path}: cannot be read: {error}", "one pattern a line, in UTF-8") from None
     rules = []
     for number, line in enumerate(lines, 1):

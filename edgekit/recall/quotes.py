@@ -6,6 +6,8 @@ import re
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from edgekit.reading import plain
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -30,6 +32,7 @@ class PrivateText:
         self._lasting: dict[int, str] = {}
         self._passing: dict[int, str] = {}
         self._most_passing = most_passing
+        self._lengths: set[int] = set()
 
     def add(self, text: str, reason: str, *, lasting: bool = False) -> None:
         """Note a text: a private document, or an answer that was given from one.
@@ -44,6 +47,7 @@ class PrivateText:
             return
         runs = map(hash, _runs(words, RUN)) if len(words) >= RUN else (hash(words),)
         with self._lock:
+            self._lengths.add(min(len(words), RUN))
             known = self._lasting if lasting else self._passing
             for run in runs:
                 known.pop(run, None)  # what is said again is the newest
@@ -51,29 +55,37 @@ class PrivateText:
             while len(self._passing) > self._most_passing:
                 del self._passing[next(iter(self._passing))]
 
+    @property
+    def empty(self) -> bool:
+        """Nothing was noted."""
+        return not self._lengths
+
     def found_in(self, texts: Iterable[str]) -> str:
         """Why these texts, the messages of a request, must stay on the device; "" if nothing was found."""
+        if self.empty:
+            return ""
         for text in texts:
             words = _words(text)
             with self._lock:
-                for run in _candidates(words):
+                for run in _candidates(words, self._lengths):
                     found = self._lasting.get(run) or self._passing.get(run)
                     if found:
                         return found
         return ""
 
 
-def _candidates(words: _Said) -> Iterator[int]:
-    """The hashes of everything in a text that may have been noted."""
+def _candidates(words: _Said, lengths: set[int]) -> Iterator[int]:
+    """The hashes of everything in a text that may have been noted: of runs as long as something that was."""
     if len(words) < _SAYING:
         yield hash(words)
-    for length in range(_SAYING, RUN + 1):
-        yield from map(hash, _runs(words, length))
+    for length in lengths:
+        if length >= _SAYING:
+            yield from map(hash, _runs(words, length))
 
 
 def _runs(words: _Said, length: int) -> Iterator[_Said]:
-    return (words[i : i + length] for i in range(len(words) - length + 1))
+    return zip(*(words[i:] for i in range(length)), strict=False)
 
 
 def _words(text: str) -> _Said:
-    return tuple(re.findall(r"\w+", text.casefold()))
+    return tuple(re.findall(r"\w+", plain(text).casefold()))

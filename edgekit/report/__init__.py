@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from edgekit import words
+from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import EdgekitError
 from edgekit.report.page import compose
 
@@ -35,12 +36,14 @@ def write_report(bundles: Sequence[Bundle], out: Path) -> Path:
         out: the file; its directory is made.
 
     Raises:
-        EdgekitError: no bundle was given.
+        EdgekitError: no bundle was given, or ``out`` cannot be written.
     """
     if not bundles:
         raise EdgekitError("a report needs at least one bundle", "edgekit report BUNDLE -o report.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_template().render(page=compose(bundles)), encoding="utf-8")
+    page = _template().render(page=compose(bundles)).encode()
+    with writing(out, len(page)):
+        make_parent(out)
+        write_whole(out, page)
     return out
 
 

@@ -6,12 +6,14 @@ A file of its own, on white, unlike the plots of the page.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import EdgekitError
 
 if TYPE_CHECKING:
@@ -102,8 +104,12 @@ def draw_routing(panels: Sequence[RoutingPanel], out: Path) -> Path:
             _risk(grid[1][column], panel, titled=not many)
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=9)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, metadata={"Date": None, "Creator": None} if out.suffix == ".svg" else {}, dpi=110)
+        kind, picture = out.suffix.removeprefix("."), BytesIO()
+        bare = {"Date": None, "Creator": None} if kind == "svg" else {}
+        figure.savefig(picture, format=kind, metadata=bare, dpi=110)
+    with writing(out, picture.tell()):
+        make_parent(out)
+        write_whole(out, picture.getvalue())
     return out
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit import words
 from edgekit.errors import ConfigError, RouteError
 from edgekit.route.decide import escalate
-from edgekit.route.patterns import find_risk
+from edgekit.route.schema import find_breach
 from edgekit.route.score import raw_score, wrong_probability
 from edgekit.routing import DEVICE, Finding, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from edgekit.calibration import Calibration, Score, Signals
     from edgekit.route.loops import Loop
     from edgekit.routing import DeviceState, Policy, Request
     from edgekit.types import Measurement
-
-LONGEST_SCHEMA = 100_000
-"""Characters of a JSON schema that a request may hold."""
 
 _ENDED = {
     "eos": "it came to its end",
@@ -124,42 +118,6 @@ def check_calibrated(policy: Policy, calibration: Calibration | None) -> None:
         )
 
 
-def check_schema(schema: str) -> None:
-    """Refuse a request's JSON schema that no answer can be checked against, before anything is asked.
-
-    Raises:
-        RouteError: not JSON, not a schema, too long; it refers to something outside, or holds a pattern that may take
-            forever.
-    """
-    from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
-
-    if len(schema) > LONGEST_SCHEMA:
-        raise RouteError(
-            f"the JSON schema has {len(schema):,} characters", f"up to {LONGEST_SCHEMA:,} are allowed: simplify it"
-        )
-    try:
-        document = json.loads(schema)
-        if not isinstance(document, dict | bool):
-            raise RouteError("the JSON schema is not an object", 'give one such as {"type": "object"}')
-        validator_for(document).check_schema(document)
-        for key, value in _members(document):
-            if key in ("$ref", "$dynamicRef") and not str(value).startswith("#"):
-                raise RouteError(f"the JSON schema refers to {value}", "put what it refers to into the schema itself")
-            if key == "pattern" and isinstance(value, str) and (risk := find_risk(value)):
-                raise RouteError(f"the JSON schema's pattern {value!r} {risk}", "write it without nesting")
-            if key == "patternProperties" and isinstance(value, dict):
-                for pattern in value:
-                    if risk := find_risk(pattern):
-                        raise RouteError(f"the JSON schema's pattern {pattern!r} {risk}", "write it without nesting")
-    except SchemaError as error:
-        raise RouteError(f"the JSON schema is not valid: {error.message}", "see https://json-schema.org") from None
-    except ValueError as error:
-        raise RouteError(f"the JSON schema is not JSON: {error}", "see https://json-schema.org") from None
-    except RecursionError:
-        raise RouteError("the JSON schema is nested too deeply", "simplify it") from None
-
-
 def _ended(finish: str, policy: Policy) -> Finding:
     detail = _ENDED.get(finish, f"it broke off: {finish}")
     if finish in _CUT and not policy.answers.cut_off:
@@ -178,26 +136,8 @@ def _repetition(loop: Loop | None, policy: Policy) -> Finding:
 
 
 def _schema(schema: str, text: str) -> Finding:
-    """Whether the text is JSON, as strict parsers take it, and satisfies the schema."""
-    from jsonschema.exceptions import ValidationError
-    from jsonschema.validators import validator_for
-    from referencing import Registry
-
-    try:
-        answer = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        return Finding("schema", DEVICE, "fail", f"it is not JSON: {error}")
-    try:
-        document = json.loads(schema)
-        # An empty registry: nothing is ever fetched.
-        validator_for(document)(document, registry=Registry()).validate(answer)
-    except ValidationError as error:
-        where = "".join(f"[{part!r}]" for part in error.absolute_path)
-        what = error.message if len(error.message) <= 200 else f"{error.message[:200]}…"
-        return Finding("schema", DEVICE, "fail", f"it does not satisfy the schema{where and ' at '}{where}: {what}")
-    except Exception as error:  # a schema that check_schema did not see: what it raises is many libraries' affair
-        return Finding("schema", DEVICE, "fail", f"it could not be checked against the schema: {type(error).__name__}")
-    return Finding("schema", DEVICE, "pass", "it satisfies the schema")
+    breach = find_breach(schema, text)
+    return Finding("schema", DEVICE, "fail" if breach else "pass", breach or "it satisfies the schema")
 
 
 def _quality(signals: Signals | None, calibration: Calibration | None, policy: Policy) -> tuple[Finding, float | None]:
@@ -228,15 +168,3 @@ def _probability(score: Score, signals: Signals) -> float | None:
         return wrong_probability(score, signals) if isfinite(raw_score(score, signals)) else 1.0
     except (RouteError, ValueError, OverflowError):
         return None
-
-
-def _members(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of every object in a JSON document, with its value."""
-    if isinstance(value, dict):
-        yield from value.items()
-    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _members(child)
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")

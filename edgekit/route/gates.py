@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import words
 from edgekit.route.expect import expect_local, expect_tier
-from edgekit.route.patterns import matches, sent_text
+from edgekit.route.patterns import matches
 from edgekit.routing import DEVICE, TRUST, Ability, CheckName, Expected, Finding, Trust
 
 if TYPE_CHECKING:
@@ -59,7 +59,15 @@ class Case:
 
 
 def open_case(request: Request, policy: Policy, state: DeviceState) -> Case:
-    """Find a request's ceiling, the strictest of all that apply; ``cloud-ok`` lifts the policy's own and no other."""
+    """A request with its ceiling."""
+    return Case(request, policy, state, *find_ceiling(request, policy))
+
+
+def find_ceiling(request: Request, policy: Policy) -> tuple[Trust, str]:
+    """How far a request may go, and why: the strictest of all that apply; ``cloud-ok`` lifts the policy's own alone.
+
+    Rules read what would be sent, whatever of it that is.
+    """
     limits: list[tuple[Trust, str]] = []
     if request.private:
         limits.append(("device", f"it must stay on the device: {request.private}"))
@@ -68,18 +76,17 @@ def open_case(request: Request, policy: Policy, state: DeviceState) -> Case:
     # Rules read the text, which takes longer than the rest: not where nothing can get stricter.
     stays = limits or (policy.privacy.ceiling == DEVICE and request.override != "cloud-ok")
     if policy.privacy.rules and policy.tiers and not stays:
-        text = sent_text(request)
+        reading = request.outgoing.reading
         limits += [
             (rule.ceiling, f"the rule '{rule.name}' keeps it at {rule.ceiling}")
             for rule in policy.privacy.rules
-            if matches(rule.match, text)
+            if not reading.whole or matches(rule.match, reading.lines)
         ]
     if request.override == "cloud-ok":
         limits.append(("third-party", "the request is cloud-ok"))
     else:
         limits.append((policy.privacy.ceiling, f"the policy's ceiling is {policy.privacy.ceiling}"))
-    ceiling, because = min(limits, key=lambda limit: TRUST.index(limit[0]))
-    return Case(request, policy, state, ceiling, because)
+    return min(limits, key=lambda limit: TRUST.index(limit[0]))
 
 
 def seat_device(case: Case, measurement: Measurement | None) -> Seat:

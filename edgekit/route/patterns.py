@@ -1,165 +1,173 @@
-"""Regular expressions of a privacy rule: what they look at, and which of them could take forever.
+r"""Regular expressions of policies and schemas, run by RE2: time grows with the text, whatever the expression.
 
-Python's ``re`` tries every way to match, so a repetition inside a repetition takes time that doubles with each
-character. Such patterns are refused when a policy is read; what is left takes at worst a power of the text's length, so
-each looks at ``WINDOW`` characters at a time.
+RE2 has no form for what makes Python's ``re`` slow: lookaround and backreferences. Its ``\w``, ``\d``, ``\s`` and
+``\b`` know ASCII alone, so a rule's are written out for all alphabets; JSON Schema's are ASCII's by its own standard.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import ConfigError
+from edgekit.reading import plain
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
-    from edgekit.routing import Request
+MOST_MEMORY = 2**20
+"""Bytes that one expression may take: a longer program would be linear and still slow."""
 
-WINDOW, STEP = 4000, 3000
-"""Characters looked at in one go, and from one window's start to the next's: a match of up to ``WINDOW - STEP``
-characters is found wherever it stands, a longer one may be missed."""
-
-LONGEST = 1_000_000
-"""Characters that a rule looks through. Of a longer text nobody knows what is in it, so the rule holds."""
-
-FEW = 20
-"""A group with alternatives may be repeated this often: 2**20 ways take a second at worst."""
-
-ENDLESS = 3
-"""Repetitions without end in one pattern: time grows by a power of the window with each. An e-mail address takes 3."""
-
-_QUANTIFIER = re.compile(r"[*+?]|\{(\d*)(,?)(\d*)\}")
+NO_FORM = "RE2's syntax, which knows no lookaround and no backreferences: https://github.com/google/re2/wiki/Syntax"
 
 
-def matches(pattern: str, text: str) -> bool:
-    """Whether a rule applies to a text; it does where that cannot be told: no such pattern, too long a text."""
+class Pattern:
+    """A compiled expression. ``search`` may be called by several threads at once."""
+
+    def __init__(self, source: str, *, case: bool) -> None:
+        """Compile.
+
+        Raises:
+            ValueError: not an expression that RE2 knows, or too large; its text says why.
+            ConfigError: google-re2 is not installed.
+        """
+        try:
+            import re2
+        except ImportError as error:
+            raise ConfigError("regular expressions need google-re2", "pip install 'edgekit[serve]'") from error
+        options = re2.Options()
+        options.case_sensitive = case
+        options.log_errors = False
+        options.never_capture = True
+        options.max_mem = MOST_MEMORY
+        try:
+            self._compiled = re2.compile(source.encode(), options)
+        except re2.error as error:
+            said = error.args[0] if error.args else ""
+            raise ValueError(said.decode(errors="replace") if isinstance(said, bytes) else str(said)) from None
+        except UnicodeEncodeError:
+            raise ValueError("half a surrogate pair") from None
+
+    def search(self, text: bytes) -> bool:
+        """Whether the expression matches anywhere in a text in UTF-8."""
+        return self._compiled.search(text) is not None
+
+
+def matches(pattern: str, texts: Iterable[str]) -> bool:
+    """Whether a rule applies to a text in any of its writings; it does where that cannot be told: no such pattern."""
     compiled = _compile(pattern)
-    if compiled is None or len(text) > LONGEST:
+    if compiled is None:
         return True
-    if len(text) <= WINDOW:
-        return compiled.search(text) is not None
-    starts = range(0, len(text) - (WINDOW - STEP), STEP)
-    return any(compiled.search(text, start, start + WINDOW) for start in starts)
+    written = [text.encode("utf-8", "replace") for text in texts]
+    return any(one.search(text) for one in compiled for text in written)
 
 
 def find_fault(pattern: str) -> str:
     """What is wrong with a rule's pattern, in words; "" where nothing is."""
     try:
-        compiled = re.compile(pattern, re.IGNORECASE)
-    except (re.error, OverflowError, RecursionError) as error:
+        compiled = Pattern(spell_out(pattern), case=False)
+    except ValueError as error:
         return f"is not a regular expression: {error}"
-    if compiled.search(""):
-        return "matches every text"
-    return find_risk(pattern)
+    return "matches every text" if compiled.search(b"") else ""
 
 
-def find_risk(pattern: str) -> str:
-    """Why a valid pattern may take forever on some text, in words; "" where it does not.
+@lru_cache(maxsize=512)
+def compile_schema_pattern(pattern: str) -> Pattern:
+    """An expression of a JSON schema, in ECMA-262's syntax as far as RE2 has a form for it.
 
-    Nested quantifiers are told by their form alone, so some harmless pattern is refused too.
+    Raises:
+        ValueError: see Pattern.
     """
-    if re.search(r"\(\?[a-zA-Z]*x", pattern):
-        return "is written in verbose form"
-    # For every open group: does it hold an endless repetition, does it hold a choice of any kind.
-    groups: list[list[bool]] = [[False, False]]
-    at, last, endless = 0, [False, False], 0
-    while at < len(pattern):
-        quantifier = _QUANTIFIER.match(pattern, at)
-        if quantifier:
-            most = _most(quantifier)
-            if most is None or most > 1:
-                if last[0]:
-                    return "repeats what repeats itself without end"
-                if last[1] and (most is None or most > FEW):
-                    return f"repeats alternatives more than {FEW} times"
-            endless += most is None
-            if endless > ENDLESS:
-                return f"has more than {ENDLESS} repetitions without end"
-            # Choices made several times multiply under a further repetition as endless ones do.
-            groups[-1][0] |= most is None or (most > 1 and last[1])
-            groups[-1][1] |= bool(quantifier[2]) or quantifier[0] in "*+?"
-            at, last = quantifier.end(), [False, False]
-            if at < len(pattern) and pattern[at] in "?+":
-                at += 1  # lazy or possessive
-            continue
-        at, last = _step(pattern, at, groups)
-    return ""
-
-
-def sent_text(request: Request) -> str:
-    """Every text of a request that an endpoint would see; images and other data that no rule can read left out."""
-    parts = [request.text, *request.sampling.stop]
-    for document in (request.schema, request.passthrough):
-        if document:
-            try:
-                parts += _strings(json.loads(document))
-            except (ValueError, RecursionError):
-                parts.append(document)
-    return "\n".join(parts)
-
-
-def _step(pattern: str, at: int, groups: list[list[bool]]) -> tuple[int, list[bool]]:
-    """Go past one element; return where the next begins, and what a quantifier there would repeat."""
-    match pattern[at]:
-        case "\\":
-            at += 2
-        case "[":
-            at = _end_of_class(pattern, at)
-        case "(":
-            groups.append([False, False])
-            # (?: (?P<name> (?i: (?= and the like: the question mark is no quantifier.
-            opening = re.compile(r"\((\?(P?<\w+>|P=\w+|<?[=!]|#[^)]*|[>:]|[a-zA-Z-]*:?|))?").match(pattern, at)
-            at = opening.end() if opening else at + 1
-        case ")" if len(groups) > 1:
-            inner = groups.pop()
-            groups[-1] = [groups[-1][0] or inner[0], groups[-1][1] or inner[1]]
-            return at + 1, inner
-        case "|":
-            groups[-1][1] = True
-            at += 1
-        case _:
-            at += 1
-    return at, [False, False]
-
-
-def _end_of_class(pattern: str, at: int) -> int:
-    """Behind the ``]`` that closes the class that opens at ``at``; a ``]`` in first place is one of its characters."""
-    at += 2 if pattern[at + 1 : at + 2] == "^" else 1
-    first = at
-    while at < len(pattern) and (pattern[at] != "]" or at == first):
-        at += 2 if pattern[at] == "\\" else 1
-    return at + 1
-
-
-def _most(quantifier: re.Match[str]) -> int | None:
-    """How often it repeats at most, None for without end. ``{`` that is no quantifier counts as once."""
-    if quantifier[0] in "*+":
-        return None
-    if quantifier[0] in ("?", "{}"):
-        return 1
-    if not quantifier[2]:
-        return int(quantifier[1])
-    return int(quantifier[3]) if quantifier[3] else None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        if not value.startswith("data:"):
-            yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+    return Pattern(_ESCAPE.sub(_ecma, pattern), case=True)
 
 
 @lru_cache(maxsize=256)
-def _compile(pattern: str) -> re.Pattern[str] | None:
+def _compile(pattern: str) -> tuple[Pattern, ...] | None:
+    """A rule's pattern, and the same in Latin letters, as texts are read; None where it is none."""
     try:
-        return re.compile(pattern, re.IGNORECASE)
-    except (re.error, OverflowError, RecursionError):
+        found = [Pattern(spell_out(pattern), case=False)]
+    except ValueError:
         return None
+    latin = pattern if pattern.isascii() or "[" in pattern else plain(pattern)
+    if latin != pattern:
+        with suppress(ValueError):
+            found.append(Pattern(spell_out(latin), case=False))
+    return tuple(found)
+
+
+# --- syntax -------------------------------------------------------------------------------------
+
+_WORD = r"\p{L}\p{M}\p{N}_"
+_SPACE = r"\s\p{Z}\x0b\x85"
+_CLASSES = {
+    "w": (rf"[{_WORD}]", _WORD), "W": (rf"[^{_WORD}]", r"\W"), "d": (r"\p{Nd}", r"\p{Nd}"),
+    "D": (r"\P{Nd}", r"\P{Nd}"), "s": (rf"[{_SPACE}]", _SPACE), "S": (rf"[^{_SPACE}]", r"\S"), "Z": (r"\z", r"\z"),
+}  # fmt: skip
+_ESCAPE = re.compile(r"\\(u\{[0-9a-fA-F]+\}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)|\{,(?=\d+\})", re.DOTALL)
+_WIDE = re.compile(r"[^\x00-\x7f]|\\[wWpPDS]|\[\^|(?<!\\)\.")
+_EDGE = rf"(?:\b|^|$|[^{_WORD}])"
+
+
+def spell_out(pattern: str) -> str:
+    r"""A rule's pattern, written as Python's ``re`` has it, in RE2's syntax and for all alphabets.
+
+    ``\b`` knows ASCII alone there. At the ends of a pattern it becomes a character that is not a word's, or an end;
+    inside one that may match other letters it is left out, which matches a little more, never less.
+    """
+    wide, depth, inside = bool(_WIDE.search(pattern)), 0, False
+    said: list[str] = []
+    at = 0
+    while at < len(pattern):
+        found = _ESCAPE.match(pattern, at)
+        if found:
+            at = found.end()
+            edge = depth == 0 and (pattern[: found.start()][-1:] in ("", "|") or pattern[at : at + 1] in ("", "|"))
+            said.append(_spell(found, inside=inside, wide=wide, edge=edge))
+            continue
+        letter = pattern[at]
+        if letter == "(" and not inside and pattern.startswith("(?#", at):
+            at = pattern.find(")", at) + 1 or len(pattern)
+            continue
+        if not inside:
+            depth += (letter == "(") - (letter == ")")
+            if letter == "[":
+                inside = True
+                # A bracket in first place is one of the class.
+                opening = re.compile(r"\[\^?\]?").match(pattern, at)
+                said.append(opening[0].replace("]", r"\]") if opening else letter)
+                at = opening.end() if opening else at + 1
+                continue
+        elif letter == "]":
+            inside = False
+        elif letter == "[" and pattern[at + 1 : at + 2] != ":":
+            letter = r"\["
+        said.append(letter)
+        at += 1
+    return f"(?m){''.join(said)}"  # every text of a request stands on a line of its own
+
+
+def _spell(found: re.Match[str], *, inside: bool, wide: bool, edge: bool) -> str:
+    if found[0].startswith("{"):
+        return "{0,"
+    letter = found[1]
+    if letter in ("b", "B") and not inside:
+        if not wide:
+            return found[0]
+        return _EDGE if edge and letter == "b" else ""
+    if letter == "b":
+        return r"\x08"
+    if letter in _CLASSES:
+        return _CLASSES[letter][inside]
+    return _ecma(found)
+
+
+def _ecma(found: re.Match[str]) -> str:
+    r"""``\u0041`` and the like, which RE2 writes otherwise, and escapes of letters that need none."""
+    letter: Any = found[1] or ""
+    if letter[:1] in ("u", "U") and len(letter) > 1:
+        return f"\\x{{{letter[1:].strip('{}')}}}"
+    if letter and not letter.isascii():
+        return str(letter)
+    return found[0]

@@ -1,8 +1,8 @@
 """A Python for ARM with numpy and onnxruntime, run by qemu's user mode: made once in the cache, without root.
 
-Its system is the distribution's own, for arm64, as apt resolves it with a state of its own; its wheels are pip's. All
-is unpacked, nothing is installed. What it computes are the numbers of ARM's kernels; its speed says nothing about a
-device.
+Its system is the distribution's own, for arm64, as apt resolves it with a state of its own and checks it by the
+distribution's signatures; its wheels are pip's, by the hashes in edgekit/locks. All is unpacked, nothing is installed.
+What it computes are the numbers of ARM's kernels; its speed says nothing about a device.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import RunError
+from edgekit.locks import STRICT, pins
 from edgekit.machine import processor_class
 from edgekit.run.driven import Interpreter, this_interpreter
 from edgekit.run.runtime import onnxruntime
@@ -74,15 +75,17 @@ def find_arm64(kind: str = STANDARD) -> Interpreter:
 
     Raises:
         RunError: qemu is not installed, or ``install_arm64`` has not been run for this version of onnxruntime.
+        ConfigError: another user could have put it into the cache.
     """
     if platform.machine() in ("aarch64", "arm64"):
         return this_interpreter()
     qemu = _qemu()
     root = _folder()
-    python = _python(root)
+    python = _python(require_own(root))
     if python is None:
         raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
-    if not (root / "site" / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
+    require_own(python)
+    if not (require_own(root / "site") / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
         raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
     core, root = CORES[kind], _root_of(root, kind)
     if not root.is_dir():
@@ -102,6 +105,7 @@ def install_arm64(progress: Progress = silent) -> Path:
 
     Raises:
         RunError: qemu, apt-get or dpkg-deb is not here, or one of them or pip failed.
+        ConfigError: another user could write into the cache.
     """
     _qemu()
     for program in ("apt-get", "dpkg-deb"):
@@ -109,9 +113,8 @@ def install_arm64(progress: Progress = silent) -> Path:
             raise RunError(
                 f"{program} is not here: the ARM system is made of Debian's packages", "use Debian or Ubuntu"
             )
-    place = _folder()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".arm64-", dir=place.parent) as name:
+    place = require_own(_folder())
+    with tempfile.TemporaryDirectory(prefix=".arm64-", dir=make_own(place.parent)) as name:
         work, root = Path(name), Path(name) / "root"
         progress("ARM system", 0, 3, "steps")
         _unpack_system(work / "apt", root)
@@ -120,6 +123,7 @@ def install_arm64(progress: Progress = silent) -> Path:
         progress("ARM system", 2, 3, "steps")
         for kind, core in CORES.items():
             _show_core(root, kind, core)
+        root.chmod(0o700)
         shutil.rmtree(place, ignore_errors=True)
         root.rename(place)
     progress("ARM system", 3, 3, "steps")
@@ -178,6 +182,9 @@ def _unpack_system(work: Path, root: Path) -> None:
         "Dir::Cache": str(work),
         "Debug::NoLocking": "1",
         "Acquire::Languages": "none",
+        # Signed by the distribution's keys, whatever this machine's settings allow.
+        "Acquire::AllowInsecureRepositories": "false",
+        "APT::Get::AllowUnauthenticated": "false",
     }
     apt = ["apt-get", "-q", "-y", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
     _run([*apt, "update"])
@@ -196,13 +203,26 @@ def _unpack_wheels(work: Path, root: Path) -> None:
             "the distribution's Python for arm64 has no interpreter", "report this, with the distribution's name"
         )
     version = python.name.removeprefix("python")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "-d", str(work)]
-    pip += ["--only-binary=:all:", f"--python-version={version}", f"--abi=cp{version.replace('.', '')}"]
-    pip += ["--implementation=cp", *(f"--platform={name}" for name in _PLATFORMS)]
-    _run([*pip, f"onnxruntime=={onnxruntime.__version__}", "numpy<3"])
+    work.mkdir()
+    (work / "lock.txt").write_text("\n".join(_wheels(onnxruntime.__version__)), encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "download", "-q", *STRICT, "--no-deps", "-d", str(work)]
+    pip += [f"--python-version={version}", f"--abi=cp{version.replace('.', '')}", "--implementation=cp"]
+    _run([*pip, *(f"--platform={name}" for name in _PLATFORMS), "--requirement", str(work / "lock.txt")])
     for wheel in work.glob("*.whl"):
         with zipfile.ZipFile(wheel) as file:
             file.extractall(root / "site")
+
+
+def _wheels(runtime: str) -> tuple[str, str]:
+    """The pins, with hashes, of a version of onnxruntime and of the numpy that goes with all of them."""
+    known = pins("arm64")
+    wanted = f"onnxruntime=={runtime}"
+    if wanted not in known:
+        newest = next(reversed([pin for pin in known if pin.startswith("onnxruntime==")]))
+        raise RunError(
+            f"no hashes are known of onnxruntime {runtime} for ARM", f"pip install {newest}, or a newer edgekit"
+        )
+    return known[wanted], next(line for pin, line in known.items() if pin.startswith("numpy=="))
 
 
 def _run(command: Sequence[str]) -> None:

@@ -50,6 +50,7 @@ class Chat:
         """
         self.sampling = sampling or Sampling()
         self._tokenizer = Tokenizer.of(bundle)
+        self._tokenizer.prepare_chat()
         self._runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
         self._system = system
         self._lookup = lookup

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.arithmetic import NOTHING, Arithmetic
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, foreign, make_own
+from edgekit.disk import write_whole
 from edgekit.errors import RunError
 from edgekit.machine import identify_processor, processor_class
 from edgekit.run import probing
@@ -208,14 +208,16 @@ def _known(probe: str, entries: Entries, *, keep: bool, root: Path) -> dict[str,
     """What a probe says under some entries, from the cache where it was run before."""
     key = sha256(json.dumps([probe, entries, *_here(root)]).encode()).hexdigest()[:32]
     path = cache_folder() / "exactness" / f"{probe}-{key}.json"
+    own = not foreign(path)  # what others could have written is not believed
     with suppress(OSError, ValueError, AttributeError, RecursionError):
-        kept: dict[str, bool] | None = json.loads(path.read_text(encoding="utf-8"))
-        if kept is None or all(type(value) is bool for value in kept.values()):
+        kept: dict[str, bool] | None = json.loads(path.read_text(encoding="utf-8")) if own else {}
+        if own and (kept is None or all(type(value) is bool for value in kept.values())):
             return kept
     found = probing.run_probe(onnxruntime, (PROBES / f"{probe}.onnx").read_bytes(), entries)
-    if keep:
+    if keep and own:
         with suppress(OSError):  # a cache that cannot be written costs some milliseconds at each start
-            _write(path, json.dumps(found))
+            make_own(path.parent)
+            write_whole(path, json.dumps(found).encode())
     return found
 
 
@@ -225,14 +227,6 @@ def _here(root: Path) -> tuple[str, ...]:
     probes = (PROBES / "sha256").read_text(encoding="utf-8").strip()
     name, flags = identify_processor(root)
     return name, " ".join(sorted(flags)), onnxruntime.__version__, probes
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".exactness-", dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        made.write_text(text, encoding="utf-8")
-        made.replace(path)
 
 
 def _kind(grid: Grid) -> str:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
+_COLDEST = 1e-6
+"""The likeliest token alone, at any distance that float32 logits have; a smaller divisor makes infinities of them."""
+
+
 def penalize(logits: Floats, seen: NDArray[np.bool_], penalty: float) -> Floats:
     """Make the tokens of the mask ``seen`` [V] less likely (penalty > 1) or more (< 1). CTRL, arXiv:1909.05858."""
     penalized = np.where(logits < 0, logits * np.float32(penalty), logits / np.float32(penalty))
@@ -57,7 +61,7 @@ def warp(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling) -> Floats:
     if sampling.repetition_penalty != 1.0:
         logits = penalize(logits, seen, sampling.repetition_penalty)
     if sampling.temperature > 0:
-        logits = logits / np.float32(sampling.temperature)
+        logits = logits / np.float32(max(sampling.temperature, _COLDEST))
         if sampling.top_k > 0:
             logits = keep_top_k(logits, sampling.top_k)
         if sampling.top_p < 1.0:

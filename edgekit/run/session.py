@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.arithmetic import NOTHING, Arithmetic
 from edgekit.errors import RunError
+from edgekit.providers import find_provider, wrong_entry, wrong_option
 from edgekit.run.exactness import folding_entry
 from edgekit.run.expand import expand
 from edgekit.run.runtime import onnxruntime
@@ -112,6 +113,7 @@ def _open(
             f"have; it has {', '.join(available)}",
             hint="install the onnxruntime package that contains it, or build for --target cpu",
         )
+    _refuse_settings(bundle)
     options = _options(settings, bundle.manifest.accuracy_level)
     for key, value in (*bundle.manifest.kernels, *arithmetic.entries):
         options.add_session_config_entry(key, value)
@@ -144,6 +146,18 @@ def _open(
         arithmetic=arithmetic,
     )
     return Session(handle, info)
+
+
+def _refuse_settings(bundle: Bundle) -> None:
+    """Raise where a bundle sets what is not its to set: opening it refused that, and here is where it would count."""
+    target = bundle.manifest.portable
+    known = find_provider(target.provider) is not None
+    wrong = wrong_option(target.provider, target.provider_options) or wrong_entry(bundle.manifest.kernels)
+    if wrong or not known:
+        raise RunError(
+            f"{bundle.path}: {wrong or f'{target.provider} is not a provider that this edgekit knows'}",
+            "build it for one of `edgekit targets list`; what a provider may be told stands in targets/providers",
+        )
 
 
 def _options(settings: Settings, accuracy_level: int) -> Any:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
-from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-import jinja2.ext
 import tokenizers
-from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from edgekit.cell import Cell
 from edgekit.errors import BundleError, RunError
 from edgekit.run.reach import find_reach
+from edgekit.strangers import parse_json, parse_text, read_plain
+from edgekit.tokenizer_file import MAX_BYTES, check_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-    from jinja2.parser import Parser
 
     from edgekit.types import Bundle
 
@@ -31,9 +26,26 @@ LONG = 2000
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
+RENDER_SECONDS = 2.0
+"""Processor time of a chat template for one conversation; a usual one takes a thousandth of it."""
+
+ENCODE_SECONDS = 10.0
+"""Processor time of a tokenizer that runs apart, for one text."""
+
+MAX_CONFIG = 16 << 20
+MAX_TEMPLATE = 1 << 20
+"""Bytes of a tokenizer's settings, and of a chat template."""
+
+_REBUILD = "rebuild the bundle with `edgekit build`"
+_OTHER_MESSAGES = "the template came with the model: give other messages, or use another model"
+
 
 class Tokenizer:
-    """tokenizer.json, the chat template and the end-of-text tokens of a bundle."""
+    """tokenizer.json, the chat template and the end-of-text tokens of a bundle.
+
+    Chat templates run in a cell (see cell.py), and so does encoding where tokenizer.json has regular expressions that
+    are not known to end.
+    """
 
     def __init__(
         self,
@@ -42,12 +54,18 @@ class Tokenizer:
         template: str | None = None,
         special_tokens: Mapping[str, str] | None = None,
         eos_ids: Iterable[int] = (),
+        encoder: Cell | None = None,
     ) -> None:
-        """Args: the tokenizer, its chat template, the named special tokens a template may use, the end tokens."""
+        """Args: the tokenizer, its chat template, the named special tokens a template may use, the end tokens.
+
+        ``encoder`` is a cell that has opened the same tokenizer, where texts must not be encoded in this process.
+        """
         self.eos_ids = frozenset(eos_ids)
         self._codec = codec
         self._template = template
         self._special_tokens = dict(special_tokens or {})
+        self._encoder = encoder
+        self._renderer = Cell()
         added = codec.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._byte_ids = frozenset(i for text, i in codec.get_vocab().items() if BYTE_TOKEN.fullmatch(text))
@@ -55,17 +73,16 @@ class Tokenizer:
     @classmethod
     def of(cls, bundle: Bundle) -> Tokenizer:
         """The tokenizer of a bundle. Raises BundleError where a file of it is missing or not valid."""
-        path = bundle.path / "tokenizer.json"
-        try:
-            codec = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BundleError(f"{path}: {error}", hint="rebuild the bundle with `edgekit build`") from error
-        config = _read_json(bundle.path / "tokenizer_config.json")
-        stops = _read_json(bundle.path / "generation_config.json").get("eos_token_id")
-        eos = set(bundle.manifest.spec.eos_token_ids)
-        eos.update([stops] if isinstance(stops, int) else stops or [])
-        named = {name: _token_text(config[name]) for name in SPECIAL_TOKENS if config.get(name)}
-        return cls(codec, template=chat_template(bundle), special_tokens=named, eos_ids=eos)
+        codec, encoder = _open_codec(bundle.path)
+        config = _read_json(bundle.path, "tokenizer_config.json")
+        eos = {*bundle.manifest.spec.eos_token_ids, *_read_stops(bundle.path)}
+        named = {name: _token_text(bundle.path, name, config[name]) for name in SPECIAL_TOKENS if config.get(name)}
+        return cls(codec, template=chat_template(bundle), special_tokens=named, eos_ids=eos, encoder=encoder)
+
+    def prepare_chat(self) -> None:
+        """Get ready what renders conversations, beside other work; otherwise the first one waits for it."""
+        if self._template is not None:
+            self._renderer.start()
 
     @property
     def has_chat_template(self) -> bool:
@@ -73,11 +90,23 @@ class Tokenizer:
         return self._template is not None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text; ``special`` adds what the tokenizer puts around it, such as a first token."""
-        if len(text) > LONG:
-            # Only batches let other threads go on meanwhile: a megabyte takes seconds.
-            return list(self._codec.encode_batch_fast([text], add_special_tokens=special)[0].ids)
-        return list(self._codec.encode(text, add_special_tokens=special).ids)
+        """Token ids of a text; ``special`` adds what the tokenizer puts around it, such as a first token.
+
+        Raises:
+            RunError: the tokenizer cannot encode the text, or takes too long.
+        """
+        what, hint = "the model's tokenizer refuses this text", "give another text; the tokenizer came with the model"
+        if self._encoder is not None:
+            request = {"do": "encode", "text": text, "special": special}
+            answer = self._encoder.ask(request, seconds=ENCODE_SECONDS, what=what, error=RunError, hint=hint)
+            return list(answer["ids"])
+        try:
+            if len(text) > LONG:
+                # Only batches let other threads go on meanwhile: a megabyte takes seconds.
+                return list(self._codec.encode_batch_fast([text], add_special_tokens=special)[0].ids)
+            return list(self._codec.encode(text, add_special_tokens=special).ids)
+        except BaseException as error:
+            raise _translate(error, what, hint) from error
 
     @cached_property
     def reach(self) -> int | None:
@@ -100,23 +129,32 @@ class Tokenizer:
             add_generation_prompt: end with the opening of the model's answer.
 
         Raises:
-            RunError: there is no chat template, or it refuses the messages.
+            RunError: there is no chat template, it refuses the messages, or takes too long or writes too much.
         """
         if self._template is None:
             raise RunError(
                 "the model has no chat template: it was not made for conversations",
                 hint="give a prompt to continue instead",
             )
-        try:
-            return _compile(self._template).render(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )  # fmt: skip
-        except jinja2.TemplateError as error:
-            raise RunError(f"the chat template refuses these messages: {error}") from error
+        answer = self._renderer.ask(
+            {
+                "do": "render",
+                "template": self._template,
+                "values": {
+                    "messages": [dict(message) for message in messages],
+                    "tools": None,
+                    "documents": None,
+                    "add_generation_prompt": add_generation_prompt,
+                    **self._special_tokens,
+                },
+                "letters": MAX_TEMPLATE + 4 * sum(len(str(value)) for m in messages for value in m.values()),
+            },
+            seconds=RENDER_SECONDS,
+            what="the chat template refuses these messages",
+            error=RunError,
+            hint=_OTHER_MESSAGES,
+        )
+        return str(answer["text"])
 
 
 class TextStream:
@@ -156,70 +194,68 @@ class TextStream:
         return fresh
 
 
-class _Generation(jinja2.ext.Extension):
-    """``{% generation %}``: marks the model's part of a conversation for training; renders its body."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it a plain class attribute)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        """Turn the block into a scope of its own."""
-        line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-
-@lru_cache(maxsize=8)
-def _compile(template: str) -> jinja2.Template:
-    """A template made ready once: that takes longer than rendering it."""
-    return _environment().from_string(template)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The sandbox of transformers.utils.chat_template_utils: a template is code from wherever the model is from."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: {error}", hint="rebuild the bundle with `edgekit build`") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _token_text(token: str | dict[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
-
-
 def chat_template(bundle: Bundle) -> str | None:
     """A bundle's: chat_template.jinja, else tokenizer_config.json's, one text or a list of named ones.
 
     Raises:
-        BundleError: tokenizer_config.json is missing or not valid.
+        BundleError: a file is missing or not valid.
     """
-    path = bundle.path / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = _read_json(bundle.path / "tokenizer_config.json").get("chat_template")
+    folder = bundle.path
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        data = read_plain(path, MAX_TEMPLATE, error=BundleError, within=(folder,))
+        return parse_text(data, str(path), error=BundleError)
+    template = _read_json(folder, "tokenizer_config.json").get("chat_template")
     if isinstance(template, list):
-        template = next((t["template"] for t in template if t["name"] == "default"), None)
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    if template is not None and (not isinstance(template, str) or len(template) > MAX_TEMPLATE):
+        raise BundleError(f"{folder / 'tokenizer_config.json'}: 'chat_template' is no template", _REBUILD)
     return template
+
+
+def _open_codec(folder: Path) -> tuple[tokenizers.Tokenizer, Cell | None]:
+    """A bundle's tokenizer, and the cell that encodes where its regular expressions are not known to end."""
+    path = folder / "tokenizer.json"
+    data = read_plain(path, MAX_BYTES, error=BundleError, within=(folder,))
+    plain = check_tokenizer(data, str(path), error=BundleError).plain
+    text = data.decode("utf-8")
+    encoder = None if plain else Cell({"do": "open_tokenizer", "text": text})
+    if encoder is not None:
+        encoder.open(what=f"{path} cannot be opened", error=BundleError, hint=_REBUILD)
+    try:
+        codec = tokenizers.Tokenizer.from_str(text)
+    except BaseException as error:
+        raise BundleError(_translate(error, f"{path} cannot be opened", "").message, _REBUILD) from error
+    # As transformers and llama.cpp do: a text is neither cut nor filled up, whatever the file says.
+    codec.no_truncation()
+    codec.no_padding()
+    return codec, encoder
+
+
+def _translate(error: BaseException, what: str, hint: str) -> RunError:
+    """An error of tokenizers, whose panics are no Exception, in words; what is not one is raised as it is."""
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
+        raise error
+    return RunError(f"{what}: {' '.join(str(error).split())[:200]}", hint)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    data = read_plain(folder / name, MAX_CONFIG, error=BundleError, within=(folder,))
+    return parse_json(data, str(folder / name), error=BundleError)
+
+
+def _read_stops(folder: Path) -> list[int]:
+    """The end tokens of generation_config.json."""
+    stops = _read_json(folder, "generation_config.json").get("eos_token_id")
+    ids = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if not all(type(i) is int for i in ids):
+        raise BundleError(f"{folder / 'generation_config.json'}: 'eos_token_id' is no token's id", _REBUILD)
+    return ids
+
+
+def _token_text(folder: Path, name: str, token: object) -> str:
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise BundleError(f"{folder / 'tokenizer_config.json'}: '{name}' is no token", _REBUILD)
+    return text

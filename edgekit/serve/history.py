@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from edgekit.disk import make_private
 from edgekit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _open(text: str) -> tuple[Engine, str]:
 def _make_private(path: Path) -> None:
     """Who asked what when is nobody else's business: a new file is its owner's alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.touch(mode=0o600)
+    make_private(path)
 
 
 def _set_up_sqlite(connection: object, _record: object) -> None:

@@ -258,6 +258,7 @@ class Chat(Asked):
         return Request(
             messages=tuple(Message(_ROLES.get(m.role, m.role), m.text) for m in self.messages),
             sampling=self.sampling(self.max_completion_tokens or self.max_tokens),
+            seeded=self.seed is not None,
             needs=needs,
             schema=schema,
             override=self.override(header, local_model),
@@ -312,6 +313,7 @@ class Completion(Asked):
         return Request(
             prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
             sampling=self.sampling(self.max_tokens),
+            seeded=self.seed is not None,
             override=self.override(header, local_model),
             private="the request says so" if self.edgekit.private else "",
         )

@@ -3,10 +3,10 @@
 from edgekit.source.architectures import ARCHITECTURES
 from edgekit.source.corpus import AWKWARD
 from edgekit.source.model import open_model
-from edgekit.source.oracle import source_tokenizer
+from edgekit.source.oracle import source_tokenizer, try_tokenizer
 from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
-from edgekit.source.provenance import fingerprint, source_stamp
+from edgekit.source.provenance import fingerprint, require_unchanged, source_stamp
 
 __all__ = [
     "ARCHITECTURES",
@@ -15,6 +15,8 @@ __all__ = [
     "fingerprint",
     "open_model",
     "open_outline",
+    "require_unchanged",
     "source_stamp",
     "source_tokenizer",
+    "try_tokenizer",
 ]

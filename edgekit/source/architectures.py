@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError, did_you_mean
-from edgekit.source.fields import Fields
+from edgekit.source.fields import Fields, shown
 from edgekit.source.rope import parse_rope
 from edgekit.types import ModelSpec, RopeKind
 
@@ -33,7 +33,7 @@ def _one_window(config: Fields, layers: int) -> Windows:
 
 def _qwen_windows(config: Fields, layers: int) -> Windows:
     """Layers from max_window_layers on have a window, if use_sliding_window."""
-    first = config.integer("max_window_layers", 0)
+    first = config.integer("max_window_layers")
     return _typed_windows(config, layers, [i >= first for i in range(layers)])
 
 
@@ -51,10 +51,10 @@ def _typed_windows(config: Fields, layers: int, default: list[bool]) -> Windows:
         return tuple(window if slides else None for slides in default)
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise config.error("layer_types", kinds, f"a list of {layers} entries, one a layer")
-    unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
-    if unknown:
+    unknown = next((kind for kind in kinds if kind not in ("full_attention", "sliding_attention")), None)
+    if unknown is not None:
         raise SourceError(
-            f"{config.where}: unknown layer type '{unknown[0]}'", "known types: full_attention, sliding_attention"
+            f"{config.where}: unknown layer type {shown(unknown)}", "known types: full_attention, sliding_attention"
         )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
@@ -69,8 +69,8 @@ def _some_rotate(config: Fields, layers: int) -> tuple[bool, ...]:
     if flags is None:
         interval = config.integer("no_rope_layer_interval")
         return tuple((i + 1) % interval != 0 for i in range(layers))
-    if not isinstance(flags, list) or len(flags) < layers:
-        raise config.error("no_rope_layers", flags, f"a list of {layers} entries, one a layer")
+    if not isinstance(flags, list) or len(flags) < layers or not all(flag in (0, 1) for flag in flags):
+        raise config.error("no_rope_layers", flags, f"a list of {layers} entries of 0 or 1, one a layer")
     return tuple(bool(flag) for flag in flags[:layers])
 
 
@@ -198,9 +198,10 @@ def find_family(model_type: object, where: str) -> Family:
     """The family of a ``model_type``. Raises SourceError that lists the known ones."""
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
-        near = did_you_mean(str(model_type), ARCHITECTURES)
+        near = did_you_mean(shown(model_type), ARCHITECTURES)
         raise SourceError(
-            f"{where}: architecture '{model_type}' is not one the native builder knows ({', '.join(ARCHITECTURES)})",
+            f"{where}: architecture {shown(str(model_type))} is not one the native builder knows "
+            f"({', '.join(ARCHITECTURES)})",
             f"{near}--exporter optimum builds any decoder that optimum-onnx can export",
         )
     return family
@@ -224,7 +225,8 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
             "num_attention_heads must be a multiple of num_key_value_heads",
         )
     head_dim = config.integer("head_dim") if family.own_head_dim and config.get("head_dim") else hidden // heads
-    stops = generation or {}
+    vocabulary = config.integer("vocab_size")
+    stops = Fields(generation or {}, f"{where} (generation)")
     return ModelSpec(
         architecture=family.model_type,
         hidden_size=hidden,
@@ -233,7 +235,7 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab_size=config.integer("vocab_size"),
+        vocab_size=vocabulary,
         context_length=config.integer("max_position_embeddings"),
         norm_eps=config.number("rms_norm_eps"),
         rope=parse_rope(config, head_dim, partial=family.partial_rotary, aliases=family.rope_aliases),
@@ -244,9 +246,9 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
         output_bias=_has(config, family.output_bias),
         mlp_bias=_has(config, family.mlp_bias),
         qk_norm=family.qk_norm,
-        bos_token_id=_token(config, "bos_token_id", stops),
-        eos_token_ids=_tokens(stops.get("eos_token_id")) or _tokens(config.explicit("eos_token_id")),
-        pad_token_id=_token(config, "pad_token_id", stops),
+        bos_token_id=_token(config, "bos_token_id", stops, vocabulary),
+        eos_token_ids=stops.tokens("eos_token_id") or _eos(config, vocabulary),
+        pad_token_id=_token(config, "pad_token_id", stops, vocabulary),
     )
 
 
@@ -254,16 +256,25 @@ def _has(config: Fields, bias: bool | str) -> bool:
     return config.flag(bias) if isinstance(bias, str) else bias
 
 
-def _tokens(value: object) -> tuple[int, ...]:
-    items = value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(item for item in items if isinstance(item, int) and item >= 0))
+def _eos(config: Fields, vocabulary: int) -> tuple[int, ...]:
+    """The config's; the family's where it says nothing. A null says that there is none."""
+    if "eos_token_id" in config.values and config.values["eos_token_id"] is None:
+        return ()
+    return _own_or_known(config, "eos_token_id", vocabulary)
 
 
-def _token(config: Fields, key: str, generation: Mapping[str, Any]) -> int | None:
-    ids = _tokens(config.values.get(key)) or _tokens(generation.get(key))
+def _token(config: Fields, key: str, generation: Fields, vocabulary: int) -> int | None:
+    said = key in config.values and config.values[key] is not None
+    ids = (config.tokens(key) if said else ()) or generation.tokens(key)
     if not ids and key not in config.values:
-        ids = _tokens(config.get(key))
+        ids = _own_or_known(config, key, vocabulary)
     return ids[0] if ids else None
+
+
+def _own_or_known(config: Fields, key: str, vocabulary: int) -> tuple[int, ...]:
+    """The ids of an entry; a default of the family only as far as the vocabulary has it."""
+    ids = config.tokens(key)
+    return ids if key in config.values else tuple(i for i in ids if i < vocabulary)
 
 
 def _refuse_foreign(config: Fields) -> None:
@@ -271,23 +282,23 @@ def _refuse_foreign(config: Fields) -> None:
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
         raise SourceError(
-            f"{where}: the checkpoint is already quantized ('quantization_config', method '{method}')",
+            f"{where}: the checkpoint is already quantized ('quantization_config', method {shown(method)})",
             "give the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",
         )
     if config.get("hidden_act") not in ("silu", "swish"):
         raise SourceError(
-            f"{where}: 'hidden_act' is '{config.get('hidden_act')}', and the native builder has silu only",
+            f"{where}: 'hidden_act' is {shown(config.get('hidden_act'))}, and the native builder has silu only",
             "try --exporter optimum",
         )
     for key in _EXPERTS:
         if isinstance(config.get(key), int) and config.get(key) > 0:
             raise SourceError(
-                f"{where}: '{key}' is {config.get(key)}: mixtures of experts are not supported",
+                f"{where}: '{key}' is {shown(config.get(key))}: mixtures of experts are not supported",
                 "use a dense model of the same family",
             )
     for key, neutral in _FOREIGN.items():
         if config.get(key) not in (None, neutral):
             raise SourceError(
-                f"{where}: '{key}' is {config.get(key)}, which the native builder does not compute",
+                f"{where}: '{key}' is {shown(config.get(key))}, which the native builder does not compute",
                 "try --exporter optimum",
             )

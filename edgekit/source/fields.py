@@ -1,4 +1,7 @@
-"""A JSON object read with types: every wrong or missing value is an error that names file, key and value."""
+"""A stranger's JSON object or metadata, read with types and ranges: the one way in for every value of a checkpoint.
+
+Every wrong or missing value is an error that names file, key and value. ``RANGES`` has what a number may be.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,35 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
+MAX_NAME = 256
+"""Letters of a tensor's name, as of a file's."""
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises SourceError when it is missing, not JSON or not an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(f"{path} is missing", "download the checkpoint again, with all of its files") from None
-    except (ValueError, OSError) as error:
-        raise SourceError(f"{path} is not valid JSON: {error}", "download the file again") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"{path} does not hold a JSON object", "download the file again")
-    return value
+MAX_TOKEN = 2**22
+"""Tokens of a vocabulary; the largest published has 262,208."""
+
+RANGES: Mapping[str, tuple[int, int]] = {
+    "hidden_size": (1, 2**17),
+    "intermediate_size": (1, 2**20),
+    "num_hidden_layers": (1, 2**8),
+    "num_attention_heads": (1, 2**10),
+    "num_key_value_heads": (1, 2**10),
+    "head_dim": (1, 2**12),
+    "vocab_size": (1, MAX_TOKEN),
+    "max_position_embeddings": (1, 2**24),
+    "original_max_position_embeddings": (1, 2**24),
+    "sliding_window": (1, 2**31),
+    "max_window_layers": (0, 2**20),
+    "no_rope_layer_interval": (1, 2**20),
+}
+"""Least and most of each whole number: at least twice as much as any published model of these families has.
+
+Llama 3.1 405B, the largest, has hidden 16384, inner 53248, 126 layers, 128 heads of 128. Beyond these a runtime
+allocates before it checks, or counts in 32 bits.
+"""
+
+_LEAST, _MOST = 1e-12, 1e12
 
 
 class Fields:
@@ -42,40 +59,73 @@ class Fields:
         """The entry as it is, and the default only where it is absent: null says something here."""
         return self.values[key] if key in self.values else self._defaults.get(key)
 
-    def integer(self, key: str, least: int = 1) -> int:
-        """An integer that is at least ``least``."""
+    def integer(self, key: str, least: int | None = None, most: int | None = None) -> int:
+        """A whole number in the range of its key in RANGES, or in the one given."""
         value = self.get(key)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.error(key, value, f"an integer of at least {least}")
+        low, high = RANGES.get(key, (1, MAX_TOKEN))
+        low, high = low if least is None else least, high if most is None else most
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.error(key, value, f"a whole number from {low} to {high}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite positive number."""
+        """A positive number that a float32 can hold, with room to compute."""
         value = self.get(key)
         value = default if value is None else value
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise self.error(key, value, "a positive number")
+        if value is None or not _is_number(value) or not _LEAST <= value <= _MOST:
+            raise self.error(key, value, f"a number from {_LEAST} to {_MOST}")
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        """True or false; false when absent."""
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false."""
         value = self.get(key)
         if value is None:
-            return False
+            return default
         if not isinstance(value, bool):
             raise self.error(key, value, "true or false")
         return value
 
-    def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of positive numbers."""
+    def text(self, key: str, most: int) -> str | None:
+        """A text of at most ``most`` letters; None where it is absent."""
         value = self.get(key)
-        if not isinstance(value, list) or not all(isinstance(x, (int, float)) and x > 0 for x in value):
+        if value is not None and (not isinstance(value, str) or len(value) > most):
+            raise self.error(key, value, f"a text of at most {most} letters")
+        return value
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of positive numbers, at most half as many as a head may have dimensions."""
+        value = self.get(key)
+        good = isinstance(value, list) and len(value) <= RANGES["head_dim"][1] // 2
+        if not good or not all(_is_number(x) and _LEAST <= x <= _MOST for x in value):
             raise self.error(key, value, "a list of positive numbers")
         return tuple(float(x) for x in value)
 
+    def tokens(self, key: str) -> tuple[int, ...]:
+        """Token ids: one, or a list of at most 256, each once; negative ones mean that there is none."""
+        value = self.get(key)
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if len(items) > 256 or not all(type(item) is int and item <= MAX_TOKEN for item in items):
+            raise self.error(key, value, "a token's id, or a list of ids")
+        return tuple(dict.fromkeys(item for item in items if item >= 0))
+
     def error(self, key: str, value: object, wanted: str) -> SourceError:
         """The error for an entry that is not what it must be."""
-        said = "is missing" if value is None else f"is {json.dumps(value, default=str)[:80]}"
+        said = "is missing" if value is None else f"is {shown(value, json.dumps)}"
         return SourceError(f"{self.where}: '{key}' {said}, not {wanted}", f"correct '{key}' in {self.where}")
+
+
+def shown(value: object, quote: Callable[[str], str] = repr) -> str:
+    """A stranger's value for a message: one line, at most 80 letters; a text in quotes of Python's kind, or JSON's."""
+    if isinstance(value, (dict, list)) and len(value) > 20:
+        return f"{type(value).__name__} of {len(value)} entries"
+    try:
+        text = quote(value) if isinstance(value, str) else json.dumps(value, default=str)
+    except (ValueError, RecursionError):
+        return type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import SourceError
+from edgekit.source.fields import RANGES, shown
 from edgekit.source.layout import EMBEDDING, HEAD
 from edgekit.source.tensors import Extent, FileWeights
 
@@ -64,7 +65,7 @@ def find_model(gguf: GgufFile) -> GgufModel:
     model = MODELS.get(gguf.architecture)
     if model is None:
         raise SourceError(
-            f"{gguf.path}: GGUF architecture '{gguf.architecture}' is not one edgekit knows ({', '.join(MODELS)})",
+            f"{gguf.path}: GGUF architecture {shown(gguf.architecture)} is not one edgekit knows ({', '.join(MODELS)})",
             "for other decoders give the Hugging Face checkpoint and --exporter optimum",
         )
     return model
@@ -83,7 +84,7 @@ def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) 
         parts = stem.split(".")
         if len(parts) != 3 or parts[0] != "blk" or parts[2] not in _LAYER:
             raise SourceError(
-                f"{gguf.path}: tensor '{name}' has no place in a {model.model_type} model",
+                f"{gguf.path}: tensor {shown(name)} has no place in a {model.model_type} model",
                 "the file holds a variant of the architecture that edgekit does not know",
             )
         target = _LAYER[parts[2]]
@@ -98,13 +99,13 @@ def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) 
 def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
     """config.json for a GGUF file. Raises SourceError for what it cannot say."""
     for key in _FOREIGN:
-        if gguf.get(key):
+        if gguf.number(key):
             raise SourceError(
                 f"{gguf.path}: '{gguf.architecture}.{key}' is not supported", "use the original checkpoint"
             )
-    if gguf.get("expert_count"):
+    if experts := gguf.number("expert_count"):
         raise SourceError(
-            f"{gguf.path}: {gguf.get('expert_count')} experts: mixtures of experts are not supported",
+            f"{gguf.path}: {experts} experts: mixtures of experts are not supported",
             "use a dense model of the same family",
         )
     embedding = gguf.tensors.get("token_embd.weight")
@@ -115,7 +116,7 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
     if gguf.count("attention.value_length", head_dim) != head_dim:
         raise SourceError(f"{gguf.path}: keys and values differ in head size", "such models are not supported")
     context = gguf.count("context_length")
-    token = {key: gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "padding")}
+    token = {key: gguf.token(key) for key in ("bos", "eos", "padding")}
     config: dict[str, Any] = {
         "architectures": [model.class_name],
         "model_type": model.model_type,
@@ -127,7 +128,7 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
         "head_dim": head_dim,
         "vocab_size": embedding.shape[0],
         "max_position_embeddings": context,
-        "rms_norm_eps": gguf.get("attention.layer_norm_rms_epsilon") or 1e-5,
+        "rms_norm_eps": gguf.number("attention.layer_norm_rms_epsilon") or 1e-5,
         "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in gguf.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in gguf.tensors,
@@ -139,7 +140,7 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
         "use_cache": True,
         "torch_dtype": "float32",
     }
-    window = gguf.get("attention.sliding_window")
+    window = gguf.number("attention.sliding_window")
     if model.model_type == "llama" and window:
         config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
     if config["model_type"] in ("mistral", "phi3"):
@@ -149,17 +150,18 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
 
 def stop_tokens(gguf: GgufFile) -> list[int]:
     """The ids that end an answer: the end of text, and the end of a turn where it is another token."""
-    ids = (gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot"))
-    return list(dict.fromkeys(i for i in ids if isinstance(i, int)))
+    ids = (gguf.token(key) for key in ("eos", "eot"))
+    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
     """Rope entries of config.json in both dialects."""
-    theta = gguf.get("rope.freq_base") or 10000.0
+    theta = _positive(gguf, "rope.freq_base") or 10000.0
     dim = gguf.count("rope.dimension_count", head_dim)
-    original = gguf.get("rope.scaling.original_context_length")
-    kind = gguf.get("rope.scaling.type") or ("linear" if gguf.get("rope.scale_linear") else "none")
-    factor = gguf.get("rope.scaling.factor") or gguf.get("rope.scale_linear")
+    original = _positive(gguf, "rope.scaling.original_context_length")
+    linear = _positive(gguf, "rope.scale_linear")
+    kind = gguf.text(f"{gguf.architecture}.rope.scaling.type") or ("linear" if linear else "none")
+    factor = _positive(gguf, "rope.scaling.factor") or linear
     scaling: dict[str, Any] = {}
     if "rope_factors_long.weight" in gguf.tensors:
         long, short = (_read_factors(gguf, f"rope_factors_{k}.weight").tolist() for k in ("long", "short"))
@@ -172,7 +174,8 @@ def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
             scaling["original_max_position_embeddings"] = original or round(context / factor)
     elif kind not in ("none", "linear", "yarn"):
         raise SourceError(
-            f"{gguf.path}: unknown rope scaling '{kind}'", "edgekit reads none, linear, yarn and longrope from GGUF"
+            f"{gguf.path}: unknown rope scaling {shown(kind)}",
+            "edgekit reads none, linear, yarn and longrope from GGUF",
         )
     entries: dict[str, Any] = {
         "rope_theta": theta,
@@ -188,10 +191,25 @@ def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
     return entries
 
 
+def _positive(gguf: GgufFile, key: str) -> float | None:
+    """A number above zero; None where it is absent, or 0, which llama.cpp writes for what is not set."""
+    value = gguf.number(key)
+    if value is not None and value < 0:
+        raise SourceError(
+            f"{gguf.path}: '{gguf.architecture}.{key}' is {value}, not a positive number", "download the file again"
+        )
+    return value or None
+
+
 def _read_factors(gguf: GgufFile, name: str) -> Any:
     if name not in gguf.tensors:
         raise SourceError(f"{gguf.path} has no tensor '{name}'", "download the file again")
-    values = FileWeights({name: gguf.tensors[name]}, ()).read(name)
+    extent = gguf.tensors[name]
+    if len(extent.shape) != 1 or extent.shape[0] > RANGES["head_dim"][1] // 2:
+        raise SourceError(
+            f"{gguf.path}: '{name}' is {list(extent.shape)}, not a factor a frequency", "download it again"
+        )
+    values = FileWeights({name: extent}, ()).read(name)
     return np.array([float(str(value)) for value in values])
 
 
@@ -203,6 +221,8 @@ def _derive_llama3(gguf: GgufFile, theta: float, dim: int) -> dict[str, Any]:
     """
     divisors = _read_factors(gguf, "rope_freqs.weight")
     factor, original = float(divisors.max()), 8192
+    if not (divisors > 0).all():
+        raise SourceError(f"{gguf.path}: 'rope_freqs.weight' holds numbers that divide nothing", "download it again")
     if (divisors == 1.0).all():
         return {}
     wavelengths = 2 * np.pi * theta ** (np.arange(0, dim, 2) / dim)

@@ -6,6 +6,8 @@ token of the vocabulary (3.5 s and 160 MB for 49,152 tokens) and maps the whole 
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +18,9 @@ from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantiz
 from gguf.quants import dequantize
 
 from edgekit.errors import SourceError
+from edgekit.source.fields import MAX_NAME, shown
 from edgekit.source.tensors import Extent, row_bytes
+from edgekit.strangers import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +42,30 @@ _SCALARS = {
 _DAMAGED = "download the file again"
 
 
+# Smallest bytes of what is counted in a header: a key with its value, a tensor, an element of an array of texts.
+_LEAST_ENTRY, _LEAST_TENSOR, _LEAST_TEXT = 13, 32, 8
+
+MAX_ENTRIES = 2**16
+"""Metadata entries, and tensors; the largest published file has about a thousand."""
+
+MAX_ITEMS = 2**22
+"""Elements of all arrays of the metadata: tokens, scores, types and merges. The largest published has 1.5 million."""
+
+MAX_HEADER = 128 << 20
+"""Bytes of the header; the largest published has 30 MB."""
+
+MAX_TEXT = 4 << 20
+"""Bytes of a text of the metadata: a licence, a chat template."""
+
+MAX_ALIGNMENT = 1 << 20
+
+
 @dataclass(frozen=True)
 class GgufFile:
-    """A GGUF file's header: metadata by key, and tensors by llama.cpp's names, rows first."""
+    """A GGUF file's header: metadata by key, and tensors by llama.cpp's names, rows first.
+
+    Its metadata is a stranger's: every value is asked for by type, with a range.
+    """
 
     path: Path
     metadata: Mapping[str, Any]
@@ -49,44 +74,148 @@ class GgufFile:
     @property
     def architecture(self) -> str:
         """llama.cpp's name of the architecture."""
-        return str(self.metadata.get("general.architecture"))
-
-    def get(self, key: str) -> Any:
-        """A metadata entry of the architecture: ``block_count`` reads ``llama.block_count``."""
-        return self.metadata.get(f"{self.architecture}.{key}")
+        return self.text("general.architecture") or ""
 
     def count(self, key: str, default: int | None = None) -> int:
-        """A metadata entry of the architecture that must be a positive integer."""
-        value = self.get(key)
+        """A metadata entry of the architecture that must be a positive whole number of 31 bits."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
         value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            said = "is missing" if value is None else f"is {str(value)[:60]}"
+        if type(value) is not int or not 0 < value < 2**31:
+            raise self._error(f"{self.architecture}.{key}", value, "one positive number of 31 bits")
+        return value
+
+    def number(self, key: str) -> float | None:
+        """A metadata entry of the architecture that must be a finite number; None where it is absent."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        if value is not None and (type(value) not in (int, float) or not abs(value) <= 1e12):
+            raise self._error(f"{self.architecture}.{key}", value, "a number")
+        return value
+
+    def text(self, key: str) -> str | None:
+        """A metadata entry, named in full, that must be a text; None where it is absent."""
+        value = self.metadata.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self._error(key, value, "a text")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A metadata entry, named in full, that must be true or false."""
+        value = self.metadata.get(key)
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise self._error(key, value, "true or false")
+        return value
+
+    def items(self, key: str, kind: type, count: int | None = None) -> list[Any]:
+        """A metadata entry, named in full, that must be a list of one type; an empty one where it is absent.
+
+        Args:
+            key: its name.
+            kind: str, int or float.
+            count: how many there must be, unless there are none.
+        """
+        value = self.metadata.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or any(type(item) is not kind for item in value):
+            raise self._error(key, value, f"a list of {kind.__name__}")
+        if count is not None and len(value) != count:
+            raise self._error(key, value, f"a list of {count}")
+        return value
+
+    def token(self, key: str) -> int | None:
+        """The id that ``tokenizer.ggml.<key>_token_id`` gives; None where it is absent."""
+        name = f"tokenizer.ggml.{key}_token_id"
+        value = self.metadata.get(name)
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        known = len(tokens) if isinstance(tokens, list) else MAX_ITEMS
+        if value is not None and (type(value) is not int or not 0 <= value < known):
             raise SourceError(
-                f"{self.path}: '{self.architecture}.{key}' {said}, not one positive number",
-                "models whose layers differ in size are not supported" if isinstance(value, list) else _DAMAGED,
+                f"{self.path}: '{name}' is {shown(value)}, and there are {known} tokens",
+                "convert the model again, or download the file again",
             )
         return value
+
+    def _error(self, key: str, value: object, wanted: str) -> SourceError:
+        said = "is missing" if value is None else f"is {shown(value)}"
+        hint = "models whose layers differ in size are not supported" if isinstance(value, list) else _DAMAGED
+        return SourceError(f"{self.path}: '{key}' {said}, not {wanted}", hint)
 
 
 def read_gguf(path: Path) -> GgufFile:
     """Read a GGUF file's header (versions 2 and 3, little-endian). No tensor is read.
 
     Raises:
-        SourceError: when the file is truncated, not GGUF, split, or holds a type that cannot be dequantized.
+        SourceError: when the file is truncated, not GGUF, split, has a number out of range, a key or tensor twice,
+            tensors that overlap or leave holes, or a type that cannot be dequantized.
     """
-    try:
-        with path.open("rb", buffering=1 << 20) as file:
-            return _read_header(file, path, path.stat().st_size)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
-    except (struct.error, EOFError):
-        raise SourceError(f"{path} is truncated: it ends inside its header", _DAMAGED) from None
-    except (ValueError, TypeError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
-        raise SourceError(f"{path} has a damaged header: {error}", _DAMAGED) from error
+    with io.BufferedReader(open_plain(path, error=SourceError), 1 << 20) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return _read_header(_Header(file, size), path)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
+        except (struct.error, EOFError):
+            raise SourceError(f"{path} is truncated: it ends inside its header", _DAMAGED) from None
+        except (ValueError, LookupError) as error:
+            raise SourceError(f"{path} has a damaged header: {error}", _DAMAGED) from error
 
 
-def _read_header(file: BinaryIO, path: Path, size: int) -> GgufFile:
-    magic, version = struct.unpack("<4sI", file.read(8))
+class _Header:
+    """Reads from the front of a file, and never more than is there or than a header may have."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self.size = size
+        self.at = 0
+        self._items = 0
+
+    def take(self, count: int) -> bytes:
+        if self.at + count > self.size:
+            raise EOFError
+        self.at += count
+        if self.at > MAX_HEADER:
+            raise ValueError(f"it has more than {MAX_HEADER:,} bytes")
+        data = self._file.read(count)
+        if len(data) < count:
+            raise EOFError
+        return data
+
+    def number(self, code: str) -> Any:
+        value = struct.unpack("<" + code, self.take(struct.calcsize(code)))[0]
+        # The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06.
+        return float(str(np.float32(value))) if code == "f" else value
+
+    def count(self, code: str, most: int, least_bytes: int, what: str) -> int:
+        """A count of things of at least ``least_bytes`` each, which must fit into what is left of the file."""
+        value = int(self.number(code))
+        if value > most:
+            raise ValueError(f"{value:,} {what}; {most:,} are the most")
+        if self.at + value * least_bytes > self.size:
+            raise EOFError
+        return value
+
+    def string(self, most: int) -> str:
+        return self.take(self.count("Q", most, 1, "bytes of a text")).decode("utf-8")
+
+    def value(self, kind: GGUFValueType, depth: int = 0) -> Any:
+        if kind == GGUFValueType.STRING:
+            return self.string(MAX_TEXT)
+        if kind != GGUFValueType.ARRAY:
+            return self.number(_SCALARS[kind])
+        inner = GGUFValueType(self.number("I"))
+        code = _SCALARS.get(inner, "")
+        length = self.count("Q", MAX_ITEMS, struct.calcsize(code) if code else _LEAST_TEXT, "elements of an array")
+        self._items += length
+        if self._items > MAX_ITEMS or depth > 2:
+            raise ValueError(f"its arrays have more than {MAX_ITEMS:,} elements, or are nested")
+        if code:
+            return list(struct.unpack(f"<{length}{code}", self.take(length * struct.calcsize(code))))
+        return [self.value(inner, depth + 1) for _ in range(length)]
+
+
+def _read_header(header: _Header, path: Path) -> GgufFile:
+    magic, version = struct.unpack("<4sI", header.take(8))
     if magic != b"GGUF":
         raise SourceError(f"{path} is not a GGUF file", "give a .gguf file, or a Hugging Face folder")
     if version not in (2, 3):
@@ -95,61 +224,64 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> GgufFile:
             f"{path} is {'big-endian' if big else f'GGUF version {version}'}, and edgekit reads little-endian 2 and 3",
             "convert the model again with a current llama.cpp",
         )
-    tensor_count, entry_count = struct.unpack("<QQ", file.read(16))
-    metadata = {}
+    tensor_count = header.count("Q", MAX_ENTRIES, _LEAST_TENSOR, "tensors")
+    entry_count = header.count("Q", MAX_ENTRIES, _LEAST_ENTRY, "metadata entries")
+    metadata: dict[str, Any] = {}
     for _ in range(entry_count):
-        key = _string(file)
-        metadata[key] = _value(file, GGUFValueType(_number(file, "I")))
-    if metadata.get("split.count", 1) > 1:
+        key = header.string(MAX_NAME)
+        if key in metadata:
+            raise ValueError(f"the key {shown(key)} stands twice")
+        metadata[key] = header.value(GGUFValueType(header.number("I")))
+    parts = metadata.get("split.count", 1)
+    if parts not in (0, 1):
         raise SourceError(
-            f"{path} is one part of {metadata['split.count']}",
-            "join the parts with llama.cpp's llama-gguf-split --merge",
+            f"{path} is one part of {shown(parts)}", "join the parts with llama.cpp's llama-gguf-split --merge"
         )
-    entries = []
+    entries: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(tensor_count):
-        name = _string(file)
-        dimensions = struct.unpack(f"<{(n := _number(file, 'I'))}Q", file.read(8 * n))
-        kind, offset = struct.unpack("<IQ", file.read(12))
-        entries.append((name, dimensions[::-1], kind, offset))
+        name = header.string(MAX_NAME)
+        if name in entries:
+            raise ValueError(f"the tensor {shown(name)} stands twice")
+        n = header.number("I")
+        if not 1 <= n <= 4:
+            raise ValueError(f"tensor {shown(name)} has {n} dimensions")
+        dimensions = struct.unpack(f"<{n}Q", header.take(8 * n))
+        entries[name] = (dimensions[::-1], header.number("I"), header.number("Q"))
     alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
-    start = -(-file.tell() // alignment) * alignment
-    tensors = {}
-    for name, shape, kind, offset in entries:
+    if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise ValueError(f"'general.alignment' is {shown(alignment)}, not a power of two up to {MAX_ALIGNMENT}")
+    return GgufFile(path, metadata, _place(path, entries, header.at, alignment, header.size))
+
+
+def _place(
+    path: Path, entries: Mapping[str, tuple[tuple[int, ...], int, int]], start: int, alignment: int, size: int
+) -> dict[str, Extent]:
+    """The tensors' extents. As llama.cpp has it, each begins where the one before it ends, but for the alignment."""
+    start = _up(start, alignment)
+    at, end, tensors = 0, start, {}
+    for name, (shape, kind, offset) in entries.items():
         stored = _encoding(path, name, kind)
+        if min(shape) < 1:
+            raise ValueError(f"tensor {shown(name)} of shape {list(shape)} holds nothing")
         nbytes = prod(shape[:-1]) * row_bytes(stored, shape[-1])
-        if start + offset + nbytes > size:
+        end = start + offset + nbytes
+        if end > size:
+            raise SourceError(f"{path} is truncated: {size} bytes, and tensor {shown(name)} ends at {end}", _DAMAGED)
+        if offset != at:
             raise SourceError(
-                f"{path} is truncated: {size} bytes, and tensor '{name}' ends at {start + offset + nbytes}", _DAMAGED
+                f"{path}: tensor {shown(name)} begins at {offset}, and the one before it ends at {at}: they overlap, "
+                "leave a hole, or are of another type",
+                _DAMAGED,
             )
+        at = _up(offset + nbytes, alignment)
         tensors[name] = Extent(path, start + offset, nbytes, tuple(shape), stored)
-    return GgufFile(path, metadata, tensors)
+    if size > max(start + at, end):
+        raise SourceError(f"{path} has {size - start - at} bytes that belong to no tensor", _DAMAGED)
+    return tensors
 
 
-def _number(file: BinaryIO, code: str) -> Any:
-    data = file.read(struct.calcsize(code))
-    value = struct.unpack("<" + code, data)[0]
-    # The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06.
-    return float(str(np.float32(value))) if code == "f" else value
-
-
-def _string(file: BinaryIO) -> str:
-    length = _number(file, "Q")
-    data = file.read(length)
-    if len(data) < length:
-        raise EOFError
-    return data.decode("utf-8")
-
-
-def _value(file: BinaryIO, kind: GGUFValueType) -> Any:
-    if kind == GGUFValueType.STRING:
-        return _string(file)
-    if kind != GGUFValueType.ARRAY:
-        return _number(file, _SCALARS[kind])
-    inner, length = GGUFValueType(_number(file, "I")), _number(file, "Q")
-    if inner in (GGUFValueType.STRING, GGUFValueType.ARRAY):
-        return [_value(file, inner) for _ in range(length)]
-    code = _SCALARS[inner]
-    return list(struct.unpack(f"<{length}{code}", file.read(length * struct.calcsize(code))))
+def _up(number: int, alignment: int) -> int:
+    return -(-number // alignment) * alignment
 
 
 def _encoding(path: Path, tensor: str, kind: int) -> str:
@@ -160,7 +292,7 @@ def _encoding(path: Path, tensor: str, kind: int) -> str:
     except (ValueError, NotImplementedError):
         name = GGMLQuantizationType(kind).name if kind in set(GGMLQuantizationType) else f"number {kind}"
         raise SourceError(
-            f"{path}: tensor '{tensor}' has the GGUF type {name}, which the gguf package cannot dequantize",
+            f"{path}: tensor {shown(tensor)} has the GGUF type {name}, which the gguf package cannot dequantize",
             "use another quantization of the model; F16, BF16, Q8_0 and the K-quants all work",
         ) from None
     return str(known.name)

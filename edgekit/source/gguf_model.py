@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgekit.errors import SourceError
 from edgekit.source.architectures import FAMILIES, parse_config
 from edgekit.source.gguf_config import canonical_tensors, find_model, make_config, stop_tokens
 from edgekit.source.gguf_file import read_gguf
 from edgekit.source.gguf_tokenizer import make_settings, make_tokenizer
 from edgekit.source.layout import match_tensors, split_fused
-from edgekit.source.sidefiles import as_json, check_vocabulary, generation_config
+from edgekit.source.sidefiles import as_json, check_vocabulary, generation_config, require_ids
+from edgekit.tokenizer_file import check_tokenizer
 from edgekit.types import Checkpoint, Provenance, SideFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def open_gguf(path: Path, provenance: Provenance) -> Checkpoint:
-    """Open a GGUF file. Only its header is read.
+def open_gguf(path: Path, provenance: Provenance, *, data_only: bool = False) -> Checkpoint:
+    """Open a GGUF file. Only its header is read. ``data_only`` as in open_model.
 
     Raises:
         SourceError: for a damaged file, or an architecture, type, rope or tokenizer that is not known.
@@ -31,14 +32,14 @@ def open_gguf(path: Path, provenance: Provenance) -> Checkpoint:
     if FAMILIES[spec.architecture].fused:
         found = split_fused(spec, found)
     spec, weights = match_tensors(spec, found, (path,), str(path))
-    tokenizer, settings = make_tokenizer(gguf).encode(), make_settings(gguf, spec.context_length)
-    spec = check_vocabulary(tokenizer, settings, spec, str(path))
-    files = [
-        as_json("config.json", config),
-        generation_config(spec),
-        SideFile("tokenizer.json", tokenizer),
-        as_json("tokenizer_config.json", settings),
-    ]
+    settings = make_settings(gguf, spec.context_length)
+    files = [as_json("config.json", config), as_json("tokenizer_config.json", settings)]
+    if not data_only:
+        tokenizer = make_tokenizer(gguf).encode()
+        spec = check_vocabulary(check_tokenizer(tokenizer, str(path), error=SourceError), settings, spec, str(path))
+        files.append(SideFile("tokenizer.json", tokenizer))
+    require_ids(spec, str(path))
+    files.append(generation_config(spec))
     if template := settings.get("chat_template"):
         files.append(SideFile("chat_template.jinja", template.encode()))
-    return Checkpoint(replace(spec), weights, tuple(files), provenance)
+    return Checkpoint(spec, weights, tuple(files), provenance)

@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING
 
 import regex
 
-from edgekit.source.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, find_split, tokens_of, types_of
+from edgekit.source.gguf_tokenizer import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    find_split,
+    merges_in,
+    tokens_of,
+    types_of,
+)
+from edgekit.tokenizer_file import GPT2
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile
 
 Encode = Callable[[str], list[int]]
-
-# GPT-2's own split (openai/gpt-2, encoder.py).
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 def make_encoder(gguf: GgufFile) -> Encode:
@@ -31,7 +38,7 @@ def make_encoder(gguf: GgufFile) -> Encode:
     types = types_of(gguf, len(tokens))
     added = [t for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, UNKNOWN, USER_DEFINED)]
     marks = regex.compile("|".join(regex.escape(t) for t in sorted(added, key=len, reverse=True)) or r"(?!)")
-    byte_level = gguf.metadata.get("tokenizer.ggml.model") == "gpt2"
+    byte_level = gguf.text("tokenizer.ggml.model") == "gpt2"
     encode_plain = _byte_level(gguf, ids) if byte_level else _sentencepiece(gguf, tokens, types)
     strips = not byte_level and gguf.architecture == "phi3"
     plain = {"<s>", "<unk>", "<|endoftext|>"} | {
@@ -56,8 +63,8 @@ def make_encoder(gguf: GgufFile) -> Encode:
 
 def _byte_level(gguf: GgufFile, ids: dict[str, int]) -> Encode:
     split = find_split(gguf)
-    pattern = regex.compile(split.regex or _GPT2)
-    ranks = {tuple(m.split(" ", 1)): i for i, m in enumerate(gguf.metadata.get("tokenizer.ggml.merges") or ())}
+    pattern = regex.compile(split.regex or GPT2)
+    ranks = {tuple(m.split(" ", 1)): i for i, m in enumerate(merges_in(gguf))}
     letters = _byte_letters()
 
     def encode(text: str) -> list[int]:
@@ -90,11 +97,11 @@ def _byte_letters() -> list[str]:
 
 def _sentencepiece(gguf: GgufFile, tokens: list[str], types: list[int]) -> Encode:
     """llama.cpp's llm_tokenizer_spm: the neighbours whose union has the best score are joined, leftmost first."""
-    scores = gguf.metadata["tokenizer.ggml.scores"]
+    scores: list[float] = gguf.items("tokenizer.ggml.scores", float, len(tokens))
     pieces = {t: i for i, t in enumerate(tokens) if types[i] == NORMAL}
     bytes_of = {t: i for i, t in enumerate(tokens)}
-    unknown = gguf.metadata.get("tokenizer.ggml.unknown_token_id")
-    prefix = "▁" if gguf.metadata.get("tokenizer.ggml.add_space_prefix", True) else ""
+    unknown = gguf.token("unknown")
+    prefix = "▁" if gguf.flag("tokenizer.ggml.add_space_prefix", True) else ""
 
     def cost(left: str, right: str) -> float | None:
         i = pieces.get(left + right)

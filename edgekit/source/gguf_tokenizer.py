@@ -8,17 +8,25 @@ converters are not used: they differ between versions, and fall back to GPT-2's 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgekit.errors import SourceError
+from edgekit.source.fields import shown
+from edgekit.source.sidefiles import MAX_TEMPLATE
+from edgekit.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile
 
 # Token types of llama.cpp (llama_token_type).
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+
+MAX_SQUARES = 2**28
+"""Sum of the squared lengths of all tokens: what finding the merges between them costs. Published ones have 2**24."""
 
 
 @dataclass(frozen=True)
@@ -36,37 +44,21 @@ class Split:
     bos: bool = False
 
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_GPT4O = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
 # tokenizer.ggml.pre -> what the tokenizer.json of the models that bear the name says.
 SPLITS = {
     "gpt-2": Split(),
     "smollm": Split(digits=True),
     "starcoder": Split(digits=True),
     "refact": Split(digits=True),
-    "llama-bpe": Split(_LLAMA3, whole=True, bos=True),
-    "llama3": Split(_LLAMA3, whole=True, bos=True),
-    "llama-v3": Split(_LLAMA3, whole=True, bos=True),
-    "smaug-bpe": Split(_LLAMA3, whole=True),
-    "dbrx": Split(_LLAMA3),
-    "qwen2": Split(_QWEN2, nfc=True),
-    "deepseek-r1-qwen": Split(_QWEN2, nfc=True),
-    "tekken": Split(_TEKKEN, whole=True, bos=True),
-    "gpt-4o": Split(_GPT4O),
+    "llama-bpe": Split(LLAMA3, whole=True, bos=True),
+    "llama3": Split(LLAMA3, whole=True, bos=True),
+    "llama-v3": Split(LLAMA3, whole=True, bos=True),
+    "smaug-bpe": Split(LLAMA3, whole=True),
+    "dbrx": Split(LLAMA3),
+    "qwen2": Split(QWEN2, nfc=True),
+    "deepseek-r1-qwen": Split(QWEN2, nfc=True),
+    "tekken": Split(TEKKEN, whole=True, bos=True),
+    "gpt-4o": Split(GPT4O),
 }
 
 
@@ -79,17 +71,18 @@ def make_tokenizer(gguf: GgufFile) -> str:
     """
     try:
         return _build(gguf)
-    except SourceError:
+    except (SourceError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except Exception as error:
-        # tokenizers raises plain Exception for merges and tokens that do not fit together.
+    except BaseException as error:
+        # tokenizers raises plain Exception for merges and tokens that do not fit together; panics are not even that.
+        said = " ".join(str(error).split())[:200]
         raise SourceError(
-            f"{gguf.path} has a damaged tokenizer: {error}", "convert the model again, or download the file again"
+            f"{gguf.path} has a damaged tokenizer: {said}", "convert the model again, or download the file again"
         ) from error
 
 
 def _build(gguf: GgufFile) -> str:
-    kind = gguf.metadata.get("tokenizer.ggml.model")
+    kind = gguf.text("tokenizer.ggml.model")
     tokens = tokens_of(gguf)
     if kind == "gpt2":
         tokenizer = _byte_level(gguf, tokens)
@@ -99,7 +92,7 @@ def _build(gguf: GgufFile) -> str:
         begins = True
     else:
         raise SourceError(
-            f"{gguf.path}: tokenizer '{kind}' is not one edgekit can rebuild (gpt2, llama)",
+            f"{gguf.path}: tokenizer {shown(kind)} is not one edgekit can rebuild (gpt2, llama)",
             "use the Hugging Face checkpoint, which brings its tokenizer.json",
         )
     _add_tokens(tokenizer, gguf, tokens, sentencepiece=kind == "llama")
@@ -116,44 +109,46 @@ def make_settings(gguf: GgufFile, context: int) -> dict[str, Any]:
         if token is not None:
             settings[f"{name}_token"] = token
     settings |= {"model_max_length": context, "clean_up_tokenization_spaces": False}
-    template = gguf.metadata.get("tokenizer.chat_template")
+    template = gguf.text("tokenizer.chat_template")
+    if template is not None and len(template) > MAX_TEMPLATE:
+        raise SourceError(f"{gguf.path}: its chat template has {len(template):,} letters", "download the file again")
     return settings | ({"chat_template": template} if template else {})
 
 
 def tokens_of(gguf: GgufFile) -> list[str]:
     """The vocabulary in the order of ids. Raises SourceError when there is none."""
-    tokens = gguf.metadata.get("tokenizer.ggml.tokens")
+    tokens: list[str] = gguf.items("tokenizer.ggml.tokens", str)
     if not tokens:
         raise SourceError(
             f"{gguf.path} has no tokenizer", "use a GGUF file with a vocabulary, or the original checkpoint"
         )
-    return list(tokens)
+    if sum(len(token) ** 2 for token in tokens) > MAX_SQUARES:
+        raise SourceError(f"{gguf.path}: the tokens of its vocabulary are too long", "download the file again")
+    return tokens
 
 
 def _special(gguf: GgufFile, key: str, tokens: list[str]) -> str | None:
     """The token that ``tokenizer.ggml.<key>_token_id`` stands for, None where the file has none."""
-    token = gguf.metadata.get(f"tokenizer.ggml.{key}_token_id")
-    if token is None:
-        return None
-    if not isinstance(token, int) or not 0 <= token < len(tokens):
-        raise SourceError(
-            f"{gguf.path}: 'tokenizer.ggml.{key}_token_id' is {token}, and there are {len(tokens)} tokens",
-            "convert the model again, or download the file again",
-        )
-    return tokens[token]
+    token = gguf.token(key)
+    return None if token is None else tokens[token]
+
+
+def merges_in(gguf: GgufFile) -> list[str]:
+    """The merges of a byte-level tokenizer, best first."""
+    return gguf.items("tokenizer.ggml.merges", str)
 
 
 def types_of(gguf: GgufFile, count: int) -> list[int]:
     """The type of each token; NORMAL where the file does not say."""
-    return list(gguf.metadata.get("tokenizer.ggml.token_type") or [NORMAL] * count)
+    return gguf.items("tokenizer.ggml.token_type", int, count) or [NORMAL] * count
 
 
 def find_split(gguf: GgufFile) -> Split:
     """The row of SPLITS for a byte-level tokenizer. Raises SourceError for a name that is not there."""
-    name = gguf.metadata.get("tokenizer.ggml.pre")
-    split = SPLITS.get(str(name))
+    name = gguf.text("tokenizer.ggml.pre")
+    split = SPLITS.get(name or "")
     if split is None:
-        said = "does not say how its tokenizer splits text" if name is None else f"splits text by '{name}'"
+        said = "does not say how its tokenizer splits text" if name is None else f"splits text by {shown(name)}"
         raise SourceError(
             f"{gguf.path} {said} ('tokenizer.ggml.pre'), and edgekit would have to guess",
             f"known: {', '.join(SPLITS)}; convert the model again, or use the Hugging Face checkpoint",
@@ -163,7 +158,7 @@ def find_split(gguf: GgufFile) -> Split:
 
 def _byte_level(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
     split = find_split(gguf)
-    merges = [tuple(merge.split(" ", 1)) for merge in gguf.metadata.get("tokenizer.ggml.merges") or ()]
+    merges = [merge.partition(" ")[::2] for merge in merges_in(gguf)]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split.whole))
     if split.nfc:
@@ -180,9 +175,11 @@ def _byte_level(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
 def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
     """SentencePiece BPE as transformers' LlamaTokenizerFast writes it: spaces are U+2581, unknown bytes <0xNN>."""
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    scores = gguf.metadata.get("tokenizer.ggml.scores")
-    if not scores or len(scores) != len(tokens):
-        raise SourceError(f"{gguf.path}: a SentencePiece tokenizer without scores", "convert the model again")
+    scores: list[float] = gguf.items("tokenizer.ggml.scores", float, len(tokens))
+    if not scores or not all(isfinite(score) for score in scores):
+        raise SourceError(
+            f"{gguf.path}: a SentencePiece tokenizer without scores for its tokens", "convert the model again"
+        )
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
@@ -192,7 +189,7 @@ def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
             byte_fallback=True,
         )
     )
-    prefix = gguf.metadata.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = gguf.flag("tokenizer.ggml.add_space_prefix", True)
     replace = normalizers.Replace(" ", "▁")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace] if prefix else [replace])
     steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -235,9 +232,9 @@ def _wrap(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], begins: bool)
     single, special = ["$A"], []
     for name, default, at in (("bos", begins, 0), ("eos", False, 1)):
         token = _special(gguf, name, tokens)
-        if gguf.metadata.get(f"tokenizer.ggml.add_{name}_token", default) and token is not None:
+        if gguf.flag(f"tokenizer.ggml.add_{name}_token", default) and token is not None:
             single.insert(at * len(single), token)
-            special.append((token, gguf.metadata[f"tokenizer.ggml.{name}_token_id"]))
+            special.append((token, gguf.token(name)))
     if special:
         pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]
         tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)

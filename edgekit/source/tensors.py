@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import SourceError
+from edgekit.strangers import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +136,7 @@ def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.floa
     batch -= batch % 64 if batch > 64 else 0  # round numbers of blocks decode fastest
     raw = np.empty(0 if extent.stored == "F32" else min(batch, stop - start) * width, np.uint8)
     try:
-        with extent.file.open("rb", buffering=0) as file:
+        with open_plain(extent.file, error=SourceError) as file:
             file.seek(extent.offset + start * width)
             for at in range(0, stop - start, batch):
                 part = out[at : at + batch]

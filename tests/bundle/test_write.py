@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +16,8 @@ import pytest
 
 from edgekit.bundle import draft, open_bundle
 from edgekit.bundle import external as external_module
+from edgekit.bundle import write as write_module
+from edgekit.disk import try_lock
 from edgekit.errors import BundleError, SourceError
 from edgekit.types import Bundle, Manifest, SideFile
 
@@ -49,7 +50,9 @@ def test_nothing_is_seen_before_finish(tmp_path: Path, make_model: Callable[...,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SourceError("shard 2 is truncated"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SourceError("shard 2 is truncated", "copy it again"), MemoryError()]
+)
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, build: Build, error: BaseException) -> None:
     def fail() -> ir.TensorProtocol:
         raise error
@@ -139,7 +142,7 @@ def test_a_folder_of_someone_else_is_never_touched(tmp_path: Path, build: Build)
 
 def test_a_file_in_the_way(tmp_path: Path, build: Build) -> None:
     (tmp_path / "out").write_text("x")
-    with pytest.raises(BundleError, match="out: is a file"):
+    with pytest.raises(BundleError, match="out: is not a folder"):
         build(tmp_path / "out", force=True)
 
 
@@ -180,10 +183,11 @@ def test_the_old_bundle_comes_back_when_the_rename_fails(
     rename = Path.rename
 
     def refuse(path: Path, to: Path) -> Path:
-        if path.name.startswith(".out.edgekit-") and path.suffix != ".old":
+        if path.name == write_module.BUNDLE:
             raise OSError(errno.EIO, "Input/output error")
         return rename(path, to)
 
+    monkeypatch.setattr(write_module, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(BundleError, match="Input/output error"):
         build(tmp_path / "out", force=True)
@@ -192,27 +196,39 @@ def test_the_old_bundle_comes_back_when_the_rename_fails(
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.fixture
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_what_a_killed_build_left_is_removed(tmp_path: Path, build: Build, dead_pid: int) -> None:
-    stale = tmp_path / f".out.edgekit-{dead_pid}"
-    alive = tmp_path / f".out.edgekit-{os.getppid()}"
-    other = tmp_path / f".other.edgekit-{dead_pid}"
-    for folder in (stale, alive, other):
-        folder.mkdir()
-        (folder / "half").write_text("x")
+def test_a_bundle_is_replaced_where_folders_cannot_change_places(
+    tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_module, "exchange", lambda *_: False)
     build(tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([alive.name, other.name, "out"])
+    after = build(tmp_path / "out", force=True, last=lambda: ir.Tensor(np.ones((7, 50), np.float32)))
+    assert open_bundle(tmp_path / "out") == after
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_bundle_set_aside_by_a_killed_build_comes_back(tmp_path: Path, build: Build, dead_pid: int) -> None:
+def leave(tmp_path: Path, name: str = "out", mode: int = 0o700) -> Path:
+    """What a killed build of ``name`` leaves: nobody holds its lock."""
+    left = tmp_path / f".{name}.edgekit-{token_hex(8)}"
+    left.mkdir(mode=mode)
+    left.chmod(mode)
+    (left / "half").write_text("x")
+    return left
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path, build: Build) -> None:
+    alive, other, foreign = leave(tmp_path), leave(tmp_path, "other"), tmp_path / ".out.edgekit-notes"
+    foreign.mkdir()
+    leave(tmp_path)
+    lock = try_lock(alive / "lock")
+    assert lock is not None
+    build(tmp_path / "out")
+    assert {p.name for p in tmp_path.iterdir()} == {alive.name, other.name, foreign.name, "out"}
+    os.close(lock)
+
+
+def test_a_bundle_set_aside_by_a_killed_build_comes_back(tmp_path: Path, build: Build) -> None:
     before = build(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / f".out.edgekit-{dead_pid}.old")
+    (tmp_path / "out").rename(leave(tmp_path) / "replaced")
     with pytest.raises(BundleError, match="there is a bundle already"):
         build(tmp_path / "out")
     assert open_bundle(tmp_path / "out") == before

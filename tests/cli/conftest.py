@@ -4,15 +4,21 @@ from edgekit import build_bundle
 from edgekit.testing import tiny_checkpoint
 
 
+def cache_folder(factory):
+    return str(factory.getbasetemp() / "cache")
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("cli") / "tiny")
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint):
+def bundle(checkpoint, tmp_path_factory):
     """Do not write into it."""
-    return build_bundle(str(checkpoint), precision="int4", out=checkpoint.parent / "tiny-int4").path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", cache_folder(tmp_path_factory))  # which knows where the checkpoint lies
+        return build_bundle(str(checkpoint), precision="int4", out=checkpoint.parent / "tiny-int4").path
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +30,4 @@ def talker(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("EDGEKIT_CACHE", cache_folder(tmp_path_factory))

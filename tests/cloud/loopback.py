@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import trustme
 
-from edgekit.routing import Message, Request, Tier
+from edgekit.clearance import clear
+from edgekit.routing import Message, Policy, Request, Tier
 from edgekit.types import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
+
+    from edgekit.outgoing import Cleared
 
 KEY = "sk-secret-4f9a2b7c1d"
 PROMPT = "The patient Erika Mustermann has a rare disease; what is to be done?"
@@ -189,9 +192,14 @@ def tier(url: str, **changed: object) -> Tier:
     return Tier(**{**fields, **changed})  # type: ignore[arg-type]
 
 
-def question(text: str = PROMPT, **changed: object) -> Request:
+def cleared(request: Request) -> Cleared:
+    """What an endpoint takes: there is no rule against it."""
+    return clear(request, Policy("none"))
+
+
+def question(text: str = PROMPT, **changed: object) -> Cleared:
     sampling = changed.pop("sampling", Sampling(max_new_tokens=50))
-    return Request(messages=(Message("user", text),), sampling=sampling, **changed)  # type: ignore[arg-type]
+    return cleared(Request(messages=(Message("user", text),), sampling=sampling, **changed))  # type: ignore[arg-type]
 
 
 def secure(ca: trustme.CA, name: str = "127.0.0.1", **more: datetime) -> ssl.SSLContext:

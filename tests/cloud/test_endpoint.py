@@ -14,7 +14,7 @@ from edgekit.cloud import Endpoint
 from edgekit.errors import CloudError, ConfigError
 from edgekit.routing import Request
 from edgekit.types import Sampling
-from tests.cloud.loopback import KEY, PROMPT, question, serve, tier
+from tests.cloud.loopback import KEY, PROMPT, cleared, question, serve, tier
 
 
 def test_an_answer_comes_in_pieces_and_says_what_it_took(endpoint):
@@ -55,7 +55,7 @@ def test_the_body_of_a_conversation(endpoint):
 
 def test_a_text_is_continued_as_it_is(endpoint):
     with serve(lambda c: c.answer(" a time")) as server:
-        reply = endpoint(server.url, max_output=20).ask(Request(prompt="Once upon", sampling=Sampling()))
+        reply = endpoint(server.url, max_output=20).ask(cleared(Request(prompt="Once upon", sampling=Sampling())))
         assert "".join(reply) == " a time"
     assert server.heard[0].path == "/v1/completions"
     body = server.heard[0].body
@@ -96,7 +96,7 @@ def test_what_cannot_be_passed_through_is_not_sent(endpoint, passed):
 
 def test_a_question_without_words_is_not_sent(endpoint):
     with pytest.raises(CloudError, match="nothing to ask"):
-        endpoint("http://127.0.0.1:9/v1").ask(Request())
+        endpoint("http://127.0.0.1:9/v1").ask(cleared(Request()))
 
 
 @pytest.mark.parametrize("fields", [{"private": "the document a.md is private"}, {"override": "local-only"}])

@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.routing import Request
 from edgekit.testing import serve_fake_openai
-from tests.cloud.loopback import question
+from tests.cloud.loopback import cleared, question
 
 TEXT = "Two  words,\nand a line. \n"
 
@@ -15,7 +15,7 @@ TEXT = "Two  words,\nand a line. \n"
 def test_our_endpoint_understands_it(endpoint):
     with serve_fake_openai(TEXT) as fake:
         far = endpoint(fake.url)
-        for request in (question("one two three"), Request(prompt="one two three")):
+        for request in (question("one two three"), cleared(Request(prompt="one two three"))):
             reply = far.ask(request)
             pieces = list(reply)
             assert "".join(pieces) == TEXT

@@ -342,6 +342,24 @@ def test_tls_with_a_certificate_that_is_trusted(endpoint):
         assert "".join(endpoint(server.url, options=trusting(ca)).ask(question())) == "sealed"
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["certifi's", "given"])
+def test_keys_of_connections_are_written_nowhere(endpoint, monkeypatch, tmp_path, given):
+    ca = trustme.CA()
+    (tmp_path / "ca.pem").write_bytes(ca.cert_pem.bytes())
+    monkeypatch.setattr("certifi.where", lambda: str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    with serve(lambda c: c.answer("sealed"), tls=secure(ca)) as server:
+        options = trusting(ca) if given else {}
+        before = (tmp_path / "keys").stat().st_size if given else None  # ssl writes a line as it makes a context
+        assert "".join(endpoint(server.url, options=options).ask(question())) == "sealed"
+        assert (tmp_path / "keys").exists() == given
+        assert not given or (tmp_path / "keys").stat().st_size == before
+        # The same connection by ssl's own context is written down.
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            trusting(ca)["verify"].wrap_socket(raw, server_hostname="127.0.0.1").close()
+    assert "CLIENT_" in (tmp_path / "keys").read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "trusted", "more", "why"),
     [

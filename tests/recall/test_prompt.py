@@ -125,6 +125,7 @@ def test_an_endpoint_refuses_what_became_private(folder):
     from edgekit.errors import CloudError
     from edgekit.routing import Tier
     from edgekit.testing import serve_fake_openai
+    from tests.cloud.loopback import cleared
 
     index = Index(read_documents(folder()).documents)
     question = Request(messages=(Message("user", "What is my allergy, and when does the train to Rome leave?"),))
@@ -132,9 +133,9 @@ def test_an_endpoint_refuses_what_became_private(folder):
     with serve_fake_openai("At nine.") as fake:
         far = Endpoint(Tier("far", "third-party", fake.url, "m"), environment={})
         with pytest.raises(CloudError, match=r"the document health\.md is private"):
-            far.ask(with_passages(question, found))
+            far.ask(cleared(with_passages(question, found)))
         assert fake.bodies == []
-        assert "".join(far.ask(for_the_cloud(question, found))) == "At nine."
+        assert "".join(far.ask(cleared(for_the_cloud(question, found)))) == "At nine."
         far.close()
     assert "leaves Milan" in str(fake.bodies)
     assert "penicillin" not in str(fake.bodies)

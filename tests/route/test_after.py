@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from edgekit.errors import ConfigError, RouteError
-from edgekit.route.after import LONGEST_SCHEMA, Judgement, check_calibrated, check_schema, judge, judge_prefix
+from edgekit.route.after import Judgement, check_calibrated, judge, judge_prefix
 from edgekit.route.decide import decide
 from edgekit.route.loops import Loop
+from edgekit.route.schema import LONGEST as LONGEST_SCHEMA
+from edgekit.route.schema import check_schema
 from edgekit.routing import DEVICE, AnswerRules, Finding, OnDevice, Policy, Unknown
 from tests.route.cases import GUARANTEE, POLICY, PREFIX, REQUEST, SCORE, SIGNALS, STATE, calibration
 
@@ -109,10 +111,10 @@ def test_any_json_will_do_where_the_schema_says_so() -> None:
         ('{"type": "objekt"}', "is not valid"),
         ('{"$ref": "https://example.com/s.json"}', "refers to https://example.com/s.json"),
         ('{"properties": {"a": {"$ref": "file:///x"}}}', "refers to file:///x"),
-        ('{"properties": {"a": {"pattern": "(a+)+$"}}}', "repeats what repeats itself"),
-        ('{"patternProperties": {"(a+)+$": {}}}', "repeats what repeats itself"),
+        ('{"properties": {"a": {"pattern": "(?=a)"}}}', "pattern '(?=a)' cannot be used"),
+        ('{"patternProperties": {"(a)\\\\1": {}}}', "cannot be used"),
         ('{"a": "' + "x" * LONGEST_SCHEMA + '"}', "characters"),
-        ('{"not": ' * 5000 + "{}" + "}" * 5000, "nested too deeply"),
+        ('{"not": ' * 5000 + "{}" + "}" * 5000, "nested"),
     ],
 )
 def test_schemas_refused_before_anything_is_asked(schema: str, said: str) -> None:

@@ -190,11 +190,10 @@ def test_a_cache_that_cannot_be_written_costs_the_probe_alone(tmp_path, monkeypa
 
 
 def test_a_full_disk_leaves_nothing_half_made(cache, monkeypatch):
-    def full(self, text, **_):
-        self.touch()
+    def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("os.fsync", full)
     assert find_arithmetic(PROMPT_PRODUCTS).exact
     assert list(cache.iterdir()) == []
 

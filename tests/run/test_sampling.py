@@ -131,3 +131,10 @@ def test_signals_are_of_the_unmodified_distribution(vocabulary, spread):
 def test_signals_at_the_edges(logits, token, logprob, margin, lead, entropy):
     found = ours.signals(np.array(logits, np.float32), token)
     assert found == pytest.approx((logprob, margin, lead, entropy), abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-300, 5e-324])
+def test_the_coldest_sampling_takes_the_likeliest(temperature):
+    for logits in LOGITS * 30:
+        chances = ours.probabilities(ours.warp(logits, NOTHING_SEEN, Sampling(temperature=temperature)))
+        assert chances[logits.argmax()] == 1.0

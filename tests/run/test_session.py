@@ -4,7 +4,9 @@ import onnx
 import pytest
 
 from edgekit.errors import RunError
+from edgekit.providers import Option, Provider
 from edgekit.run import load_runner
+from edgekit.run.runtime import onnxruntime
 
 
 def test_a_missing_provider_lists_those_there_are(bundle_of):
@@ -13,10 +15,25 @@ def test_a_missing_provider_lists_those_there_are(bundle_of):
     assert "--target cpu" in caught.value.hint
 
 
-def test_provider_options_reach_the_provider(bundle_of):
+def test_provider_options_reach_the_provider(bundle_of, monkeypatch):
+    allowing = Provider("CPUExecutionProvider", (Option("key", ("value",), None),), (), None)
+    monkeypatch.setattr("edgekit.providers.find_provider", lambda name: allowing)
     runner = load_runner(bundle_of("append", provider_options=(("key", "value"),)), threads=1)
     assert runner.info.provider_options == (("key", "value"),)
     runner.close()
+
+
+@pytest.mark.parametrize("key", ["qnn_saver_path", "profiling_file_path", "key"])
+def test_an_option_that_a_bundle_may_not_set_reaches_no_provider(bundle_of, key):
+    with pytest.raises(RunError, match=key) as caught:
+        load_runner(bundle_of("append", provider_options=((key, "value"),)), threads=1)
+    assert "targets/providers" in caught.value.hint
+
+
+def test_a_provider_that_is_installed_and_unknown_here_is_not_taken(bundle_of):
+    assert "AzureExecutionProvider" in onnxruntime.get_available_providers()
+    with pytest.raises(RunError, match="AzureExecutionProvider is not a provider that this edgekit knows"):
+        load_runner(bundle_of("append", provider="AzureExecutionProvider"), threads=1)
 
 
 def test_a_damaged_graph_is_named(copied):

@@ -94,7 +94,7 @@ def test_index_leading_out_of_the_folder(folder: Path, name: str) -> None:
     where["model.norm.weight"] = name
     save_file({"model.norm.weight": np.ones(64, np.float32)}, folder.parent / "outside.safetensors")
     (folder / INDEX).write_text(json.dumps({"weight_map": where}))
-    refused(folder, INDEX, name, "not inside the folder")
+    refused(folder, INDEX, repr(name), "not inside the folder")
 
 
 def test_index_without_a_map(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import Requirement
 
 from edgekit.errors import RunError
+from edgekit.providers import wrong_option
 from edgekit.run.runtime import onnxruntime
 
 if TYPE_CHECKING:
@@ -49,8 +50,12 @@ def session_options(plugin: Plugin, provider: str, options: tuple[tuple[str, str
     """Options of a session on the plugin's device that fails rather than use the CPU for a node.
 
     Raises:
-        RunError: as require_compiler, or the plugin offers no device.
+        RunError: as require_compiler; the plugin offers no device; an option that a bundle or a target may not set.
     """
+    if wrong := wrong_option(provider, options):
+        raise RunError(
+            f"{provider}: {wrong}", "what a provider may be told stands in targets/providers of this edgekit"
+        )
     module = _load(plugin)
     _register(plugin.module, provider, module.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
@@ -61,7 +66,7 @@ def session_options(plugin: Plugin, provider: str, options: tuple[tuple[str, str
     made.intra_op_num_threads = threads
     made.log_severity_level = 4
     made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    made.add_provider_for_devices(devices[:1], {**paths, **dict(options)})
+    made.add_provider_for_devices(devices[:1], {**dict(options), **paths})
     return made
 
 

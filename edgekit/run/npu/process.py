@@ -24,7 +24,7 @@ def run_program(module: str, given: Path, outcome: Path, hear: Callable[[str], b
         Its exit status, and the last line that was not for us and not blank.
     """
     last = ""
-    command = [sys.executable, "-m", module, str(given), str(outcome)]
+    command = [sys.executable, "-P", "-m", module, str(given), str(outcome)]
     with Popen(
         command, stderr=PIPE, stdout=DEVNULL, stdin=DEVNULL, cwd=given.parent, encoding="utf-8", errors="replace"
     ) as child:

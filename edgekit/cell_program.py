@@ -1,0 +1,147 @@
+"""The program that runs in a cell: ``python cell_program.py MEMORY``. See cell.py, which starts it and talks to it.
+
+Requests and answers are JSON behind 8 bytes of length, on stdin and stdout. It imports nothing of edgekit's, so that it
+is ready in a tenth of a second, and each package only when a request needs it. It can write no file. A request that
+takes more processor time than it may ends the process: the kernel's timer does it, whatever the code is doing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jinja2 import Template
+
+_held: dict[str, Any] = {}
+"""The tokenizer that was opened."""
+
+
+def main(memory: int) -> None:
+    """Answer requests until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked; it ends us by closing stdin
+    for limit, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (most, most))
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    while length := int.from_bytes(requests.read(8), "little"):
+        request = json.loads(requests.read(length))
+        signal.setitimer(signal.ITIMER_PROF, request.pop("seconds"))
+        answer = _answer(request)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        _write(answers, len(answer).to_bytes(8, "little") + answer)
+
+
+def _answer(request: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(_WORK[request.pop("do")](**request)).encode()
+    except MemoryError:
+        return b'{"error": "it needs more memory than it may have"}'
+    except BaseException as error:  # a panic of tokenizers is no Exception
+        said = " ".join(str(error).split())[:500]
+        return json.dumps({"error": said or type(error).__name__, "kind": type(error).__name__}).encode()
+
+
+def _write(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def render(template: str, values: dict[str, Any], letters: int) -> dict[str, Any]:
+    """A chat template's text, of at most ``letters``."""
+    parts, length = [], 0
+    for part in compile_template(template).generate(**values):
+        length += len(part)
+        if length > letters:
+            raise ValueError(f"it writes more than {letters:,} letters")
+        parts.append(part)
+    return {"text": "".join(parts)}
+
+
+@lru_cache(maxsize=8)
+def compile_template(template: str) -> Template:
+    """A template made ready once: that takes longer than rendering it."""
+    import jinja2
+    from jinja2 import ext, nodes, sandbox
+
+    class Generation(ext.Extension):
+        """``{% generation %}``: marks the model's part of a conversation for training; renders its body."""
+
+        tags = {"generation"}  # noqa: RUF012  (jinja2 declares it a plain class attribute)
+
+        def parse(self, parser: Any) -> nodes.Node:
+            """Turn the block into a scope of its own."""
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    def refuse(message: object) -> None:
+        raise jinja2.TemplateError(str(message))
+
+    # The sandbox of transformers.utils.chat_template_utils.
+    environment = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment.from_string(template)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def open_tokenizer(text: str) -> dict[str, Any]:
+    """Open a tokenizer.json; ``ids`` are those that its runtime gives its added tokens."""
+    import tokenizers
+
+    codec = tokenizers.Tokenizer.from_str(text)
+    codec.no_truncation()
+    codec.no_padding()
+    _held["encode"] = lambda text, special: codec.encode(text, add_special_tokens=special).ids
+    return {"ids": {token.content: i for i, token in codec.get_added_tokens_decoder().items()}}
+
+
+def open_folder(folder: str) -> dict[str, Any]:
+    """Open a folder's tokenizer as transformers does; ``text`` is its tokenizer.json."""
+    logging.disable(logging.WARNING)
+    from transformers import AutoTokenizer
+
+    codec = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # verbose=False: a text longer than the context is what may come.
+    _held["encode"] = lambda text, special: codec(text, add_special_tokens=special, verbose=False)["input_ids"]
+    return {"text": codec.backend_tokenizer.to_str()}
+
+
+def encode(text: str, special: bool) -> dict[str, Any]:
+    """Token ids of a text by the tokenizer that was opened."""
+    return {"ids": list(_held["encode"](text, special))}
+
+
+_WORK: dict[str, Callable[..., dict[str, Any]]] = {
+    "render": render,
+    "open_tokenizer": open_tokenizer,
+    "open_folder": open_folder,
+    "encode": encode,
+}
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,113 @@
+"""``edgekit bench``, with its ``--tune``. As in app.py, Typer reads the annotations while it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import console
+from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, SmallMemory, Threads, numbers
+from edgekit.cli.progress import Bars
+from edgekit.disk import add_line, writing
+from edgekit.errors import ConfigError, MeasureError
+from edgekit.types import Bundle
+
+
+def bench(
+    ctx: typer.Context,
+    bundle: BundlePath,
+    *,
+    pp: Annotated[str, typer.Option(help="Prompt lengths to prefill, with commas.")] = "512",
+    tg: Annotated[str, typer.Option(help="Numbers of tokens to generate, with commas.")] = "128",
+    depth: Annotated[str, typer.Option(help="Tokens of context to generate after, with commas.")] = "0,512,2048",
+    repetitions: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Timed runs of each.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Runs before them, not counted.")] = 1,
+    threads: Threads = None,
+    small_memory: SmallMemory = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Of a bundle for an NPU: measure its graph for the CPU.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
+    ] = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a bundle's speed on this machine.
+
+    Prints a table and, last, one line of JSON: the measurement record. With --tune: tries threads, spinning, pinning,
+    which graph prompts take and in runs of what length, on prompts of --pp tokens; what wins is used whenever the
+    bundle is opened on this class of machine.
+
+    The speed of an NPU cannot be measured here: of a bundle for one, prints what a token is estimated to cost there.
+    """
+    if tune:
+        _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
+        return
+    from edgekit.bench import bench_bundle
+    from edgekit.bundle import open_bundle
+    from edgekit.bundle import record as keep
+    from edgekit.cli.tables import bench_tables
+
+    opened = open_bundle(bundle)
+    if opened.manifest.npus and not cpu:
+        if record or output:
+            raise ConfigError(
+                f"{bundle}: no speed of an NPU can be measured here, to be kept", "--cpu measures the CPU's"
+            )
+        _estimate(opened, json)
+        return
+    with Bars() as progress:
+        measurement = bench_bundle(
+            opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth, 0),
+            repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
+        )  # fmt: skip
+    line = console.document_text(measurement)
+    if record:
+        keep(opened, latency=measurement)
+    if output:
+        with writing(output):
+            add_line(output, line)
+    if not json:
+        console.show(*bench_tables(measurement))
+    console.say(line)
+
+
+def _estimate(bundle: Bundle, json: bool) -> None:
+    from edgekit.cli.documents import Estimated
+    from edgekit.cli.npu_tables import estimated_tables
+
+    result = Estimated.of(bundle)
+    console.emit(result) if json else console.show(*estimated_tables(result))
+
+
+def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, output: Path | None, json: bool) -> None:
+    from edgekit.bundle import open_bundle, record
+    from edgekit.cli.tables import tuning_tables
+    from edgekit.tune import ROUNDS, is_quiet, tune_bundle
+
+    given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
+    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:
+        raise ConfigError(
+            f"--{idle[0].replace('_', '-')} has no part in --tune",
+            "it takes --pp, --repetitions, --threads and --output",
+        )
+    opened = open_bundle(path)
+    with Bars() as progress:
+        tuning = tune_bundle(
+            opened, prompt=prompt, threads=threads, progress=progress,
+            rounds=ctx.params["repetitions"] if "repetitions" in given else ROUNDS,
+        )  # fmt: skip
+    quiet = is_quiet(tuning)
+    if quiet:
+        record(opened, tuning=tuning)
+    line = console.document_text(tuning)
+    if output:
+        with writing(output):
+            add_line(output, line)
+    console.emit(tuning) if json else console.show(*tuning_tables(tuning))
+    if not quiet:
+        raise MeasureError(
+            f"{path}: nothing was written: others used the machine, "
+            f"{100 * (tuning.waited or 0):.0f} % of a trial went by waiting for a core",
+            "stop what else runs and tune again",
+        )

@@ -1,0 +1,90 @@
+"""Typer's application, with two things for every command: values that mean something, and help beside the gate."""
+
+from __future__ import annotations
+
+import os
+import stat
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from edgekit.cli.console import ungated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FREE = ("prompt", "system")
+"""Parameters whose text is nobody's name for anything: it may be empty, and of any length."""
+
+
+class Commands(typer.Typer):
+    """A typer.Typer whose commands are CheckedCommands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=Group, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """As Typer's."""
+        return super().command(name, cls=CheckedCommand, **options)
+
+
+class Group(TyperGroup):
+    """A group of commands; its help is in rich's own styles."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the help."""
+        with ungated():
+            super().format_help(ctx, formatter)
+
+
+class CheckedCommand(TyperCommand):
+    """A command that refuses, before it starts, what no declaration of Typer's refuses."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the help."""
+        with ungated():
+            super().format_help(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; then look at every value once more.
+
+        Raises:
+            typer.BadParameter: an empty name, a number that is none, a pipe or a socket in the place of a file.
+        """
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        rest = super().parse_args(ctx, args)
+        parameter: Any
+        for parameter in self.params:
+            if parameter.name in FREE:
+                continue
+            reasons = (_emptiness(given.get(parameter.name)), _objection(ctx.params.get(parameter.name)))
+            if reason := next(filter(None, reasons), ""):
+                raise typer.BadParameter(reason, ctx, parameter)
+        return rest
+
+
+def _emptiness(given: object) -> str:
+    """What was typed must say something: Path("") would be the folder one stands in."""
+    words = given if isinstance(given, list | tuple) else (given,)
+    return "it is empty." if any(isinstance(word, str) and not word.strip() for word in words) else ""
+
+
+def _objection(value: object) -> str:
+    """What is wrong with a value, before it is used for anything; "" for nothing."""
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(_objection, value)), "")
+    if isinstance(value, float) and not isfinite(value):
+        return f"{value} is not a number to work with."
+    if not isinstance(value, str | Path):
+        return ""
+    try:
+        mode = os.stat(value).st_mode  # noqa: PTH116  # a str may be anything but a path
+    except (OSError, ValueError):
+        return ""
+    # What a shell makes of <(command) is open already; a pipe with a name would be waited for, for ever.
+    if stat.S_ISFIFO(mode) and not str(value).startswith(("/dev/", "/proc/")):
+        return f"'{value}' is a named pipe."
+    return f"'{value}' is a socket." if stat.S_ISSOCK(mode) else ""

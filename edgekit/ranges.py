@@ -1,0 +1,72 @@
+"""Which numbers and texts a record may hold: what stands in a file from elsewhere sets sizes, counts and names.
+
+A field's type says its range (``layers: Layers``), and ``record.from_json`` refuses what lies outside. The ranges are
+wide of every model published; they keep a number from a file from asking for more than a machine has. Standard library
+only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True)
+class Within:
+    """A number from ``least`` to ``most``, both allowed."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A text that is all of the regular expression ``pattern``; ``words`` says it for people."""
+
+    pattern: str
+    words: str
+
+    def holds(self, text: str) -> bool:
+        """Whether a text is of the pattern."""
+        return re.fullmatch(self.pattern, text) is not None
+
+
+MAX_WHOLE = 2**53
+"""Largest whole number of any field: up to it, floating point and JSON's other readers are exact."""
+
+MAX_TEXT = 1 << 16
+"""Most characters of any text."""
+
+MAX_ITEMS = 1 << 16
+"""Most items of any sequence that sets no limit of its own. The largest models have 2,000 tensors, a bundle for ten
+devices 200 files."""
+
+Layers = Annotated[int, Within(1, 4096)]
+Heads = Annotated[int, Within(1, 4096)]
+Width = Annotated[int, Within(1, 1 << 20)]
+"""Channels of a layer or a head."""
+Vocabulary = Annotated[int, Within(1, 1 << 24)]
+Context = Annotated[int, Within(1, 1 << 24)]
+"""Tokens that a model can look back on; 10 million is the most published."""
+Token = Annotated[int, Within(0, 1 << 24)]
+"""A token's number."""
+Bits = Annotated[int, Within(1, 32)]
+Block = Annotated[int, Within(0, 1 << 20)]
+"""Weights of one scale; 0 is a whole row."""
+Level = Annotated[int, Within(0, 4)]
+"""MatMulNBits' accuracy level."""
+Opset = Annotated[int, Within(1, 100)]
+Threads = Annotated[int, Within(1, 4096)]
+Chunk = Annotated[int, Within(1, 1 << 20)]
+"""Tokens of one run."""
+Bytes = Annotated[int, Within(0, 1 << 50)]
+Count = Annotated[int, Within(0, MAX_WHOLE)]
+Share = Annotated[float, Within(0, 1)]
+Epsilon = Annotated[float, Within(1e-20, 1)]
+Positive = Annotated[float, Within(1e-30, 1e30)]
+PLAIN_NAME = Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")
+"""What a folder or a file can be called."""
+
+Name = Annotated[str, PLAIN_NAME]
+Digest = Annotated[str, Matching(r"[0-9a-f]{64}|", "a sha256 in hexadecimal")]

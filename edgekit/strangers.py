@@ -1,0 +1,183 @@
+"""How a file that somebody else made is opened: bounded, and nothing but a plain file.
+
+``open_plain`` promises: what it gives is a regular file. A pipe, a device, a socket or a folder in its place is an
+error at once, never a wait; so is a link that leads out of the folders where the file may lie. ``read_plain`` promises
+besides: no more than ``limit`` bytes are read, whatever the file's size says. ``parse_json`` promises: an object of a
+bounded number of values, nested at most MAX_DEPTH levels, no key twice, no NaN or Infinity, every text encodable as
+UTF-8; types and ranges are the caller's to check. What does not hold is raised as the error class that the caller
+names, always with a hint; no other exception comes out. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import FileIO
+    from pathlib import Path
+
+    from edgekit.errors import EdgekitError
+
+MAX_DEPTH = 64
+"""Levels of lists and objects in a JSON file. Nested deeper, what walks a value would run out of stack."""
+
+MAX_VALUES = 4_000_000
+"""Values in a JSON file; about 100 bytes of memory each. The largest tokenizer.json published has 1.5 million."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_AGAIN = "download or copy the file again, and do not use it unless you trust its origin"
+
+
+def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> FileIO:
+    """Open a regular file to read, unbuffered. It never waits, whatever stands at ``path``.
+
+    Args:
+        path: the file; links are followed.
+        error: what is raised.
+        within: where the file must lie once all links are followed; anywhere when empty.
+
+    Raises:
+        error: there is nothing, no permission, no regular file, or it lies elsewhere.
+    """
+    try:
+        real = path.resolve(strict=True)
+        if within and not any(real.is_relative_to(root.resolve()) for root in within):
+            raise error(
+                f"{path} is a link that leads out of {within[0]}, to {real}",
+                "copy the file itself in its place if you trust it: links could carry files of yours into the result",
+            )
+        # Looked at before it is opened, because opening a device may do something; and after, for it may have changed.
+        _require_plain(path, os.stat(real).st_mode, error)  # noqa: PTH116
+        handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            _require_plain(path, os.fstat(handle).st_mode, error)
+        except BaseException:
+            os.close(handle)
+            raise
+        return os.fdopen(handle, "rb", buffering=0)
+    except FileNotFoundError as reason:
+        raise error(
+            f"{path} is missing and cannot be read", "download or copy it again, with all of its files"
+        ) from reason
+    except (OSError, RuntimeError) as reason:  # RuntimeError: links in a circle, before Python 3.13
+        said = getattr(reason, "strerror", None) or reason
+        raise error(f"{path} cannot be read: {said}", "check the file, its name and its permissions") from reason
+    except ValueError as reason:
+        raise error(f"{str(path)!r} is no name of a file: {reason}", "give the path of a file or a folder") from reason
+
+
+def read_plain(path: Path, limit: int, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes. ``path``, ``error`` and ``within`` as in open_plain.
+
+    Raises:
+        error: as open_plain; the file is larger, or cannot be read.
+    """
+    with open_plain(path, error=error, within=within) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            data = bytearray()
+            while size <= limit and len(data) <= limit:
+                part = file.read(min(1 << 20, limit + 1 - len(data)))
+                if not part:
+                    return bytes(data)
+                data += part
+        except OSError as reason:
+            said = reason.strerror or reason
+            raise error(f"{path} cannot be read: {said}", "check the file and its permissions") from reason
+    raise error(f"{path} has more than {limit:,} bytes, which is not what such a file holds", _AGAIN)
+
+
+def parse_text(data: bytes, where: str, *, error: type[EdgekitError]) -> str:
+    """Bytes of a file as text.
+
+    Raises:
+        error: they are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as reason:
+        raise error(f"{where} is not UTF-8: {reason.reason} at byte {reason.start}", _AGAIN) from reason
+
+
+def parse_json(data: bytes, where: str, *, error: type[EdgekitError]) -> dict[str, Any]:
+    """A JSON object: see the module's promises.
+
+    Args:
+        data: the content of a file.
+        where: what the file is called in messages.
+        error: what is raised.
+
+    Raises:
+        error: for everything else than such an object.
+    """
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
+        raise error(f"{where} holds more than {MAX_VALUES:,} values", _AGAIN)
+    try:
+        value = json.loads(
+            parse_text(data, where, error=error),
+            object_pairs_hook=_once,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+        too_deep = _is_deep(value)
+        if not too_deep and _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no UTF-8
+    except RecursionError:
+        value, too_deep = None, True
+    except ValueError as reason:
+        raise error(f"{where} is not valid JSON: {str(reason)[:200]}", _AGAIN) from reason
+    if too_deep:
+        raise error(f"{where} is nested deeper than {MAX_DEPTH} levels", _AGAIN)
+    if not isinstance(value, dict):
+        raise error(f"{where} does not hold a JSON object", _AGAIN)
+    return value
+
+
+def _require_plain(path: Path, mode: int, error: type[EdgekitError]) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
+    kind = next((name for is_kind, name in kinds if is_kind(mode)), "device")
+    raise error(f"{path} is a {kind}, not a file", "put a plain file in its place")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
+    return found
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text[:60]} is too large a number")
+    return value
+
+
+def _is_deep(value: object) -> bool:
+    """Whether lists and objects are nested deeper than MAX_DEPTH, found without recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [v for v in item.values() if isinstance(v, (dict, list))]
+            elif isinstance(item, list):
+                inner += [v for v in item if isinstance(v, (dict, list))]
+        if not inner:
+            return False
+        level = inner
+    return True
