@@ -82,7 +82,6 @@ class Service:
         self.model = answerer.bundle.path.resolve().name
         self.models = {DEVICE: self.model, **{tier.name: tier.model for tier in answerer.policy.tiers}}
         self._crossings: set[Crossing] = set()
-        self._answering = ThreadPoolExecutor(settings.queue, thread_name_prefix="edgekit-answer")
         # Looking is apart from answering: a full queue must not hide what is going on.
         self._looking = ThreadPoolExecutor(2, thread_name_prefix="edgekit-look")
         self._page = {
@@ -119,7 +118,6 @@ class Service:
 
     def close(self) -> None:
         """Wait for the threads. Called after the last request has ended."""
-        self._answering.shutdown()
         self._looking.shutdown()
 
     # --- answers ------------------------------------------------------------------------------
@@ -154,7 +152,7 @@ class Service:
         crossing = Crossing(self.answerer, question, self._note)
         self._crossings.add(crossing)
         place.callback(self._crossings.discard, crossing)
-        crossing.start(self._answering)
+        crossing.start()
         try:
             answer = _Answer(request, crossing, Reply(kind, self.models), place)
             if asked.streamed:

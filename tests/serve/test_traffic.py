@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -142,9 +141,8 @@ def test_a_reader_who_takes_nothing_holds_the_router_back_and_is_given_up():
 
     async def read_nothing():
         crossing = Crossing(Talker(), Request(), lambda _q, r: outcomes.append(r), ahead=4, patience=0.3)
-        with ThreadPoolExecutor(1) as executor:
-            crossing.start(executor)
-            await crossing._done.wait()
+        crossing.start()
+        await crossing._done.wait()
         events = []
         while (event := await crossing.next()) is not None:
             events.append(event)
@@ -236,15 +234,14 @@ def test_the_first_words_get_out_before_the_model_goes_on(monkeypatch):
 
     async def read():
         crossing = Crossing(Talker(), Request(), lambda _q, _r: None)
-        with ThreadPoolExecutor(1) as executor:
-            crossing.start(executor)
-            while not crossing._ready.qsize():
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            before = len(produced)
-            events = [await crossing.next()]
-            while (event := await crossing.next()) is not None:
-                events.append(event)
+        crossing.start()
+        while not crossing._ready.qsize():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        before = len(produced)
+        events = [await crossing.next()]
+        while (event := await crossing.next()) is not None:
+            events.append(event)
         return before, len(events)
 
     assert asyncio.run(read()) == (1, 4)
