@@ -257,3 +257,32 @@ def test_an_answer_leaves_no_circle_behind(server, stream):
         assert server.wait_until(lambda: not [o for o in gc.get_objects() if type(o) is Crossing])
     finally:
         gc.enable()
+
+
+def test_a_long_request_is_made_ready_beside_all_others(router):
+    begun, gate = threading.Event(), threading.Event()
+
+    def prepare(request):
+        begun.set()
+        assert gate.wait(30)
+        return request
+
+    router.prepare = prepare
+    with site(router, Settings(queue=2)) as server:
+        long = [in_background(server.url, chat("word " * 20_000)) for _ in range(2)]
+        assert begun.wait(20)
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=chat("hi")).status_code == 200
+        assert server.wait_until(lambda: server.service._long.active == 2)
+        # As many may wait as may be answered.
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=chat("word " * 20_000)).status_code == 429
+        gate.set()
+        for thread, found in long:
+            thread.join(30)
+            assert found[0].status_code == 200
+    assert [len(q.text) for q in router.seen] == [2, 100_000, 100_000]
+
+
+def test_an_answers_thread_ends_with_it(server):
+    for _ in range(5):
+        httpx.post(f"{server.url}/v1/chat/completions", json=chat("hi"))
+    assert server.wait_until(lambda: not [t for t in threading.enumerate() if t.name == "edgekit-answer"])
