@@ -112,9 +112,10 @@ class Counter:
 
     def _prepare(self, request: Request, tokenizer: Tokenizer) -> Request:
         try:
-            own: int | None = len(encode_prompt(tokenizer, request))
+            fed = tuple(encode_prompt(tokenizer, request))
+            own: int | None = len(fed)
         except RunError:
-            own = None
+            fed, own = (), None
         tokens: list[tuple[str, int]] = [] if own is None else [(DEVICE, own)]
         counted = set() if own is None else {DEVICE}
         beside = "\n".join(part for part in (_DATA.sub('""', request.passthrough), request.schema) if part)
@@ -130,9 +131,10 @@ class Counter:
             else:
                 count = own + (self._length(beside) if beside else 0)
             tokens.append((tier.name, ceil(count * (1 + tier.count_margin))))
-        return replace(
-            request, tokens=tuple(tokens), counted=frozenset(counted), language=request.language or self._tell(request)
-        )
+        language = request.language or self._tell(request)
+        if _exceeds(own, self._context):
+            fed = ()
+        return replace(request, tokens=tuple(tokens), counted=frozenset(counted), language=language, fed=fed)
 
     def usage(self, request: Request, tier: str, text: str, prompt: int | None, new: int | None) -> tuple[int, int]:
         """Tokens of a prompt and of its answer: as the endpoint says, and where it does not, as they are counted here.

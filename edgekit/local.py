@@ -200,7 +200,7 @@ class LocalRun:
 
     def _run(self) -> Generator[Emitted]:
         # Before the turn: nobody waits for another's text to be cut into tokens.
-        prompt = encode_prompt(self._model.tokenizer, self._request)
+        prompt = list(self._request.fed) or encode_prompt(self._model.tokenizer, self._request)
         joined = monotonic()
         self._model._join(self)
         try:

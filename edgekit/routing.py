@@ -53,6 +53,7 @@ class Request:
     it was not looked at or could not be told. ``private``: why the request must stay on the device, "" if it need not.
     ``passthrough``: a JSON object of the parts that only an endpoint understands (tools, images), "" for none.
     ``seeded``: somebody asked for ``sampling.seed``; one that was drawn is no affair of an endpoint's.
+    ``fed``: the tokens that the device's model is fed, once they were counted; empty before, and where it takes none.
     """
 
     messages: tuple[Message, ...] = ()
@@ -67,6 +68,7 @@ class Request:
     private: str = ""
     passthrough: str = ""
     seeded: bool = True
+    fed: tuple[int, ...] = ()
 
     @cached_property
     def outgoing(self) -> Outgoing:

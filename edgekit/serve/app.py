@@ -22,6 +22,7 @@ from edgekit.serve.admission import Admission
 from edgekit.serve.crossing import Crossing
 from edgekit.serve.guard import Guard, read_body, refuse
 from edgekit.serve.live import Live
+from edgekit.serve.memory import give_back
 from edgekit.serve.protocol import ALIAS, OVERRIDE_HEADER, Asked, Chat, Completion
 from edgekit.serve.refusals import Refusal, explain_error
 from edgekit.serve.replies import Kind, Reply, describe_verdict, event, list_models, verdict_header
@@ -82,6 +83,7 @@ class Service:
         self.model = answerer.bundle.path.resolve().name
         self.models = {DEVICE: self.model, **{tier.name: tier.model for tier in answerer.policy.tiers}}
         self._crossings: set[Crossing] = set()
+        self._answering = self._open_threads()
         # Looking is apart from answering: a full queue must not hide what is going on.
         self._looking = ThreadPoolExecutor(2, thread_name_prefix="edgekit-look")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="edgekit-read")
@@ -118,10 +120,24 @@ class Service:
         for crossing in self._crossings:
             crossing.stop.set()
 
+    def tidy(self) -> None:
+        """Give back what is held and not used. In the event loop's thread, now and then.
+
+        Allocators, tokenizers and regular expressions keep something for each thread; dozens that live for ever grew by
+        megabytes for hours. So new ones take over, and the old ones end when they have nothing to do.
+        """
+        self._answering.shutdown(wait=False)
+        self._answering = self._open_threads()
+        self.look(give_back)
+
     def close(self) -> None:
         """Wait for the threads. Called after the last request has ended."""
+        self._answering.shutdown()
         self._looking.shutdown()
         self._reading.shutdown()
+
+    def _open_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.settings.queue, thread_name_prefix="edgekit-answer")
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -155,7 +171,7 @@ class Service:
         crossing = Crossing(self.answerer, question, self._note)
         self._crossings.add(crossing)
         place.callback(self._crossings.discard, crossing)
-        crossing.start()
+        crossing.start(self._answering)
         try:
             answer = _Answer(request, crossing, Reply(kind, self.models), place)
             if asked.streamed:

@@ -1,7 +1,7 @@
 """What the process holds beyond what it uses.
 
 glibc gives threads arenas of their own, eight for each core, and each keeps its holes: a server with a thread a request
-grew by half a megabyte a minute of holes alone. Two arenas have few, and what they have is given back now and then.
+grew by half a megabyte a minute of holes alone. A few arenas have few, and what they have is given back now and then.
 Elsewhere nothing is done.
 """
 
@@ -11,7 +11,7 @@ import ctypes
 import sys
 from functools import cache
 
-ARENAS = 2
+ARENAS = 4
 _M_ARENA_MAX = -8
 """Of mallopt(3): glibc's malloc.h."""
 

@@ -18,7 +18,6 @@ import uvicorn
 
 from edgekit.errors import ConfigError
 from edgekit.serve.connections import Connection, Connections, count_places
-from edgekit.serve.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +41,7 @@ _LINGER = 10
 """Seconds that connections get to take their last bytes."""
 
 _TIDY = 30
-"""Seconds between two times that memory is given back."""
+"""Seconds between two times that what is held and not used is given back."""
 
 _IDLE = 15
 """Seconds that a connection on which nothing is asked stays open: longer than clients keep theirs."""
@@ -165,7 +164,7 @@ class Running(uvicorn.Server):
         if counter % 10 == 0:
             self.connections.sweep()
         if counter % (10 * _TIDY) == 0:
-            self._service.look(give_back)
+            self._service.tidy()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -141,8 +142,9 @@ def test_a_reader_who_takes_nothing_holds_the_router_back_and_is_given_up():
 
     async def read_nothing():
         crossing = Crossing(Talker(), Request(), lambda _q, r: outcomes.append(r), ahead=4, patience=0.3)
-        crossing.start()
-        await crossing._done.wait()
+        with ThreadPoolExecutor(1) as executor:
+            crossing.start(executor)
+            await crossing._done.wait()
         events = []
         while (event := await crossing.next()) is not None:
             events.append(event)
@@ -234,14 +236,15 @@ def test_the_first_words_get_out_before_the_model_goes_on(monkeypatch):
 
     async def read():
         crossing = Crossing(Talker(), Request(), lambda _q, _r: None)
-        crossing.start()
-        while not crossing._ready.qsize():
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
-        before = len(produced)
-        events = [await crossing.next()]
-        while (event := await crossing.next()) is not None:
-            events.append(event)
+        with ThreadPoolExecutor(1) as executor:
+            crossing.start(executor)
+            while not crossing._ready.qsize():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            before = len(produced)
+            events = [await crossing.next()]
+            while (event := await crossing.next()) is not None:
+                events.append(event)
         return before, len(events)
 
     assert asyncio.run(read()) == (1, 4)
@@ -282,7 +285,17 @@ def test_a_long_request_is_made_ready_beside_all_others(router):
     assert [len(q.text) for q in router.seen] == [2, 100_000, 100_000]
 
 
-def test_an_answers_thread_ends_with_it(server):
-    for _ in range(5):
-        httpx.post(f"{server.url}/v1/chat/completions", json=chat("hi"))
-    assert server.wait_until(lambda: not [t for t in threading.enumerate() if t.name == "edgekit-answer"])
+def test_threads_are_renewed_and_answers_go_on(server, router):
+    def threads():
+        return {t.ident for t in threading.enumerate() if t.name.startswith("edgekit-answer")}
+
+    others = threads()
+    thread, found = in_background(server.url, chat("wait"))
+    assert server.wait_until(lambda: server.service.admission.active == 1)
+    old = threads() - others
+    server.running._loop.call_soon_threadsafe(server.service.tidy)
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=chat("hi")).status_code == 200
+    router.gate.set()
+    thread.join(20)
+    assert found[0].status_code == 200
+    assert server.wait_until(lambda: not old & threads())
