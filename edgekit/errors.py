@@ -26,10 +26,10 @@ class EdgekitError(Exception):
 
     Args:
         message: what is wrong, with the file, the key and the value.
-        hint: the next step, or "" when the message already says it.
+        hint: the next step; never empty.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -85,7 +85,7 @@ class CloudError(EdgekitError):
     def __init__(
         self,
         message: str,
-        hint: str = "",
+        hint: str,
         *,
         status: int | None = None,
         retry_after: float | None = None,

@@ -125,7 +125,7 @@ def tune_bundle(
         MeasureError: ``rounds`` or ``prompt`` is not positive, or the context is too small for any workload.
     """
     if rounds < 1 or prompt < 1:
-        raise MeasureError("rounds and the prompt's tokens count from 1", "")
+        raise MeasureError("rounds and the prompt's tokens must be 1 or more", "raise what is below")
     context = bundle.manifest.context_length
     prompt = min(prompt, context - TOKENS)
     if prompt < 2 * FEWS[-1]:

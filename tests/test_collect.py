@@ -186,3 +186,11 @@ def test_a_cloud_is_asked_one_by_one():
     answers = collect_cloud(ask, EXAMPLES, progress=lambda *report: told.append(report))
     assert [answer.id for answer in answers] == ["raw", "chat", "short"]
     assert told == [("answers of the cloud", done, 3, "examples") for done in range(4)]
+
+
+def test_a_file_of_something_else_is_not_added_to(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("one line without its end")
+    with pytest.raises(RouteError, match="not a file of collected answers"):
+        collect_cloud(lambda _: pytest.fail("asked"), [], store=precious)
+    assert precious.read_text() == "one line without its end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -263,3 +264,37 @@ def test_a_device_may_open_its_npu_otherwise_than_its_family(tmp_path: Path) -> 
     assert other is not None
     assert other.runtime.genai == family.runtime.genai == "qnn"
     assert dict(other.runtime.options) == dict(family.runtime.options) | {"backend_path": "QnnHtp.dll"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "size_mb = 1" + "0" * 400,
+        "accuracy_level = 0x" + "f" * 10_000,
+        "size_mb = nan",
+        "smooth = inf",
+        'name = "\\ud800"',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_value_of_a_stranger_is_refused_with_a_hint(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text if text.startswith("name") else f'name = "mine"\nprecision = "fp32"\n{text}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert caught.value.hint
+    assert len(caught.value.message) < 500
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    pipe, endless = tmp_path / "pipe.toml", tmp_path / "endless.toml"
+    os.mkfifo(pipe)
+    endless.symlink_to("/dev/zero")
+    (tmp_path / "huge.toml").touch()
+    os.truncate(tmp_path / "huge.toml", 20_000_000_000)
+    for path in (pipe, endless, tmp_path / "huge.toml", tmp_path, Path("a" * 300 + ".toml"), Path("a\0.toml")):
+        with pytest.raises(ConfigError) as caught:
+            load_recipe(path)
+        assert caught.value.hint

@@ -1,6 +1,7 @@
 """Data files: what a line may say, and what is said about one that is not as it should be."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,19 @@ def test_the_examples_of_the_repository_fit_together():
     dev, test = (read_examples(folder / f"capitals-{part}.jsonl") for part in ("dev", "test"))
     assert not {e.id for e in dev} & {e.id for e in test}
     assert all(answer.right for answer in read_answers(folder / "capitals-answers.jsonl", test))
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "NaN", "-1"])
+def test_no_number_is_too_strange(tmp_path, examples, number):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(f'{{"id": "{examples[0].id}", "answer": "a", "cost": {number}}}\n')
+    with pytest.raises(RouteError) as caught:
+        read_answers(path, examples)
+    assert caught.value.hint
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_no_file_of_examples(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RouteError, match="named pipe"):
+        read_examples(tmp_path / "pipe")

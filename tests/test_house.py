@@ -121,6 +121,34 @@ def test_nothing_is_left_unfinished(path):
     assert not re.search(r"\b(TODO|FIXME|XXX|raise NotImplementedError)\b", path.read_text(encoding="utf-8"))
 
 
+def raised(path: Path) -> list[tuple[ast.Call, ast.expr | None]]:
+    """Every call in a file that makes an error of the tree, with its hint."""
+    found = []
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in error_names():
+            hints = [*node.args[1:2], *(k.value for k in node.keywords if k.arg == "hint")]
+            starred = any(isinstance(a, ast.Starred) for a in node.args)
+            found.append((node, node.args[0] if starred else hints[0] if hints else None))
+    return found
+
+
+@cache
+def error_names() -> frozenset[str]:
+    """The errors of the tree and what is derived from them anywhere."""
+    names = {n for n, c in vars(edgekit.errors).items() if isinstance(c, type) and issubclass(c, EdgekitError)}
+    classes = [n for path in SOURCES for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef)]
+    for _ in range(3):
+        names |= {c.name for c in classes if any(ast.unparse(b) in names for b in c.bases)}
+    return frozenset(names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_every_error_carries_the_next_step(path):
+    for call, hint in raised(path):
+        empty = hint is None or (isinstance(hint, ast.Constant) and not str(hint.value).strip())
+        assert not empty, f"{name(path)}:{call.lineno}: {ast.unparse(call)[:120]} has no hint"
+
+
 def test_every_error_stands_in_the_tree():
     errors = [c for c in vars(edgekit.errors).values() if isinstance(c, type) and issubclass(c, EdgekitError)]
     assert len(errors) > 5

@@ -165,7 +165,7 @@ def test_who_cannot_be_asked_leaves_an_answer_that_counts_as_wrong(built, bundle
     with open_router(bundle, LENIENT, second=built[1]) as router:
 
         def refuse(*_):
-            raise RunError("it does not fit")
+            raise RunError("it does not fit", "shorten it")
 
         monkeypatch.setattr(router._second, "mean_logprob", refuse)
         last = ends(router)

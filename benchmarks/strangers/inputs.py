@@ -19,7 +19,7 @@ def main(count: int = CASES, jobs: int = 2) -> bool:
     began = perf_counter()
     with Judge() as judge:
         cases = draw(count, SEED, judge.seed)
-    judged = judge_all(cases, jobs)
+    judged = list(judge_all(cases, jobs))
     kinds = Counter(verdict.kind for _, verdict in judged)
     print(f"{len(judged):,} damaged inputs in {perf_counter() - began:,.0f} s: {kinds['done']:,} done, "
           f"{kinds['refused']:,} refused with a hint")  # fmt: skip

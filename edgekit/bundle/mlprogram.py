@@ -98,9 +98,7 @@ class _Writer:
         elif translate is not None:
             made = translate(node)
         else:
-            raise BundleError(
-                f"{node.op_type} '{node.name}' has no translation to an ML Program", "build without --mlpackage"
-            )
+            raise BundleError(f"{node.op_type} '{node.name}' has no translation to an ML Program", _WITHOUT)
         for value, variable in zip(node.outputs, made if isinstance(made, list | tuple) else [made], strict=True):
             self.values[str(value.name)] = variable
 
@@ -132,14 +130,14 @@ class _Writer:
     def _gemm(self, node: ir.Node) -> Any:
         x, weight = (self._value(v) for v in node.inputs)
         if set(node.attributes) != {"transB"} or not isinstance(weight, np.ndarray):
-            raise BundleError(f"Gemm '{node.name}' is more than a product with a stored matrix", "")
+            raise BundleError(f"Gemm '{node.name}' is more than a product with a stored matrix", _WITHOUT)
         return Builder.linear(x=x, weight=weight, **self._named(node))
 
     def _dequantizelinear(self, node: ir.Node) -> Any:
         """A weight [K,N] with scales [K / block, N], or [N], as [N,K]: what ``linear`` takes."""
         stored = node.inputs[0]
         if stored is None or stored.const_value is None or len(node.inputs) > 2:
-            raise BundleError(f"DequantizeLinear '{node.name}' is not a weight on a symmetric grid", "")
+            raise BundleError(f"DequantizeLinear '{node.name}' is not a weight on a symmetric grid", _WITHOUT)
         codes, scales = stored.const_value.numpy().T, np.atleast_2d(self._value(node.inputs[1])).T
         block = _integer(node, "block_size", 0) or codes.shape[1]
         # Blocks divide the row: the last one of ONNX's may be shorter.
@@ -202,6 +200,7 @@ _ELEMENTS: dict[str, Callable[..., Any]] = {
     "Pow": Builder.pow,
 }
 _UNARY: dict[str, Callable[..., Any]] = {"Sqrt": Builder.sqrt, "Sigmoid": Builder.sigmoid}
+_WITHOUT = "build without --mlpackage"
 
 
 def _integer(node: ir.Node, name: str, default: int | None = None) -> int:

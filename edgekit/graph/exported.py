@@ -307,7 +307,10 @@ class ExportedWeights:
         try:
             return self._tensors[name]
         except KeyError:
-            raise SourceError(f"the exported graph has no weight '{name}'") from None
+            raise SourceError(
+                f"the exported graph has no weight '{name}'",
+                "build without --exporter optimum, or export again with --force",
+            ) from None
 
 
 # --- the rest of the checkpoint -----------------------------------------------------------------
@@ -376,5 +379,5 @@ def _side_files(folder: Path, source: Path) -> tuple[SideFile, ...]:
 def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise GraphError(f"{path}: not a JSON object")
+        raise GraphError(f"{path}: not a JSON object", "remove the exported folder, and build again")
     return content

@@ -97,7 +97,9 @@ def measure_latency(
         MeasureError: no workload fits the model's context, or a number is not positive.
     """
     if repetitions < 1 or warmup < 0 or min((*pp, *tg), default=1) < 1 or min(depth, default=0) < 0:
-        raise MeasureError("repetitions, pp and tg count from 1; warmup and depth from 0", "")
+        raise MeasureError(
+            "repetitions, pp and tg must be 1 or more, warmup and depth 0 or more", "raise what is below"
+        )
     plan = _plan(runner.context_length, pp, tg, depth)
     random = np.random.default_rng(seed)
     warm = _Plan(plan.prompts, plan.decodes[:1], "")

@@ -28,7 +28,9 @@ def read_number(path: Path) -> int:
             f"{path}: permission denied", f"only root may read it; allow it once with: sudo chmod a+r {path}"
         ) from error
     except (OSError, ValueError) as error:
-        raise MeasureError(f"{path}: cannot be read as a number: {error}") from error
+        raise MeasureError(
+            f"{path}: cannot be read as a number: {error}", "leave this meter out: the kernel gives no number here"
+        ) from error
 
 
 def read_word(path: Path) -> str:

@@ -156,7 +156,10 @@ class OnnxRunner:
     def rewind(self, length: int) -> None:
         """Forget the tokens from position ``length`` on; their keys and values are written over."""
         if not 0 <= length <= self.length:
-            raise RunError(f"cannot go back to position {length}: {self.length} tokens are held")
+            raise RunError(
+                f"cannot go back to position {length}: {self.length} tokens are held",
+                f"give a position from 0 to {self.length}",
+            )
         self._cache.rewind(length)
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -50,7 +50,9 @@ def test_nothing_is_seen_before_finish(tmp_path: Path, make_model: Callable[...,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SourceError("shard 2 is truncated"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SourceError("shard 2 is truncated", "copy it again"), MemoryError()]
+)
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path, build: Build, error: BaseException) -> None:
     def fail() -> ir.TensorProtocol:
         raise error

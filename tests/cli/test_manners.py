@@ -145,7 +145,6 @@ def test_an_error_is_a_json_document_too(capsys):
     ("raised", "code", "said"),
     [
         (EdgekitError("a\n  b", "do\nthis"), 1, "error: a b\nhint: do this\n"),
-        (EdgekitError("only this"), 1, "error: only this\n"),
         (GateFailed("too far", "more bits"), 3, "error: too far\nhint: more bits\n"),
         (
             OSError(28, "No space left on device", "/full"),

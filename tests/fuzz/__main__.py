@@ -7,7 +7,9 @@ import random
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
+from queue import Empty, Queue
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from tests.fuzz.registry import CORPUS, draw, formats
 from tests.fuzz.verdict import Judge, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.fuzz.case import Case
 
 _BATCH = 200
@@ -48,20 +52,29 @@ def main() -> int:
     return 1 if seen else 0
 
 
-def judge_all(cases: list[Case], jobs: int, end: float = float("inf")) -> list[tuple[Case, Verdict]]:
-    """Judge cases on several servers, in order of the cases; what is not begun at ``end`` is left out."""
+def judge_all(cases: list[Case], jobs: int, end: float = float("inf")) -> Iterator[tuple[Case, Verdict]]:
+    """Judge cases on several servers, each as it is done; what is not begun at ``end`` is left out."""
+    left: Queue[Case] = Queue()
+    done: Queue[tuple[Case, Verdict] | None] = Queue()
+    for case in cases:
+        left.put(case)
 
-    def some(at: int) -> list[tuple[int, Case, Verdict]]:
-        with Judge() as judge:
-            return [
-                (place, case, judge.judge(case))
-                for place, case in enumerate(cases)
-                if place % jobs == at and monotonic() < end
-            ]
+    def work() -> None:
+        try:
+            with Judge() as judge, suppress(Empty):
+                while monotonic() < end:
+                    case = left.get_nowait()
+                    done.put((case, judge.judge(case)))
+        finally:
+            done.put(None)
 
     with ThreadPoolExecutor(jobs) as pool:
-        found = [row for rows in pool.map(some, range(jobs)) for row in rows]
-    return [(case, verdict) for _, case, verdict in sorted(found, key=lambda row: row[0])]
+        workers = [pool.submit(work) for _ in range(jobs)]
+        for _ in range(jobs):
+            while (found := done.get()) is not None:
+                yield found
+        for worker in workers:
+            worker.result()
 
 
 def keep(case: Case, verdict: Verdict) -> None:

@@ -41,4 +41,21 @@ def cases(seed: Callable[[str], Path]) -> st.SearchStrategy[Case]:
             refused=impossible and not builds, writes=("bundle", ".bundle.*") if builds else (),
         )  # fmt: skip
 
-    return st.builds(case, st.sampled_from(COMMANDS), damage)
+    # What was measured is read by every command, and believed by routing and reports.
+    kept = seed("measured")
+    records = [
+        json_steps("measured/edgekit.json", read(kept, "edgekit.json"), typed=True, under=(key,))
+        for key in ("quality", "latency", "calibration", "tunings")
+    ]
+
+    def recorded(command: tuple[str, ...], change: tuple) -> Case:
+        what, steps, impossible = change
+        words = tuple("measured" if word == "bundle" else word for word in command)
+        return Case(
+            f"records: {command[0]}: {what}", words, ("measured", "model", "policy"), steps, refused=impossible
+        )  # fmt: skip
+
+    return st.one_of(
+        st.builds(case, st.sampled_from(COMMANDS), damage),
+        st.builds(recorded, st.sampled_from(COMMANDS[:-1]), st.one_of(records)),
+    )

@@ -64,3 +64,29 @@ def gguf(folder: Path) -> None:
 
     folder.mkdir()
     write_gguf(folder / "m.gguf")
+
+
+@seed
+def measured(folder: Path) -> None:
+    """A bundle with all that can be measured on it, and kept in its manifest."""
+    import shutil
+    from dataclasses import replace
+
+    from edgekit.bundle import open_bundle, record
+    from edgekit.calibration import Guarantee
+    from edgekit.types import Settings, Tuning
+    from tests import made
+    from tests.route.cases import calibration
+
+    if not folder.with_name("bundle").exists():
+        bundle(folder.with_name("bundle"))
+    opened = open_bundle(shutil.copytree(folder.with_name("bundle"), folder))
+    known = calibration(bundle_sha256=opened.sha256, template_sha256="ab" * 32, data_sha256="cd" * 32)
+    settings = Settings(2, True, False, "decoder", 512, 8)
+    record(
+        opened,
+        quality=made.quality(0.2, 0.8),
+        latency=made.measurement(50.0, "int4"),
+        calibration=replace(known, guarantee=Guarantee(0.05, 0.05, 100, 40, 0, 0.04, 0.4)),
+        tuning=Tuning("some machine", "onnxruntime", settings, False, (), ("pinning: one core",), 0.1, "2026-01-02"),
+    )

@@ -111,7 +111,7 @@ def test_an_error_in_the_thread_comes_out_of_stop():
     def take():
         if next(count) == 1:
             failed.set()
-            raise MeasureError("gone")
+            raise MeasureError("gone", "plug it in")
 
     poll = Poll(take, hertz=500)
     poll.start()

@@ -270,3 +270,11 @@ def test_a_text_without_spaces_is_cut_too():
 def test_numbers_are_not_torn_apart():
     text = "Pi is 3.14159 and e is 2.71828. " * 100
     assert {w for p in split(text) for w in p.split()} == set(text.split())
+
+
+@pytest.mark.timeout(60)
+def test_rules_that_are_a_pipe_are_refused_at_once(tmp_path):
+    (tmp_path / "a.md").write_text("The train leaves at nine.")
+    os.mkfifo(tmp_path / ".private")
+    with pytest.raises(RouteError, match="named pipe"):
+        read_documents(tmp_path)

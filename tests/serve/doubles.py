@@ -102,7 +102,7 @@ class ScriptedRouter:
         if command == "crash":
             raise ValueError(f"secret: {said}")
         if command == "misschema":
-            raise RouteError("the schema has a type that is none")
+            raise RouteError("the schema has a type that is none", "correct it")
         verdict = LEFT if command == "left" else LOCAL
         yield Opening(verdict)
         if command == "tools":

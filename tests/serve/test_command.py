@@ -118,7 +118,7 @@ def test_what_was_spent_today_is_handed_to_the_router(bundle, policy, tmp_path):
 
     def open_router(_plan, _bundle, _policy, spent):
         told.append(spent)
-        raise ConfigError("enough")
+        raise ConfigError("enough", "stop")
 
     with pytest.raises(ConfigError, match="enough"):
         serve_bundle(Plan(bundle, policy, port=0, history=url), print, open_router)

@@ -85,7 +85,10 @@ class StaticRunner:
     def rewind(self, length: int) -> None:
         """Forget the tokens from position ``length`` on."""
         if not 0 <= length <= self._length:
-            raise RunError(f"cannot go back to position {length}: {self._length} tokens are held")
+            raise RunError(
+                f"cannot go back to position {length}: {self._length} tokens are held",
+                f"give a position from 0 to {self._length}",
+            )
         self._length = length
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
