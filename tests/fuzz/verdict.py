@@ -86,6 +86,7 @@ class Judge:
         if self._server:
             self._pipe("stdin").close()
             self._server.wait()
+            self._pipe("stdout").close()
         if self._own:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
