@@ -19,6 +19,9 @@ LOCKS = ROOT / "edgekit" / "locks"
 OPTIMUM = ("optimum-onnx>=0.1,<0.2", "torch==2.13.0", "onnxruntime")
 """Resolved together, so that torch and transformers fit each other."""
 
+TORCH = re.compile(r"(torch|triton|nvidia-|cuda-)")
+"""Not in the file: torch has a build for each kind of processor, and the index that pip is set up with says which."""
+
 RUNTIMES = (
     *("1.24.1", "1.24.2", "1.24.3", "1.24.4", "1.25.0", "1.25.1", "1.26.0", "1.27.0", "1.28.0", "1.29.0"),
     *("1.30.0", "1.31.0", "1.31.1", "1.32.0"),
@@ -36,11 +39,16 @@ def lock(*requirements: str, options: tuple[str, ...] = ()) -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True, cwd=LOCKS).stdout
 
 
+def split(text: str) -> list[str]:
+    """The pins of a lock, each with the lines of its hashes."""
+    return re.findall(r"(?ms)^\S.*?(?=^\S|\Z)", text)
+
+
 def main() -> int:
     """Write both files."""
     wheels = (*(f"onnxruntime=={version}" for version in RUNTIMES), NUMPY)
     files = {
-        "optimum.txt": lock(*OPTIMUM),
+        "optimum.txt": "".join(pin for pin in split(lock(*OPTIMUM)) if not TORCH.match(pin)),
         "arm64.txt": "".join(lock(wheel, options=("--no-deps",)) for wheel in wheels),
     }
     for name, text in files.items():

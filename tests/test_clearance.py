@@ -48,7 +48,9 @@ def test_numbers_are_text_too(opened):
 def test_the_same_fields_leave_where_nothing_stands_against_it(opened):
     harmless = [case for case in privacy.cases({"harmless": privacy.HARMLESS}) if "as it is" in case.name]
     assert len(harmless) > 40
-    assert [case.name for case in harmless if not privacy.ask(*opened, case)] == []
+    arrived = {case.name: privacy.ask(*opened, case) for case in harmless}
+    assert [name for name, bodies in arrived.items() if bodies == []] == []
+    assert sum(bodies is None for bodies in arrived.values()) < 5, "the server's limits come first, of few"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from math import ceil
+from threading import Event, Thread
+from time import perf_counter
 
 import pytest
+import tokenizers
+from tokenizers import normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
 
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle
@@ -14,7 +20,8 @@ from edgekit.counting import PER_MESSAGE, Counter, encode_prompt
 from edgekit.errors import ConfigError
 from edgekit.routing import DEVICE, Message, OnDevice, Policy, Request
 from edgekit.run import Tokenizer
-from edgekit.testing import tiny_checkpoint
+from edgekit.run.reach import find_reach
+from edgekit.testing import tiny_checkpoint, tiny_tokenizer
 from tests.route.cases import BOX, CLOUD
 
 ASKED = (Message("system", "Be brief."), Message("user", "What is the capital of France?"))
@@ -102,3 +109,90 @@ def test_languages_without_what_tells_them(bundle, monkeypatch) -> None:
 def test_a_bundle_is_not_changed_by_counting(bundle) -> None:
     Counter.of(bundle, TWO).prepare(Request(ASKED))
     assert open_bundle(bundle.path).sha256 == bundle.sha256
+
+
+def bpe(**more) -> tokenizers.Tokenizer:
+    """A byte-fallback tokenizer such as LLaMA 2's."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"\u2581": 256, "a": 257, "aa": 258}
+    return tokenizers.Tokenizer(BPE(vocabulary, [("a", "a")], byte_fallback=True, **more))
+
+
+def test_the_most_that_a_token_stands_for() -> None:
+    byte_level = tokenizers.Tokenizer.from_str(tiny_tokenizer())
+    longest = max(map(len, byte_level.get_vocab()))
+    assert find_reach(byte_level) == longest
+    byte_level.add_tokens(["ü" * longest])
+    assert find_reach(byte_level) == 2 * longest
+    fallback = bpe()
+    fallback.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    assert find_reach(fallback) == len("<0x00>")
+    for codec in (byte_level, fallback):
+        for text in ("", " ", "a" * 1000, "über 🙂 " * 50, " " * 500, "\x00\u2581", "The fox jumps. " * 99):
+            assert len(codec.encode(text, add_special_tokens=False).ids) * find_reach(codec) >= len(text.encode())
+
+
+def test_nothing_is_claimed_of_tokenizers_that_drop_text() -> None:
+    lossy = bpe()
+    lossy.normalizer = normalizers.Strip()
+    cutting = bpe()
+    cutting.pre_tokenizer = pre_tokenizers.Whitespace()
+    removing = bpe()
+    removing.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    short = bpe()
+    short.enable_truncation(5)
+    swallowing = bpe()
+    swallowing.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True)])
+    unknown = tokenizers.Tokenizer(BPE({"a": 0, "<unk>": 1}, [], unk_token="<unk>", fuse_unk=True))
+    words = tokenizers.Tokenizer(WordLevel({"a": 0}, "a"))
+    assert [find_reach(c) for c in (lossy, cutting, removing, short, swallowing, unknown, words)] == [None] * 7
+
+
+def test_what_fits_nobody_is_ruled_out_before_it_is_cut(bundle, monkeypatch) -> None:
+    tokenizer = Tokenizer.of(bundle)
+    reach = tokenizer.reach or 0
+    counter = Counter(tokenizer, replace(TWO, tiers=(replace(BOX, context=200),)), context=100)
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_: pytest.fail("it was cut into tokens"))
+    for request in (
+        Request(prompt="a" * (200 * reach + 1)),
+        Request((Message("user", "a" * (200 * reach + 1)),)),
+        Request(tuple(Message("user", "ab") for _ in range(100 * reach + 1))),
+    ):
+        ruled_out = counter.rule_out(request)
+        assert ruled_out is not None
+        assert (ruled_out.tokens_for(DEVICE) or 0) > 100
+        assert (ruled_out.tokens_for("box") or 0) > 200
+        assert not ruled_out.counted
+    assert counter.rule_out(Request(prompt="a" * 200 * reach)) is None
+    boundless = Counter(tokenizer, replace(TWO, tiers=(replace(BOX, context=None),)), context=100)
+    assert boundless.rule_out(Request(prompt="a" * 10**6)) is None
+    assert Counter(tokenizer, Policy("p")).rule_out(Request(prompt="a" * 10**6)) is None
+
+
+def test_what_a_template_leaves_out_rules_nothing_out(bundle) -> None:
+    trimming = Tokenizer(
+        Tokenizer.of(bundle)._codec, template="{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+    )
+    counter = Counter(trimming, Policy("p"), context=100)
+    request = Request((Message("user", " " * 10**6 + "hi"),))
+    assert counter.rule_out(request) is None
+    assert counter.prepare(request).tokens_for(DEVICE) == len(trimming.encode("hi"))
+
+
+def test_others_go_on_while_a_long_text_is_cut(bundle) -> None:
+    tokenizer, text = Tokenizer.of(bundle), "The quick brown fox. " * 20_000
+    assert tokenizer.encode(text[:3000]) == tokenizer._codec.encode(text[:3000], add_special_tokens=False).ids
+    counter, ticks, done = Counter(tokenizer, Policy("p")), [], Event()
+
+    def tick() -> None:
+        while not done.wait(0.001):
+            ticks.append(perf_counter())
+
+    thread = Thread(target=tick)
+    thread.start()
+    began = perf_counter()
+    counted = counter.prepare(Request(prompt=text))
+    took = perf_counter() - began
+    done.set()
+    thread.join()
+    assert (counted.tokens_for(DEVICE) or 0) > 10_000
+    assert max(b - a for a, b in pairwise([began, *ticks])) < took / 2

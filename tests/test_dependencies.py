@@ -37,7 +37,6 @@ BY_NAME = {
     "torch": "optimum's",
     "onnxruntime-qnn": "imported by the name that the NPU's family gives",
     "openvino": "the tests compare with it",
-    "h11": "httpcore's and uvicorn's parser: a floor, against request smuggling",
 }
 """Declared and not imported, each for a reason."""
 
@@ -115,6 +114,7 @@ def test_locks_pin_versions_and_hashes_and_name_no_index(name):
 
 def test_the_lock_is_what_the_extra_asks_for():
     pinned = [Requirement(pin) for pin in locks.pins("optimum")]
+    pinned.append(Requirement(optimum.TORCH))  # by version alone: each kind of processor has a build of its own
     versions = {canonicalize_name(p.name): Version(next(iter(p.specifier)).version) for p in pinned}
     for line in PROJECT["optional-dependencies"]["optimum"]:
         wanted = Requirement(line)
@@ -140,9 +140,11 @@ def commands_of(monkeypatch, module, call):
 
 def test_optimum_is_installed_by_its_hashes(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
-    (pip,) = commands_of(monkeypatch, optimum, optimum.install_optimum)
-    assert set(locks.STRICT) <= set(pip)
-    assert pip[-2:] == ["--requirement", str(optimum.LOCK)]
+    locked, torch = commands_of(monkeypatch, optimum, optimum.install_optimum)
+    assert {*locks.STRICT, "--no-deps"} <= set(locked)
+    assert locked[-2:] == ["--requirement", str(optimum.LOCK)]
+    assert "--only-binary=:all:" in torch
+    assert torch[-1] == optimum.TORCH
 
 
 def test_arms_wheels_are_fetched_by_their_hashes(monkeypatch, tmp_path):

@@ -23,6 +23,7 @@ from edgekit import build_bundle
 from edgekit.router import open_router
 from edgekit.routing import Bounds, Policy, Privacy, PrivacyRule, Tier
 from edgekit.serve.protocol import Chat, Completion
+from edgekit.serve.refusals import Refusal
 from edgekit.testing import serve_fake_openai, tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -268,20 +269,24 @@ def opened() -> Iterator[tuple[Router, FakeEndpoint]]:
             yield router, far
 
 
-def ask(router: Router, far: FakeEndpoint, case: Case) -> list[dict[str, Any]]:
-    """What arrived of a case."""
+def ask(router: Router, far: FakeEndpoint, case: Case) -> list[dict[str, Any]] | None:
+    """What arrived of a case; None where the server does not take it at all: its limits come first."""
     form = Completion if "prompt" in case.body else Chat
-    asked = form.read(json.dumps({"model": "edgekit", "max_tokens": 4, **case.body}).encode())
     del far.bodies[:]
-    for _ in router.answer(asked.request(header=None, local_model="local")):
+    try:
+        asked = form.read(json.dumps({"model": "edgekit", "max_tokens": 4, **case.body}).encode())
+        request = asked.request(header=None, local_model="local")
+    except Refusal:
+        return None
+    for _ in router.answer(request):
         pass
     return list(far.bodies)
 
 
-def leaks(case: Case, arrived: list[dict[str, Any]]) -> bool:
+def leaks(case: Case, arrived: list[dict[str, Any]] | None) -> bool:
     """Whether something arrived that must not: anything, or, of a field that is dropped, its text."""
     if case.field in _DROPPED:
-        return any(case.placed in text for body in arrived for text in _texts(body))
+        return any(case.placed in text for body in arrived or () for text in _texts(body))
     return bool(arrived)
 
 
@@ -302,7 +307,7 @@ def run() -> tuple[list[str], list[str], int]:
         harmless = [
             c for c in cases({"harmless": HARMLESS}) if "hexadecimal" not in c.name
         ]  # digits are a card's number
-        kept = [case.name for case in harmless if not ask(router, far, case)]
+        kept = [case.name for case in harmless if ask(router, far, case) == []]
     return leaked, kept, len(every)
 
 

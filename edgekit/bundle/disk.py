@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from functools import partial
+from functools import partial, wraps
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from edgekit import disk
 from edgekit.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_ATTEMPTS = 5
 
 NAME_BYTES = 200
 """Of a bundle's folder: file systems allow 255, and what is in the making beside it has a longer name."""
@@ -45,6 +53,41 @@ def resolve_place(out: Path | str) -> Path:
     if place.is_symlink():
         raise BundleError(f"{place}: is a link, and a bundle is not written through one", "name what it points to")
     return place
+
+
+def undisturbed(opening: F) -> F:
+    """Make a function that opens a bundle begin again when another bundle takes its place meanwhile.
+
+    What the system refuses is a BundleError of it.
+    """
+
+    @wraps(opening)
+    def opened(path: Path | str, **options: Any) -> Any:
+        for left in reversed(range(_ATTEMPTS)):
+            before = _identity(path)
+            try:
+                return opening(path, **options)
+            except (BundleError, OSError) as error:
+                if left and _identity(path) != before:
+                    continue
+                if isinstance(error, BundleError):
+                    raise
+                reason = error.strerror or str(error)
+                raise BundleError(
+                    f"{error.filename or path}: cannot be read: {reason}", "check the folder, and open it again"
+                ) from error
+        raise AssertionError("the last attempt either returns or raises")
+
+    return cast("F", opened)
+
+
+def _identity(path: Path | str) -> tuple[int, int] | None:
+    """Which folder lies at ``path`` now."""
+    try:
+        facts = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def inside(root: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle.admission import GENAI, admit, admit_runtime_config
-from edgekit.bundle.disk import inside
+from edgekit.bundle.disk import inside, undisturbed
 from edgekit.errors import BundleError
 from edgekit.record import from_json, to_json
 from edgekit.strangers import open_plain, parse_json, read_plain
@@ -32,6 +32,7 @@ _CHUNK = 1 << 18
 _REBUILD = "build it again, or copy it again from where it came"
 
 
+@undisturbed
 def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = silent) -> Bundle:
     """Open a bundle and check that it is what was built.
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -204,10 +204,15 @@ def _open_workshop(out: Path) -> Workshop:
     while True:
         path = out.with_name(_workshop_prefix(out) + token_hex(8))
         path.mkdir(mode=0o700)
-        with suppress(FileNotFoundError):
+        try:
             lock = try_lock(path / _LOCK)
-            if lock is not None:
-                return Workshop(path, lock)
+        except FileNotFoundError:
+            continue
+        except BaseException:
+            path.rmdir()
+            raise
+        if lock is not None:
+            return Workshop(path, lock)
 
 
 def _leftovers(out: Path) -> tuple[tuple[Workshop, ...], int]:

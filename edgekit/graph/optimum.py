@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import GraphError
 from edgekit.graph.exported import Export, read_export
-from edgekit.locks import FOLDER, STRICT
+from edgekit.locks import FOLDER, STRICT, WHEELS
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LOCK = FOLDER / "optimum.txt"
+TORCH = "torch==2.13.0"
 """Versions and hashes of optimum-onnx, torch and onnxruntime that fit each other, with all they need."""
 
 ERROR = re.compile(r"(\w+\.)*\w*(Error|ERROR|Exception): ")
@@ -112,10 +113,11 @@ def install_optimum(progress: Progress = silent) -> Path:
     folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=make_own(place.parent)))
     try:
         python = folder / "bin" / "python"
-        pip = [str(python), "-m", "pip", "install", "--quiet", *STRICT, "--requirement", str(LOCK)]
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
         steps: list[tuple[str, Sequence[str]]] = [
             ("make an environment", [sys.executable, "-m", "venv", str(folder)]),
-            ("install optimum-onnx", pip),
+            ("install optimum-onnx", [*pip, *STRICT, "--no-deps", "--requirement", str(LOCK)]),
+            ("install torch", [*pip, *WHEELS, TORCH]),
         ]
         for task, command in steps:
             code, reason = _run(command, folder / "log", {}, task, progress)

@@ -1,7 +1,8 @@
 """What `edgekit doctor --install` gets with pip, pinned by version and hash. `benchmarks/locks.py` writes the files.
 
 pip compares every file that it gets with them (``--require-hashes``) and builds none (``--only-binary``): no code of
-another file runs. They are of the index's own wheels; a build from elsewhere, torch for CPUs alone, has other hashes.
+another file runs. torch alone is pinned by version and not by hash: it has a build for each kind of processor, and the
+index that pip is set up with says which is right.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-STRICT = ("--require-hashes", "--only-binary=:all:", "--no-input", "--disable-pip-version-check")
+WHEELS = ("--only-binary=:all:", "--no-input", "--disable-pip-version-check")
+"""What pip is always told: nothing is built, nothing is asked."""
+
+STRICT = ("--require-hashes", *WHEELS)
 """What pip must be told with each of these files."""
 
 

@@ -39,7 +39,7 @@ def find_reach(codec: tokenizers.Tokenizer) -> int | None:
         if normalizers or not letters <= vocabulary.keys():
             return None
         # Each letter is a byte; an added token is found in the text as it is written.
-        return max(max(map(len, vocabulary)), *(len(t.content.encode()) for t in added), 1)
+        return max(*map(len, vocabulary), *(len(t.content.encode()) for t in added))
     if not model.byte_fallback or not {f"<0x{byte:02X}>" for byte in range(256)} <= vocabulary.keys():
         return None
     # The sign for a space takes three bytes, and the space one: longer than it may be, never shorter.

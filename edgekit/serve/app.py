@@ -168,7 +168,7 @@ class Service:
     async def _read(self, request: Request, form: type[Chat | Completion]) -> tuple[Asked, Question]:
         body = await read_body(request, self.settings.body_limit)
         # A small body is read where it is: to hand it over takes longer.
-        asked = form.read(body) if len(body) <= _SMALL else await self._look(lambda: form.read(body))
+        asked = form.read(body) if len(body) <= _SMALL else await self.look(lambda: form.read(body))
         if asked.model not in (ALIAS, self.model):
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
@@ -186,11 +186,12 @@ class Service:
     async def _explain(self, request: Request) -> Response:
         _, question = await self._read(request, Chat)
         with self.admission.enter():  # to count a prompt's tokens is work
-            verdict = await self._look(lambda: self.answerer.explain(question))
+            verdict = await self.look(lambda: self.answerer.explain(question))
         return JSONResponse(describe_verdict(verdict), headers=verdict_header(verdict))
 
-    async def _look(self, what: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._looking, what)
+    def look(self, what: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Do something beside the event loop and beside the answers."""
+        return asyncio.get_running_loop().run_in_executor(self._looking, what)
 
     # --- looking ------------------------------------------------------------------------------
 
@@ -216,7 +217,7 @@ class Service:
         return Response(self.live.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _live(self, _request: Request) -> Response:
-        status = await self._look(self.answerer.status)
+        status = await self.look(self.answerer.status)
         policy = self.answerer.policy
         more = {
             "model": self.model,

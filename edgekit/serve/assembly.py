@@ -13,6 +13,7 @@ from edgekit.errors import ConfigError
 from edgekit.policy_file import load_policy
 from edgekit.serve.app import Service, Settings
 from edgekit.serve.history import History, default_url
+from edgekit.serve.memory import share_arenas
 from edgekit.serve.running import TOKEN_VARIABLE, Running, address_of, bind, is_loopback, read_token
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def serve_bundle(
             f"--host {plan.host} lets other machines in, and there is no token",
             f"give --token-file FILE or set {TOKEN_VARIABLE}; `openssl rand -hex 32` makes one",
         )
+    share_arenas()
     with ExitStack() as stack:
         listener = stack.enter_context(bind(plan.host, plan.port))
         policy = load_policy(plan.policy)

@@ -3,7 +3,7 @@
 A field that would change the answer and cannot be honoured is refused, never ignored; so is one nobody knows. Without
 ``temperature`` the answer is greedy, as calibrations are taken; without ``seed`` a sampled answer differs every time.
 
-Everything has a limit before it is looked into: how many values a body holds, how many of each kind, how long names are.
+Everything has a limit before it is looked into: how many values a body holds, how many of a kind, how long names are.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ def _parse(body: bytes) -> Any:
     Raises:
         Refusal: something else, or more than is looked into.
     """
-    if len(body) > MOST_VALUES and _TEXT.sub(b"", body).count(b",") > MOST_VALUES:
+    if body.count(b",") > MOST_VALUES and _TEXT.sub(b"", body).count(b",") > MOST_VALUES:
         raise bad_request(f"the body holds more than {MOST_VALUES:,} values", code="too_many_values")
     try:
         text = body.decode("utf-8")

@@ -18,6 +18,7 @@ import uvicorn
 
 from edgekit.errors import ConfigError
 from edgekit.serve.connections import Connection, Connections, count_places
+from edgekit.serve.memory import give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,9 @@ _AT_ONCE = 16
 
 _LINGER = 10
 """Seconds that connections get to take their last bytes."""
+
+_TIDY = 30
+"""Seconds between two times that memory is given back."""
 
 _IDLE = 15
 """Seconds that a connection on which nothing is asked stays open: longer than clients keep theirs."""
@@ -157,9 +161,11 @@ class Running(uvicorn.Server):
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; once in a while those who take too long are dropped."""
+        """Called ten times a second: drop those who take too long, and give back memory."""
         if counter % 10 == 0:
             self.connections.sweep()
+        if counter % (10 * _TIDY) == 0:
+            self._service.look(give_back)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

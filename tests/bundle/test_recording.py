@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekit import disk
+from edgekit.bundle import manifest as manifest_module
 from edgekit.bundle import open_bundle, record
 from edgekit.errors import BundleError
 from edgekit.types import Bundle, Interval, Quality, Settings, Tuning
@@ -48,21 +49,24 @@ def test_of_two_recorders_none_is_lost(bundle: Bundle) -> None:
     assert open_bundle(bundle.path) == after
 
 
-def _record_many(path: Path, word: str) -> None:
-    bundle = open_bundle(path)
-    for n in range(50):
-        record(bundle, tuning=replace(TUNING, machine=f"{word}{n}"))
+RECORD = """
+import sys
+from dataclasses import replace
+from edgekit.bundle import manifest as manifest_module
+from edgekit.bundle import open_bundle, record
+bundle = open_bundle(sys.argv[1])
+tuning = bundle.manifest.tunings[0]
+for n in range(50):
+    record(bundle, tuning=replace(tuning, machine=f"{sys.argv[2]}{n}"))
+"""
 
 
 def test_two_processes_that_record_at_once_lose_nothing(bundle: Bundle) -> None:
-    fork = multiprocessing.get_context("fork")
-    recorders = [fork.Process(target=_record_many, args=(bundle.path, word)) for word in "ab"]
-    for recorder in recorders:
-        recorder.start()
-    for recorder in recorders:
-        recorder.join()
-    assert [r.exitcode for r in recorders] == [0, 0]
-    assert machines(bundle.path) == {f"{word}{n}" for word in "ab" for n in range(50)}
+    record(bundle, quality=QUALITY, tuning=TUNING)
+    recorders = [subprocess.Popen([sys.executable, "-c", RECORD, str(bundle.path), word]) for word in "ab"]
+    assert [recorder.wait() for recorder in recorders] == [0, 0]
+    assert open_bundle(bundle.path).manifest.quality == QUALITY
+    assert machines(bundle.path) == {f"{word}{n}" for word in "ab" for n in range(50)} | {"machine"}
     assert {p.name for p in bundle.path.iterdir() if p.name.startswith(".")} == set()
 
 
@@ -138,3 +142,34 @@ def test_a_full_disk_keeps_what_was_recorded(bundle: Bundle, monkeypatch: pytest
     assert caught.value.hint
     assert open_bundle(bundle.path).manifest.quality == QUALITY
     assert sorted(p.name for p in bundle.path.iterdir()) == before
+
+
+def test_a_bundle_that_is_replaced_while_it_is_opened_is_opened_again(
+    bundle: Bundle, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest is of the old bundle, the files are of the new one."""
+    left = [1, 1, 1]
+    inside = manifest_module.inside
+
+    def replaced(root: Path, name: str) -> Path:
+        if left:
+            left.pop()
+            monkeypatch.setattr(manifest_module, "inside", inside)
+            build(bundle.path, force=True, last=lambda: ir.Tensor(np.full((7, 50), len(left), np.float32)))
+            monkeypatch.setattr(manifest_module, "inside", replaced)
+        return inside(root, name)
+
+    monkeypatch.setattr(manifest_module, "inside", replaced)
+    opened = open_bundle(bundle.path)
+    assert left == []
+    assert opened.sha256 != bundle.sha256
+
+
+def test_what_the_system_refuses_is_an_error_of_the_bundle(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "the file")
+
+    monkeypatch.setattr(manifest_module, "inside", refuse)
+    with pytest.raises(BundleError, match="the file: cannot be read: Permission denied") as caught:
+        open_bundle(bundle.path)
+    assert caught.value.hint

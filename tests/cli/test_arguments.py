@@ -57,7 +57,7 @@ def call(words, parameter, value):
     """The command with made-up values for what it needs, and one value to look at."""
     line = list(words)
     for other in dict(commands())[words].params:
-        chosen = value if other is parameter or other.name == parameter.name else "/nowhere/at/all"
+        chosen = value if other is parameter or other.name == parameter.name else "/dev/null/nowhere"
         if other.param_type_name == "argument" and (other.required or other.name == parameter.name):
             line.append(chosen)
         elif other.required or other.name == parameter.name:

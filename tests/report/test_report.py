@@ -207,3 +207,12 @@ def test_same_bundles_give_the_same_bytes(tmp_path):
 def test_no_bundle_is_an_error(tmp_path):
     with pytest.raises(EdgekitError, match="at least one bundle"):
         write_report([], tmp_path / "report.html")
+
+
+def test_a_page_is_not_written_through_a_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "page.html").symlink_to(victim)
+    write_report([bundle("int4")], tmp_path / "page.html")
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "page.html").is_symlink()

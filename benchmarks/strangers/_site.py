@@ -6,17 +6,18 @@ Not through a comfortable client: strangers are none, and its milliseconds are n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
 
 from edgekit import build_bundle
 from edgekit.testing import tiny_checkpoint
@@ -24,7 +25,7 @@ from edgekit.testing import tiny_checkpoint
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-POLICY = 'name = "strangers"\nshow = "at-once"\n[answers]\nrepetition = false\n'
+POLICY = 'name = "strangers"\nshow = "at-once"\n[answers]\nrepetition = false\n[device]\ncan = ["json-schema"]\n'
 CHAT = "/v1/chat/completions"
 
 
@@ -42,11 +43,20 @@ class Place:
 
 
 @contextmanager
-def serve_tiny(*more: str, context: int = 512, token: str = "") -> Iterator[Place]:
-    """`edgekit serve` with a model of two layers that is made here, on a free port."""
+def serve_tiny(*more: str, context: int = 512, token: str = "", answer: str = "") -> Iterator[Place]:
+    """`edgekit serve` with a model of two layers that is made here, on a free port.
+
+    Args:
+        more: options.
+        context: tokens that the model takes.
+        token: that clients must send, "" for none.
+        answer: what the model says to everything, "" for what its random weights say.
+    """
     with tempfile.TemporaryDirectory(prefix="edgekit-strangers-") as name:
         folder = Path(name)
-        model = tiny_checkpoint(folder / "tiny", max_position_embeddings=context)
+        model = tiny_checkpoint(folder / "tiny", max_position_embeddings=context, tie_word_embeddings=not answer)
+        if answer:
+            teach(model, answer)
         bundle = build_bundle(str(model), precision="int8", out=folder / "tiny-int8")
         policy, log = folder / "policy.toml", folder / "log"
         policy.write_text(POLICY)
@@ -70,6 +80,23 @@ def serve_tiny(*more: str, context: int = 512, token: str = "") -> Iterator[Plac
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def teach(model: Path, answer: str) -> None:
+    """Make a checkpoint with a head of its own say one thing, in one token, and end."""
+    codec = Tokenizer.from_file(str(model / "tokenizer.json"))
+    codec.add_tokens([answer])
+    codec.save(str(model / "tokenizer.json"))
+    said, end = codec.token_to_id(answer), codec.token_to_id("<|im_end|>")
+    weights = load_file(model / "model.safetensors")
+    for name, values in weights.items():
+        if "layers" in name and "norm" not in name:
+            values[:] = 0
+    # What is left: logits are products of the last token's embedding and the head's rows.
+    embedding, rows = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    embedding[:, 0], embedding[said, 0], rows[:] = 1, -1, 0
+    rows[said, 0], rows[end, 0] = 1, -1
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
 
 
 def head(path: str, length: int, *, method: str = "POST", token: str = "", more: str = "") -> bytes:
