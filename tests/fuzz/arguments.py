@@ -33,7 +33,7 @@ _QUICK = {
 """What keeps a command short; an option of the case stands behind it and wins."""
 _LEFT_OUT = {("doctor", "install"), ("bench", "tune")}
 """They fetch, or take minutes, when they are given what they want."""
-_WRITES = ("report.html",)
+_WRITES = ("report.html", ".edgekit-*")
 
 
 def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

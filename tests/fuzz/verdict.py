@@ -60,7 +60,9 @@ class Verdict:
         """What failures of one cause have in common: the kind, and the last line of edgekit's in a traceback."""
         lines = re.findall(r'File "[^"]*/(edgekit/[^"]+)", line (\d+)', self.stderr)
         # A hang is told by faulthandler, whose latest call comes first.
-        last = ":".join(lines[0 if self.kind == "hang" else -1]) if lines else re.sub(r"\d+|'[^']*'", "#", self.about)[:80]
+        last = (
+            ":".join(lines[0 if self.kind == "hang" else -1]) if lines else re.sub(r"\d+|'[^']*'", "#", self.about)[:80]
+        )
         return f"{self.kind} {last}"
 
 
@@ -122,7 +124,7 @@ class Judge:
         outside = (log / "outside").read_text().splitlines() if (log / "outside").exists() else []
         left = [p.name for p in (folder / "out").iterdir()] if (folder / "out").is_dir() else []
         texts = [_tail(log / name) for name in ("stdout", "stderr")]
-        return _decide(case, answer, texts[0], texts[1], [*(c[0] for c in changed), *outside], left)
+        return decide_case(case, answer, texts[0], texts[1], [*(c[0] for c in changed), *outside], left)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._server is None:
@@ -159,7 +161,7 @@ class Judge:
         return pipe
 
 
-def _decide(
+def decide_case(
     case: Case, answer: dict[str, Any], stdout: str, stderr: str, changed: list[str], left: list[str]
 ) -> Verdict:
     status = answer["status"]
