@@ -63,6 +63,7 @@ class Counter:
             ConfigError: a tier's tokenizer cannot be read; languages are named and py3langid is not installed.
         """
         self._tokenizer = tokenizer
+        self._apart = tokenizer.apart()
         self._context = context
         self._tiers = policy.tiers
         self._codecs = {tier.name: _load(tier.name, tier.tokenizer) for tier in policy.tiers if tier.tokenizer}
@@ -87,7 +88,8 @@ class Counter:
         if all(_exceeds(least[name], limit) for name, limit in limits.items()) and request.messages:
             # A template may leave out much of what was said.
             with suppress(RunError):
-                least[DEVICE] = self._least(DEVICE, len(render_prompt(self._tokenizer, request).encode()))
+                text = self._slowly.submit(render_prompt, self._apart, request).result()
+                least[DEVICE] = self._least(DEVICE, len(text.encode()))
         if not all(_exceeds(least[name], limit) for name, limit in limits.items()):
             return None
         return replace(request, tokens=tuple((name, count or 0) for name, count in least.items()))
@@ -105,12 +107,12 @@ class Counter:
         ``count_margin`` of it, rounded up. Tools and a schema count as their text; images do not count.
         """
         if sum(map(len, _texts(request))) + len(request.passthrough) + len(request.schema) > LONG:
-            return self._slowly.submit(self._prepare, request).result()
-        return self._prepare(request)
+            return self._slowly.submit(self._prepare, request, self._apart).result()
+        return self._prepare(request, self._tokenizer)
 
-    def _prepare(self, request: Request) -> Request:
+    def _prepare(self, request: Request, tokenizer: Tokenizer) -> Request:
         try:
-            own: int | None = len(encode_prompt(self._tokenizer, request))
+            own: int | None = len(encode_prompt(tokenizer, request))
         except RunError:
             own = None
         tokens: list[tuple[str, int]] = [] if own is None else [(DEVICE, own)]

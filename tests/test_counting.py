@@ -196,3 +196,10 @@ def test_others_go_on_while_a_long_text_is_cut(bundle) -> None:
     thread.join()
     assert (counted.tokens_for(DEVICE) or 0) > 10_000
     assert max(b - a for a, b in pairwise([began, *ticks])) < took / 2
+
+
+def test_a_long_text_is_rendered_by_a_process_of_its_own(bundle, monkeypatch) -> None:
+    tokenizer = Tokenizer.of(bundle)
+    counter = Counter(tokenizer, Policy("p"))
+    monkeypatch.setattr(tokenizer._renderer, "ask", lambda *_, **__: pytest.fail("others would wait"))
+    assert (counter.prepare(Request((Message("user", "word " * 10_000),))).tokens_for(DEVICE) or 0) > 10_000

@@ -120,7 +120,7 @@ async def hold_slow(port: int) -> None:
         while True:
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                begun = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-A: " if number % 2 else head(10**6)
+                begun = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-A: " if number % 2 else head(CHAT, 10**6)
                 writer.write(begun)
                 while not reader.at_eof():
                     await asyncio.sleep(2)

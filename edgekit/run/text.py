@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,12 @@ class Tokenizer:
         """Get ready what renders conversations, beside other work; otherwise the first one waits for it."""
         if self._template is not None:
             self._renderer.start()
+
+    def apart(self) -> Tokenizer:
+        """The same with a process of its own for templates: those who use this one need not wait for what is long."""
+        other = copy(self)
+        other._renderer = Cell()
+        return other
 
     @property
     def has_chat_template(self) -> bool:

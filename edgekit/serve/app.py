@@ -82,9 +82,10 @@ class Service:
         self.model = answerer.bundle.path.resolve().name
         self.models = {DEVICE: self.model, **{tier.name: tier.model for tier in answerer.policy.tiers}}
         self._crossings: set[Crossing] = set()
-        self._answering = ThreadPoolExecutor(settings.queue, thread_name_prefix="edgekit-answer")
         # Looking is apart from answering: a full queue must not hide what is going on.
         self._looking = ThreadPoolExecutor(2, thread_name_prefix="edgekit-look")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="edgekit-read")
+        self._long = Admission(settings.queue)
         self._page = {
             path: ((files("edgekit.serve") / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()
         }
@@ -119,8 +120,8 @@ class Service:
 
     def close(self) -> None:
         """Wait for the threads. Called after the last request has ended."""
-        self._answering.shutdown()
         self._looking.shutdown()
+        self._reading.shutdown()
 
     # --- answers ------------------------------------------------------------------------------
 
@@ -154,7 +155,7 @@ class Service:
         crossing = Crossing(self.answerer, question, self._note)
         self._crossings.add(crossing)
         place.callback(self._crossings.discard, crossing)
-        crossing.start(self._answering)
+        crossing.start()
         try:
             answer = _Answer(request, crossing, Reply(kind, self.models), place)
             if asked.streamed:
@@ -167,8 +168,21 @@ class Service:
 
     async def _read(self, request: Request, form: type[Chat | Completion]) -> tuple[Asked, Question]:
         body = await read_body(request, self.settings.body_limit)
-        # A small body is read where it is: to hand it over takes longer.
-        asked = form.read(body) if len(body) <= _SMALL else await self.look(lambda: form.read(body))
+        override = request.headers.get(OVERRIDE_HEADER)
+        if len(body) <= _SMALL:
+            # Where it is: to hand it over takes longer.
+            return self._understand(body, form, override)
+
+        def make_ready() -> tuple[Asked, Question]:
+            asked, question = self._understand(body, form, override)
+            return asked, self.answerer.prepare(question)
+
+        # One long one at a time: they compete for the interpreter with everybody's answers.
+        with self._long.enter():
+            return await asyncio.get_running_loop().run_in_executor(self._reading, make_ready)
+
+    def _understand(self, body: bytes, form: type[Chat | Completion], override: str | None) -> tuple[Asked, Question]:
+        asked = form.read(body)
         if asked.model not in (ALIAS, self.model):
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
@@ -176,7 +190,7 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
-        return asked, asked.request(header=request.headers.get(OVERRIDE_HEADER), local_model=self.model)
+        return asked, asked.request(header=override, local_model=self.model)
 
     def _note(self, question: Question, routed: Routed) -> None:
         self.live.add(question, routed)

@@ -13,7 +13,6 @@ from edgekit.routing import Opening, Routed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from concurrent.futures import Executor
 
     from edgekit.routing import Event, Request
     from edgekit.serve.seam import Answerer
@@ -34,7 +33,10 @@ _LOOK = 0.1
 
 
 class Crossing:
-    """One answer. Made and read in the event loop; the router runs in ``executor``.
+    """One answer. Made and read in the event loop; the router runs in a thread of the answer's own.
+
+    Not in one of a pool: what allocators, tokenizers and regular expressions keep for a thread goes with it. Kept for
+    ever by each of dozens, it was megabytes that grew for hours.
 
     Args:
         answerer: who answers.
@@ -65,9 +67,9 @@ class Crossing:
         self._arrived: deque[Event] = deque()
         self._done = asyncio.Event()
 
-    def start(self, executor: Executor) -> None:
+    def start(self) -> None:
         """Begin to answer."""
-        executor.submit(self._work)
+        threading.Thread(target=self._work, name="edgekit-answer").start()
 
     async def next(self) -> Event | None:
         """The next event, or None after the last.

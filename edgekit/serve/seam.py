@@ -52,6 +52,9 @@ class Answerer(Protocol):
     def bundle(self) -> Bundle:
         """The model on this machine."""
 
+    def prepare(self, request: Request) -> Request:
+        """Whatever a request needs before it is decided on; a second time does nothing."""
+
     def answer(self, request: Request, *, stop: threading.Event | None = None) -> Iterator[Event]:
         """Blocking: one Opening, Pieces, one Routed; or a Routed alone where nobody answers."""
 

@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -142,9 +141,8 @@ def test_a_reader_who_takes_nothing_holds_the_router_back_and_is_given_up():
 
     async def read_nothing():
         crossing = Crossing(Talker(), Request(), lambda _q, r: outcomes.append(r), ahead=4, patience=0.3)
-        with ThreadPoolExecutor(1) as executor:
-            crossing.start(executor)
-            await crossing._done.wait()
+        crossing.start()
+        await crossing._done.wait()
         events = []
         while (event := await crossing.next()) is not None:
             events.append(event)
@@ -236,15 +234,14 @@ def test_the_first_words_get_out_before_the_model_goes_on(monkeypatch):
 
     async def read():
         crossing = Crossing(Talker(), Request(), lambda _q, _r: None)
-        with ThreadPoolExecutor(1) as executor:
-            crossing.start(executor)
-            while not crossing._ready.qsize():
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            before = len(produced)
-            events = [await crossing.next()]
-            while (event := await crossing.next()) is not None:
-                events.append(event)
+        crossing.start()
+        while not crossing._ready.qsize():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        before = len(produced)
+        events = [await crossing.next()]
+        while (event := await crossing.next()) is not None:
+            events.append(event)
         return before, len(events)
 
     assert asyncio.run(read()) == (1, 4)
@@ -260,3 +257,32 @@ def test_an_answer_leaves_no_circle_behind(server, stream):
         assert server.wait_until(lambda: not [o for o in gc.get_objects() if type(o) is Crossing])
     finally:
         gc.enable()
+
+
+def test_a_long_request_is_made_ready_beside_all_others(router):
+    begun, gate = threading.Event(), threading.Event()
+
+    def prepare(request):
+        begun.set()
+        assert gate.wait(30)
+        return request
+
+    router.prepare = prepare
+    with site(router, Settings(queue=2)) as server:
+        long = [in_background(server.url, chat("word " * 20_000)) for _ in range(2)]
+        assert begun.wait(20)
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=chat("hi")).status_code == 200
+        assert server.wait_until(lambda: server.service._long.active == 2)
+        # As many may wait as may be answered.
+        assert httpx.post(f"{server.url}/v1/chat/completions", json=chat("word " * 20_000)).status_code == 429
+        gate.set()
+        for thread, found in long:
+            thread.join(30)
+            assert found[0].status_code == 200
+    assert [len(q.text) for q in router.seen] == [2, 100_000, 100_000]
+
+
+def test_an_answers_thread_ends_with_it(server):
+    for _ in range(5):
+        httpx.post(f"{server.url}/v1/chat/completions", json=chat("hi"))
+    assert server.wait_until(lambda: not [t for t in threading.enumerate() if t.name == "edgekit-answer"])
