@@ -59,6 +59,8 @@ Llama 3.1 405B, the largest, has hidden 16384, inner 53248, 126 layers, 128 head
 Layers = Annotated[int, LAYERS]
 Heads = Annotated[int, HEADS]
 HeadSize = Annotated[int, HEAD_SIZE]
+RotaryDim = Annotated[int, Within(0, 2**12)]
+"""Dimensions of a head that are rotated; 0 where the graph comes from elsewhere and does not say."""
 Hidden = Annotated[int, HIDDEN]
 Intermediate = Annotated[int, INTERMEDIATE]
 Vocabulary = Annotated[int, VOCABULARY]

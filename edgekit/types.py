@@ -71,7 +71,7 @@ class Rope:
     """
 
     theta: ranges.Positive
-    dim: ranges.HeadSize
+    dim: ranges.RotaryDim
     kind: RopeKind = "default"
     factor: ranges.Positive = 1.0
     original_context: ranges.Count = 0
