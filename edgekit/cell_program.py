@@ -128,6 +128,7 @@ def open_folder(folder: str) -> dict[str, Any]:
     codec = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # verbose=False: a text longer than the context is what may come.
     _held["encode"] = lambda text, special: codec(text, add_special_tokens=special, verbose=False)["input_ids"]
+    _held["folder"] = folder
     return {"text": codec.backend_tokenizer.to_str()}
 
 
@@ -136,11 +137,19 @@ def encode(text: str, special: bool) -> dict[str, Any]:
     return {"ids": list(_held["encode"](text, special))}
 
 
+def encode_in(folder: str, text: str, special: bool) -> dict[str, Any]:
+    """Token ids of a text by a folder's tokenizer, which is opened unless it was the last."""
+    if _held.get("folder") != folder:
+        open_folder(folder)
+    return encode(text, special)
+
+
 _WORK: dict[str, Callable[..., dict[str, Any]]] = {
     "render": render,
     "open_tokenizer": open_tokenizer,
     "open_folder": open_folder,
     "encode": encode,
+    "encode_in": encode_in,
 }
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from typing import Annotated
 class Within:
     """A number from ``least`` to ``most``, both allowed."""
 
-    least: float
-    most: float
+    least: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,35 @@ MAX_ITEMS = 1 << 16
 """Most items of any sequence that sets no limit of its own. The largest models have 2,000 tensors, a bundle for ten
 devices 200 files."""
 
-Layers = Annotated[int, Within(1, 4096)]
-Heads = Annotated[int, Within(1, 4096)]
-Width = Annotated[int, Within(1, 1 << 20)]
-"""Channels of a layer or a head."""
-Vocabulary = Annotated[int, Within(1, 1 << 24)]
-Context = Annotated[int, Within(1, 1 << 24)]
-"""Tokens that a model can look back on; 10 million is the most published."""
-Token = Annotated[int, Within(0, 1 << 24)]
+LAYERS = Within(1, 2**8)
+HEADS = Within(1, 2**10)
+HEAD_SIZE = Within(1, 2**12)
+HIDDEN = Within(1, 2**17)
+INTERMEDIATE = Within(1, 2**20)
+VOCABULARY = Within(1, 2**22)
+CONTEXT = Within(1, 2**24)
+WINDOW = Within(1, 2**31)
+"""A decoder's sizes: at least twice as much as any published model of these families has.
+
+Llama 3.1 405B, the largest, has hidden 16384, inner 53248, 126 layers, 128 heads of 128; the largest vocabulary has
+262,208 tokens, the longest context 10 million. Beyond these a runtime allocates before it checks, or counts in 32 bits.
+"""
+
+Layers = Annotated[int, LAYERS]
+Heads = Annotated[int, HEADS]
+HeadSize = Annotated[int, HEAD_SIZE]
+RotaryDim = Annotated[int, Within(0, 2**12)]
+"""Dimensions of a head that are rotated; 0 where the graph comes from elsewhere and does not say."""
+Hidden = Annotated[int, HIDDEN]
+Intermediate = Annotated[int, INTERMEDIATE]
+Vocabulary = Annotated[int, VOCABULARY]
+Context = Annotated[int, CONTEXT]
+Window = Annotated[int, WINDOW]
+Width = Annotated[int, INTERMEDIATE]
+"""Columns of a weight."""
+Rows = Annotated[int, Within(1, 2**24)]
+"""Rows of a weight; several that were joined have those of all."""
+Token = Annotated[int, Within(0, 2**22)]
 """A token's number."""
 Bits = Annotated[int, Within(1, 32)]
 Block = Annotated[int, Within(0, 1 << 20)]
@@ -63,8 +84,8 @@ Chunk = Annotated[int, Within(1, 1 << 20)]
 Bytes = Annotated[int, Within(0, 1 << 50)]
 Count = Annotated[int, Within(0, MAX_WHOLE)]
 Share = Annotated[float, Within(0, 1)]
-Epsilon = Annotated[float, Within(1e-20, 1)]
-Positive = Annotated[float, Within(1e-30, 1e30)]
+Epsilon = Annotated[float, Within(0, 1)]
+Positive = Annotated[float, Within(0, 10**30)]
 PLAIN_NAME = Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")
 """What a folder or a file can be called."""
 

@@ -126,7 +126,7 @@ def _require(limit: object, value: Any, path: str) -> Any:
     """The value, which keeps to the range of its field."""
     match limit:
         case Within(least, most) if not least <= value <= most:
-            raise ValueError(f"{path}: expected a number from {least:g} to {most:g}, found {_shown(value)}")
+            raise ValueError(f"{path}: expected a number from {least:,} to {most:,}, found {_shown(value)}")
         case Matching() if not limit.holds(value):
             raise ValueError(f"{path}: expected {limit.words}, found {_shown(value)}")
     return value

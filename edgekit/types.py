@@ -71,7 +71,7 @@ class Rope:
     """
 
     theta: ranges.Positive
-    dim: ranges.Width
+    dim: ranges.RotaryDim
     kind: RopeKind = "default"
     factor: ranges.Positive = 1.0
     original_context: ranges.Count = 0
@@ -97,18 +97,18 @@ class ModelSpec:
     """
 
     architecture: str
-    hidden_size: ranges.Width
-    intermediate_size: ranges.Width
+    hidden_size: ranges.Hidden
+    intermediate_size: ranges.Intermediate
     layers: ranges.Layers
     heads: ranges.Heads
     kv_heads: ranges.Heads
-    head_dim: ranges.Width
+    head_dim: ranges.HeadSize
     vocab_size: ranges.Vocabulary
     context_length: ranges.Context
     norm_eps: ranges.Epsilon
     rope: Rope
     tied: bool
-    windows: tuple[ranges.Context | None, ...]
+    windows: tuple[ranges.Window | None, ...]
     rotary: tuple[bool, ...]
     qkv_bias: bool = False
     output_bias: bool = False
@@ -315,7 +315,7 @@ class Expansion:
     """
 
     name: str
-    rows: ranges.Vocabulary
+    rows: ranges.Rows
     columns: ranges.Width
     bits: ranges.Bits
     block: ranges.Block

@@ -37,7 +37,6 @@ BY_NAME = {
     "torch": "optimum's",
     "onnxruntime-qnn": "imported by the name that the NPU's family gives",
     "openvino": "the tests compare with it",
-    "h11": "httpcore's and uvicorn's parser: a floor, against request smuggling",
 }
 """Declared and not imported, each for a reason."""
 

@@ -250,7 +250,7 @@ def test_what_does_not_fit_together_is_named(world, bundle, answers, tmp_path):
     other.write_text("\n".join([*lines, '{"id": "q99", "answer": "x"}']))
     with pytest.raises(RouteError, match="there is no example 'q99'"):
         bench(world, other)
-    with pytest.raises(RouteError, match="No such file"):
+    with pytest.raises(RouteError, match="is missing"):
         bench(world, answers, data=tmp_path / "absent.jsonl")
     seen = calibrated(bundle, data_sha256=bench(world, answers).data_sha256)
     with pytest.raises(RouteError, match="made of this very file"):

@@ -62,8 +62,8 @@ def calibrated(bundle, wrong: float, *, threshold: float = 0.5, prefix: float | 
     return record(
         bundle,
         calibration=Calibration(
-            binding.bundle_sha256, binding.provider, binding.runtime, binding.template_sha256, "2026-01-01", "d", "s",
-            200, 200, 100, always(wrong), threshold, None, early, (0.1, 0.9), None, 0.0, 0.0,
+            binding.bundle_sha256, binding.provider, binding.runtime, binding.template_sha256, "2026-01-01", "d",
+            "0" * 64, 200, 200, 100, always(wrong), threshold, None, early, (0.1, 0.9), None, 0.0, 0.0,
         ),
     )  # fmt: skip
 

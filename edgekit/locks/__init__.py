@@ -1,8 +1,8 @@
 """What `edgekit doctor --install` gets with pip, pinned by version and hash. `benchmarks/locks.py` writes the files.
 
 pip compares every file that it gets with them (``--require-hashes``) and builds none (``--only-binary``): no code of
-another file runs. torch alone is pinned by version and not by hash: it has a build for each kind of processor, and which of them
-is right here is the index's to say that pip is set up with.
+another file runs. torch alone is pinned by version and not by hash: it has a build for each kind of processor, and the
+index that pip is set up with says which is right.
 """
 
 from __future__ import annotations

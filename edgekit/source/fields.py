@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
+from edgekit.ranges import CONTEXT, HEAD_SIZE, HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, WINDOW, Within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,28 +17,21 @@ if TYPE_CHECKING:
 MAX_NAME = 256
 """Letters of a tensor's name, as of a file's."""
 
-MAX_TOKEN = 2**22
-"""Tokens of a vocabulary; the largest published has 262,208."""
-
-RANGES: Mapping[str, tuple[int, int]] = {
-    "hidden_size": (1, 2**17),
-    "intermediate_size": (1, 2**20),
-    "num_hidden_layers": (1, 2**8),
-    "num_attention_heads": (1, 2**10),
-    "num_key_value_heads": (1, 2**10),
-    "head_dim": (1, 2**12),
-    "vocab_size": (1, MAX_TOKEN),
-    "max_position_embeddings": (1, 2**24),
-    "original_max_position_embeddings": (1, 2**24),
-    "sliding_window": (1, 2**31),
-    "max_window_layers": (0, 2**20),
-    "no_rope_layer_interval": (1, 2**20),
+RANGES: Mapping[str, Within] = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": INTERMEDIATE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "head_dim": HEAD_SIZE,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": CONTEXT,
+    "original_max_position_embeddings": CONTEXT,
+    "sliding_window": WINDOW,
+    "max_window_layers": Within(0, 2**20),
+    "no_rope_layer_interval": Within(1, 2**20),
 }
-"""Least and most of each whole number: at least twice as much as any published model of these families has.
-
-Llama 3.1 405B, the largest, has hidden 16384, inner 53248, 126 layers, 128 heads of 128. Beyond these a runtime
-allocates before it checks, or counts in 32 bits.
-"""
+"""Least and most of each whole number of a config: those of a bundle (see ranges), and two that only configs have."""
 
 _LEAST, _MOST = 1e-12, 1e12
 
@@ -64,8 +58,8 @@ class Fields:
         value = self.get(key)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        low, high = RANGES.get(key, (1, MAX_TOKEN))
-        low, high = low if least is None else least, high if most is None else most
+        known = RANGES.get(key, VOCABULARY)
+        low, high = known.least if least is None else least, known.most if most is None else most
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self.error(key, value, f"a whole number from {low} to {high}")
         return value
@@ -97,7 +91,7 @@ class Fields:
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of positive numbers, at most half as many as a head may have dimensions."""
         value = self.get(key)
-        good = isinstance(value, list) and len(value) <= RANGES["head_dim"][1] // 2
+        good = isinstance(value, list) and len(value) <= HEAD_SIZE.most // 2
         if not good or not all(_is_number(x) and _LEAST <= x <= _MOST for x in value):
             raise self.error(key, value, "a list of positive numbers")
         return tuple(float(x) for x in value)
@@ -106,7 +100,7 @@ class Fields:
         """Token ids: one, or a list of at most 256, each once; negative ones mean that there is none."""
         value = self.get(key)
         items = value if isinstance(value, list) else [] if value is None else [value]
-        if len(items) > 256 or not all(type(item) is int and item <= MAX_TOKEN for item in items):
+        if len(items) > 256 or not all(type(item) is int and item <= VOCABULARY.most for item in items):
             raise self.error(key, value, "a token's id, or a list of ids")
         return tuple(dict.fromkeys(item for item in items if item >= 0))
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import SourceError
-from edgekit.source.fields import RANGES, shown
+from edgekit.ranges import HEAD_SIZE
+from edgekit.source.fields import shown
 from edgekit.source.layout import EMBEDDING, HEAD
 from edgekit.source.tensors import Extent, FileWeights
 
@@ -205,7 +206,7 @@ def _read_factors(gguf: GgufFile, name: str) -> Any:
     if name not in gguf.tensors:
         raise SourceError(f"{gguf.path} has no tensor '{name}'", "download the file again")
     extent = gguf.tensors[name]
-    if len(extent.shape) != 1 or extent.shape[0] > RANGES["head_dim"][1] // 2:
+    if len(extent.shape) != 1 or extent.shape[0] > HEAD_SIZE.most // 2:
         raise SourceError(
             f"{gguf.path}: '{name}' is {list(extent.shape)}, not a factor a frequency", "download it again"
         )

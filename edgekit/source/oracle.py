@@ -64,15 +64,14 @@ def source_tokenizer(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
 
         return make_encoder(read_gguf(Path(checkpoint.provenance.location)))
     from edgekit.source.folder import Folder
-    from edgekit.source.sidefiles import load_tokenizer
+    from edgekit.source.sidefiles import open_tokenizer, transformers_cell
 
     folder = checkpoint.provenance.location
     what, hint = f"the tokenizer of {folder}", "download its files again, or give the bundle's own tokenizer.json there"
-    cell = load_tokenizer(Folder(Path(folder)))
-    cell.open(what=what, error=SourceError, hint=hint)
+    open_tokenizer(Folder(Path(folder)), what, hint)
 
     def encode(text: str) -> list[int]:
-        request = {"do": "encode", "text": text, "special": False}
-        return list(cell.ask(request, seconds=SECONDS, what=what, error=SourceError, hint=hint)["ids"])
+        request = {"do": "encode_in", "folder": folder, "text": text, "special": False}
+        return list(transformers_cell().ask(request, seconds=SECONDS, what=what, error=SourceError, hint=hint)["ids"])
 
     return encode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cell import LARGE_MEMORY, Cell
@@ -162,26 +163,29 @@ def _tokenizer(folder: Folder, *, data_only: bool) -> bytes | None:
         raise SourceError(f"{folder.path} has no tokenizer (tokenizer.json or tokenizer.model)", _NO_TOKENIZER_HINT)
     if data_only:
         return None
-    opened = load_tokenizer(folder).open(
-        what=f"{folder.path / old} cannot be converted to tokenizer.json",
-        error=SourceError,
-        # Most often for a package that is not installed.
-        hint="install the converters with: pip install 'edgekit[sentencepiece]'",
-    )
-    return str(opened["text"]).encode()
+    what = f"{folder.path / old} cannot be converted to tokenizer.json"
+    # Most often for a package that is not installed.
+    return open_tokenizer(folder, what, "install the converters with: pip install 'edgekit[sentencepiece]'").encode()
 
 
-def load_tokenizer(folder: Folder) -> Cell:
-    """A cell that opens a folder's tokenizer with transformers: no network, no code from the folder.
+def open_tokenizer(folder: Folder, what: str, hint: str) -> str:
+    """Open a folder's tokenizer with transformers: no network, no code from the folder. Its tokenizer.json.
 
     Raises:
-        SourceError: something in the folder is not a plain file of it.
+        SourceError: something in the folder is not a plain file of it, or transformers refuses: ``what`` and ``hint``.
     """
     for name in folder.names():
         if not (folder.path / name).is_dir():
             folder.open(name).close()
-    first = {"do": "open_folder", "folder": str(folder.path)}
-    return Cell(first, seconds=CONVERSION_SECONDS, memory=LARGE_MEMORY)
+    request = {"do": "open_folder", "folder": str(folder.path)}
+    opened = transformers_cell().ask(request, seconds=CONVERSION_SECONDS, what=what, error=SourceError, hint=hint)
+    return str(opened["text"])
+
+
+@cache
+def transformers_cell() -> Cell:
+    """The one cell that loads transformers, which takes seconds: it stays for the next folder."""
+    return Cell(memory=LARGE_MEMORY)
 
 
 def _template(folder: Folder, settings: dict[str, Any]) -> str | None:

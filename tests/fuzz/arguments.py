@@ -33,7 +33,9 @@ _QUICK = {
 """What keeps a command short; an option of the case stands behind it and wins."""
 _LEFT_OUT = {("doctor", "install"), ("bench", "tune")}
 """They fetch, or take minutes, when they are given what they want."""
-_WRITES = ("report.html",)
+_WRITES = ("report.html", ".edgekit-*")
+_RECORDS = ("bundle", "bundle/edgekit.json", "bundle/edgekit.json.sig", "bundle/.edgekit-*")
+"""What is written when a command is asked to record or to sign."""
 
 
 def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -84,11 +86,12 @@ def _case(words: tuple[str, ...], command: Any, given: list[tuple[Any, str]]) ->
         elif parameter.name in by_name:
             flag = getattr(parameter, "is_flag", False)
             line += [text] if flag else [f"{parameter.opts[0]}={text}"]
+    records = words[0] == "sign" or "record" in by_name
     said = " ".join(f"{p.opts[0] if p else ''} {t[:30]!a}" for p, t in given)
     return Case(
         f"arguments: {' '.join(words)} {said}", (*line, *(("--",) if plain else ()), *plain), _SEEDS, _FILES,
         # A path that is asked for may be written to, as everywhere.
-        writes=(*_WRITES, *(text for _, text in given if _is_free(text))),
+        writes=(*_WRITES, *(_RECORDS if records else ()), *(text for _, text in given if _is_free(text))),
     )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         seconds = time.monotonic() - began
         if most - base > MEMORY:
             why = "memory"
-        elif _processor(pid) > request["seconds"] or seconds > 3 * request["seconds"]:
+        elif _processor(pid) > request["seconds"] or seconds > 6 * request["seconds"]:
             why = "hang"
         out = Path(request["log"]) / "stdout"
         if not served and out.exists() and out.stat().st_size:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 20.0
-"""Of processor time that a case may take; three times as much by the clock."""
+"""Of processor time that a case may take; six times as much by the clock, for a machine that others use."""
 _TAIL = 20_000
 
 Failure = Literal[
@@ -59,7 +59,10 @@ class Verdict:
     def mark(self) -> str:
         """What failures of one cause have in common: the kind, and the last line of edgekit's in a traceback."""
         lines = re.findall(r'File "[^"]*/(edgekit/[^"]+)", line (\d+)', self.stderr)
-        last = ":".join(lines[-1]) if lines else re.sub(r"\d+|'[^']*'", "#", self.about)[:80]
+        # A hang is told by faulthandler, whose latest call comes first.
+        last = (
+            ":".join(lines[0 if self.kind == "hang" else -1]) if lines else re.sub(r"\d+|'[^']*'", "#", self.about)[:80]
+        )
         return f"{self.kind} {last}"
 
 
@@ -85,6 +88,7 @@ class Judge:
         if self._server:
             self._pipe("stdin").close()
             self._server.wait()
+            self._pipe("stdout").close()
         if self._own:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -120,7 +124,7 @@ class Judge:
         outside = (log / "outside").read_text().splitlines() if (log / "outside").exists() else []
         left = [p.name for p in (folder / "out").iterdir()] if (folder / "out").is_dir() else []
         texts = [_tail(log / name) for name in ("stdout", "stderr")]
-        return _decide(case, answer, texts[0], texts[1], [*(c[0] for c in changed), *outside], left)
+        return decide_case(case, answer, texts[0], texts[1], [*(c[0] for c in changed), *outside], left)
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._server is None:
@@ -157,7 +161,7 @@ class Judge:
         return pipe
 
 
-def _decide(
+def decide_case(
     case: Case, answer: dict[str, Any], stdout: str, stderr: str, changed: list[str], left: list[str]
 ) -> Verdict:
     status = answer["status"]

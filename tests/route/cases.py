@@ -43,7 +43,24 @@ SCORE = Score(("mean_logprob",), (-1.0,), 0.0, "isotonic", ((0.0, 0.0), (0.5, 0.
 def calibration(**changes: Any) -> Calibration:
     return replace(
         Calibration(
-            "ab", "P", (), "cd", "t", "d.jsonl", "ef", 100, 100, 60, SCORE, 0.25, None, None, (), None, 0.0, 0.0
+            "ab" * 32,
+            "P",
+            (),
+            "cd" * 32,
+            "t",
+            "d.jsonl",
+            "ef" * 32,
+            100,
+            100,
+            60,
+            SCORE,
+            0.25,
+            None,
+            None,
+            (),
+            None,
+            0.0,
+            0.0,
         ),
         **changes,
     )
