@@ -105,9 +105,14 @@ def _logs(*, access: bool) -> Iterator[None]:
     accesses = logging.getLogger("edgekit.serve.access")
     before = accesses.level
     accesses.setLevel(logging.INFO if access else logging.WARNING)
+    # It warns, a line each, of clients that go away while they are written to.
+    loop = logging.getLogger("asyncio")
+    loop_before = loop.level
+    loop.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        loop.setLevel(loop_before)
         accesses.setLevel(before)
         for logger in heard:
             logger.removeHandler(lines)
