@@ -6,8 +6,8 @@ Rounds of quiet and of attack alternate in one run; the ratio is of the 95th per
 all rounds. The attackers are a process of their own:
 
 slow     512 connections without a token, each with a byte of its head now and then, opened anew whenever it is closed
-schema   a request whose schema's pattern has more ways to match the answer than there is time
-prompts  ten prompts of a megabyte at once, of a model whose context they do not fit
+schema   a request whose schema's pattern has more ways to match the answer than there is time, again and again
+prompts  ten prompts of a megabyte at once, again and again, of a model whose context they do not fit
 counted  the same where only counting can tell that: the context takes a megabyte of the longest token
 """
 
@@ -65,10 +65,10 @@ async def ask(line: Line, waits: list[float]) -> bool:
     return status == 200
 
 
-async def measure(place: Place, seconds: float, waits: list[float], over: asyncio.Event | None = None) -> int:
-    """Ask one thing after another for so long, and until it is over; how many got no answer."""
+async def measure(place: Place, seconds: float, waits: list[float]) -> int:
+    """Ask one thing after another for so long; how many got no answer."""
     line, end, failed = Line(place.port), time.monotonic() + seconds, 0
-    while time.monotonic() < end or (over and not over.is_set()):
+    while time.monotonic() < end:
         # A connection of its own, now and then: who comes new must get in, too.
         if len(waits) % 5 == 0:
             line.drop()
@@ -78,27 +78,18 @@ async def measure(place: Place, seconds: float, waits: list[float], over: asynci
 
 
 @contextlib.asynccontextmanager
-async def attacking(kind: str, port: int) -> AsyncIterator[asyncio.Event]:
-    """The attackers' process; the event is set once all that they asked is answered."""
+async def attacking(kind: str, port: int) -> AsyncIterator[None]:
+    """The attackers' process."""
     command = [sys.executable, "-m", "benchmarks.strangers.serve_attack", "--attack", kind, "--port", str(port)]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    over = asyncio.Event()
     try:
         assert process.stdout
         await process.stdout.readline()  # it has begun
-
-        async def wait() -> None:
-            await process.wait()
-            over.set()
-
-        waiting = asyncio.create_task(wait())
-        yield over
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await waiting
+        yield
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+        await process.wait()
 
 
 async def compare(kind: str, place: Place, rounds: int, seconds: float) -> Waits:
@@ -106,10 +97,9 @@ async def compare(kind: str, place: Place, rounds: int, seconds: float) -> Waits
     await measure(place, 1, [])
     for _ in range(rounds):
         await measure(place, seconds, found.quiet)
-        async with attacking(kind, place.port) as over:
-            # Slow connections are held for as long; what is asked is over when it is answered.
-            limited = kind == "slow"
-            found.failed += await measure(place, seconds if limited else 0.2, found.attack, None if limited else over)
+        async with attacking(kind, place.port):
+            found.failed += await measure(place, seconds, found.attack)
+        await asyncio.sleep(2)  # what was begun is over, and quiet is quiet
     return found
 
 
@@ -135,12 +125,13 @@ async def hold_slow(port: int) -> None:
 
 
 async def ask_for(port: int, bodies: list[bytes]) -> None:
-    """Send them all at once."""
+    """Send them all at once, again and again."""
     print("begun", flush=True)
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-        async with asyncio.timeout(60):
-            asked = (Line(port).whole(head(CHAT, len(body), token=TOKEN) + body) for body in bodies)
-            await asyncio.gather(*asked)
+    while True:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+            async with asyncio.timeout(60):
+                asked = (Line(port).whole(head(CHAT, len(body), token=TOKEN) + body) for body in bodies)
+                await asyncio.gather(*asked)
 
 
 def attack_once(kind: str, port: int) -> None:
