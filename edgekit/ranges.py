@@ -85,7 +85,7 @@ Bytes = Annotated[int, Within(0, 1 << 50)]
 Count = Annotated[int, Within(0, MAX_WHOLE)]
 Share = Annotated[float, Within(0, 1)]
 Epsilon = Annotated[float, Within(0, 1)]
-Positive = Annotated[float, Within(0, 10**30)]
+NotNegative = Annotated[float, Within(0, 10**30)]
 PLAIN_NAME = Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")
 """What a folder or a file can be called."""
 

@@ -70,10 +70,10 @@ class Rope:
     ``original_context`` is the context the rope was trained for, before scaling.
     """
 
-    theta: ranges.Positive
+    theta: ranges.NotNegative
     dim: ranges.RotaryDim
     kind: RopeKind = "default"
-    factor: ranges.Positive = 1.0
+    factor: ranges.NotNegative = 1.0
     original_context: ranges.Count = 0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -253,7 +253,7 @@ class Recipe:
     rotate: bool = False
     fast_prefill: bool = False
     size_bytes: ranges.Bytes | None = None
-    bits_per_weight: ranges.Positive | None = None
+    bits_per_weight: ranges.NotNegative | None = None
 
 
 @dataclass(frozen=True)

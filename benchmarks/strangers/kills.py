@@ -151,6 +151,14 @@ def _alone(count: Count, out: Path, when: str) -> None:
         count.break_(f"{when}: left {beside + hidden}")
 
 
+def _build_again(count: Count, site: Site, out: Path, fault: Fault | float) -> None:
+    """The same command after a kill ends with the whole bundle, and nothing beside it."""
+    again = perform(lambda: site.build(out, force=out.exists()), out.parent)
+    if again.end != "done" or _opens(out) != site.new:
+        count.break_(f"{fault}: building again: {again.end} {again.said}")
+    _alone(count, out, f"{fault}, built again")
+
+
 def kill_builds(site: Site, points: int) -> Count:
     """A build into an empty place."""
     count = Count("build killed")
@@ -162,10 +170,7 @@ def kill_builds(site: Site, points: int) -> Count:
             _kill(lambda out=out: site.build(out), out.parent, fault)
             if out.exists() and _opens(out) != site.new:
                 count.break_(f"{fault}: what is there is not the bundle")
-            again = perform(lambda out=out: site.build(out, force=out.exists()), out.parent)
-            if again.end != "done" or _opens(out) != site.new:
-                count.break_(f"{fault}: building again: {again.end} {again.said}")
-            _alone(count, out, f"{fault}, built again")
+            _build_again(count, site, out, fault)
     return count
 
 
@@ -185,10 +190,7 @@ def kill_replacements(site: Site, points: int) -> Count:
                 count.lose(f"{fault}: neither the old bundle nor the new one")
             elif found not in (site.old, site.new):
                 count.break_(f"{fault}: what is there is neither bundle")
-            again = perform(lambda out=out: site.build(out, force=True), out.parent)
-            if again.end != "done" or _opens(out) != site.new:
-                count.break_(f"{fault}: building again: {again.end} {again.said}")
-            _alone(count, out, f"{fault}, built again")
+            _build_again(count, site, out, fault)
     return count
 
 

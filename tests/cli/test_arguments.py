@@ -8,22 +8,12 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
-from typer.main import get_command
 
 from edgekit.cli import run
-from edgekit.cli.app import app
 from edgekit.cli.arguments import MOST_TOKENS, numbers
 from edgekit.cli.commands import FREE
 from edgekit.errors import ConfigError
-
-
-def commands(command=None, words=()):
-    command = command or get_command(app)
-    children = getattr(command, "commands", {})
-    if not children:
-        yield words, command
-    for word, child in children.items():
-        yield from commands(child, (*words, word))
+from tests.fuzz.arguments import commands
 
 
 def kinds(hint):
