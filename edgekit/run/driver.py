@@ -33,10 +33,7 @@ def main(graph: str, folder: str, weights: str, threads: str, *entries: str) -> 
         list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
     )
     with open(graph, "rb") as file:  # noqa: PTH123 - one import less for an emulator to load
-        # The CPU's provider is always the last.
-        session = onnxruntime.InferenceSession(
-            file.read(), options, providers=onnxruntime.get_available_providers()[-1:]
-        )
+        session = onnxruntime.InferenceSession(file.read(), options, providers=["CPUExecutionProvider"])
     inputs = {i.name: i for i in session.get_inputs()}
     # Outputs may be written into a past of the same array; a cache without positions has nothing to be written over.
     empty = {

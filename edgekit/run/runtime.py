@@ -18,4 +18,8 @@ finally:
     if not _said:
         del os.environ[_REFUSAL]
 
-__all__ = ["onnxruntime"]
+CPU = "CPUExecutionProvider"
+"""The provider of every ONNX Runtime, which takes what no other does. It is not always the last of those available: a
+plugin that is registered comes after it."""
+
+__all__ = ["CPU", "onnxruntime"]

@@ -24,6 +24,8 @@ from edgekit.device import Target
 from edgekit.emulation import Probe, emulate_build
 from edgekit.errors import GateFailed, RunError
 from edgekit.run.npu import compile_graphs
+from edgekit.run.npu.plugin import session_options
+from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle
 from tests.npus import NEEDS_COMPILER, SLOTS, WIDTH, signed_checkpoint
 
@@ -220,6 +222,15 @@ class TestANodeOnTheCpu:
     """SkipSimplifiedLayerNormalization left in: no NPU's compiler takes it."""
 
     LACK = "op:SkipSimplifiedLayerNormalization"
+
+    @pytest.fixture(autouse=True)
+    def _in_a_process_that_holds_the_plugin(self) -> None:
+        """Where ONNX Runtime lists it after the CPU's provider."""
+        target = load_target("galaxy-s24")
+        assert target.npu is not None
+        assert target.npu.plugin is not None
+        session_options(target.npu.plugin, target.provider, (), 1)
+        assert onnxruntime.get_available_providers()[-1] == target.provider
 
     def test_ends_the_build(self, tmp_path: Path) -> None:
         checkpoint = signed_checkpoint(tmp_path / "checkpoint", num_hidden_layers=1)

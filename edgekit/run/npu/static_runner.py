@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.compiled import NEW, PAST
 from edgekit.errors import RunError
-from edgekit.run.runtime import onnxruntime
+from edgekit.run.runtime import CPU, onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,9 +24,8 @@ def open_on_cpu(graph: Path, threads: int) -> Any:
     options.log_severity_level = 4
     # Codes and their products would become MatMulNBits with 8-bit activations; 1 computes them in float32.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    cpu = onnxruntime.get_available_providers()[-1]
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=[cpu])
+        return onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     except Exception as error:  # onnxruntime's errors have no common base class
         raise RunError(f"{graph.name}: {' '.join(str(error).split())}", "build the bundle again") from error
 

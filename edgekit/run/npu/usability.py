@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.compiled import Usability, UsabilityReport
 from edgekit.errors import RunError
-from edgekit.run.runtime import onnxruntime
+from edgekit.run.runtime import CPU, onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,6 +81,6 @@ def _optimize(graph: Path, out: Path, session: Sequence[tuple[str, str]]) -> Non
     for key, value in session:
         options.add_session_config_entry(key, value)
     try:
-        onnxruntime.InferenceSession(str(graph), options, providers=onnxruntime.get_available_providers()[-1:])
+        onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     except Exception as error:  # onnxruntime's errors have no common base class
         raise RunError(f"{graph.name}: {' '.join(str(error).split())}", "build the bundle again") from error
