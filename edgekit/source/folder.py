@@ -38,13 +38,17 @@ class Folder:
         """Whether anything of this name is there: a pipe or a link to nothing too, which ``read`` then refuses."""
         return os.path.lexists(self.path / name)
 
-    def read(self, name: str) -> bytes:
-        """The content of a file of LIMITS. Raises SourceError when it is not there, larger, or not a plain file."""
-        return read_plain(self.path / name, LIMITS[name], error=SourceError, within=self._roots)
+    def read(self, name: str, *, limit: str = "") -> bytes:
+        """The content of a file of LIMITS, or of one like it (``limit``).
 
-    def read_json(self, name: str) -> dict[str, Any]:
+        Raises:
+            SourceError: it is not there, larger, or not a plain file.
+        """
+        return read_plain(self.path / name, LIMITS[limit or name], error=SourceError, within=self._roots)
+
+    def read_json(self, name: str, *, limit: str = "") -> dict[str, Any]:
         """A JSON object. Raises SourceError as ``read``, and for anything else than an object."""
-        return parse_json(self.read(name), str(self.path / name), error=SourceError)
+        return parse_json(self.read(name, limit=limit), str(self.path / name), error=SourceError)
 
     def optional_json(self, name: str) -> dict[str, Any]:
         """As read_json; an empty object where there is nothing of this name."""

@@ -13,8 +13,7 @@ import numpy as np
 from edgekit.errors import SourceError
 from edgekit.ranges import HEAD_SIZE
 from edgekit.source.fields import shown
-from edgekit.source.layout import EMBEDDING, HEAD
-from edgekit.source.tensors import Extent, FileWeights
+from edgekit.source.tensors import EMBEDDING, HEAD, Extent, FileWeights
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import SourceError
-from edgekit.source.tensors import Extent, FileWeights
+from edgekit.source.reasons import explain_missing, refuse_unexpected
+from edgekit.source.tensors import EMBEDDING, HEAD, UNREAD, Extent, FileWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
+_BASE = "model."
+"""What a model with a head calls its base model."""
+
+_COMPARED = 1 << 22
+"""Weights of a head and of an embedding that are compared at once."""
 
 
 def tensor_shapes(spec: ModelSpec) -> Shapes:
@@ -83,47 +87,60 @@ def split_fused(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Exten
 def match_tensors(
     spec: ModelSpec, found: Mapping[str, Extent], files: tuple[Path, ...], where: str
 ) -> tuple[ModelSpec, FileWeights]:
-    """Bind a checkpoint's tensors to the spec's, all shapes checked, nothing but a few rows read.
+    """Bind a checkpoint's tensors to the spec's, all shapes checked; names and ties are resolved as in transformers.
+
+    Only where a tied model stores embedding and head are weights read: both, until they differ.
 
     Returns the spec with the embedding's real number of rows (a padded embedding has more than
     ``vocab_size`` says) and whether the head is really tied, and the weights.
 
     Raises:
-        SourceError: for a tensor that is missing, has another shape, or does not belong to the model.
+        SourceError: for a tensor that is missing, is there twice, has another shape or type, or does not belong to the
+            model.
     """
+    found = _canonical_names(spec, found)
+    if spec.tied and EMBEDDING not in found and HEAD in found:
+        # The one that is there is both.
+        found = {EMBEDDING if name == HEAD else name: extent for name, extent in found.items()}
     embedding = found.get(EMBEDDING)
     if embedding is not None and len(embedding.shape) == 2 and embedding.shape[0] > spec.vocab_size:
         spec = replace(spec, vocab_size=embedding.shape[0])
-    if spec.tied and HEAD in found and _differ(found[HEAD], found.get(EMBEDDING)):
+    if spec.tied and embedding is not None and HEAD in found and _differ(found[HEAD], embedding):
         # transformers 5 keeps a head that differs from the embedding, whatever the config says.
         spec = replace(spec, tied=False)
     shapes = tensor_shapes(spec)
     for name, shape in shapes.items():
         if name not in found:
-            raise _missing(name, where)
+            raise explain_missing(name, found, spec, where)
         _expect(name, found[name], shape)
     for name, extent in found.items():
-        if name not in shapes and name != HEAD and not name.endswith("rotary_emb.inv_freq"):
-            raise SourceError(
-                f"{extent.file}: tensor '{name}' has no place in a {spec.architecture} model with this config",
-                f"{where} says which biases and norms there are; correct it, or try --exporter optimum",
-            )
+        if name not in shapes and name != HEAD:
+            refuse_unexpected(name, extent, shapes, spec, where)
     return spec, FileWeights({name: found[name] for name in shapes}, files)
 
 
-def _missing(name: str, where: str) -> SourceError:
-    if name == HEAD:
-        return SourceError(
-            f"the checkpoint has no '{HEAD}', and {where} does not tie it to the embedding",
-            f"set tie_word_embeddings to true in {where} if the model shares them; otherwise download it again",
-        )
-    return SourceError(
-        f"the checkpoint has no tensor '{name}', which {where} calls for",
-        "a shard is missing, or the config belongs to another model",
-    )
+def _canonical_names(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Extent]:
+    """Tensors by the names that the model has for them: ``model.`` is added or taken off, as transformers does."""
+    known = tensor_shapes(replace(spec, tied=False))
+    named: dict[str, Extent] = {}
+    for stored, extent in found.items():
+        short = stored.removeprefix(_BASE)
+        name = short if stored != short and short in known else _BASE + stored if _BASE + stored in known else stored
+        if name in named:
+            raise SourceError(
+                f"{extent.file} holds '{name}' twice, with and without the prefix '{_BASE}'",
+                "save the model again with save_pretrained: only one of the two can be meant",
+            )
+        named[name] = extent
+    return named
 
 
 def _expect(name: str, extent: Extent, shape: tuple[int, ...]) -> None:
+    if extent.stored in UNREAD:
+        raise SourceError(
+            f"{extent.file}: tensor '{name}' is stored as {extent.stored}",
+            "edgekit reads F32, F16 and BF16 checkpoints",
+        )
     if extent.shape != shape:
         raise SourceError(
             f"{extent.file}: tensor '{name}' is {list(extent.shape)}, and the config asks for {list(shape)}",
@@ -131,10 +148,13 @@ def _expect(name: str, extent: Extent, shape: tuple[int, ...]) -> None:
         )
 
 
-def _differ(head: Extent, embedding: Extent | None) -> bool:
-    """Whether a stored head is another matrix than the embedding: a look at the first rows."""
-    if embedding is None or head.shape != embedding.shape:
+def _differ(head: Extent, embedding: Extent) -> bool:
+    """Whether a stored head is another matrix than the embedding. Read in pieces, until they differ."""
+    if head.shape != embedding.shape or len(head.shape) != 2 or {head.stored, embedding.stored} & UNREAD:
         return True
-    rows = min(16, head.shape[0])
     weights = FileWeights({HEAD: head, EMBEDDING: embedding}, ())
-    return not np.array_equal(weights.read(HEAD, 0, rows), weights.read(EMBEDDING, 0, rows))
+    rows = max(1, _COMPARED // head.columns)
+    return any(
+        not np.array_equal(weights.read(HEAD, at, at + rows), weights.read(EMBEDDING, at, at + rows))
+        for at in range(0, head.shape[0], rows)
+    )

@@ -10,7 +10,8 @@ from edgekit.errors import SourceError, did_you_mean
 from edgekit.source.fields import shown
 from edgekit.source.hub import HUB_ID, fetch_repository
 from edgekit.source.packaged import PACKAGED, fetch_packaged
-from edgekit.source.safetensors_folder import PICKLE_HINT, PICKLE_REASON, open_folder
+from edgekit.source.safetensors_folder import open_folder
+from edgekit.source.weight_files import PICKLE_HINT, PICKLE_REASON, is_pickle
 from edgekit.strangers import open_plain
 from edgekit.types import Checkpoint, Progress, Provenance, silent
 
@@ -95,7 +96,7 @@ def _open_file(path: Path, *, data_only: bool) -> Checkpoint:
         from edgekit.source.gguf_model import open_gguf
 
         return open_gguf(path, Provenance(path.name, "gguf", "", "", str(path)), data_only=data_only)
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+    if is_pickle(path.name):
         raise SourceError(f"{path}: {PICKLE_REASON}", PICKLE_HINT)
     if path.suffix in (".safetensors", ".json"):
         raise SourceError(f"{path} is one file of a checkpoint", f"give its folder: {path.parent}")

@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
 _PLAIN = {"F32": 4, "F16": 2, "BF16": 2}
+INTEGERS = frozenset(("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"))
+"""safetensors' types of whole numbers: a table or a counter, or weights that are already quantized."""
+UNREAD = (
+    INTEGERS
+    | {"F64", "C64", "F4", "F6_E2M3", "F6_E3M2"}
+    | {f"F8_{kind}" for kind in ("E4M3", "E5M2", "E8M0", "E4M3FNUZ", "E5M2FNUZ")}
+)
+"""safetensors' types that no weight is read of."""
+
 _EXPONENTS = {"F16": np.uint16(0x7C00), "BF16": np.uint16(0x7F80)}
 # Weights decoded at a time: small enough to stay near the caches, and to bound what a decoder allocates.
 _BATCH = 1 << 20

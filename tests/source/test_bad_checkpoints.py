@@ -135,7 +135,6 @@ def test_finite_values_whose_sum_overflows_are_fine(folder: Path) -> None:
         ("head_dim", 8, "self_attn.q_proj.weight"),
         ("vocab_size", 500, "model.embed_tokens.weight"),
         ("num_hidden_layers", 3, "model.layers.2.input_layernorm.weight"),
-        ("num_hidden_layers", 1, "model.layers.1."),
         ("tie_word_embeddings", False, "lm_head.weight"),
         ("attention_bias", True, "self_attn.q_proj.bias"),
         ("model_type", "qwen3", "self_attn.q_norm.weight"),

@@ -251,7 +251,7 @@ def test_a_tensor_in_two_shards(folder: Path) -> None:
     save_file({"model.norm.weight": np.ones(64, np.float32)}, folder / "b.safetensors")
     where = dict.fromkeys(weights, "a.safetensors") | {"model.norm.weight": "b.safetensors"}
     (folder / INDEX).write_text(json.dumps({"weight_map": where}))
-    refused(folder, "a.safetensors", "model.norm.weight", "does not place there")
+    refused(folder, "a.safetensors", "b.safetensors", "both hold tensor 'model.norm.weight'")
 
 
 def test_an_index_of_too_many_shards(folder: Path) -> None:
