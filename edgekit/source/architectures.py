@@ -191,13 +191,18 @@ _FOREIGN: dict[str, object] = {
     "query_pre_attn_scalar": None,
     "clip_qkv": None,
 }
+_ENCODERS = ("bert", "electra", "mpnet", "nomic", "clip", "xlm", "t5gemma_encoder")
+"""In the names of architectures that read texts and write none."""
+
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 
 
-def find_family(model_type: object, where: str) -> Family:
-    """The family of a ``model_type``. Raises SourceError that lists the known ones."""
+def _find_family(values: Mapping[str, Any], where: str) -> Family:
+    """The family of a config. Raises SourceError that says what else it is, or lists the known ones."""
+    model_type = values.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
+        _refuse_other_kinds(values, shown(str(model_type)), where)
         near = did_you_mean(shown(model_type), ARCHITECTURES)
         raise SourceError(
             f"{where}: architecture {shown(str(model_type))} is not one the native builder knows "
@@ -207,13 +212,29 @@ def find_family(model_type: object, where: str) -> Family:
     return family
 
 
+def _refuse_other_kinds(values: Mapping[str, Any], model_type: str, where: str) -> None:
+    """Raise SourceError for what is no decoder of text alone."""
+    if "text_config" in values or "vision_config" in values or "audio_config" in values:
+        raise SourceError(
+            f"{where}: {model_type} is a multimodal model, which holds a language model beside others",
+            "use a checkpoint of the language model alone",
+        )
+    if values.get("is_encoder_decoder") is True:
+        raise SourceError(f"{where}: {model_type} has an encoder and a decoder", "use a model with a decoder alone")
+    if any(name in model_type for name in _ENCODERS):
+        raise SourceError(
+            f"{where}: {model_type} is an encoder: it makes vectors of texts and writes none",
+            "use a language model, whose class ends in ForCausalLM",
+        )
+
+
 def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str, Any] | None = None) -> ModelSpec:
     """config.json (and generation_config.json, whose eos ids win) -> ModelSpec.
 
     Raises:
         SourceError: for an unknown architecture, a feature the graph does not have, or a missing or wrong entry.
     """
-    family = find_family(values.get("model_type"), where)
+    family = _find_family(values, where)
     config = Fields(values, where, family.defaults)
     _refuse_foreign(config)
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
@@ -279,6 +300,12 @@ def _own_or_known(config: Fields, key: str, vocabulary: int) -> tuple[int, ...]:
 
 def _refuse_foreign(config: Fields) -> None:
     where = config.where
+    for key, causal in (("is_causal", True), ("use_bidirectional_attention", False)):
+        if config.flag(key, causal) != causal:
+            raise SourceError(
+                f"{where}: '{key}' is {shown(config.get(key))}: the model attends in both directions, as encoders do",
+                "use a causal language model: an encoder writes no text",
+            )
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
         raise SourceError(

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from edgekit.source.folder import Folder
 
 _DAMAGED = "download the file again"
+_OTHERS = {
+    b"version ": ("a Git LFS pointer, not the file that it stands for", "fetch the file itself: git lfs pull"),
+    b"PK\x03\x04": ("a pickle under another name", "use the safetensors files of the model, or convert in a sandbox"),
+    b"\x80\x02": ("a pickle under another name", "use the safetensors files of the model, or convert in a sandbox"),
+    b"GGUF": ("a GGUF file under another name", "name it .gguf and give its path"),
+    b"<": ("a web page, not the file that was asked for", "log in where it is kept, and download the file again"),
+}
+"""How files begin that are found under the name of a safetensors file, what they are, and what to do."""
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32}
 _BITS |= {"U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _BITS |= dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
@@ -45,9 +53,12 @@ def read_shard(folder: Folder, name: str) -> dict[str, Extent]:
     with folder.open(name) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            length = int.from_bytes(file.read(8), "little")
+            first = file.read(8)
+            length = int.from_bytes(first, "little")
             if size < 8 or length > size - 8:
-                raise SourceError(f"{path} is truncated or not a safetensors file ({size} bytes)", _DAMAGED)
+                what, hint = next((v for k, v in _OTHERS.items() if first.startswith(k)), ("", ""))
+                told = f"is {what}" if what else f"is truncated or not a safetensors file ({size} bytes)"
+                raise SourceError(f"{path} {told}", hint or _DAMAGED)
             if length > MAX_HEADER:
                 raise SourceError(f"{path} has a damaged header: {length:,} bytes, at most {MAX_HEADER:,}", _DAMAGED)
             data = file.read(length)
