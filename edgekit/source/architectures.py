@@ -20,41 +20,71 @@ if TYPE_CHECKING:
 
 Windows = tuple[int | None, ...]
 
+_LAYER_TYPES = ("full_attention", "sliding_attention", "attention")
+"""Of ``layer_types``; the last is an older name of the first."""
 
-def _no_windows(config: Fields, layers: int) -> Windows:  # noqa: ARG001
+
+def _no_windows(config: Fields, layers: int) -> Windows:
+    """Every layer sees everything (llama).
+
+    transformers looks through a window that such a config names while it decodes, and not in the prompt.
+    """
+    window = config.get("sliding_window")
+    if window is not None and config.integer("sliding_window") < config.integer("max_position_embeddings"):
+        raise SourceError(
+            f"{config.where}: 'sliding_window' is {shown(window)}, and llama has no windows",
+            "if the model was trained with windows, name its own model_type; if the entry is a leftover, remove it",
+        )
     return (None,) * layers
 
 
 def _one_window(config: Fields, layers: int) -> Windows:
-    """Every layer has the same window; null switches it off (mistral, phi3)."""
-    window = config.explicit("sliding_window")
-    return ((config.integer("sliding_window") if window is not None else None),) * layers
+    """Every layer has the same window; null switches it off (phi3)."""
+    return (_window(config),) * layers
+
+
+def _listed_windows(config: Fields, layers: int) -> Windows:
+    """As _one_window, but for the layers that ``layer_types`` names otherwise (mistral; transformers: ministral)."""
+    return _typed_windows(config, layers, _window(config), [True] * layers)
 
 
 def _qwen_windows(config: Fields, layers: int) -> Windows:
     """Layers from max_window_layers on have a window, if use_sliding_window."""
     first = config.integer("max_window_layers")
-    return _typed_windows(config, layers, [i >= first for i in range(layers)])
+    return _typed_windows(config, layers, _switched_window(config), [i >= first for i in range(layers)])
 
 
 def _nope_windows(config: Fields, layers: int) -> Windows:
     """Layers that do not rotate have a window, if use_sliding_window (smollm3)."""
-    return _typed_windows(config, layers, [not rotates for rotates in _some_rotate(config, layers)])
+    slides = [not rotates for rotates in _some_rotate(config, layers)]
+    return _typed_windows(config, layers, _switched_window(config), slides)
 
 
-def _typed_windows(config: Fields, layers: int, default: list[bool]) -> Windows:
-    if not config.flag("use_sliding_window") or config.explicit("sliding_window") is None:
-        return (None,) * layers
-    window = config.integer("sliding_window")
+def _window(config: Fields) -> int | None:
+    return None if config.explicit("sliding_window") is None else config.integer("sliding_window")
+
+
+def _switched_window(config: Fields) -> int | None:
+    return _window(config) if config.flag("use_sliding_window") else None
+
+
+def _typed_windows(config: Fields, layers: int, window: int | None, default: list[bool]) -> Windows:
+    """The window of the layers that ``layer_types`` calls sliding; without it of those of ``default``."""
     kinds = config.get("layer_types")
     if kinds is None:
         return tuple(window if slides else None for slides in default)
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise config.error("layer_types", kinds, f"a list of {layers} entries, one a layer")
-    unknown = next((kind for kind in kinds if kind not in ("full_attention", "sliding_attention")), None)
+    unknown = next((kind for kind in kinds if kind not in _LAYER_TYPES), None)
     if unknown is not None:
         raise SourceError(
-            f"{config.where}: unknown layer type {shown(unknown)}", "known types: full_attention, sliding_attention"
+            f"{config.where}: unknown layer type {shown(unknown)}", f"known types: {', '.join(_LAYER_TYPES)}"
+        )
+    if window is None and "sliding_attention" in kinds:
+        raise SourceError(
+            f"{config.where}: 'layer_types' names sliding layers, and 'sliding_window' or 'use_sliding_window' has "
+            "their window off",
+            "correct the one that is wrong: transformers cannot compute such a model either",
         )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
@@ -85,7 +115,6 @@ class Family:
     mlp_bias: bool | str = False
     qk_norm: bool = False
     fused: bool = False
-    own_head_dim: bool = True
     partial_rotary: bool = False
     windows: Callable[[Fields, int], Windows] = _no_windows
     rotary: Callable[[Fields, int], tuple[bool, ...]] = _all_rotate
@@ -93,6 +122,14 @@ class Family:
 
 
 _COMMON: dict[str, Any] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu"}
+_MISTRAL: dict[str, Any] = {
+    **_COMMON,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "max_position_embeddings": 131072,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -104,18 +141,8 @@ FAMILIES: dict[str, Family] = {
             output_bias="attention_bias",
             mlp_bias="mlp_bias",
         ),
-        Family(
-            "mistral",
-            {
-                **_COMMON,
-                "num_key_value_heads": 8,
-                "sliding_window": 4096,
-                "max_position_embeddings": 131072,
-                "bos_token_id": 1,
-                "eos_token_id": 2,
-            },
-            windows=_one_window,
-        ),
+        Family("mistral", _MISTRAL, windows=_listed_windows),
+        Family("ministral", _MISTRAL, windows=_listed_windows),
         Family(
             "qwen2",
             {**_COMMON, "max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28},
@@ -167,7 +194,6 @@ FAMILIES: dict[str, Family] = {
                 "pad_token_id": 32000,
             },
             fused=True,
-            own_head_dim=False,
             partial_rotary=True,
             windows=_one_window,
             rope_aliases={"su": "longrope", "yarn": "longrope"},
@@ -245,7 +271,8 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
             f"{where}: {heads} attention heads cannot share {kv_heads} key/value heads",
             "num_attention_heads must be a multiple of num_key_value_heads",
         )
-    head_dim = config.integer("head_dim") if family.own_head_dim and config.get("head_dim") else hidden // heads
+    head_dim = config.integer("head_dim") if config.get("head_dim") else hidden // heads
+    rope, context = parse_rope(config, head_dim, partial=family.partial_rotary, aliases=family.rope_aliases)
     vocabulary = config.integer("vocab_size")
     stops = Fields(generation or {}, f"{where} (generation)")
     return ModelSpec(
@@ -257,9 +284,9 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=vocabulary,
-        context_length=config.integer("max_position_embeddings"),
+        context_length=context,
         norm_eps=config.number("rms_norm_eps"),
-        rope=parse_rope(config, head_dim, partial=family.partial_rotary, aliases=family.rope_aliases),
+        rope=rope,
         tied=config.flag("tie_word_embeddings"),
         windows=family.windows(config, layers),
         rotary=family.rotary(config, layers),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
+from edgekit.ranges import CONTEXT
 from edgekit.source.fields import Fields, shown
 from edgekit.types import Rope, RopeKind
 
@@ -27,8 +28,8 @@ MAX_TABLES = 2**29
 """Bytes of the cosines and sines that a runtime makes when it opens the graph; a million tokens of 128 fit."""
 
 
-def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping[str, RopeKind]) -> Rope:
-    """The Rope of a config.
+def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping[str, RopeKind]) -> tuple[Rope, int]:
+    """The Rope of a config, and the tokens of context that it reaches.
 
     Args:
         config: config.json.
@@ -43,30 +44,33 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
     rope = Fields(entries, f"{config.where} (rope)", {"rope_theta": config.get("rope_theta")})
     kind = _kind(rope, aliases)
     dim = _rotated(config, rope, head_dim, partial=partial)
-    context = config.integer("max_position_embeddings")
+    positions = config.integer("max_position_embeddings")
     key = "original_max_position_embeddings"
-    original = config.integer(key) if config.get(key) else rope.integer(key) if rope.get(key) else context
+    original = config.integer(key) if config.get(key) else rope.integer(key) if rope.get(key) else positions
+    factor = 1.0
+    if kind != "default":
+        # As transformers 5: without a factor it is the ratio of the contexts.
+        factor = rope.number("factor", positions / original if kind in ("yarn", "longrope") else None)
+    context = _reach(rope, kind, factor, positions, original)
     tables = 4 * dim * (context + (original if kind == "longrope" else 0))
     if tables > MAX_TABLES:
         raise SourceError(
-            f"{config.where}: 'max_position_embeddings' is {context}: its rope tables would take {tables:,} bytes, "
-            f"and {MAX_TABLES:,} are the most",
-            "lower max_position_embeddings to the context that you need",
+            f"{config.where}: 'max_position_embeddings' and the rope's scaling give a context of {context:,} tokens: "
+            f"its rope tables would take {tables:,} bytes, and {MAX_TABLES:,} are the most",
+            "lower max_position_embeddings, or the scaling's factor, to the context that you need",
         )
     if kind == "default":
-        return Rope(theta=rope.number("rope_theta"), dim=dim, original_context=context)
-    # As transformers 5: without a factor it is the ratio of the contexts.
-    factor = rope.number("factor", context / original if kind in ("yarn", "longrope") else None)
+        return Rope(theta=rope.number("rope_theta"), dim=dim, original_context=positions), context
     short: tuple[float, ...] = ()
     long: tuple[float, ...] = ()
     if kind == "longrope":
         short, long = (_factors(rope, key, dim) for key in ("short_factor", "long_factor"))
-    return Rope(
+    scaled = Rope(
         theta=rope.number("rope_theta"),
         dim=dim,
         kind=kind,
         factor=factor,
-        original_context=original if kind != "linear" else context,
+        original_context=original if kind != "linear" else positions,
         low_freq_factor=rope.number("low_freq_factor") if kind == "llama3" else 1.0,
         high_freq_factor=rope.number("high_freq_factor") if kind == "llama3" else 4.0,
         beta_fast=_optional(rope, "beta_fast", 32.0),
@@ -78,6 +82,21 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
         short_factor=short,
         long_factor=long,
     )
+    return scaled, context
+
+
+def _reach(rope: Fields, kind: RopeKind, factor: float, positions: int, original: int) -> int:
+    """Tokens of context, as vLLM derives them (config/model.py, _get_and_verify_max_len).
+
+    Linear and yarn scaling stretch the trained context by ``factor``, whatever max_position_embeddings says besides;
+    llama3's and longrope's configs state the stretched one.
+    """
+    if kind not in ("linear", "yarn") or rope.get("factor") is None:
+        return positions
+    reach = int((original if kind == "yarn" else positions) * factor)
+    if not CONTEXT.least <= reach <= CONTEXT.most:
+        raise rope.error("factor", factor, f"one that gives a context of {CONTEXT.least} to {CONTEXT.most:,} tokens")
+    return reach
 
 
 def _optional(rope: Fields, key: str, default: float) -> float:

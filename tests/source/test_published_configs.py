@@ -13,6 +13,9 @@ from edgekit.errors import SourceError
 from edgekit.source import ARCHITECTURES
 from edgekit.source.architectures import parse_config
 
+CONTEXTS = {"Qwen2.5 with yarn": 131072, "linear": 16384}
+"""Where scaling reaches further than max_position_embeddings says."""
+
 
 def auto_config(config: dict[str, Any]) -> Any:
     return AutoConfig.for_model(**copy.deepcopy(config))
@@ -28,7 +31,7 @@ def test_dimensions_agree_with_transformers(name: str) -> None:
     assert spec.kv_heads == auto.num_key_value_heads
     assert spec.head_dim == (getattr(auto, "head_dim", None) or auto.hidden_size // auto.num_attention_heads)
     assert spec.vocab_size == auto.vocab_size
-    assert spec.context_length == auto.max_position_embeddings
+    assert spec.context_length == CONTEXTS.get(name, auto.max_position_embeddings)
     assert spec.norm_eps == auto.rms_norm_eps
     assert spec.tied == auto.tie_word_embeddings
     assert spec.bos_token_id == auto.bos_token_id
@@ -152,6 +155,64 @@ def test_longrope_needs_a_factor_for_every_frequency() -> None:
     scaling = {**PHI3_MINI_128K["rope_scaling"], "long_factor": [1.0] * 47}
     with pytest.raises(SourceError, match="'long_factor' has 47 entries"):
         parse_config({**PHI3_MINI_128K, "rope_scaling": scaling}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("positions", "scaling", "context"),
+    [
+        (32768, None, 32768),
+        (32768, {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (131072, {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        (131072, {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32768}, 65536),
+        (4096, {"rope_type": "yarn", "factor": 2.5}, 10240),
+        (163840, {"rope_type": "yarn", "original_max_position_embeddings": 4096}, 163840),
+        (4096, {"type": "linear", "factor": 4.0}, 16384),
+        (131072, {**LLAMA_31_8B["rope_scaling"]}, 131072),
+        (8192, {**LLAMA_31_8B["rope_scaling"]}, 8192),
+    ],
+)
+def test_contexts_are_those_that_vllm_derives(positions: int, scaling: dict[str, Any] | None, context: int) -> None:
+    """By the rule of vLLM's _get_and_verify_max_len: linear and yarn are stretched, llama3 and longrope state it."""
+    change = {"max_position_embeddings": positions, "rope_scaling": scaling}
+    assert parse_config({**LLAMA_31_8B, **change}, "config.json").context_length == context
+
+
+def test_longrope_states_its_context() -> None:
+    scaling = {**PHI3_MINI_128K["rope_scaling"], "factor": 32.0}
+    spec = parse_config({**PHI3_MINI_128K, "rope_scaling": scaling}, "config.json")
+    assert spec.context_length == PHI3_MINI_128K["max_position_embeddings"]
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_a_factor_that_gives_no_context(factor: float) -> None:
+    scaling = {"rope_type": "linear", "factor": factor}
+    with pytest.raises(SourceError, match="factor"):
+        parse_config({**LLAMA_31_8B, "rope_scaling": scaling}, "config.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "ministral", "sliding_window": None},
+        {"model_type": "qwen2", "sliding_window": 8},
+        {"model_type": "qwen3", "sliding_window": 8, "use_sliding_window": False},
+        {"model_type": "smollm3", "sliding_window": 8},
+    ],
+)
+def test_sliding_layers_without_a_window(change: dict[str, Any]) -> None:
+    kinds = ["full_attention"] * 31 + ["sliding_attention"]
+    with pytest.raises(SourceError, match="sliding layers"):
+        parse_config({**LLAMA_31_8B, **change, "layer_types": kinds}, "config.json")
+    spec = parse_config({**LLAMA_31_8B, **change, "layer_types": ["attention"] * 32}, "config.json")
+    assert spec.windows == (None,) * 32
+
+
+def test_a_window_that_llama_does_not_have() -> None:
+    with pytest.raises(SourceError, match="'sliding_window' is 4096, and llama has no windows"):
+        parse_config({**LLAMA_31_8B, "sliding_window": 4096}, "config.json")
+    for leftover in (None, LLAMA_31_8B["max_position_embeddings"]):
+        assert parse_config({**LLAMA_31_8B, "sliding_window": leftover}, "config.json").windows == (None,) * 32
 
 
 def test_qwen_layer_types_must_be_known_and_complete() -> None:
