@@ -14,6 +14,7 @@ from edgekit.measure import (
     read_text,
     reference_key,
     save_reference,
+    source_key,
 )
 from edgekit.run import Tokenizer
 from edgekit.types import Bundle
@@ -41,7 +42,7 @@ def make_yardstick(model: str, out: Path, text: Path | None, window: int, tokens
     spoken = read_text(text) if text else embedded_text()
     bundle = build_bundle(model, out=out, precision="fp32", force=True)
     windows = cut_windows(spoken, Tokenizer.of(bundle).encode, window, tokens)
-    kept = out.parent / f"predictions-{reference_key(bundle.manifest.provenance.sha256, spoken.sha256, windows)}.npz"
+    kept = out.parent / f"predictions-{reference_key(source_key(bundle.manifest), spoken.sha256, windows)}.npz"
     reference = load_reference(kept)
     if reference is None:
         runner = load_runner(bundle)

@@ -33,6 +33,7 @@ from edgekit.run import (
     save_expanded,
     this_interpreter,
 )
+from edgekit.source import spec_changes
 from edgekit.types import ArmQuality, Bundle, Check, Interval, Kernels, KernelScore, Progress, Verification, silent
 from edgekit.verify import check_files, find_reference, judge, limits_of, open_source
 
@@ -241,6 +242,11 @@ def _open_rival(path: Path, own: Bundle, progress: Progress) -> Bundle:
         raise BundleError(
             f"{path} was built from another source than {own.path}: sha256 {theirs[:12]}, not {ours[:12]}",
             "--beside takes bundles of the same checkpoint",
+        )
+    if changes := spec_changes(own.manifest.spec, bundle.manifest.spec):
+        raise BundleError(
+            f"{path} was built from the weights of {own.path} under another configuration: {'; '.join(changes)}",
+            "--beside takes bundles of the same checkpoint; build one of the two again",
         )
     return bundle
 

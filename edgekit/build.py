@@ -189,8 +189,7 @@ def _write(
         )
     origin = provenance.result()
     require_unchanged(checkpoint, order.stamp)
-    remember_origin(origin)
-    return bundle.finish(
+    made = bundle.finish(
         Manifest(
             schema=SCHEMA,
             edgekit=__version__,
@@ -208,6 +207,8 @@ def _write(
             npus=npus,
         )
     )
+    remember_origin(origin, made.sha256)
+    return made
 
 
 def _export(model: str, opset: int, offline: bool, progress: Progress) -> tuple[Checkpoint, ir.Model]:

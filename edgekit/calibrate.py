@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from edgekit import __version__, words
+from edgekit import words
 from edgekit.calibration import Calibration
-from edgekit.collect import PREFIX_TOKENS, add_second, collect_local
+from edgekit.collect import PREFIX_TOKENS, Binding, add_second, collect_local
 from edgekit.errors import ConfigError, GateFailed, RouteError
-from edgekit.machine import processor_class
 from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, CalibrationFit, calibrate
 from edgekit.route.fit import SECOND
-from edgekit.run import chat_template
 from edgekit.types import Bundle, Progress, silent
 
 if TYPE_CHECKING:
@@ -34,31 +30,6 @@ class Calibrated:
     bundle: str
     fit: CalibrationFit
     calibration: Calibration | None
-
-
-@dataclass(frozen=True)
-class Binding:
-    """What a calibration is valid for. ``runtime``: versions that can change a signal, and the processor's class."""
-
-    bundle_sha256: str
-    provider: str
-    runtime: tuple[tuple[str, str], ...]
-    template_sha256: str
-
-    @classmethod
-    def of(cls, bundle: Bundle) -> Binding:
-        """Of a bundle in this process; ``template_sha256`` is "" for a model without a chat template."""
-        template = chat_template(bundle)
-        return cls(
-            bundle_sha256=bundle.sha256,
-            provider=bundle.manifest.portable.provider,
-            runtime=(
-                ("edgekit", __version__),
-                ("onnxruntime", version("onnxruntime")),
-                ("processor", " ".join((platform.machine(), processor_class())).strip()),
-            ),
-            template_sha256="" if template is None else sha256(template.encode()).hexdigest(),
-        )
 
 
 def calibrate_bundle(
@@ -154,7 +125,7 @@ def fit_calibration(
 def check_binding(bundle: Bundle, calibration: Calibration) -> None:
     """Refuse a calibration of something else: another artefact, provider, runtime, processor or chat template.
 
-    Of ONNX Runtime the minor version counts, its patches do not; edgekit's own version does not.
+    Of edgekit, which computes the signals, and of ONNX Runtime the minor version counts; patches do not.
 
     Raises:
         RouteError: which part differs, and how.
@@ -167,6 +138,7 @@ def check_binding(bundle: Bundle, calibration: Calibration) -> None:
         ("onnxruntime", _minor(was.get("onnxruntime", "")), _minor(now["onnxruntime"])),
         ("processor", was.get("processor", ""), now["processor"]),
         ("chat template", calibration.template_sha256[:16], here.template_sha256[:16]),
+        ("edgekit", _minor(was.get("edgekit", "")), _minor(now["edgekit"])),
     )
     for what, then, today in pairs:
         if then != today:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from importlib.metadata import version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from edgekit import __version__
 from edgekit.counting import encode_prompt
 from edgekit.disk import add_line, make_parent, read_lines, writing
 from edgekit.errors import RouteError
 from edgekit.local import LocalModel
+from edgekit.machine import processor_class
 from edgekit.record import from_json, to_json
 from edgekit.route.grading import is_right
 from edgekit.route.signals import SignalTrail
 from edgekit.routing import CloudAnswer, Example, Grading, LocalAnswer, Message
-from edgekit.run import Tokenizer, generate, load_runner
+from edgekit.run import Tokenizer, chat_template, generate, load_runner
 from edgekit.strangers import open_plain
 from edgekit.types import Sampling, silent
 
@@ -78,6 +82,34 @@ class KeptCloud:
 K = TypeVar("K", Kept, KeptCloud)
 
 
+@dataclass(frozen=True)
+class Binding:
+    """What answers, and a calibration of them, are valid for.
+
+    ``runtime``: versions that can change a signal, and the processor's class.
+    """
+
+    bundle_sha256: str
+    provider: str
+    runtime: tuple[tuple[str, str], ...]
+    template_sha256: str
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Binding:
+        """Of a bundle in this process; ``template_sha256`` is "" for a model without a chat template."""
+        template = chat_template(bundle)
+        return cls(
+            bundle_sha256=bundle.sha256,
+            provider=bundle.manifest.portable.provider,
+            runtime=(
+                ("edgekit", __version__),
+                ("onnxruntime", version("onnxruntime")),
+                ("processor", " ".join((platform.machine(), processor_class())).strip()),
+            ),
+            template_sha256="" if template is None else sha256(template.encode()).hexdigest(),
+        )
+
+
 def collect_local(
     bundle: Bundle,
     examples: Sequence[Example],
@@ -97,8 +129,9 @@ def collect_local(
         examples: at least one.
         prefix_tokens: how many first tokens have signals of their own.
         threads: as in load_runner.
-        store: a file that every answer is added to at once, and where answers are taken from that this bundle, on this
-            runtime, has given to the same example before. An interrupted run goes on where it was.
+        store: a file that every answer is added to at once, and where answers are taken from that this bundle has
+            given to the same example before, in this edgekit and runtime and on this processor. An interrupted run goes
+            on where it was.
         progress: hears of every example.
 
     Returns:
@@ -114,7 +147,7 @@ def collect_local(
     prompts = [_encode(example, tokenizer) for example in examples]
     runner = load_runner(bundle, threads=threads)
     try:
-        binding = f"{bundle.sha256} {runner.info.provider} {runner.info.runtime} {prefix_tokens}"
+        binding = f"{to_json(Binding.of(bundle))} {runner.info.provider} {runner.info.runtime} {prefix_tokens}"
         keys = [sha256(f"{binding} {to_json(Asked.of(example))}".encode()).hexdigest() for example in examples]
         known = _open_store(store, Kept) if store else {}
         answers = []
@@ -190,11 +223,12 @@ def add_second(
         RunError: the bundle does not run here, or an example does not fit its context.
     """
     known = _open_store(store, Kept) if store else {}
+    who = to_json(Binding.of(second))
     found = []
     with LocalModel(second, threads=threads) as model:
         for done, (example, answer) in enumerate(zip(examples, answers, strict=True)):
             progress("second opinions", done, len(examples), "examples")
-            binding = f"{second.sha256} second {to_json(replace(answer, seconds=0.0))} {to_json(Asked.of(example))}"
+            binding = f"{who} second {to_json(replace(answer, seconds=0.0))} {to_json(Asked.of(example))}"
             key = sha256(binding.encode()).hexdigest()
             judged = known.get(key)
             if judged is None:

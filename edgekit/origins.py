@@ -1,4 +1,7 @@
-"""Where checkpoints lie on this machine, by their sha256. The user's cache remembers it; no bundle says it.
+"""Where checkpoints lie on this machine, by the sha256 of a bundle made of them, and by that of their weights.
+
+The user's cache remembers it; no bundle says it. Two folders may hold the same weights with another config or
+tokenizer: the bundle's own hash tells them apart.
 
 A bundle travels: a path in it would tell strangers who built it where, and would choose what `verify` opens elsewhere.
 """
@@ -21,24 +24,27 @@ if TYPE_CHECKING:
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def remember_origin(provenance: Provenance) -> None:
-    """Keep where a checkpoint lies, for the next ``verify``. A cache that cannot be written is no error."""
-    place = _place(provenance)
-    if place is None or not provenance.location:
+def remember_origin(provenance: Provenance, bundle_sha256: str = "") -> None:
+    """Keep where a bundle's checkpoint lies, for the next ``verify``. A cache that cannot be written is no error."""
+    if not provenance.location:
         return
-    with suppress(OSError, ConfigError):
-        make_own(place.parent)
-        write_whole(place, os.fsencode(provenance.location))
+    for place in _places(provenance, bundle_sha256):
+        with suppress(OSError, ConfigError):
+            make_own(place.parent)
+            write_whole(place, os.fsencode(provenance.location))
 
 
-def find_origin(provenance: Provenance) -> str:
+def find_origin(provenance: Provenance, bundle_sha256: str = "") -> str:
     """What to open for the checkpoint that a bundle was made of: where it lay, or a name that is good anywhere.
+
+    Args:
+        provenance: the bundle's.
+        bundle_sha256: the bundle's own hash; without it, any checkpoint with its source's weights will do.
 
     Returns:
         A path, a hub id or a packaged name; "" where only a person can say.
     """
-    place = _place(provenance)
-    if place is not None:
+    for place in _places(provenance, bundle_sha256):
         with suppress(OSError, ConfigError):
             path = os.fsdecode(require_own(place).read_bytes())
             if Path(path).exists():
@@ -47,5 +53,6 @@ def find_origin(provenance: Provenance) -> str:
     return provenance.id if named and not Path(provenance.id).exists() else ""
 
 
-def _place(provenance: Provenance) -> Path | None:
-    return cache_folder() / "origins" / provenance.sha256 if _SHA256.fullmatch(provenance.sha256) else None
+def _places(provenance: Provenance, bundle_sha256: str) -> list[Path]:
+    names = [name for name in (bundle_sha256, provenance.sha256) if _SHA256.fullmatch(name)]
+    return [cache_folder() / "origins" / name for name in names]

@@ -20,7 +20,7 @@ from edgekit.machine import processor_class
 from edgekit.origins import find_origin
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, default_settings, load_runner
-from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
+from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer, spec_changes
 from edgekit.types import (
     Bundle,
     Check,
@@ -213,7 +213,7 @@ def check_files(path: Path, progress: Progress, keys: Sequence[bytes] = ()) -> t
 def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progress) -> tuple[Checkpoint | None, Check]:
     """The checkpoint, if it is there and is the one."""
     made = bundle.manifest.provenance
-    name = source or find_origin(made)
+    name = source or find_origin(made, bundle.sha256)
     if not name:
         return None, Check(
             "source", "fail" if asked else "skip", f"where {made.id} lies is not known here", NAME_SOURCE
@@ -226,6 +226,9 @@ def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progr
     if found.sha256 != made.sha256:
         detail = f"{name} is another checkpoint: sha256 {found.sha256[:12]}, the bundle's is {made.sha256[:12]}"
         return None, Check("source", "fail" if asked else "skip", detail, NAME_SOURCE)
+    if changes := spec_changes(bundle.manifest.spec, checkpoint.spec):
+        detail = f"{name} has the bundle's weights under another configuration: {'; '.join(changes)}"
+        return None, Check("source", "fail" if asked else "skip", detail, f"{NAME_SOURCE}; or {REBUILD}")
     return checkpoint, Check("source", "pass", f"{name}, sha256 {made.sha256[:12]} as in the manifest")
 
 
@@ -458,7 +461,7 @@ def find_reference(
     bundle: Bundle, checkpoint: Checkpoint | None, text: Text, windows: NDArray[np.int64], progress: Progress
 ) -> Reference | None:
     """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""
-    key = measure.reference_key(bundle.manifest.provenance.sha256, text.sha256, windows)
+    key = measure.reference_key(measure.source_key(bundle.manifest), text.sha256, windows)
     path = require_own(cache_folder() / "references" / f"{key}.npz")
     reference = measure.load_reference(path)
     if reference is None and checkpoint is not None:

@@ -14,6 +14,7 @@ from edgekit.run.arm64 import _folder as arm64_folder
 from edgekit.source.packaged import PACKAGED, fetch_packaged
 from edgekit.types import silent
 from edgekit.verify import find_reference
+from tests import made
 
 STRANGER = 12345
 
@@ -112,7 +113,7 @@ def test_a_packaged_model_of_another_user_is_not_opened(root, give_away):
 
 
 def test_a_reference_of_another_user_is_no_measure_of_quality(root, give_away, monkeypatch):
-    bundle = type("B", (), {"manifest": type("M", (), {"provenance": type("P", (), {"sha256": "0"})})})
+    bundle = made.bundle()
     text = type("T", (), {"sha256": "1"})
     monkeypatch.setattr("edgekit.verify.measure.reference_key", lambda *_: "key")
     give_away(make(root, "references/key.npz"))

@@ -97,12 +97,16 @@ def test_of_another_processor_too(bundle, data):
         check_binding(bundle, replace(made, runtime=runtime))
 
 
-def test_a_patch_of_the_runtime_and_another_edgekit_do_not_count(bundle, data):
+def test_a_patch_of_the_runtime_or_of_edgekit_does_not_count(bundle, data):
     made = fit_calibration(bundle, data, local_answers(400)).calibration
     now = dict(made.runtime)
     patch = ".".join([*now["onnxruntime"].split(".")[:2], "99"])
-    runtime = (("edgekit", "0.0.1"), ("onnxruntime", patch), ("processor", now["processor"]))
+    own = ".".join([*now["edgekit"].split(".")[:2], "99"])
+    runtime = (("edgekit", own), ("onnxruntime", patch), ("processor", now["processor"]))
     check_binding(bundle, replace(made, runtime=runtime))
+    with pytest.raises(RouteError, match=r"another edgekit: 0\.0, and here it is") as raised:
+        check_binding(bundle, replace(made, runtime=(("edgekit", "0.0.1"), *runtime[1:])))
+    assert "edgekit route calibrate" in raised.value.hint
 
 
 def test_another_bundle_of_the_same_model_refuses_it(bundle, data, tmp_path_factory):

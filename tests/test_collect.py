@@ -151,6 +151,18 @@ def test_another_bundle_or_prefix_is_asked_again(bundle, tmp_path, monkeypatch):
     assert asked.ids == ["raw"] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("__version__", "9.9"), ("processor_class", lambda: "z80"), ("version", lambda _: "9.9")]
+)
+def test_another_edgekit_processor_or_runtime_is_asked_again(bundle, tmp_path, monkeypatch, name, other):
+    asked, store = Asked(monkeypatch), tmp_path / "answers.jsonl"
+    for _ in range(2):
+        collect_local(bundle, EXAMPLES[:1], store=store)
+    monkeypatch.setattr(f"edgekit.collect.{name}", other)
+    collect_local(bundle, EXAMPLES[:1], store=store)
+    assert asked.ids == ["raw"] * 2
+
+
 def test_a_file_of_another_kind_is_not_touched(bundle, tmp_path):
     store = tmp_path / "notes.txt"
     store.write_text('{"my": "notes"}\nwithout an end')

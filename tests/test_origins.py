@@ -112,3 +112,34 @@ def test_a_cache_that_cannot_be_written_is_no_error(home, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", "/dev/null/nothing")
     remember_origin(Provenance("model", "folder", "ab" * 32, location=str(home)))
     assert find_origin(Provenance("model", "folder", "ab" * 32)) == ""
+
+
+def test_folders_with_the_same_weights_are_told_apart(home, capsys):
+    """The weights alone do not say what a bundle was made of: the config decides, too, what they compute."""
+    first = tiny_checkpoint(home / "first")
+    second = tiny_checkpoint(home / "second", rope_theta=500000.0)
+    one, two = (build_bundle(str(m), precision="fp32", out=home / f"of-{m.name}") for m in (first, second))
+    assert one.manifest.provenance.sha256 == two.manifest.provenance.sha256
+    assert find_origin(one.manifest.provenance, one.sha256) == str(first)
+    few = ["--tokens", "128", "--window", "64"]
+    for bundle in (one, two):
+        assert run(["verify", str(bundle.path), *few]) == 0
+        assert "pass  source" in capsys.readouterr().out
+    assert len(list((home / "cache" / "references").iterdir())) == 2
+    assert run(["verify", str(one.path), *few, "--source", str(second)]) == 3
+    assert "under another configuration: rope" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_config_that_was_changed_since_is_not_the_source(home, capsys):
+    model = tiny_checkpoint(home / "model")
+    bundle = build_bundle(str(model), precision="fp32", out=home / "bundle")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"eos_token_id": [2, 3], "max_position_embeddings": 256}))
+    few = ["--tokens", "128", "--window", "64"]
+    assert run(["verify", str(bundle.path), *few]) == 0
+    assert "pass  source" in capsys.readouterr().out
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert run(["verify", str(bundle.path), *few]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "skip source" in shown
+    assert "norm_eps: '1e-05', now '0.001'" in shown

@@ -32,6 +32,7 @@ from edgekit.measure.quality import (
     reference_key,
     save_reference,
     score,
+    source_key,
 )
 from edgekit.measure.scaling import FORMULA, PRECISION_SHARE, estimate_loss, why_incomparable
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
@@ -75,6 +76,7 @@ __all__ = [
     "roofline",
     "save_reference",
     "score",
+    "source_key",
     "weight_bytes",
     "why_incomparable",
 ]

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit import __version__
 from edgekit.disk import make_parent, write_whole
 from edgekit.errors import MeasureError
+from edgekit.record import to_json
 from edgekit.types import Interval, Predictor, Progress, Quality, silent
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from edgekit.types import Manifest
 
     Floats = NDArray[np.float64]
 
@@ -76,9 +80,14 @@ class Scores:
     reference_nll: Floats
 
 
-def reference_key(source_sha256: str, text_sha256: str, tokens: NDArray[np.int64], top_k: int = TOP_K) -> str:
-    """The name of a reference in a cache: what it was made of, and the format."""
-    told = f"{FORMAT} {source_sha256} {text_sha256} {tokens.shape} {top_k} "
+def source_key(manifest: Manifest) -> str:
+    """All that the logits of a bundle's source follow from: weights, configuration, exporter, and who reads them."""
+    return f"{__version__} {manifest.exporter} {manifest.provenance.sha256} {to_json(manifest.spec)}"
+
+
+def reference_key(source: str, text_sha256: str, tokens: NDArray[np.int64], top_k: int = TOP_K) -> str:
+    """The name of a reference in a cache: what it was made of (``source`` is source_key's), and the format."""
+    told = f"{FORMAT} {source} {text_sha256} {tokens.shape} {top_k} "
     return sha256(told.encode() + tokens.tobytes()).hexdigest()[:32]
 
 

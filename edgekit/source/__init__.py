@@ -6,7 +6,7 @@ from edgekit.source.model import open_model
 from edgekit.source.oracle import source_tokenizer, try_tokenizer
 from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
-from edgekit.source.provenance import fingerprint, require_unchanged, source_stamp
+from edgekit.source.provenance import fingerprint, require_unchanged, source_stamp, spec_changes
 
 __all__ = [
     "ARCHITECTURES",
@@ -18,5 +18,6 @@ __all__ = [
     "require_unchanged",
     "source_stamp",
     "source_tokenizer",
+    "spec_changes",
     "try_tokenizer",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
+from edgekit.source.fields import shown
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.tensors import FileWeights
 from edgekit.strangers import open_plain
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from os import stat_result
     from pathlib import Path
 
-    from edgekit.types import Checkpoint, Provenance
+    from edgekit.types import Checkpoint, ModelSpec, Provenance, Rope
 
 _CHUNK = 1 << 20
 """Bytes hashed at once: they stay in the cache between reading and hashing."""
@@ -47,6 +48,22 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenan
             f"{weights.files[0]} has changed since it was fetched", "delete the file; it will be fetched again"
         )
     return replace(provenance, sha256=sha256)
+
+
+def spec_changes(then: ModelSpec, now: ModelSpec) -> tuple[str, ...]:
+    """What another configuration of the same weights computes otherwise: ``field: then, now``.
+
+    Names, special tokens and the length of the context change no logits.
+    """
+    aside = ("architecture", "context_length", "bos_token_id", "eos_token_ids", "pad_token_id")
+    then, now = (replace(spec, rope=_own_rope(spec.rope)) for spec in (then, now))
+    pairs = ((f.name, getattr(then, f.name), getattr(now, f.name)) for f in fields(then) if f.name not in aside)
+    return tuple(f"{name}: {shown(str(was))}, now {shown(str(is_))}" for name, was, is_ in pairs if was != is_)
+
+
+def _own_rope(rope: Rope) -> Rope:
+    """Without the trained context where no frequency follows from it."""
+    return replace(rope, original_context=0) if rope.kind in ("default", "linear") else rope
 
 
 def source_stamp(checkpoint: Checkpoint) -> str:

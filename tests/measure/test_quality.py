@@ -17,10 +17,13 @@ from edgekit.measure.quality import (
     reference_key,
     save_reference,
     score,
+    source_key,
 )
 from edgekit.testing import FakeRunner
+from tests import made
 
 VOCAB = 384
+BUNDLE = made.bundle()
 TOKENS = np.random.default_rng(1).integers(VOCAB, size=(5, 100))
 
 
@@ -208,3 +211,22 @@ def test_bootstrap_in_pieces_gives_the_same(monkeypatch):
 def test_one_window_has_no_interval():
     with pytest.raises(MeasureError, match="one window"):
         bootstrap(np.ones((1, 10)), mean)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"spec": replace(BUNDLE.manifest.spec, norm_eps=1e-6)},
+        {"spec": replace(BUNDLE.manifest.spec, windows=(8,) * BUNDLE.manifest.spec.layers)},
+        {"provenance": replace(BUNDLE.manifest.provenance, sha256="00" * 32)},
+        {"exporter": "optimum"},
+    ],
+)
+def test_all_that_a_source_computes_by_is_in_its_key(other):
+    assert source_key(replace(BUNDLE.manifest, **other)) != source_key(BUNDLE.manifest)
+
+
+def test_another_edgekit_has_keys_of_its_own(monkeypatch):
+    before = source_key(BUNDLE.manifest)
+    monkeypatch.setattr("edgekit.measure.quality.__version__", "9.9")
+    assert source_key(BUNDLE.manifest) != before
