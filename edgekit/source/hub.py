@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
+from edgekit.source.fields import shown
+from edgekit.source.weight_files import PICKLE_HINT, PICKLE_REASON, is_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +50,31 @@ def fetch_repository(name: str, *, revision: str | None, offline: bool, progress
     except Exception as error:
         # The transport's own exceptions differ between versions of huggingface_hub (requests, httpx).
         raise _translate(error, name, revision, offline) from error
+    if not offline and not any(Path(folder).glob("*.safetensors")):
+        _refuse_repository(name, Path(folder).name)
     return Path(folder)
+
+
+def _refuse_repository(name: str, commit: str) -> None:
+    """Raise SourceError for a repository without safetensors files: what it holds is known, though not fetched."""
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().list_repo_files(name, revision=commit)
+    except Exception:
+        return
+    if gguf := [file for file in files if file.endswith(".gguf")]:
+        raise SourceError(
+            f"'{name}' holds GGUF files and no safetensors: {shown(gguf[0])}",
+            f"fetch one and give its path: hf download {name} {gguf[0]}",
+        )
+    if pickles := [file for file in files if is_pickle(file)]:
+        raise SourceError(f"'{name}' holds no safetensors, but {shown(pickles[0])}: {PICKLE_REASON}", PICKLE_HINT)
+    if below := [file for file in files if file.endswith(".safetensors")]:
+        raise SourceError(
+            f"'{name}' holds no weights in the format of transformers; there is {shown(below[0])}",
+            "fetch that folder and give its path, or use a repository whose model.safetensors is at its root",
+        )
 
 
 def fetch_config(name: str, *, revision: str | None, offline: bool) -> Path:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
 from edgekit.source.architectures import FAMILIES, parse_config
+from edgekit.source.fields import shown
 from edgekit.source.folder import Folder
 from edgekit.source.layout import match_tensors, split_fused
 from edgekit.source.reasons import adapter_error, refuse_other_kinds
@@ -51,7 +52,11 @@ def read_spec(folder: Folder) -> tuple[dict[str, Any], ModelSpec]:
         gguf = [name for name in folder.names() if name.endswith(".gguf")]
         if gguf:
             raise SourceError(f"{path} has no config.json", f"for the GGUF file give its path: {path / gguf[0]}")
-        raise SourceError(f"{path} has no config.json", "a checkpoint folder has config.json and safetensors files")
+        below = next((name for name in folder.names() if folder.has(f"{name}/config.json")), None)
+        hint = (
+            f"the folder {shown(below)} in it has one" if below else "a checkpoint has one beside its safetensors files"
+        )
+        raise SourceError(f"{path} has no config.json", hint)
     config = folder.read_json("config.json")
     return config, parse_config(config, str(path / "config.json"), folder.optional_json("generation_config.json"))
 

@@ -184,6 +184,30 @@ def test_errors_say_what_to_do(
     assert hint in out["hint"]
 
 
+@pytest.mark.parametrize(
+    ("there", "culprits", "hint"),
+    [
+        (["pytorch_model.bin"], ["'org/tiny' holds no safetensors", "'pytorch_model.bin'", "pickle"], "sandbox"),
+        (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], ["pickle"], "sandbox"),
+        (["tiny-q4.gguf", "pytorch_model.bin"], ["GGUF files", "'tiny-q4.gguf'"], "hf download org/tiny tiny-q4.gguf"),
+        (["original/model.safetensors"], ["'original/model.safetensors'"], "its root"),
+        (["consolidated.safetensors"], ["'consolidated.safetensors'"], "its root"),
+        (["training_args.bin"], ["no safetensors files"], "again"),
+    ],
+)
+def test_a_repository_without_weights_that_are_read(
+    hub: tuple[Hub, str], tmp_path: Path, there: list[str], culprits: list[str], hint: str
+) -> None:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (hub[0].folder / name).unlink()
+    for name in there:
+        (hub[0].folder / name).write_bytes(b"{}")
+    out = ask(tmp_path, hub[1], "org/tiny")
+    for culprit in culprits:
+        assert culprit in out["error"]
+    assert hint in out["hint"]
+
+
 def test_no_network_and_nothing_cached(tmp_path: Path) -> None:
     out = ask(tmp_path, "http://127.0.0.1:9", "org/tiny")
     assert "'org/tiny' is not in the hub's cache, and the hub cannot be reached" in out["error"]

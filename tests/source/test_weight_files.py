@@ -410,3 +410,9 @@ def test_configs_of_what_writes_no_text(folder: Path, kind: str) -> None:
     changes, culprit = CONFIGS[kind]
     edit(folder / "config.json", **changes)
     refused(folder, culprit, "config.json")
+
+
+def test_a_trainers_folder_of_checkpoints(folder: Path) -> None:
+    (folder / "checkpoint-500").mkdir()
+    (folder / "config.json").rename(folder / "checkpoint-500" / "config.json")
+    refused(folder, "no config.json", hint="checkpoint-500")
