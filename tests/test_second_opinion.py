@@ -76,7 +76,7 @@ def by_hand(bundle, request, text) -> float:
 # --- collecting and calibrating -----------------------------------------------------------------
 
 
-def test_each_answer_gets_the_other_ones_opinion(built, tmp_path):
+def test_each_answer_gets_the_other_ones_opinion(built, tmp_path, monkeypatch):
     store = tmp_path / "store.jsonl"
     answers = collect_local(built[0], EXAMPLES, store=store)
     judged = add_second(built[1], EXAMPLES, answers, store=store)
@@ -91,6 +91,10 @@ def test_each_answer_gets_the_other_ones_opinion(built, tmp_path):
     assert store.read_bytes() == kept
     other = add_second(built[2], EXAMPLES, answers, store=store)
     assert [a.signals.second_logprob for a in other] != [a.signals.second_logprob for a in judged]
+    kept = store.read_bytes()
+    monkeypatch.setattr("edgekit.collect.__version__", "9.9")
+    add_second(built[1], EXAMPLES, answers, store=store)
+    assert store.read_bytes() != kept, "an opinion of another edgekit was taken for this one's"
 
 
 def opinionated(n: int):

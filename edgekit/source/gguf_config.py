@@ -62,6 +62,7 @@ _FOREIGN = ("attention.scale", "logit_scale", "residual_scale", "embedding_scale
 
 def find_model(gguf: GgufFile) -> GgufModel:
     """The row of MODELS for a file. Raises SourceError that lists the known architectures."""
+    _refuse_other_kinds(gguf)
     model = MODELS.get(gguf.architecture)
     if model is None:
         raise SourceError(
@@ -69,6 +70,28 @@ def find_model(gguf: GgufFile) -> GgufModel:
             "for other decoders give the Hugging Face checkpoint and --exporter optimum",
         )
     return model
+
+
+def _refuse_other_kinds(gguf: GgufFile) -> None:
+    """Raise SourceError for a file that holds no language model, or more than one."""
+    kind = gguf.text("general.type") or "model"
+    adapted = next((name for name in gguf.tensors if name.endswith((".lora_a", ".lora_b"))), "")
+    if kind == "adapter" or adapted:
+        raise SourceError(
+            f"{gguf.path} is an adapter that is not merged, not a model", "merge it with llama.cpp's llama-export-lora"
+        )
+    if kind != "model":
+        raise SourceError(f"{gguf.path} holds {shown(kind)}, not a language model", "give the file of the model itself")
+    if any(name.startswith("cls.") for name in gguf.tensors):
+        raise SourceError(
+            f"{gguf.path} classifies or scores texts and does not write them: it holds a head of its own for that",
+            "use the language model that it was trained from, if that is what you want to run",
+        )
+    if gguf.metadata.get(f"{gguf.architecture}.attention.causal") is False:
+        raise SourceError(
+            f"{gguf.path}: '{gguf.architecture}.attention.causal' is false: the model attends in both directions",
+            "use a causal language model: an encoder writes no text",
+        )
 
 
 def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) -> dict[str, Extent]:
@@ -171,7 +194,7 @@ def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
     elif kind in ("linear", "yarn") and factor not in (None, 0.0, 1.0):
         scaling = {"rope_type": kind, "factor": factor}
         if kind == "yarn":
-            scaling["original_max_position_embeddings"] = original or round(context / factor)
+            scaling["original_max_position_embeddings"] = original or context  # llama.cpp's n_ctx_train
     elif kind not in ("none", "linear", "yarn"):
         raise SourceError(
             f"{gguf.path}: unknown rope scaling {shown(kind)}",

@@ -216,6 +216,8 @@ class _Header:
 
 def _read_header(header: _Header, path: Path) -> GgufFile:
     magic, version = struct.unpack("<4sI", header.take(8))
+    if magic == b"vers":
+        raise SourceError(f"{path} is a Git LFS pointer, not the file itself", "fetch the file itself: git lfs pull")
     if magic != b"GGUF":
         raise SourceError(f"{path} is not a GGUF file", "give a .gguf file, or a Hugging Face folder")
     if version not in (2, 3):

@@ -50,9 +50,10 @@ def fetch_repository(name: str, *, revision: str | None, offline: bool, progress
     except Exception as error:
         # The transport's own exceptions differ between versions of huggingface_hub (requests, httpx).
         raise _translate(error, name, revision, offline) from error
-    if not offline and not any(Path(folder).glob("*.safetensors")):
-        _refuse_repository(name, Path(folder).name)
-    return Path(folder)
+    snapshot = Path(folder)
+    if not offline and not any(snapshot.glob("*.safetensors")) and not (snapshot / "adapter_config.json").exists():
+        _refuse_repository(name, snapshot.name)
+    return snapshot
 
 
 def _refuse_repository(name: str, commit: str) -> None:

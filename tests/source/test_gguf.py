@@ -323,3 +323,44 @@ def test_files_that_are_something_else(tmp_path: Path, head: bytes, culprit: str
     (tmp_path / "m.gguf").write_bytes(head)
     with pytest.raises(SourceError, match=culprit):
         open_model(str(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("culprit", "options"),
+    [
+        ("an adapter that is not merged", {"metadata": {"general.type": "adapter"}}),
+        ("an adapter that is not merged", {"tensors": {"blk.0.attn_q.weight.lora_a": np.ones((2, 64))}}),
+        ("holds 'mmproj', not a language model", {"metadata": {"general.type": "mmproj"}}),
+        ("classifies or scores texts", {"tensors": {"cls.output.weight": np.ones((2, 64))}}),
+        ("attends in both directions", {"metadata": {".attention.causal": False}}),
+        ("is one part of 3", {"metadata": {"split.count": 3}}),
+    ],
+)
+def test_what_is_no_language_model_is_told(tmp_path: Path, culprit: str, options: dict[str, Any]) -> None:
+    refused(tmp_path, culprit, **options)
+
+
+def test_a_pointer_in_the_place_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(SourceError, match="Git LFS pointer"):
+        open_model(str(tmp_path / "m.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "original", "trained", "context"),
+    [("yarn", 128, 128, 512), ("yarn", None, 512, 2048), ("linear", None, 512, 2048)],
+)
+def test_contexts_reach_as_far_as_their_scaling(
+    tmp_path: Path, kind: str, original: int | None, trained: int, context: int
+) -> None:
+    """llama.cpp: without its original context yarn starts from the file's context_length."""
+    scaling = {".rope.scaling.type": kind, ".rope.scaling.factor": 4.0}
+    scaling |= {".rope.scaling.original_context_length": original} if original else {}
+    write_gguf(tmp_path / "m.gguf", metadata=scaling)
+    spec = open_model(str(tmp_path / "m.gguf")).spec
+    assert (spec.rope.original_context, spec.context_length) == (trained, context)
+
+
+def test_a_block_beyond_those_that_the_file_counts_is_left_aside(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", metadata={".block_count": 1})
+    assert open_model(str(tmp_path / "m.gguf")).spec.layers == 1

@@ -193,6 +193,7 @@ def test_errors_say_what_to_do(
         (["original/model.safetensors"], ["'original/model.safetensors'"], "its root"),
         (["consolidated.safetensors"], ["'consolidated.safetensors'"], "its root"),
         (["training_args.bin"], ["no safetensors files"], "again"),
+        (["adapter_config.json", "adapter_model.bin"], ["adapter"], "merge"),
     ],
 )
 def test_a_repository_without_weights_that_are_read(
