@@ -61,12 +61,13 @@ class TokenizerForm:
     """What a checked tokenizer.json holds.
 
     ``tokens`` is one more than the highest id, ``added`` the ids of added tokens. ``plain``: it has no regular
-    expression but those of KNOWN, so it may be run in this process.
+    expression but those of KNOWN, so it may be run in this process. ``document``: the JSON itself.
     """
 
     tokens: int
     added: Mapping[str, int]
     plain: bool
+    document: Mapping[str, Any]
 
 
 def check_tokenizer(data: bytes, where: str, *, error: type[EdgekitError]) -> TokenizerForm:
@@ -90,7 +91,7 @@ def check_tokenizer(data: bytes, where: str, *, error: type[EdgekitError]) -> To
     except ValueError as reason:
         raise error(f"{where} is not a tokenizer that edgekit opens: {reason}", _HINT) from reason
     tokens = max(max(vocabulary.values(), default=-1), max(added.values(), default=-1)) + 1
-    return TokenizerForm(tokens, added, all(pattern in KNOWN for pattern in patterns))
+    return TokenizerForm(tokens, added, all(pattern in KNOWN for pattern in patterns), content)
 
 
 _HINT = "take tokenizer.json from the model's own page, and do not use this one unless you trust its origin"

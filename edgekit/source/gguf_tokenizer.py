@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgekit.errors import SourceError
+from edgekit.source.chat_templates import MAX_TEMPLATE
 from edgekit.source.fields import shown
-from edgekit.source.sidefiles import MAX_TEMPLATE
+from edgekit.source.gguf_ends import END_TEXTS
 from edgekit.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
 if TYPE_CHECKING:
@@ -139,8 +140,10 @@ def merges_in(gguf: GgufFile) -> list[str]:
 
 
 def types_of(gguf: GgufFile, count: int) -> list[int]:
-    """The type of each token; NORMAL where the file does not say."""
-    return gguf.items("tokenizer.ggml.token_type", int, count) or [NORMAL] * count
+    """The type of each token; NORMAL where the file does not say. Known ends are CONTROL, as in llama.cpp."""
+    types = gguf.items("tokenizer.ggml.token_type", int, count) or [NORMAL] * count
+    tokens = gguf.items("tokenizer.ggml.tokens", str, count)
+    return [CONTROL if token in END_TEXTS else kind for token, kind in zip(tokens, types, strict=True)]
 
 
 def find_split(gguf: GgufFile) -> Split:
