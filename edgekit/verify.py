@@ -20,7 +20,7 @@ from edgekit.machine import processor_class
 from edgekit.origins import find_origin
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, default_settings, load_runner
-from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer
+from edgekit.source import AWKWARD, complete_export, fingerprint, open_model, source_tokenizer
 from edgekit.types import (
     Bundle,
     Check,
@@ -239,7 +239,7 @@ def _open(name: str, exporter: Exporter, *, offline: bool, progress: Progress) -
     from edgekit.graph import export_with_optimum
 
     _, spec, files, provenance, weights = export_with_optimum(name, offline=offline, progress=progress)
-    return Checkpoint(spec, weights, files, provenance)
+    return complete_export(Checkpoint(spec, weights, files, provenance))
 
 
 def _check_text(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[Check, Check]:

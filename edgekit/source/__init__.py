@@ -7,11 +7,13 @@ from edgekit.source.oracle import source_tokenizer, try_tokenizer
 from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.provenance import fingerprint, require_unchanged, source_stamp
+from edgekit.source.sidefiles import complete_export
 
 __all__ = [
     "ARCHITECTURES",
     "AWKWARD",
     "PACKAGED",
+    "complete_export",
     "fingerprint",
     "open_model",
     "open_outline",

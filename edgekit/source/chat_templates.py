@@ -35,10 +35,10 @@ def read_templates(folder: Folder, settings: Mapping[str, Any]) -> dict[str, str
     """
     found = {name: _read(folder, file) for name, file in _files(folder).items()}
     if not found:
-        found = _listed(settings.get("chat_template"), str(folder.path / "tokenizer_config.json"))
+        found = listed_templates(settings.get("chat_template"), str(folder.path / "tokenizer_config.json"))
     if not found and folder.has("chat_template.json"):
         where = str(folder.path / "chat_template.json")
-        found = _listed(folder.read_json("chat_template.json").get("chat_template"), where)
+        found = listed_templates(folder.read_json("chat_template.json").get("chat_template"), where)
     if len(found) == 1 and "default" not in found:
         found = {"default": next(iter(found.values()))}
     if found and "default" not in found:
@@ -62,8 +62,8 @@ def _read(folder: Folder, file: str) -> str:
     return parse_text(folder.read(file), str(folder.path / file), error=SourceError)
 
 
-def _listed(value: object, where: str) -> dict[str, str]:
-    """The templates of a JSON entry: one text, or a list of named ones."""
+def listed_templates(value: object, where: str) -> dict[str, str]:
+    """The templates of a JSON entry: one text, or a list of named ones. Raises SourceError for anything else."""
     fields = Fields({"chat_template": value}, where)
     if isinstance(value, list):
         named = {entry.get("name"): entry.get("template") for entry in value if _is_named(entry)}

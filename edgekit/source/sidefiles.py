@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cell import LARGE_MEMORY, Cell
 from edgekit.errors import SourceError
 from edgekit.source.added_tokens import TokenFiles, add_tokens, require_added, require_tokens
-from edgekit.source.chat_templates import MORE, read_templates
+from edgekit.source.chat_templates import MORE, listed_templates, read_templates
 from edgekit.source.fields import Fields
+from edgekit.source.folder import Folder
+from edgekit.strangers import parse_json, parse_text
 from edgekit.tokenizer_file import TokenizerForm, check_tokenizer
-from edgekit.types import ModelSpec, SideFile
+from edgekit.types import Checkpoint, ModelSpec, SideFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edgekit.source.folder import Folder
 
 _NO_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the model's page into the folder"
 _OLD = ("tokenizer.model", "vocab.json")
@@ -61,14 +63,15 @@ def collect_files(
         where = str(folder.path / "tokenizer.json")
         tokenizer, document, spec = complete_tokenizer(tokenizer, tokens, spec, where, said=said)
     require_ids(spec, str(folder.path))
+    settings = folder.read("tokenizer_config.json") if folder.has("tokenizer_config.json") else b""
     files = [
         as_json("config.json", config | wrong) if wrong else SideFile("config.json", folder.read("config.json")),
         complete_generation(
             folder.read("generation_config.json") if folder.has("generation_config.json") else None, generation, spec
         ),
         *([] if tokenizer is None else [SideFile("tokenizer.json", tokenizer)]),
-        _settings_file(folder, tokens, templates, document or {}),
-        *(SideFile(_template_name(name), text.encode()) for name, text in templates.items()),
+        _settings_file(settings, tokens, templates, document or {}),
+        *_template_files(templates),
     ]
     if folder.has("special_tokens_map.json"):
         files.append(SideFile("special_tokens_map.json", folder.read("special_tokens_map.json")))
@@ -139,7 +142,7 @@ def _prefix_space(document: Mapping[str, Any]) -> bool | None:
 
 
 def _settings_file(
-    folder: Folder, tokens: TokenFiles, templates: Mapping[str, str], document: Mapping[str, Any]
+    data: bytes, tokens: TokenFiles, templates: Mapping[str, str], document: Mapping[str, Any]
 ) -> SideFile:
     """tokenizer_config.json with what other files say: other runtimes read nothing else.
 
@@ -152,12 +155,44 @@ def _settings_file(
     if "default" in templates:
         settings["chat_template"] = templates["default"]
     if settings == tokens.settings:
-        return SideFile("tokenizer_config.json", folder.read("tokenizer_config.json"))
+        return SideFile("tokenizer_config.json", data)
     return as_json("tokenizer_config.json", settings)
 
 
-def _template_name(name: str) -> str:
-    return "chat_template.jinja" if name == "default" else f"{MORE}/{name}.jinja"
+def _template_files(templates: Mapping[str, str]) -> list[SideFile]:
+    names = {name: "chat_template.jinja" if name == "default" else f"{MORE}/{name}.jinja" for name in templates}
+    return [SideFile(names[name], text.encode()) for name, text in templates.items()]
+
+
+def complete_export(checkpoint: Checkpoint) -> Checkpoint:
+    """An exported checkpoint whose tokens, end tokens and templates are put together as ``collect_files`` does.
+
+    Raises:
+        SourceError: as collect_files.
+    """
+    where, place = checkpoint.provenance.id, Path(checkpoint.provenance.location)
+    files = {file.name: file.data for file in checkpoint.files}
+    config, generation, settings = (
+        parse_json(files[name], f"{where}: {name}", error=SourceError)
+        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
+    )
+    folder = Folder(place) if place.is_dir() else None
+    tokens = replace(read_token_files(folder), settings=settings) if folder else TokenFiles(settings, {}, {})
+    ends = [i for values in (generation, config) for i in Fields(values, where).tokens("eos_token_id")]
+    spec = replace(checkpoint.spec, eos_token_ids=tuple(dict.fromkeys(ends)))
+    tokenizer, document, spec = complete_tokenizer(files["tokenizer.json"], tokens, spec, where, said=bool(ends))
+    require_ids(spec, where)
+    templates = read_templates(folder, settings) if folder else listed_templates(settings.get("chat_template"), where)
+    if not folder and "chat_template.jinja" in files:
+        templates["default"] = parse_text(files["chat_template.jinja"], where, error=SourceError)
+    made = (
+        complete_generation(files["generation_config.json"], generation, spec),
+        SideFile("tokenizer.json", tokenizer),
+        _settings_file(files["tokenizer_config.json"], tokens, templates, document),
+        *_template_files(templates),
+    )
+    files |= {file.name: file.data for file in made}
+    return replace(checkpoint, spec=spec, files=tuple(SideFile(name, data) for name, data in files.items()))
 
 
 def complete_generation(data: bytes | None, values: Mapping[str, Any], spec: ModelSpec) -> SideFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from test_folder import edit
 from tokenizers import Tokenizer
 
 from edgekit.errors import SourceError
-from edgekit.source import open_model
+from edgekit.source import complete_export, open_model
 from edgekit.source.oracle import try_tokenizer
 from edgekit.testing import tiny_checkpoint, tiny_tokenizer
+from edgekit.types import Checkpoint, Provenance, SideFile
 
 FIRST = max(json.loads(tiny_tokenizer())["model"]["vocab"].values()) + 1
 """The id of the first token that is added."""
@@ -198,3 +200,19 @@ def test_a_space_in_front_is_the_classs_to_say(
     settings = json.loads(open_model(str(folder)).file("tokenizer_config.json") or b"")
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert settings.get("add_prefix_space", False) == spaced
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_an_export_has_them_too(folder: Path, local: bool) -> None:
+    """What optimum exports of a folder, or of a hub id, whose files it wrote itself."""
+    write(folder, *VARIANTS["added_tokens.json"])
+    edit(folder / "config.json", eos_token_id=3)
+    own = open_model(str(folder))
+    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+    files = tuple(SideFile(name, (folder / name).read_bytes()) for name in names)
+    origin = Provenance("m", "optimum", "", "", str(folder) if local else "org/m")
+    export = complete_export(Checkpoint(replace(own.spec, eos_token_ids=(2,)), own.weights, files, origin))
+    assert export.spec.eos_token_ids == (2, 3)
+    assert json.loads(export.file("generation_config.json") or b"")["eos_token_id"] == [2, 3]
+    assert ("[A]" in (export.file("tokenizer.json") or b"").decode()) == local
+    assert export.file("chat_template.jinja") == own.file("chat_template.jinja")
