@@ -50,7 +50,9 @@ GPT4O = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-KNOWN = frozenset({LLAMA3, QWEN2, TEKKEN, GPT4O, GPT2, r"\p{N}", r"\p{N}{1,3}", r"\d", r"\d{1,3}", r"\s+", " {2,}"})
+KNOWN = frozenset({LLAMA3, QWEN2, TEKKEN, GPT4O, GPT2}) | {
+    *(r"\p{N}", r"\p{N}{1,3}", r"\d", r"\d{1,3}", r"\s+", " {2,}", r"\A | \z"),
+}
 """Regular expressions of published tokenizers that never look at a letter more than a few times."""
 
 _TEXTS = {"type", "content", "prepend", "replacement", "prefix", "suffix", "pad_token", "word_delimiter_token"}

@@ -14,6 +14,7 @@ from edgekit.source.added_tokens import TokenFiles, add_tokens, require_added, r
 from edgekit.source.chat_templates import MORE, listed_templates, read_templates
 from edgekit.source.fields import Fields
 from edgekit.source.folder import Folder
+from edgekit.source.sentencepiece_model import convert_pieces, read_pieces
 from edgekit.strangers import parse_json, parse_text
 from edgekit.tokenizer_file import TokenizerForm, check_tokenizer
 from edgekit.types import Checkpoint, ModelSpec, SideFile
@@ -57,7 +58,7 @@ def collect_files(
     found = {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied}
     wrong = {key: value for key, value in found.items() if config.get(key) not in (None, value)}
     generation = folder.optional_json("generation_config.json")
-    tokenizer, document = _tokenizer(folder, data_only=data_only), None
+    tokenizer, document = _tokenizer(folder, tokens, data_only=data_only), None
     if tokenizer is not None:
         said = any(values.get("eos_token_id") is not None for values in (config, generation))
         where = str(folder.path / "tokenizer.json")
@@ -260,7 +261,7 @@ def require_ids(spec: ModelSpec, where: str) -> None:
                 )
 
 
-def _tokenizer(folder: Folder, *, data_only: bool) -> bytes | None:
+def _tokenizer(folder: Folder, tokens: TokenFiles, *, data_only: bool) -> bytes | None:
     if folder.has("tokenizer.json"):
         return folder.read("tokenizer.json")
     old = next((name for name in _OLD if folder.has(name)), None)
@@ -268,13 +269,26 @@ def _tokenizer(folder: Folder, *, data_only: bool) -> bytes | None:
         raise SourceError(f"{folder.path} has no tokenizer (tokenizer.json or tokenizer.model)", _NO_TOKENIZER_HINT)
     if data_only:
         return None
-    what = f"{folder.path / old} cannot be converted to tokenizer.json"
+    where = str(folder.path / old)
+    pieces = read_pieces(folder.read(old), where) if old == "tokenizer.model" else None
+    if pieces is not None:
+        return convert_pieces(pieces, tokens.combined(), where).encode()
     # Most often for a package that is not installed.
-    return open_tokenizer(folder, what, "install the converters with: pip install 'edgekit[sentencepiece]'").encode()
+    hint = "install the converters with: pip install 'edgekit[sentencepiece]'"
+    return open_tokenizer(folder, f"{where} cannot be converted to tokenizer.json", hint)["text"].encode()
 
 
-def open_tokenizer(folder: Folder, what: str, hint: str) -> str:
-    """Open a folder's tokenizer with transformers: no network, no code from the folder. Its tokenizer.json.
+def open_tokenizer(folder: Folder, what: str, hint: str, *, generic: bool = False) -> dict[str, str]:
+    """Open a folder's tokenizer with transformers: no network, no code from the folder.
+
+    Args:
+        folder: the folder.
+        what: how messages begin.
+        hint: the next step.
+        generic: take tokenizer.json as it is, whatever class the folder names.
+
+    Returns:
+        ``text``, its tokenizer.json, and ``name``, who reads it.
 
     Raises:
         SourceError: something in the folder is not a plain file of it, or transformers refuses: ``what`` and ``hint``.
@@ -282,9 +296,8 @@ def open_tokenizer(folder: Folder, what: str, hint: str) -> str:
     for name in folder.names():
         if not (folder.path / name).is_dir():
             folder.open(name).close()
-    request = {"do": "open_folder", "folder": str(folder.path)}
-    opened = transformers_cell().ask(request, seconds=CONVERSION_SECONDS, what=what, error=SourceError, hint=hint)
-    return str(opened["text"])
+    request = {"do": "open_folder", "folder": str(folder.path), "generic": generic}
+    return transformers_cell().ask(request, seconds=CONVERSION_SECONDS, what=what, error=SourceError, hint=hint)
 
 
 @cache
