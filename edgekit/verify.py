@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from edgekit.machine import processor_class
 from edgekit.origins import find_origin
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, default_settings, load_runner
-from edgekit.source import AWKWARD, complete_export, fingerprint, open_model, source_readers
+from edgekit.source import complete_export, fingerprint, open_model
 from edgekit.types import (
     Bundle,
     Check,
@@ -34,6 +33,7 @@ from edgekit.types import (
     Verification,
     silent,
 )
+from edgekit.verify_text import NAME_SOURCE, REBUILD, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,8 +86,6 @@ LIMITS: dict[Precision, Limits] = {
     "int4": Limits(0.5, 0.6),
 }
 
-NAME_SOURCE = "name the checkpoint that it was built from: --source"
-REBUILD = "build it again with `edgekit build`"
 
 _DECODED = 24
 _SAMPLE = 12
@@ -142,7 +140,7 @@ def verify_bundle(
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
     checkpoint, found = open_source(opened, source, asked, progress)
-    checks += (found, *_check_text(opened, checkpoint))
+    checks += (found, *check_text(opened, checkpoint))
     quality, computed = _check_computing(opened, checkpoint, request, progress)
     checks += computed
     npus: tuple[NpuBuild, ...] = ()
@@ -241,59 +239,6 @@ def _open(name: str, exporter: Exporter, *, offline: bool, progress: Progress) -
 
     _, spec, files, provenance, weights = export_with_optimum(name, offline=offline, progress=progress)
     return complete_export(Checkpoint(spec, weights, files, provenance))
-
-
-def _check_text(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[Check, Check]:
-    """Tokenizer and chat template against the source's own."""
-    if checkpoint is None:
-        reason = "the source is not here to compare with"
-        return Check("tokenizer", "skip", reason, NAME_SOURCE), Check("chat template", "skip", reason, NAME_SOURCE)
-    return _check_tokenizer(bundle, checkpoint), _check_template(bundle, checkpoint)
-
-
-def _check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
-    """Whether the bundle splits text as somebody reads the source, and who reads it differently."""
-    try:
-        ours, readers = Tokenizer.of(bundle).encode, source_readers(checkpoint)
-    except (EdgekitError, OSError, ValueError) as error:
-        return Check("tokenizer", "fail", str(error), "")
-    rows = bundle.manifest.spec.vocab_size
-    wrong = {}
-    for reader in readers:
-        pairs = [(text, ours(text), reader.encode(text)) for text in AWKWARD]
-        # A token without a row in the embedding is no token of the model.
-        wrong[reader.name] = [text for text, mine, its in pairs if mine != its and max(its, default=0) < rows]
-    trusted = readers[0].name
-    told = "; ".join(
-        f"{name} splits {len(texts)} of {len(AWKWARD)} awkward strings differently, first {texts[0][:40]!r}"
-        for name, texts in wrong.items()
-        if texts
-    )
-    if not told:
-        return Check("tokenizer", "pass", f"{len(AWKWARD)} awkward strings give the source's own tokens")
-    if not wrong[trusted]:
-        detail = f"agrees with {trusted}; the source's own library reads this differently: {told}"
-        return Check("tokenizer", "pass", detail)
-    if not wrong[readers[-1].name]:
-        return Check("tokenizer", "pass", f"agrees with {readers[-1].name}; the files alone say otherwise: {told}")
-    return Check("tokenizer", "fail", told, _tokenizer_hint(bundle, checkpoint))
-
-
-def _tokenizer_hint(bundle: Bundle, checkpoint: Checkpoint) -> str:
-    """Building again helps where it would write another tokenizer.json than the bundle's."""
-    made = checkpoint.file("tokenizer.json") or b"{}"
-    if json.loads(made) != json.loads((bundle.path / "tokenizer.json").read_bytes()):
-        return REBUILD
-    return "building again gives the same; compare the files of the source's tokenizer with those of the model's page"
-
-
-def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
-    name = "chat_template.jinja"
-    theirs, file = checkpoint.file(name), bundle.path / name
-    ours = file.read_bytes() if file.is_file() else None
-    if ours != theirs:
-        return Check("chat template", "fail", f"{name} is not the source's", REBUILD)
-    return Check("chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, equal")
 
 
 def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekit import verify
+from edgekit import verify, verify_text
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle
 from edgekit.errors import MeasureError, RunError
@@ -262,7 +262,7 @@ def test_steps_that_do_not_agree_with_the_prompt():
 def test_a_rounding_that_moves_the_logits_too_far_fails(bundles, monkeypatch):
     monkeypatch.setattr(verify, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
     got = check(verify_bundle(bundles["int4"], **FAST), "rounding")
-    assert (got.status, got.hint) == ("fail", verify.REBUILD)
+    assert (got.status, got.hint) == ("fail", verify_text.REBUILD)
     assert "tokens" in got.detail
 
 
@@ -353,12 +353,12 @@ def test_build_again_is_said_where_that_mends_it(cache, tmp_path, monkeypatch):
     content = json.loads((bundle.path / "tokenizer.json").read_text())
     content["model"]["merges"].pop(0)
     (bundle.path / "tokenizer.json").write_text(json.dumps(content))
-    found = verify._check_tokenizer(bundle, open_model(str(folder)))
-    assert (found.status, found.hint) == ("fail", verify.REBUILD)
+    found = verify_text.check_tokenizer(bundle, open_model(str(folder)))
+    assert (found.status, found.hint) == ("fail", verify_text.REBUILD)
     wrong = Reader("somebody", lambda text: [1] * len(text))
-    monkeypatch.setattr(verify, "source_readers", lambda _checkpoint: (wrong,))
+    monkeypatch.setattr(verify_text, "source_readers", lambda _checkpoint: (wrong,))
     built = build_bundle(str(folder), target="cpu", precision="int8", out=tmp_path / "again")
-    found = verify._check_tokenizer(built, open_model(str(folder)))
+    found = verify_text.check_tokenizer(built, open_model(str(folder)))
     assert found.status == "fail"
     assert "somebody splits" in found.detail
     assert "building again gives the same" in found.hint
