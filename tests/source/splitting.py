@@ -11,6 +11,8 @@ TEXTS = (
     "HelloWORLDs it's DON'T e\u0301",
     "日本 café 生活 нет",
     "if(x){\r\n\t\treturn;}//a/b\n",
+    "ti ea sn Mx ex la Do \n/q",
+    "'tis we'reall 'sno 'Mx 'vex 'llama 'Do z;\n/q",
 )
 FIRST = 4
 """Ids below are special; from here on come the bytes, then the merges, best first."""
