@@ -22,7 +22,7 @@ from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.origins import remember_origin
 from edgekit.record import to_json
-from edgekit.source import fingerprint, open_model, require_unchanged, source_stamp, try_tokenizer
+from edgekit.source import complete_export, fingerprint, open_model, require_unchanged, source_stamp, try_tokenizer
 from edgekit.types import (
     Bundle,
     Checkpoint,
@@ -216,7 +216,7 @@ def _export(model: str, opset: int, offline: bool, progress: Progress) -> tuple[
     from edgekit.graph import export_with_optimum
 
     graph, spec, files, origin, weights = export_with_optimum(model, opset=opset, offline=offline, progress=progress)
-    return Checkpoint(spec, weights, files, origin), graph
+    return complete_export(Checkpoint(spec, weights, files, origin)), graph
 
 
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -120,16 +121,52 @@ def open_tokenizer(text: str) -> dict[str, Any]:
     return {"ids": {token.content: i for i, token in codec.get_added_tokens_decoder().items()}}
 
 
-def open_folder(folder: str) -> dict[str, Any]:
-    """Open a folder's tokenizer as transformers does; ``text`` is its tokenizer.json."""
-    logging.disable(logging.WARNING)
-    from transformers import AutoTokenizer
+def open_folder(folder: str, generic: bool = False) -> dict[str, Any]:
+    """Open a folder's tokenizer as transformers does; ``text`` is its tokenizer.json, ``name`` who reads it.
 
-    codec = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    ``generic``: with the class that takes tokenizer.json as it is, whatever class the folder names.
+    """
+    logging.disable(logging.WARNING)
+    import transformers
+
+    reader = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
+    codec = reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # verbose=False: a text longer than the context is what may come.
     _held["encode"] = lambda text, special: codec(text, add_special_tokens=special, verbose=False)["input_ids"]
-    _held["folder"] = folder
-    return {"text": codec.backend_tokenizer.to_str()}
+    _held["folder"] = (folder, generic)
+    name = f"transformers {transformers.__version__}'s {type(codec).__name__}"
+    return {"text": codec.backend_tokenizer.to_str(), "name": name}
+
+
+def open_sentencepiece(file: str, marks: dict[str, int], legacy: bool) -> dict[str, Any]:
+    """Open a tokenizer.model with sentencepiece itself.
+
+    ``marks`` are special tokens, which cut a text first. ``legacy``: a space is put in front of every part. Otherwise,
+    since transformers' pull request 24565, in front of the first alone, if it does not begin with one.
+    """
+    import sentencepiece
+
+    with open(file, "rb") as model:  # noqa: PTH123 - nothing is imported that is not needed
+        data = model.read()
+    first = sentencepiece.SentencePieceProcessor(model_proto=data)
+    # A message behind another is merged into it: normalizer_spec (3) with add_dummy_prefix (3) false.
+    others = first if legacy else sentencepiece.SentencePieceProcessor(model_proto=data + b"\x1a\x02\x18\x00")
+    cut = re.compile("|".join(re.escape(m) for m in sorted(marks, key=len, reverse=True)) or r"(?!)")
+
+    def encode(text: str, special: bool) -> list[int]:  # noqa: ARG001 - none is put around a text
+        ids, at = [], 0
+        for match in (*cut.finditer(text), None):
+            part = text[at : match.start() if match else len(text)]
+            if part:
+                spaced = legacy or (not at and not part.startswith((" ", "\u2581")))
+                ids += (first if spaced else others).encode(part)
+            if match:
+                ids.append(marks[match.group()])
+                at = match.end()
+        return ids
+
+    _held["encode"] = encode
+    return {"name": f"sentencepiece {sentencepiece.__version__}"}
 
 
 def encode(text: str, special: bool) -> dict[str, Any]:
@@ -137,10 +174,10 @@ def encode(text: str, special: bool) -> dict[str, Any]:
     return {"ids": list(_held["encode"](text, special))}
 
 
-def encode_in(folder: str, text: str, special: bool) -> dict[str, Any]:
+def encode_in(folder: str, text: str, special: bool, generic: bool = False) -> dict[str, Any]:
     """Token ids of a text by a folder's tokenizer, which is opened unless it was the last."""
-    if _held.get("folder") != folder:
-        open_folder(folder)
+    if _held.get("folder") != (folder, generic):
+        open_folder(folder, generic)
     return encode(text, special)
 
 
@@ -148,6 +185,7 @@ _WORK: dict[str, Callable[..., dict[str, Any]]] = {
     "render": render,
     "open_tokenizer": open_tokenizer,
     "open_folder": open_folder,
+    "open_sentencepiece": open_sentencepiece,
     "encode": encode,
     "encode_in": encode_in,
 }

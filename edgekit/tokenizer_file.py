@@ -50,7 +50,9 @@ GPT4O = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-KNOWN = frozenset({LLAMA3, QWEN2, TEKKEN, GPT4O, GPT2, r"\p{N}", r"\p{N}{1,3}", r"\d", r"\d{1,3}", r"\s+", " {2,}"})
+KNOWN = frozenset({LLAMA3, QWEN2, TEKKEN, GPT4O, GPT2}) | {
+    *(r"\p{N}", r"\p{N}{1,3}", r"\d", r"\d{1,3}", r"\s+", " {2,}", r"\A | \z"),
+}
 """Regular expressions of published tokenizers that never look at a letter more than a few times."""
 
 _TEXTS = {"type", "content", "prepend", "replacement", "prefix", "suffix", "pad_token", "word_delimiter_token"}
@@ -61,12 +63,13 @@ class TokenizerForm:
     """What a checked tokenizer.json holds.
 
     ``tokens`` is one more than the highest id, ``added`` the ids of added tokens. ``plain``: it has no regular
-    expression but those of KNOWN, so it may be run in this process.
+    expression but those of KNOWN, so it may be run in this process. ``document``: the JSON itself.
     """
 
     tokens: int
     added: Mapping[str, int]
     plain: bool
+    document: Mapping[str, Any]
 
 
 def check_tokenizer(data: bytes, where: str, *, error: type[EdgekitError]) -> TokenizerForm:
@@ -90,7 +93,7 @@ def check_tokenizer(data: bytes, where: str, *, error: type[EdgekitError]) -> To
     except ValueError as reason:
         raise error(f"{where} is not a tokenizer that edgekit opens: {reason}", _HINT) from reason
     tokens = max(max(vocabulary.values(), default=-1), max(added.values(), default=-1)) + 1
-    return TokenizerForm(tokens, added, all(pattern in KNOWN for pattern in patterns))
+    return TokenizerForm(tokens, added, all(pattern in KNOWN for pattern in patterns), content)
 
 
 _HINT = "take tokenizer.json from the model's own page, and do not use this one unless you trust its origin"

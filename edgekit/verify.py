@@ -20,7 +20,7 @@ from edgekit.machine import processor_class
 from edgekit.origins import find_origin
 from edgekit.readback import expected_error, weight_error
 from edgekit.run import Tokenizer, default_settings, load_runner
-from edgekit.source import AWKWARD, fingerprint, open_model, source_tokenizer, spec_changes
+from edgekit.source import complete_export, fingerprint, open_model, spec_changes
 from edgekit.types import (
     Bundle,
     Check,
@@ -33,6 +33,7 @@ from edgekit.types import (
     Verification,
     silent,
 )
+from edgekit.verify_text import NAME_SOURCE, REBUILD, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,8 +86,6 @@ LIMITS: dict[Precision, Limits] = {
     "int4": Limits(0.5, 0.6),
 }
 
-NAME_SOURCE = "name the checkpoint that it was built from: --source"
-REBUILD = "build it again with `edgekit build`"
 
 _DECODED = 24
 _SAMPLE = 12
@@ -141,7 +140,7 @@ def verify_bundle(
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
     checkpoint, found = open_source(opened, source, asked, progress)
-    checks += (found, *_check_text(opened, checkpoint))
+    checks += (found, *check_text(opened, checkpoint))
     quality, computed = _check_computing(opened, checkpoint, request, progress)
     checks += computed
     npus: tuple[NpuBuild, ...] = ()
@@ -242,36 +241,7 @@ def _open(name: str, exporter: Exporter, *, offline: bool, progress: Progress) -
     from edgekit.graph import export_with_optimum
 
     _, spec, files, provenance, weights = export_with_optimum(name, offline=offline, progress=progress)
-    return Checkpoint(spec, weights, files, provenance)
-
-
-def _check_text(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[Check, Check]:
-    """Tokenizer and chat template against the source's own."""
-    if checkpoint is None:
-        reason = "the source is not here to compare with"
-        return Check("tokenizer", "skip", reason, NAME_SOURCE), Check("chat template", "skip", reason, NAME_SOURCE)
-    return _check_tokenizer(bundle, checkpoint), _check_template(bundle, checkpoint)
-
-
-def _check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
-    try:
-        ours, theirs = Tokenizer.of(bundle).encode, source_tokenizer(checkpoint)
-    except (EdgekitError, OSError, ValueError) as error:
-        return Check("tokenizer", "fail", str(error), REBUILD)
-    wrong = [string for string in AWKWARD if ours(string) != theirs(string)]
-    if wrong:
-        detail = f"{len(wrong)} of {len(AWKWARD)} awkward strings are split differently, first {wrong[0][:40]!r}"
-        return Check("tokenizer", "fail", detail, REBUILD)
-    return Check("tokenizer", "pass", f"{len(AWKWARD)} awkward strings give the source's own tokens")
-
-
-def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
-    name = "chat_template.jinja"
-    theirs, file = checkpoint.file(name), bundle.path / name
-    ours = file.read_bytes() if file.is_file() else None
-    if ours != theirs:
-        return Check("chat template", "fail", f"{name} is not the source's", REBUILD)
-    return Check("chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, equal")
+    return complete_export(Checkpoint(spec, weights, files, provenance))
 
 
 def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:

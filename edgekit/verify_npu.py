@@ -12,7 +12,7 @@ from edgekit.emulation import STEPS, TOKENS, emulate_build, make_probe, npu_of, 
 from edgekit.errors import EdgekitError
 from edgekit.run.npu import require_compatible, require_compiler
 from edgekit.types import Check, Progress, silent
-from edgekit.verify import NAME_SOURCE, REBUILD
+from edgekit.verify_text import NAME_SOURCE, REBUILD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from edgekit import verify
+from edgekit import verify, verify_text
 from edgekit.build import build_bundle
 from edgekit.bundle import open_bundle
 from edgekit.errors import MeasureError, RunError
 from edgekit.machine import processor_class
 from edgekit.record import to_json
+from edgekit.source import open_model
+from edgekit.source.oracle import Reader
 from edgekit.testing import FakeRunner, tiny_checkpoint
 from edgekit.verify import verify_bundle
 
@@ -259,7 +262,7 @@ def test_steps_that_do_not_agree_with_the_prompt():
 def test_a_rounding_that_moves_the_logits_too_far_fails(bundles, monkeypatch):
     monkeypatch.setattr(verify, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
     got = check(verify_bundle(bundles["int4"], **FAST), "rounding")
-    assert (got.status, got.hint) == ("fail", verify.REBUILD)
+    assert (got.status, got.hint) == ("fail", verify_text.REBUILD)
     assert "tokens" in got.detail
 
 
@@ -296,3 +299,66 @@ def test_products_that_are_wrong_here_end_it(bundles, monkeypatch):
     assert graph.status == "fail"
     assert "wrong sums" in graph.detail
     assert "fp16" in graph.hint
+
+
+LLAMA = {
+    "normalizer": {
+        "type": "Sequence",
+        "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ],
+    },
+    "pre_tokenizer": None,
+    "decoder": {"type": "Fuse"},
+}
+"""What Llama 2's tokenizer.json does before it merges."""
+
+
+def checked_tokenizer(folder, tmp_path):
+    bundle = build_bundle(str(folder), target="cpu", precision="int8", out=tmp_path / "bundle")
+    return bundle, check(verify_bundle(bundle, **FAST), "tokenizer")
+
+
+def as_llama(folder):
+    """Make a model's tokenizer one of LlamaTokenizer's class with Llama 2's way of spaces."""
+    content = json.loads((folder / "tokenizer.json").read_text()) | LLAMA
+    vocabulary = content["model"]["vocab"]
+    content["model"] |= {
+        "vocab": {token.replace("Ġ", "▁"): i for token, i in vocabulary.items()},
+        "merges": [[part.replace("Ġ", "▁") for part in merge] for merge in content["model"]["merges"]],
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "LlamaTokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_a_library_that_reads_the_source_differently_is_named(cache, tmp_path):
+    """transformers 5 takes a LlamaTokenizer's vocabulary and cuts texts its own way; 4.57 reads the file."""
+    folder = tiny_checkpoint(tmp_path / "m")
+    as_llama(folder)
+    _, found = checked_tokenizer(folder, tmp_path)
+    assert (found.status, found.hint) == ("pass", "")
+    if int(version("transformers").split(".")[0]) >= 5:
+        said = "agrees with tokenizer.json as it is; the source's own library reads this differently: transformers 5"
+        assert found.detail.startswith(said)
+        assert "LlamaTokenizer splits" in found.detail
+
+
+def test_build_again_is_said_where_that_mends_it(cache, tmp_path, monkeypatch):
+    folder = tiny_checkpoint(tmp_path / "m")
+    bundle, _ = checked_tokenizer(folder, tmp_path)
+    content = json.loads((bundle.path / "tokenizer.json").read_text())
+    content["model"]["merges"].pop(0)
+    (bundle.path / "tokenizer.json").write_text(json.dumps(content))
+    found = verify_text.check_tokenizer(bundle, open_model(str(folder)))
+    assert (found.status, found.hint) == ("fail", verify_text.REBUILD)
+    wrong = Reader("somebody", lambda text: [1] * len(text))
+    monkeypatch.setattr(verify_text, "source_readers", lambda _checkpoint: (wrong,))
+    built = build_bundle(str(folder), target="cpu", precision="int8", out=tmp_path / "again")
+    found = verify_text.check_tokenizer(built, open_model(str(folder)))
+    assert found.status == "fail"
+    assert "somebody splits" in found.detail
+    assert "building again gives the same" in found.hint

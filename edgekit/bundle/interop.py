@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import BundleError
@@ -153,19 +154,45 @@ def genai_session(providers: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
 
 
 def genai_search(max_length: int, shared_kv: bool, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """genai_config.json's ``search``: as generation_config.json says, one beam."""
+    """genai_config.json's ``search``: as generation_config.json says, one beam.
+
+    Raises:
+        BundleError: an entry is of another type. Null says nothing, as in transformers.
+    """
     return {
-        "do_sample": generation.get("do_sample", False),
+        "do_sample": _flag(generation, "do_sample"),
         "max_length": max_length,
         "min_length": 0,
         "num_beams": 1,
         "num_return_sequences": 1,
         "past_present_share_buffer": shared_kv,
-        "repetition_penalty": generation.get("repetition_penalty", 1.0),
-        "temperature": generation.get("temperature", 1.0),
-        "top_k": generation.get("top_k", 50),
-        "top_p": generation.get("top_p", 1.0),
+        "repetition_penalty": _number(generation, "repetition_penalty", 1.0),
+        "temperature": _number(generation, "temperature", 1.0),
+        "top_k": _number(generation, "top_k", 50, whole=True),
+        "top_p": _number(generation, "top_p", 1.0),
     }
+
+
+def _number(generation: Mapping[str, Any], key: str, default: float, *, whole: bool = False) -> float:
+    """A number of the type that genai asks for: it refuses a file with another, null among them."""
+    value = generation.get(key)
+    value = default if value is None else value
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not known or (whole and value != int(value)):
+        raise _wrong(key, value, "a whole number" if whole else "a number")
+    return int(value) if whole else float(value)
+
+
+def _flag(generation: Mapping[str, Any], key: str) -> bool:
+    value = generation.get(key)
+    if value not in (None, False, True):  # 0 and 1 are equal to these
+        raise _wrong(key, value, "true or false")
+    return bool(value)
+
+
+def _wrong(key: str, value: object, wanted: str) -> BundleError:
+    hint = f"correct '{key}' in generation_config.json, or remove it"
+    return BundleError(f"generation_config.json: '{key}' is {repr(value)[:80]}, not {wanted}", hint)
 
 
 def _parse(files: dict[str, bytes], name: str) -> dict[str, Any]:

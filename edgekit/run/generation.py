@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.run.text import Tokenizer
+    from edgekit.run.text import TextStream, Tokenizer
     from edgekit.types import Runner, Sampling
 
 Finish = Literal["eos", "stop", "length", "context", "cancelled"]
@@ -127,7 +127,7 @@ class Generation(Iterator[Emitted]):
                 seen[token] = True
                 self.tokens.append(token)
                 measured = measure_signals(logits, token, room) if signals else ()
-                text = "" if token in self._tokenizer.eos_ids else self._gate.push(stream.push(token))
+                text = self._show(stream, token)
                 self.finish = self._end(token, len(prompt))
                 if self.finish:
                     text += self._gate.push(stream.finish()) + self._gate.finish()
@@ -140,6 +140,12 @@ class Generation(Iterator[Emitted]):
         finally:
             if self._lookahead:
                 self._lookahead.settle()
+
+    def _show(self, stream: TextStream, token: int) -> str:
+        """What can be shown after a token. Special tokens are looked at for stop strings and not shown."""
+        before, mark = stream.mark(token) if self._sampling.stop else ("", "")
+        text = self._gate.push(before) + self._gate.push(mark, shown=False)
+        return text if token in self._tokenizer.eos_ids else text + self._gate.push(stream.push(token))
 
     def _step(self, token: int) -> NDArray[np.float32]:
         if self._lookahead:
@@ -168,25 +174,35 @@ class StopGate:
         self.hit = False
         self._stops = tuple(stop for stop in stops if stop)
         self._kept = ""
+        self._hidden: list[tuple[int, int]] = []
 
-    def push(self, text: str) -> str:
-        """Add text; return what can be shown."""
-        if self.hit:
+    def push(self, text: str, *, shown: bool = True) -> str:
+        """Add text; return what can be shown. Text that is not shown is part of a stop string all the same."""
+        if self.hit or not text:
             return ""
+        if not shown:
+            self._hidden.append((len(self._kept), len(self._kept) + len(text)))
         text = self._kept + text
         found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
         if found:
             self.hit = True
-            self._kept = ""
-            return text[: min(found)]
-        kept = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._kept = text[len(text) - kept :]
-        return text[: len(text) - kept]
+            return self._release(text, min(found))
+        return self._release(text, len(text) - max((_overlap(text, stop) for stop in self._stops), default=0))
 
     def finish(self) -> str:
         """What was kept back, now that no more text comes."""
-        text, self._kept = self._kept, ""
-        return text
+        return "" if self.hit else self._release(self._kept, len(self._kept))
+
+    def _release(self, text: str, end: int) -> str:
+        """What is shown of the text up to ``end``; the rest is kept."""
+        parts, at = [], 0
+        for start, stop in self._hidden:
+            parts.append(text[at : min(start, end)])
+            at = max(at, min(stop, end))
+        parts.append(text[at:end])
+        self._hidden = [(max(start - end, 0), stop - end) for start, stop in self._hidden if stop > end]
+        self._kept = text[end:]
+        return "".join(parts)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -68,7 +68,7 @@ class Tokenizer:
         self._encoder = encoder
         self._renderer = Cell()
         added = codec.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._special = {i: token.content for i, token in added.items() if token.special}
         self._byte_ids = frozenset(i for text, i in codec.get_vocab().items() if BYTE_TOKEN.fullmatch(text))
 
     @classmethod
@@ -126,7 +126,7 @@ class Tokenizer:
 
     def stream(self) -> TextStream:
         """A new incremental decoder."""
-        return TextStream(self._codec, skipped=self._special_ids, byte_tokens=self._byte_ids)
+        return TextStream(self._codec, special=self._special, byte_tokens=self._byte_ids)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """A conversation as the text the model expects, rendered as transformers' apply_chat_template does.
@@ -172,20 +172,28 @@ class TextStream:
     Two token windows are compared because the text of a token depends on whether it is the first.
     """
 
-    def __init__(self, codec: tokenizers.Tokenizer, *, skipped: frozenset[int], byte_tokens: frozenset[int]) -> None:
+    def __init__(self, codec: tokenizers.Tokenizer, *, special: Mapping[int, str], byte_tokens: frozenset[int]) -> None:
         self._codec = codec
-        self._skipped = skipped
+        self._special = special
         self._byte_tokens = byte_tokens
         self._before: list[int] = []
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
         """Add a token; return the text that became final, possibly "" while a character is incomplete."""
-        if token in self._skipped:
+        if token in self._special:
             return ""
         self._pending.append(token)
         # A run of byte tokens is one unit: if it ends as invalid UTF-8, each of its bytes becomes U+FFFD.
         return "" if token in self._byte_tokens else self._take(final=False)
+
+    def mark(self, token: int) -> tuple[str, str]:
+        """Before a token is added: the text that stands before it, and its own if it is special.
+
+        The text before a special token is given although a byte token may follow, unless a character is incomplete.
+        """
+        mark = self._special.get(token, "")
+        return (self._take(final=False), mark) if mark and self._pending else ("", mark)
 
     def finish(self) -> str:
         """The rest of the text. Incomplete characters become U+FFFD, as in the full decoding."""

@@ -3,19 +3,22 @@
 from edgekit.source.architectures import ARCHITECTURES
 from edgekit.source.corpus import AWKWARD
 from edgekit.source.model import open_model
-from edgekit.source.oracle import source_tokenizer, try_tokenizer
+from edgekit.source.oracle import source_readers, source_tokenizer, try_tokenizer
 from edgekit.source.outline import open_outline
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.provenance import fingerprint, require_unchanged, source_stamp, spec_changes
+from edgekit.source.sidefiles import complete_export
 
 __all__ = [
     "ARCHITECTURES",
     "AWKWARD",
     "PACKAGED",
+    "complete_export",
     "fingerprint",
     "open_model",
     "open_outline",
     "require_unchanged",
+    "source_readers",
     "source_stamp",
     "source_tokenizer",
     "spec_changes",

@@ -255,7 +255,9 @@ def _refuse_other_kinds(values: Mapping[str, Any], model_type: str, where: str) 
 
 
 def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str, Any] | None = None) -> ModelSpec:
-    """config.json (and generation_config.json, whose eos ids win) -> ModelSpec.
+    """config.json and generation_config.json -> ModelSpec, whose end tokens are those of both.
+
+    Where neither names one, they are those that transformers assumes for the family; the tokenizer's own come later.
 
     Raises:
         SourceError: for an unknown architecture, a feature the graph does not have, or a missing or wrong entry.
@@ -295,7 +297,7 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
         mlp_bias=_has(config, family.mlp_bias),
         qk_norm=family.qk_norm,
         bos_token_id=_token(config, "bos_token_id", stops, vocabulary),
-        eos_token_ids=stops.tokens("eos_token_id") or _eos(config, vocabulary),
+        eos_token_ids=_end_tokens(config, stops, vocabulary),
         pad_token_id=_token(config, "pad_token_id", stops, vocabulary),
     )
 
@@ -304,11 +306,11 @@ def _has(config: Fields, bias: bool | str) -> bool:
     return config.flag(bias) if isinstance(bias, str) else bias
 
 
-def _eos(config: Fields, vocabulary: int) -> tuple[int, ...]:
-    """The config's; the family's where it says nothing. A null says that there is none."""
-    if "eos_token_id" in config.values and config.values["eos_token_id"] is None:
-        return ()
-    return _own_or_known(config, "eos_token_id", vocabulary)
+def _end_tokens(config: Fields, generation: Fields, vocabulary: int) -> tuple[int, ...]:
+    """What either file names; the family's where neither says anything. A null in the config means none."""
+    own = Fields(config.values, config.where).tokens("eos_token_id")
+    said = tuple(dict.fromkeys((*generation.tokens("eos_token_id"), *own)))
+    return said or (() if "eos_token_id" in config.values else _own_or_known(config, "eos_token_id", vocabulary))
 
 
 def _token(config: Fields, key: str, generation: Fields, vocabulary: int) -> int | None:

@@ -16,8 +16,10 @@ LIMITS = {
     "config.json": 4 << 20,
     "generation_config.json": 1 << 20,
     "special_tokens_map.json": 4 << 20,
+    "added_tokens.json": 4 << 20,
     "tokenizer_config.json": 16 << 20,
     "tokenizer.json": 64 << 20,
+    "tokenizer.model": 16 << 20,
     "chat_template.json": 1 << 20,
     "chat_template.jinja": 1 << 20,
     "model.safetensors.index.json": 16 << 20,
@@ -39,12 +41,13 @@ class Folder:
         return os.path.lexists(self.path / name)
 
     def read(self, name: str, *, limit: str = "") -> bytes:
-        """The content of a file of LIMITS, or of one like it (``limit``).
+        """The content of a file of LIMITS, of one like it (``limit``), or of a template in a folder of them.
 
         Raises:
             SourceError: it is not there, larger, or not a plain file.
         """
-        return read_plain(self.path / name, LIMITS[limit or name], error=SourceError, within=self._roots)
+        most = LIMITS[limit or ("chat_template.jinja" if name.endswith(".jinja") else name)]
+        return read_plain(self.path / name, most, error=SourceError, within=self._roots)
 
     def read_json(self, name: str, *, limit: str = "") -> dict[str, Any]:
         """A JSON object. Raises SourceError as ``read``, and for anything else than an object."""
@@ -57,6 +60,10 @@ class Folder:
     def open(self, name: str) -> FileIO:
         """A file to read from. Raises SourceError when it is not there or not a plain file of this folder."""
         return open_plain(self.path / name, error=SourceError, within=self._roots)
+
+    def names_in(self, name: str) -> list[str]:
+        """Names of everything in a folder of this one, sorted; [] where there is no such folder."""
+        return sorted(os.listdir(self.path / name)) if (self.path / name).is_dir() else []  # noqa: PTH208
 
     def names(self) -> list[str]:
         """Names of everything in the folder, sorted. Raises SourceError when it cannot be listed."""

@@ -171,12 +171,6 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
     return config | _rope(gguf, head_dim, context)
 
 
-def stop_tokens(gguf: GgufFile) -> list[int]:
-    """The ids that end an answer: the end of text, and the end of a turn where it is another token."""
-    ids = (gguf.token(key) for key in ("eos", "eot"))
-    return list(dict.fromkeys(i for i in ids if i is not None))
-
-
 def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
     """Rope entries of config.json in both dialects."""
     theta = _positive(gguf, "rope.freq_base") or 10000.0

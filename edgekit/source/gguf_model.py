@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
 from edgekit.source.architectures import FAMILIES, parse_config
-from edgekit.source.gguf_config import canonical_tensors, find_model, make_config, stop_tokens
+from edgekit.source.gguf_config import canonical_tensors, find_model, make_config
+from edgekit.source.gguf_ends import stop_tokens
 from edgekit.source.gguf_file import read_gguf
-from edgekit.source.gguf_tokenizer import make_settings, make_tokenizer
+from edgekit.source.gguf_tokenizer import make_settings, make_tokenizer, tokens_of
 from edgekit.source.layout import match_tensors, split_fused
 from edgekit.source.sidefiles import as_json, check_vocabulary, generation_config, require_ids
 from edgekit.tokenizer_file import check_tokenizer
@@ -27,7 +28,7 @@ def open_gguf(path: Path, provenance: Provenance, *, data_only: bool = False) ->
     gguf = read_gguf(path)
     model = find_model(gguf)
     config = make_config(gguf, model)
-    spec = parse_config(config, str(path), {"eos_token_id": stop_tokens(gguf)})
+    spec = parse_config(config, str(path), {"eos_token_id": stop_tokens(gguf, tokens_of(gguf))})
     found = canonical_tensors(gguf, model, config)
     if FAMILIES[spec.architecture].fused:
         found = split_fused(spec, found)

@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING
 
 import regex
 
-from edgekit.source.gguf_tokenizer import (
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    find_split,
-    merges_in,
-    tokens_of,
-    types_of,
-)
+from edgekit.source.gguf_tokenizer import find_split, merges_in, tokens_of, types_of
+from edgekit.source.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 from edgekit.tokenizer_file import GPT2
 
 if TYPE_CHECKING:

@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from edgekit.errors import SourceError
+from edgekit.source.chat_templates import MAX_TEMPLATE
 from edgekit.source.fields import shown
-from edgekit.source.sidefiles import MAX_TEMPLATE
+from edgekit.source.gguf_ends import END_TEXTS
+from edgekit.source.sentencepiece_model import (
+    CONTROL,
+    MAX_SQUARES,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    Pieces,
+    build_tokenizer,
+)
 from edgekit.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile
-
-# Token types of llama.cpp (llama_token_type).
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-
-
-MAX_SQUARES = 2**28
-"""Sum of the squared lengths of all tokens: what finding the merges between them costs. Published ones have 2**24."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,10 @@ def merges_in(gguf: GgufFile) -> list[str]:
 
 
 def types_of(gguf: GgufFile, count: int) -> list[int]:
-    """The type of each token; NORMAL where the file does not say."""
-    return gguf.items("tokenizer.ggml.token_type", int, count) or [NORMAL] * count
+    """The type of each token; NORMAL where the file does not say. Known ends are CONTROL, as in llama.cpp."""
+    types = gguf.items("tokenizer.ggml.token_type", int, count) or [NORMAL] * count
+    tokens = gguf.items("tokenizer.ggml.tokens", str, count)
+    return [CONTROL if token in END_TEXTS else kind for token, kind in zip(tokens, types, strict=True)]
 
 
 def find_split(gguf: GgufFile) -> Split:
@@ -173,44 +178,15 @@ def _byte_level(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
 
 
 def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
-    """SentencePiece BPE as transformers' LlamaTokenizerFast writes it: spaces are U+2581, unknown bytes <0xNN>."""
-    vocabulary = {token: i for i, token in enumerate(tokens)}
+    """SentencePiece BPE: spaces are U+2581, unknown bytes <0xNN>."""
     scores: list[float] = gguf.items("tokenizer.ggml.scores", float, len(tokens))
     if not scores or not all(isfinite(score) for score in scores):
         raise SourceError(
             f"{gguf.path}: a SentencePiece tokenizer without scores for its tokens", "convert the model again"
         )
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab=vocabulary,
-            merges=merges_of(tokens, scores, types_of(gguf, len(tokens))),
-            unk_token=_special(gguf, "unknown", tokens),
-            fuse_unk=True,
-            byte_fallback=True,
-        )
-    )
     prefix = gguf.flag("tokenizer.ggml.add_space_prefix", True)
-    replace = normalizers.Replace(" ", "▁")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace] if prefix else [replace])
-    steps: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    return tokenizer
-
-
-def merges_of(tokens: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
-    """The merges that SentencePiece's scores stand for: every split of a piece into two pieces, best score first.
-
-    Pieces with the same score keep the order of their ids, as in transformers' SentencePieceExtractor.
-    """
-    pieces = {token: i for i, token in enumerate(tokens) if types[i] == NORMAL}
-    found: list[tuple[float, int, int, int, str, str]] = []
-    for token, i in pieces.items():
-        for at in range(1, len(token)):
-            left, right = pieces.get(token[:at]), pieces.get(token[at:])
-            if left is not None and right is not None:
-                found.append((-scores[i], i, left, right, token[:at], token[at:]))
-    found.sort()
-    return [(left, right) for *_, left, right in found]
+    types = types_of(gguf, len(tokens))
+    return build_tokenizer(Pieces(tokens, scores, types, unknown=_special(gguf, "unknown", tokens), prefix=prefix), {})
 
 
 def _add_tokens(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], *, sentencepiece: bool) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.cell import Cell
+from edgekit.cell import LARGE_MEMORY, Cell
 from edgekit.errors import SourceError
 from edgekit.source.corpus import AWKWARD
 from edgekit.source.fields import shown
+from edgekit.source.sentencepiece_model import read_pieces
 from edgekit.tokenizer_file import check_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgekit.source.folder import Folder
     from edgekit.types import Checkpoint
 
 SECONDS = 120.0
@@ -45,33 +49,111 @@ def try_tokenizer(checkpoint: Checkpoint) -> None:
             found = cell.ask(request, seconds=SECONDS, what=what, error=SourceError, hint=hint)["ids"]
             if max(found, default=0) >= checkpoint.spec.vocab_size:
                 raise SourceError(f"{what} gives {shown(text)} the id {max(found)}, which has no row", hint)
+        _compare_with_sentencepiece(checkpoint, cell, what)
     finally:
         cell.close()
 
 
-def source_tokenizer(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
-    """A function from text to token ids, as the source itself would: no tokens around it, special tokens recognised.
+def _compare_with_sentencepiece(checkpoint: Checkpoint, cell: Cell, what: str) -> None:
+    """Raise SourceError where a tokenizer.json that was made of a tokenizer.model gives other tokens than that."""
+    from edgekit.source.folder import Folder
 
-    A Hugging Face folder is loaded by transformers' AutoTokenizer, in a cell. A GGUF file has no tokenizer but its
-    metadata; for it the oracle is a second implementation of what llama.cpp does (gguf_oracle.py).
+    place = Path(checkpoint.provenance.location)
+    own = _read_sentencepiece(Folder(place), checkpoint) if place.is_dir() else None
+    if own is None:
+        return
+
+    def ours(text: str) -> list[int]:
+        request = {"do": "encode", "text": text, "special": False}
+        return list(cell.ask(request, seconds=SECONDS, what=what, error=SourceError, hint="")["ids"])
+
+    wrong = [text for text in AWKWARD if ours(text) != own.encode(text)]
+    if wrong:
+        raise SourceError(
+            f"{place / 'tokenizer.model'} cannot be converted to tokenizer.json: {own.name} splits {len(wrong)} of "
+            f"{len(AWKWARD)} awkward strings differently, first {shown(wrong[0][:40])}",
+            "copy tokenizer.json from the model's page into the folder",
+        )
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads a source's tokenizer, and how: text to token ids, special tokens recognised, none put around it."""
+
+    name: str
+    encode: Callable[[str], list[int]]
+
+
+def source_readers(checkpoint: Checkpoint) -> tuple[Reader, ...]:
+    """The source's own tokenizer by other roads than the tokenizer.json that ships, most trusted first.
+
+    They should agree, and do not always: transformers 5 takes of a LlamaTokenizer's tokenizer.json the vocabulary only.
+    So tokenizer.json is read as it is first, a tokenizer.model by sentencepiece where that is installed, and then by
+    AutoTokenizer, all in cells. A GGUF file has no tokenizer but its metadata; for it the oracle is a second
+    implementation of what llama.cpp does (gguf_oracle.py).
 
     Raises:
-        SourceError: when a GGUF file's header cannot be read any more, or the folder's tokenizer cannot be opened.
+        SourceError: nothing can read it any more.
     """
     if checkpoint.provenance.kind in ("gguf", "packaged"):
         from edgekit.source.gguf_file import read_gguf
         from edgekit.source.gguf_oracle import make_encoder
 
-        return make_encoder(read_gguf(Path(checkpoint.provenance.location)))
+        return (Reader("llama.cpp's rules", make_encoder(read_gguf(Path(checkpoint.provenance.location)))),)
     from edgekit.source.folder import Folder
+
+    folder = Folder(Path(checkpoint.provenance.location))
+    readers = [_read_folder(folder, generic=True)] if folder.has("tokenizer.json") else []
+    if (own := _read_sentencepiece(folder, checkpoint)) is not None:
+        readers.append(own)
+    try:
+        readers.append(_read_folder(folder))
+    except SourceError:
+        if not readers:
+            raise
+    return tuple(readers)
+
+
+def source_tokenizer(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
+    """The most trusted of ``source_readers``: a function from text to token ids. Raises SourceError as that does."""
+    return source_readers(checkpoint)[0].encode
+
+
+def _read_folder(folder: Folder, *, generic: bool = False) -> Reader:
+    """A folder's tokenizer in transformers: with the class it names, or with the one that takes the file as it is."""
     from edgekit.source.sidefiles import open_tokenizer, transformers_cell
 
-    folder = checkpoint.provenance.location
-    what, hint = f"the tokenizer of {folder}", "download its files again, or give the bundle's own tokenizer.json there"
-    open_tokenizer(Folder(Path(folder)), what, hint)
+    place = str(folder.path)
+    what, hint = f"the tokenizer of {place}", "download its files again, or give the bundle's own tokenizer.json there"
+    name = open_tokenizer(folder, what, hint, generic=generic)["name"]
 
     def encode(text: str) -> list[int]:
-        request = {"do": "encode_in", "folder": folder, "text": text, "special": False}
+        request = {"do": "encode_in", "folder": place, "text": text, "special": False, "generic": generic}
         return list(transformers_cell().ask(request, seconds=SECONDS, what=what, error=SourceError, hint=hint)["ids"])
 
-    return encode
+    return Reader("tokenizer.json as it is" if generic else name, encode)
+
+
+def _read_sentencepiece(folder: Folder, checkpoint: Checkpoint) -> Reader | None:
+    """A tokenizer.model in sentencepiece itself; None where there is none, or tokenizer.json stands beside it."""
+    from edgekit.source.sidefiles import read_token_files
+
+    data = checkpoint.file("tokenizer.json")
+    if data is None or folder.has("tokenizer.json") or not folder.has("tokenizer.model"):
+        return None
+    if find_spec("sentencepiece") is None:
+        return None
+    file = str(folder.path / "tokenizer.model")
+    if read_pieces(folder.read("tokenizer.model"), file) is None:
+        return None  # transformers' own conversion, or tiktoken's file of the same name
+    added = check_tokenizer(data, str(folder.path), error=SourceError).added
+    legacy = read_token_files(folder).settings.get("legacy") in (None, True)
+    request = {"do": "open_sentencepiece", "file": file, "marks": dict(added), "legacy": legacy}
+    cell, hint = Cell(request, memory=LARGE_MEMORY), "download the file again"
+    name = cell.open(what=file, error=SourceError, hint=hint)["name"]
+
+    def encode(text: str) -> list[int]:
+        request = {"do": "encode", "text": text, "special": False}
+        return list(cell.ask(request, seconds=SECONDS, what=file, error=SourceError, hint=hint)["ids"])
+
+    return Reader(name, encode)

@@ -68,7 +68,7 @@ PACKAGED = {
                 "rope_theta": 100000.0,
                 "tie_word_embeddings": True,
                 "bos_token_id": 1,
-                "eos_token_id": 2,
+                "eos_token_id": [2, 0, 4],  # and where llama.cpp ends an answer: see gguf_ends
                 "pad_token_id": 2,
             },
         ),

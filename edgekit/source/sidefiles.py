@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.cell import LARGE_MEMORY, Cell
 from edgekit.errors import SourceError
-from edgekit.source.fields import Fields, shown
-from edgekit.strangers import parse_text
+from edgekit.source.added_tokens import TokenFiles, add_tokens, require_added, require_tokens
+from edgekit.source.chat_templates import MORE, listed_templates, read_templates
+from edgekit.source.fields import Fields
+from edgekit.source.folder import Folder
+from edgekit.source.sentencepiece_model import convert_pieces, read_pieces
+from edgekit.strangers import parse_json, parse_text
 from edgekit.tokenizer_file import TokenizerForm, check_tokenizer
-from edgekit.types import ModelSpec, SideFile
+from edgekit.types import Checkpoint, ModelSpec, SideFile
 
 if TYPE_CHECKING:
-    from edgekit.source.folder import Folder
+    from collections.abc import Mapping, Sequence
+
 
 _NO_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the model's page into the folder"
 _OLD = ("tokenizer.model", "vocab.json")
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-MAX_TEMPLATE = 1 << 20
-"""Letters of a chat template; the longest published has 20,000."""
+GENERIC = "PreTrainedTokenizerFast"
+"""The class that reads tokenizer.json as it is, in transformers 4 and 5, which also has another name for it."""
+_GENERIC = (None, GENERIC, "PreTrainedTokenizer", "TokenizersBackend")
 
 CONVERSION_SECONDS = 120.0
 """Processor time of making tokenizer.json from an older kind of tokenizer; 256,000 tokens take a tenth of it."""
@@ -33,9 +39,9 @@ def collect_files(
 ) -> tuple[tuple[SideFile, ...], ModelSpec]:
     """The side files of a Hugging Face folder, and the spec completed with what they tell.
 
-    Files are copied as they are, but for a config that misstates the embedding. What is missing is made:
-    generation_config.json from the config, tokenizer.json from an older kind of tokenizer,
-    tokenizer_config.json from special_tokens_map.json.
+    Files are copied as they are, but for a config that misstates the embedding and for what transformers reads from
+    several files: tokens, end tokens and templates, which every other runtime reads from one. What is missing is made:
+    generation_config.json from the config, tokenizer.json from an older kind of tokenizer.
 
     Args:
         folder: the checkpoint's.
@@ -45,36 +51,164 @@ def collect_files(
 
     Raises:
         SourceError: when there is no tokenizer, or it has more tokens than the embedding has rows, or a file is not
-            what it must be.
+            what it must be, or two files contradict each other.
     """
-    settings, given = _settings(folder)
-    template = _template(folder, settings)
-    if template is not None and not isinstance(settings.get("chat_template"), (str, list)):
-        settings = {**settings, "chat_template": template}
+    tokens = read_token_files(folder)
+    templates = read_templates(folder, tokens.settings)
     found = {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied}
     wrong = {key: value for key, value in found.items() if config.get(key) not in (None, value)}
-    has_generation = folder.has("generation_config.json")
-    tokenizer = _tokenizer(folder, data_only=data_only)
+    generation = folder.optional_json("generation_config.json")
+    tokenizer, document = _tokenizer(folder, tokens, data_only=data_only), None
     if tokenizer is not None:
+        said = any(values.get("eos_token_id") is not None for values in (config, generation))
         where = str(folder.path / "tokenizer.json")
-        spec = check_vocabulary(check_tokenizer(tokenizer, where, error=SourceError), settings, spec, where)
+        tokenizer, document, spec = complete_tokenizer(tokenizer, tokens, spec, where, said=said)
     require_ids(spec, str(folder.path))
+    settings = folder.read("tokenizer_config.json") if folder.has("tokenizer_config.json") else b""
     files = [
         as_json("config.json", config | wrong) if wrong else SideFile("config.json", folder.read("config.json")),
-        SideFile("generation_config.json", folder.read("generation_config.json"))
-        if has_generation
-        else generation_config(spec),
-        SideFile("tokenizer_config.json", folder.read("tokenizer_config.json"))
-        if settings is given
-        else as_json("tokenizer_config.json", settings),
+        complete_generation(
+            folder.read("generation_config.json") if folder.has("generation_config.json") else None, generation, spec
+        ),
+        *([] if tokenizer is None else [SideFile("tokenizer.json", tokenizer)]),
+        _settings_file(settings, tokens, templates, document or {}),
+        *_template_files(templates),
     ]
-    if tokenizer is not None:
-        files.insert(2, SideFile("tokenizer.json", tokenizer))
-    if template is not None:
-        files.append(SideFile("chat_template.jinja", template.encode()))
     if folder.has("special_tokens_map.json"):
         files.append(SideFile("special_tokens_map.json", folder.read("special_tokens_map.json")))
     return tuple(files), spec
+
+
+def read_token_files(folder: Folder) -> TokenFiles:
+    """What a folder says about its tokens outside tokenizer.json. Raises SourceError for what is no token or no id."""
+    values = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        values[name] = folder.optional_json(name)
+        require_tokens(values[name], str(folder.path / name))
+    settings = values["tokenizer_config.json"]
+    fields = Fields(settings, str(folder.path / "tokenizer_config.json"))
+    length = settings.get("model_max_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not length > 0):
+        raise fields.error("model_max_length", length, "a positive number")
+    fields.text("tokenizer_class", 100)
+    added = folder.optional_json("added_tokens.json")
+    require_added(added, str(folder.path / "added_tokens.json"))
+    return TokenFiles(settings, values["special_tokens_map.json"], added)
+
+
+def complete_tokenizer(
+    data: bytes, files: TokenFiles, spec: ModelSpec, where: str, *, said: bool
+) -> tuple[bytes, Mapping[str, Any], ModelSpec]:
+    """A tokenizer.json with the tokens that other files add, as bytes and as JSON; the spec with its end tokens.
+
+    It has no truncation and no padding: a training script leaves its own in the file, and other runtimes than
+    transformers then cut every prompt.
+
+    Args:
+        data: the file.
+        files: what else says something about tokens.
+        spec: of the model.
+        where: what the file is called in messages.
+        said: config.json or generation_config.json names an end token; otherwise the spec's is only an assumption.
+
+    Raises:
+        SourceError: it is no tokenizer, has more tokens than the embedding has rows, or contradicts ``files``.
+    """
+    form = check_tokenizer(data, where, error=SourceError)
+    document = form.document
+    changes: dict[str, Any] = {key: None for key in ("truncation", "padding") if document.get(key) is not None}
+    added = add_tokens(document, files, spec.vocab_size, where)
+    if added != document.get("added_tokens", []):
+        changes["added_tokens"] = added
+    if (prefix := _class_prefix_space(document, files.settings)) is not None:
+        changes["pre_tokenizer"] = {**document["pre_tokenizer"], "add_prefix_space": prefix}
+    if changes:
+        data = json.dumps({**document, **changes}, ensure_ascii=False).encode()
+        form = check_tokenizer(data, where, error=SourceError)
+    return data, form.document, check_vocabulary(form, files.combined(), spec, where, said=said)
+
+
+def _class_prefix_space(document: Mapping[str, Any], settings: Mapping[str, Any]) -> bool | None:
+    """The ``add_prefix_space`` of a byte-level tokenizer's class where tokenizer.json has another; None otherwise."""
+    if settings.get("tokenizer_class") in _GENERIC or _prefix_space(document) is None:
+        return None
+    wanted = bool(settings.get("add_prefix_space", False))
+    return None if wanted == _prefix_space(document) else wanted
+
+
+def _prefix_space(document: Mapping[str, Any]) -> bool | None:
+    """What a byte-level pre-tokenizer says of a space in front of a text; None for others."""
+    cutter = document.get("pre_tokenizer") or {}
+    return bool(cutter.get("add_prefix_space", True)) if cutter.get("type") == "ByteLevel" else None
+
+
+def _settings_file(
+    data: bytes, tokens: TokenFiles, templates: Mapping[str, str], document: Mapping[str, Any]
+) -> SideFile:
+    """tokenizer_config.json with what other files say: other runtimes read nothing else.
+
+    The class is the generic one: of another, transformers 5 takes the vocabulary only and builds the rest anew. Under
+    it transformers 4 sets ``add_prefix_space`` in tokenizer.json, to false where nothing is said.
+    """
+    settings = tokens.combined() | {"tokenizer_class": GENERIC}
+    if (prefix := _prefix_space(document)) is not None and prefix != settings.get("add_prefix_space", False):
+        settings["add_prefix_space"] = prefix
+    if "default" in templates:
+        settings["chat_template"] = templates["default"]
+    if settings == tokens.settings:
+        return SideFile("tokenizer_config.json", data)
+    return as_json("tokenizer_config.json", settings)
+
+
+def _template_files(templates: Mapping[str, str]) -> list[SideFile]:
+    names = {name: "chat_template.jinja" if name == "default" else f"{MORE}/{name}.jinja" for name in templates}
+    return [SideFile(names[name], text.encode()) for name, text in templates.items()]
+
+
+def complete_export(checkpoint: Checkpoint) -> Checkpoint:
+    """An exported checkpoint whose tokens, end tokens and templates are put together as ``collect_files`` does.
+
+    Raises:
+        SourceError: as collect_files.
+    """
+    where, place = checkpoint.provenance.id, Path(checkpoint.provenance.location)
+    files = {file.name: file.data for file in checkpoint.files}
+    config, generation, settings = (
+        parse_json(files[name], f"{where}: {name}", error=SourceError)
+        for name in ("config.json", "generation_config.json", "tokenizer_config.json")
+    )
+    folder = Folder(place) if place.is_dir() else None
+    tokens = replace(read_token_files(folder), settings=settings) if folder else TokenFiles(settings, {}, {})
+    ends = [i for values in (generation, config) for i in Fields(values, where).tokens("eos_token_id")]
+    spec = replace(checkpoint.spec, eos_token_ids=tuple(dict.fromkeys(ends)))
+    tokenizer, document, spec = complete_tokenizer(files["tokenizer.json"], tokens, spec, where, said=bool(ends))
+    require_ids(spec, where)
+    templates = read_templates(folder, settings) if folder else listed_templates(settings.get("chat_template"), where)
+    if not folder and "chat_template.jinja" in files:
+        templates["default"] = parse_text(files["chat_template.jinja"], where, error=SourceError)
+    made = (
+        complete_generation(files["generation_config.json"], generation, spec),
+        SideFile("tokenizer.json", tokenizer),
+        _settings_file(files["tokenizer_config.json"], tokens, templates, document),
+        *_template_files(templates),
+    )
+    files |= {file.name: file.data for file in made}
+    return replace(checkpoint, spec=spec, files=tuple(SideFile(name, data) for name, data in files.items()))
+
+
+def complete_generation(data: bytes | None, values: Mapping[str, Any], spec: ModelSpec) -> SideFile:
+    """generation_config.json with all of the spec's end tokens; made from the spec where there is none.
+
+    Args:
+        data: the file as it is; None where there is none.
+        values: what it says.
+        spec: of the model.
+    """
+    if data is None:
+        return generation_config(spec)
+    if set(Fields(values, "").tokens("eos_token_id")) == set(spec.eos_token_ids):
+        return SideFile("generation_config.json", data)
+    return as_json("generation_config.json", {**values, "eos_token_id": _one_or_list(spec.eos_token_ids)})
 
 
 def as_json(name: str, value: object) -> SideFile:
@@ -84,30 +218,35 @@ def as_json(name: str, value: object) -> SideFile:
 
 def generation_config(spec: ModelSpec) -> SideFile:
     """generation_config.json with the spec's token ids."""
-    stops = spec.eos_token_ids
     ids = {
         "bos_token_id": spec.bos_token_id,
-        "eos_token_id": stops[0] if len(stops) == 1 else list(stops) or None,
+        "eos_token_id": _one_or_list(spec.eos_token_ids),
         "pad_token_id": spec.pad_token_id,
     }
     return as_json("generation_config.json", {key: value for key, value in ids.items() if value is not None})
 
 
-def check_vocabulary(form: TokenizerForm, settings: dict[str, Any], spec: ModelSpec, where: str) -> ModelSpec:
-    """Check that every token has a row in the embedding; find the end token when no config names it.
+def _one_or_list(ids: Sequence[int]) -> int | list[int] | None:
+    return ids[0] if len(ids) == 1 else list(ids) or None
 
-    An embedding with more rows than tokens is padded, which is normal.
+
+def check_vocabulary(
+    form: TokenizerForm, settings: Mapping[str, Any], spec: ModelSpec, where: str, *, said: bool = True
+) -> ModelSpec:
+    """Check that every token has a row in the embedding; the spec with the tokenizer's own end token beside its others.
+
+    An embedding with more rows than tokens is padded, which is normal. ``said`` as in complete_tokenizer.
     """
     if form.tokens > spec.vocab_size:
         raise SourceError(
             f"{where} has {form.tokens} tokens, and the embedding has {spec.vocab_size} rows",
             "the tokenizer belongs to another model, or the embedding was not resized for added tokens",
         )
-    if spec.eos_token_ids:
-        return spec
     eos = settings.get("eos_token")
     found = form.added.get(str(eos.get("content") if isinstance(eos, dict) else eos))
-    return spec if found is None else replace(spec, eos_token_ids=(found,))
+    if found is None:
+        return spec
+    return replace(spec, eos_token_ids=tuple(dict.fromkeys((*(spec.eos_token_ids if said else ()), found))))
 
 
 def require_ids(spec: ModelSpec, where: str) -> None:
@@ -122,40 +261,7 @@ def require_ids(spec: ModelSpec, where: str) -> None:
                 )
 
 
-def _settings(folder: Folder) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """tokenizer_config.json, made from special_tokens_map.json where there is none; and as it is in the folder."""
-    name, other = "tokenizer_config.json", "special_tokens_map.json"
-    named = folder.optional_json(other)
-    _require_tokens(named, str(folder.path / other))
-    if not folder.has(name):
-        return {"tokenizer_class": "PreTrainedTokenizerFast", **named}, None
-    settings = folder.read_json(name)
-    _require_tokens(settings, str(folder.path / name))
-    return settings, settings
-
-
-def _require_tokens(settings: dict[str, Any], where: str) -> None:
-    """Raise SourceError for entries that no runtime takes for tokens."""
-    fields = Fields(settings, where)
-    for key in _NAMED:
-        token = settings.get(key)
-        text = token.get("content") if isinstance(token, dict) else token
-        if token is not None and (not isinstance(text, str) or len(text) > 4096):
-            raise fields.error(key, token, "a token")
-    decoder = settings.get("added_tokens_decoder")
-    if decoder is not None and not (
-        isinstance(decoder, dict)
-        and all(key.isascii() and key.isdigit() and len(key) < 8 for key in decoder)
-        and all(isinstance(token, dict) and isinstance(token.get("content"), str) for token in decoder.values())
-    ):
-        raise fields.error("added_tokens_decoder", decoder, "an object of tokens by their ids")
-    length = settings.get("model_max_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not length > 0):
-        raise fields.error("model_max_length", length, "a positive number")
-    fields.text("tokenizer_class", 100)
-
-
-def _tokenizer(folder: Folder, *, data_only: bool) -> bytes | None:
+def _tokenizer(folder: Folder, tokens: TokenFiles, *, data_only: bool) -> bytes | None:
     if folder.has("tokenizer.json"):
         return folder.read("tokenizer.json")
     old = next((name for name in _OLD if folder.has(name)), None)
@@ -163,13 +269,26 @@ def _tokenizer(folder: Folder, *, data_only: bool) -> bytes | None:
         raise SourceError(f"{folder.path} has no tokenizer (tokenizer.json or tokenizer.model)", _NO_TOKENIZER_HINT)
     if data_only:
         return None
-    what = f"{folder.path / old} cannot be converted to tokenizer.json"
+    where = str(folder.path / old)
+    pieces = read_pieces(folder.read(old), where) if old == "tokenizer.model" else None
+    if pieces is not None:
+        return convert_pieces(pieces, tokens.combined(), where).encode()
     # Most often for a package that is not installed.
-    return open_tokenizer(folder, what, "install the converters with: pip install 'edgekit[sentencepiece]'").encode()
+    hint = "install the converters with: pip install 'edgekit[sentencepiece]'"
+    return open_tokenizer(folder, f"{where} cannot be converted to tokenizer.json", hint)["text"].encode()
 
 
-def open_tokenizer(folder: Folder, what: str, hint: str) -> str:
-    """Open a folder's tokenizer with transformers: no network, no code from the folder. Its tokenizer.json.
+def open_tokenizer(folder: Folder, what: str, hint: str, *, generic: bool = False) -> dict[str, str]:
+    """Open a folder's tokenizer with transformers: no network, no code from the folder.
+
+    Args:
+        folder: the folder.
+        what: how messages begin.
+        hint: the next step.
+        generic: take tokenizer.json as it is, whatever class the folder names.
+
+    Returns:
+        ``text``, its tokenizer.json, and ``name``, who reads it.
 
     Raises:
         SourceError: something in the folder is not a plain file of it, or transformers refuses: ``what`` and ``hint``.
@@ -177,37 +296,11 @@ def open_tokenizer(folder: Folder, what: str, hint: str) -> str:
     for name in folder.names():
         if not (folder.path / name).is_dir():
             folder.open(name).close()
-    request = {"do": "open_folder", "folder": str(folder.path)}
-    opened = transformers_cell().ask(request, seconds=CONVERSION_SECONDS, what=what, error=SourceError, hint=hint)
-    return str(opened["text"])
+    request = {"do": "open_folder", "folder": str(folder.path), "generic": generic}
+    return transformers_cell().ask(request, seconds=CONVERSION_SECONDS, what=what, error=SourceError, hint=hint)
 
 
 @cache
 def transformers_cell() -> Cell:
     """The one cell that loads transformers, which takes seconds: it stays for the next folder."""
     return Cell(memory=LARGE_MEMORY)
-
-
-def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
-    """The chat template: chat_template.jinja, then chat_template.json, then tokenizer_config.json."""
-    if folder.has("chat_template.jinja"):
-        return parse_text(
-            folder.read("chat_template.jinja"), str(folder.path / "chat_template.jinja"), error=SourceError
-        )
-    name = "chat_template.json" if folder.has("chat_template.json") else "tokenizer_config.json"
-    value = (
-        folder.read_json(name).get("chat_template") if name == "chat_template.json" else settings.get("chat_template")
-    )
-    fields = Fields({"chat_template": value}, str(folder.path / name))
-    if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value if _is_named(entry)}
-        if len(named) != len(value):
-            raise fields.error("chat_template", value, "a template, or a list of templates with different names")
-        value = named.get("default") or next(iter(named.values()), None)
-    if value is not None and (not isinstance(value, str) or len(value) > MAX_TEMPLATE):
-        raise fields.error("chat_template", shown(value), f"a template of at most {MAX_TEMPLATE:,} letters")
-    return value
-
-
-def _is_named(entry: object) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)

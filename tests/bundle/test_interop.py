@@ -111,3 +111,43 @@ def test_a_broken_config_is_refused(spec: ModelSpec, data: bytes) -> None:
 )
 def test_the_tokenizer_loses_nothing_but_white_space(given: bytes, shipped: bytes) -> None:
     assert _compact(given) == shipped
+
+
+KEYS = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+
+
+def searched(spec: ModelSpec, side_files: tuple[SideFile, ...], **said: Any) -> dict[str, Any]:
+    kept = [f for f in side_files if f.name != "generation_config.json"]
+    generation = SideFile("generation_config.json", json.dumps(said).encode())
+    return dict(files(spec, (*kept, generation))["genai_config.json"]["search"])
+
+
+@pytest.mark.parametrize(
+    ("said", "search"),
+    [
+        (dict.fromkeys(KEYS), (False, 1.0, 50, 1.0, 1.0)),
+        ({}, (False, 1.0, 50, 1.0, 1.0)),
+        (
+            {"do_sample": True, "temperature": 1, "top_k": 40.0, "top_p": 1, "repetition_penalty": 1},
+            (True, 1, 40, 1, 1),
+        ),
+        ({"do_sample": 0, "temperature": 0.0, "top_k": 0, "top_p": 0.9}, (False, 0.0, 0, 0.9, 1.0)),
+    ],
+)
+def test_search_has_the_types_that_genai_asks_for(
+    spec: ModelSpec, side_files: tuple[SideFile, ...], said: dict[str, Any], search: tuple[Any, ...]
+) -> None:
+    found = searched(spec, side_files, **said)
+    assert tuple(found[key] for key in KEYS) == search
+    assert [type(found[key]) for key in KEYS] == [bool, float, int, float, float]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("do_sample", "true"), ("temperature", "0.7"), ("temperature", True), ("top_k", 1.5), ("top_p", [0.9])],
+)
+def test_an_entry_of_another_type_is_named(
+    spec: ModelSpec, side_files: tuple[SideFile, ...], key: str, value: object
+) -> None:
+    with pytest.raises(BundleError, match=rf"generation_config\.json: '{key}' is"):
+        searched(spec, side_files, **{key: value})

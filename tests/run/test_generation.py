@@ -190,3 +190,67 @@ def test_repetition_penalty_sees_prompt_and_answer(tokenizer):
     sampling = Sampling(repetition_penalty=1000.0, max_new_tokens=3)
     generation = generate(Stubborn(), Tokenizer(tokenizers.Tokenizer.from_str(tiny_tokenizer())), [0, 2], sampling)
     assert [e.token for e in generation] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("stop", "shown", "finish"),
+    [
+        ("<|im_start|>", "Paris", "stop"),
+        ("is<|im_start|>", "Par", "stop"),
+        ("<|im_start|>The", "Paris", "stop"),
+        ("aris<|im_start|>The q", "P", "stop"),
+        ("m_start|>", "Paris", "stop"),
+        ("<|im_start|><|im_start|>", "ParisThe quick fox.", "eos"),
+        ("fox.<|im_end|>", "ParisThe quick ", "eos"),
+        (".<|im_end|>!", "ParisThe quick fox.", "eos"),
+        ("ParisThe", "ParisThe quick fox.", "eos"),
+    ],
+)
+def test_stop_strings_are_looked_for_in_text_with_special_tokens(tokenizer, stop, shown, finish):
+    script = [*tokenizer.encode("Paris"), 1, *tokenizer.encode("The quick fox."), 2]
+    assert tokenizer.decode([1, 2], special=True) == "<|im_start|><|im_end|>"
+    generation = generate(Reciter(script), tokenizer, [5, 6, 7], Sampling(stop=("nowhere", stop)))
+    streamed = [emitted.text for emitted in generation]
+    assert ("".join(streamed), generation.finish) == (shown, finish)
+
+
+def test_without_a_stop_in_them_special_tokens_change_no_text(tokenizer):
+    script = [*tokenizer.encode("a🙂")[:-1], 1, *tokenizer.encode("b🙂"), 3, 2]
+    texts = []
+    for stop in ((), ("nowhere",)):
+        generation = generate(Reciter(script), tokenizer, [5, 6, 7], Sampling(stop=stop))
+        texts.append(text_of(generation))
+    assert texts[0] == texts[1] == tokenizer.decode(script)
+
+
+def test_a_byte_before_a_special_token_is_part_of_a_stop_string():
+    """SentencePiece's <0x0A> waits for the bytes that may follow it; a special token ends the wait."""
+    codec = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            {"<unk>": 0, "<0x0A>": 1, "a": 2}, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
+    )
+    codec.decoder = tokenizers.decoders.Sequence([tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()])
+    codec.add_special_tokens(["<|end|>", "</s>"])
+    tokenizer = Tokenizer(codec, eos_ids=[4])
+    generation = generate(Reciter([2, 1, 3, 2, 4]), tokenizer, [2, 2, 2], Sampling(stop=("\n<|end|>",)))
+    assert (text_of(generation), generation.finish) == ("a", "stop")
+
+
+def test_stop_gate_with_hidden_text_against_a_search_of_the_whole_text():
+    random = np.random.default_rng(3)
+    hits = 0
+    for _ in range(500):
+        pieces = [("".join(random.choice(list("ab"), 2)), bool(random.integers(2))) for _ in range(7)]
+        stops = ["".join(random.choice(list("ab"), int(random.integers(3, 7)))) for _ in range(2)]
+        whole, gate, said = "".join(text for text, _ in pieces), StopGate(stops), ""
+        visible = [shown for text, shown in pieces for _ in text]
+        for text, shown in pieces:
+            said += gate.push(text, shown=shown)
+        # Pieces come two letters at a time: the first string to be complete, not the first to begin, ends the text.
+        ends = sorted((-(-(whole.find(s) + len(s)) // 2), whole.find(s)) for s in stops if s in whole)
+        hits += bool(ends)
+        end = min(at for done, at in ends if done == ends[0][0]) if ends else len(whole)
+        assert gate.hit == bool(ends)
+        assert said + gate.finish() == "".join(c for c, shown in zip(whole[:end], visible, strict=False) if shown)
+    assert 100 < hits < 450

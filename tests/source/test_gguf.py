@@ -364,3 +364,51 @@ def test_contexts_reach_as_far_as_their_scaling(
 def test_a_block_beyond_those_that_the_file_counts_is_left_aside(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", metadata={".block_count": 1})
     assert open_model(str(tmp_path / "m.gguf")).spec.layers == 1
+
+
+def ends(tmp_path: Path, *texts: str, types: dict[str, int] | None = None, **keys: int) -> list[str]:
+    """The texts of the tokens that end an answer of a file with more tokens."""
+    entries = byte_level_entries()
+    for text in texts:
+        entries["tokens"].append(text)
+        entries["token_type"].append((types or {}).get(text, 3))
+    entries |= {f"{key}_token_id": entries["tokens"].index(texts[i]) for key, i in keys.items()}
+    write_gguf(tmp_path / "m.gguf", tokenizer=entries, vocab_size=len(entries["tokens"]))
+    checkpoint = open_model(str(tmp_path / "m.gguf"))
+    ids = checkpoint.spec.eos_token_ids
+    generation = json.loads(checkpoint.file("generation_config.json") or b"")["eos_token_id"]
+    assert ids == tuple(generation if isinstance(generation, list) else [generation])
+    assert ids[0] == 2, "what the file names comes first"
+    return [entries["tokens"][i] for i in ids[1:]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "keys", "found"),
+    [
+        (["<|eot_id|>", "<|eom_id|>", "<|start_header_id|>"], {}, ["<|eot_id|>", "<|eom_id|>"]),
+        (["<start_of_turn>", "<end_of_turn>"], {}, ["<end_of_turn>"]),
+        (["<|end|>", "<|endoftext|>"], {}, ["<|end|>", "<|endoftext|>"]),
+        (["<｜end▁of▁sentence｜>", "_<EOT>", "[EOT]"], {}, ["<｜end▁of▁sentence｜>", "_<EOT>", "[EOT]"]),
+        (["<|return|>", "<|call|>", "<|end|>"], {}, ["<|return|>", "<|call|>"]),
+        (["<|calls|>", "<|flush|>", "<|end|>"], {}, ["<|calls|>", "<|flush|>"]),
+        (["<|tool_response>", "</s>"], {}, ["<|tool_response>"]),
+        (["zzz"], {"eot": 0}, ["zzz"]),
+        (["zzz", "yyy"], {"eom": 1, "fim_pad": 0}, ["yyy", "zzz"]),
+        (["<|repo_name|>", "<|file_sep|>", "<|fim_prefix|>"], {}, ["<|repo_name|>", "<|file_sep|>"]),
+        (["<|bye|>"], {}, []),
+    ],
+)
+def test_an_answer_ends_where_llama_cpp_ends_it(
+    tmp_path: Path, texts: list[str], keys: dict[str, int], found: list[str]
+) -> None:
+    assert ends(tmp_path, *texts, **keys) == found
+
+
+def test_a_known_end_is_one_whatever_its_type(tmp_path: Path) -> None:
+    """llama.cpp: "control-looking token was not control-type; its type will be overridden"."""
+    assert ends(tmp_path, "<|eot_id|>", "<end_of_turn>", types={"<|eot_id|>": 1, "<end_of_turn>": 4}) == [
+        "<|eot_id|>",
+        "<end_of_turn>",
+    ]
+    added = json.loads(open_model(str(tmp_path / "m.gguf")).file("tokenizer.json") or b"")["added_tokens"]
+    assert {entry["content"]: entry["special"] for entry in added[-2:]} == {"<|eot_id|>": True, "<end_of_turn>": True}

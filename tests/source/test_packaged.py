@@ -127,7 +127,7 @@ def test_smollm2() -> None:
     spec = checkpoint.spec
     assert (spec.architecture, spec.layers, spec.hidden_size, spec.heads, spec.kv_heads) == ("llama", 30, 576, 9, 3)
     assert (spec.vocab_size, spec.context_length, spec.rope.theta, spec.tied) == (49152, 8192, 100000.0, True)
-    assert spec.eos_token_ids == (2,)
+    assert spec.eos_token_ids == (2, 0, 4), "<|im_end|>, and llama.cpp's <|endoftext|> and <reponame>"
     parameters = sum(int(np.prod(checkpoint.weights.shape(name))) for name in checkpoint.weights.names())
     assert parameters == 134_515_008
     assert checkpoint.weights.stored("model.embed_tokens.weight") == "Q8_0"

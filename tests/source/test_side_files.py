@@ -36,20 +36,46 @@ def test_generation_config_is_made_from_the_config(folder: Path) -> None:
     assert loaded(folder, "generation_config.json") == {"bos_token_id": 1, "eos_token_id": [2, 3]}
 
 
-def test_stops_come_from_the_generation_config(folder: Path) -> None:
-    edit(folder / "generation_config.json", eos_token_id=[2, 0, 2])
-    assert open_model(str(folder)).spec.eos_token_ids == (2, 0)
+@pytest.mark.parametrize(
+    ("config", "generation", "tokenizer", "ends"),
+    [
+        (2, [2, 0, 2], "<|im_end|>", (2, 0)),
+        (3, 2, "<|im_end|>", (2, 3)),
+        ([3, 1], [0], "<|im_end|>", (0, 3, 1, 2)),
+        (1, None, "<|im_end|>", (1, 2)),
+        (None, None, {"content": "<|im_end|>"}, (2,)),
+        (None, None, None, ()),
+        ("absent", None, "<pad>", (3,)),
+        ("absent", None, None, (2,)),
+        ("absent", 3, None, (3,)),
+        (1, 0, "The", (0, 1, 273)),
+    ],
+)
+def test_an_answer_ends_at_what_any_file_names(
+    folder: Path, config: object, generation: object, tokenizer: object, ends: tuple[int, ...]
+) -> None:
+    """LlamaConfig's default, 2, counts only where no file names an end."""
+    values = tiny_config() | {"eos_token_id": config}
+    if config == "absent":
+        del values["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(values))
+    edit(folder / "generation_config.json", eos_token_id=generation)
+    edit(folder / "tokenizer_config.json", eos_token=tokenizer)
+    checkpoint = open_model(str(folder))
+    assert checkpoint.spec.eos_token_ids == ends
+    shipped = json.loads(checkpoint.file("generation_config.json") or b"").get("eos_token_id")
+    assert (set(shipped) if isinstance(shipped, list) else {shipped} - {None}) == set(ends)
 
 
-def test_stop_is_found_through_the_tokenizer_when_no_config_names_it(folder: Path) -> None:
-    config = tiny_config() | {"eos_token_id": None}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "generation_config.json").unlink()
-    assert open_model(str(folder)).spec.eos_token_ids == (2,)
+def test_the_end_named_in_the_special_tokens_map_counts(folder: Path) -> None:
+    (folder / "special_tokens_map.json").write_text('{"eos_token": {"content": "<pad>", "lstrip": false}}')
+    assert open_model(str(folder)).spec.eos_token_ids == (2, 3)
 
 
-def test_chat_template_in_its_own_file_wins(folder: Path) -> None:
+def test_a_file_wins_over_the_settings_and_they_over_a_processors(folder: Path) -> None:
     (folder / "chat_template.json").write_text('{"chat_template": "from json"}')
+    assert open_model(str(folder)).file("chat_template.jinja") == CHAT_TEMPLATE.encode()
+    edit(folder / "tokenizer_config.json", chat_template=None)
     assert open_model(str(folder)).file("chat_template.jinja") == b"from json"
     (folder / "chat_template.jinja").write_text("from jinja")
     assert open_model(str(folder)).file("chat_template.jinja") == b"from jinja"
@@ -122,3 +148,52 @@ def test_tokenizer_that_cannot_be_converted(folder: Path) -> None:
         open_model(str(folder))
     assert "tokenizer.model" in caught.value.message
     assert "edgekit[sentencepiece]" in caught.value.hint
+
+
+def test_templates_of_their_own_folder(folder: Path) -> None:
+    """transformers reads them from files; genai and transformers.js take the one text of tokenizer_config.json."""
+    from transformers import AutoTokenizer
+
+    (folder / "chat_template.jinja").write_text("plain")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    (folder / "additional_chat_templates" / "notes.txt").write_text("not a template")
+    checkpoint = open_model(str(folder))
+    assert checkpoint.file("chat_template.jinja") == b"plain"
+    assert checkpoint.file("additional_chat_templates/tool_use.jinja") == b"tools"
+    assert json.loads(checkpoint.file("tokenizer_config.json") or b"")["chat_template"] == "plain"
+    assert AutoTokenizer.from_pretrained(folder).chat_template == {"default": "plain", "tool_use": "tools"}
+
+
+def test_a_list_of_templates_ships_as_files(folder: Path) -> None:
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    edit(folder / "tokenizer_config.json", chat_template=named)
+    checkpoint = open_model(str(folder))
+    assert checkpoint.file("additional_chat_templates/tool_use.jinja") == b"tools"
+    assert json.loads(checkpoint.file("tokenizer_config.json") or b"")["chat_template"] == "plain", "genai wants a text"
+
+
+def test_one_named_template_is_the_one(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", chat_template=[{"name": "chatml", "template": "plain"}])
+    assert open_model(str(folder)).file("chat_template.jinja") == b"plain"
+
+
+@pytest.mark.parametrize("in_files", [True, False])
+def test_several_templates_without_a_default_are_refused(folder: Path, in_files: bool) -> None:
+    if in_files:
+        (folder / "additional_chat_templates").mkdir()
+        for name in ("rag", "tool_use"):
+            (folder / "additional_chat_templates" / f"{name}.jinja").write_text(name)
+    else:
+        named = [{"name": name, "template": name} for name in ("rag", "tool_use")]
+        edit(folder / "tokenizer_config.json", chat_template=named)
+    with pytest.raises(SourceError, match="templates 'rag', 'tool_use', and none is called 'default'"):
+        open_model(str(folder))
+
+
+def test_a_template_that_a_link_leads_out_to_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "default.jinja").write_text("secret")
+    (folder / "additional_chat_templates").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match=r"default\.jinja"):
+        open_model(str(folder))
