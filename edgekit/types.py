@@ -47,11 +47,7 @@ LEFT_ALONE = "left alone"
 
 @dataclass(frozen=True)
 class Resume:
-    """What a killed build needs to be gone on with: a ``key`` of all its inputs, and what it had found out.
-
-    ``errors`` holds the relative weight errors of the tensors made so far. It fills while they are written, and from
-    the journal when their bytes are taken over.
-    """
+    """What resuming a build needs: a ``key`` of its inputs; the tensors' relative ``errors``, filled as it goes on."""
 
     key: str
     errors: dict[str, float]
@@ -518,15 +514,18 @@ class Runner(Predictor, Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 switch top_k / top_p / min_p off."""
+    """How the next token is chosen. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 switch top_k / top_p / min_p off.
 
-    temperature: float = 0.0
+    None is what nobody asked for: greedy; another ``seed`` each time; as many new tokens as the context holds.
+    """
+
+    temperature: float | None = None
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    seed: int = 0
-    max_new_tokens: int = 256
+    seed: int | None = None
+    max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
 
 

@@ -341,8 +341,11 @@ def run(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep this share of the probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Drop tokens below this share of the best.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(min=0.01, max=100.0, help="Above 1 makes repeats rarer.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the sampling.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Stop after this many.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Random seed for sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Stop after this many.", show_default="as many as the context holds"),
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     raw: Annotated[
