@@ -704,8 +704,8 @@ class Quality:
     kld_p999: Interval
     top1: Interval
     ppl_ratio: Interval
-    ppl: float
-    reference_ppl: float
+    ppl: ranges.Measured
+    reference_ppl: ranges.Measured
     reference: str
     text: str
     text_sha256: ranges.Digest

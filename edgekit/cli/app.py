@@ -25,7 +25,7 @@ from edgekit.cli.arguments import (
     Threads,
 )
 from edgekit.cli.bench_command import bench
-from edgekit.cli.commands import Commands
+from edgekit.cli.commands import Commands, Sections
 from edgekit.cli.progress import Bars
 from edgekit.cli.route_app import route
 from edgekit.cli.serve_command import serve
@@ -35,6 +35,7 @@ from edgekit.types import Activations, Precision, Sampling, Verification
 
 app = Commands(
     name="edgekit",
+    cls=Sections,
     help="A LLaMA-family checkpoint and the name of a device in; a bundle that runs there, and proof, out.",
     epilog="Example:  edgekit build smollm2-135m --precision int4 -o smollm2-int4",
     no_args_is_help=True,
@@ -349,7 +350,10 @@ def run(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")
+        bool,
+        typer.Option(
+            "--raw", help="Continue the prompt as it is, without the chat template; piped in, with its last line end."
+        ),
     ] = False,
     threads: Threads = None,
     context: Annotated[
@@ -384,14 +388,15 @@ def run(
         console.note(
             f"this is the graph for the CPU: those for the NPU run on {', '.join(n.target.name for n in npus)}"
         )
-    if prompt is None and sys.stdin.isatty() and not json:
+    if prompt is None and sys.stdin and sys.stdin.isatty() and not json:
         chat.converse(
             opened, sampling, system=system, threads=threads, context=context, lookup=lookup,
             small_memory=small_memory,
         )  # fmt: skip
         return
+    text = chat.piped_prompt(raw=raw) if prompt is None else prompt
     answer = chat.answer(
-        opened, chat.piped_prompt() if prompt is None else prompt, sampling, system=system, raw=raw, threads=threads,
+        opened, text, sampling, system=system, raw=raw, threads=threads,
         context=context, signals=signals, streamed=not json, lookup=lookup, small_memory=small_memory,
     )  # fmt: skip
     if json:
