@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# --- progress ---------------------------------------------------------------------------------
-
 
 class Progress(Protocol):
     """What a long call tells its caller. ``total`` is 0 while it is not known."""
@@ -207,6 +205,9 @@ kept by lower, obeyed by bundle."""
 
 INSIDE = "edgekit.inside"
 """Metadata of an initializer that stays in the graph's own file, however large. Set by lower, obeyed by bundle."""
+
+FIRST_LOGIT = "first_logit.start"
+"""The initializer that says from which position on the head reads. Set by lower; run makes it an input."""
 
 JOINED = "edgekit.joined"
 """Metadata of an initializer that holds several one after another: ``name:rows`` of each, with blanks between. Set by
