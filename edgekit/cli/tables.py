@@ -253,7 +253,7 @@ def _rate(value: float) -> str:
 
 def _choices_table(fit: Fit) -> Table:
     several = len(fit.models) > 1
-    table = columns("target", *(("model",) if several else ()), "choice", "why not a higher precision")
+    table = columns("target", *(("model",) if several else ()), "choice", "what it gives up, and what others cost")
     for c in fit.choices:
         choice = Text(c.precision or "none", style="green" if c.precision else "red")
         table.add_row(c.target, *((c.model,) if several else ()), choice, c.reason)
