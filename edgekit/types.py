@@ -534,15 +534,15 @@ class Sampling:
 class Emitted:
     """One generated token: the text that became safe to show with it (possibly ""), and its signals.
 
-    ``logprob``, ``margin`` (log-probability of top-1 minus that of top-2), ``lead`` (the same of their probabilities)
+    ``logprob``, ``logprob_margin`` (of top-1 over top-2), ``prob_margin`` (the same of their probabilities)
     and ``entropy`` (nats) are of the unmodified distribution, NaN unless they were asked for.
     """
 
     token: int
     text: str
     logprob: float = nan
-    margin: float = nan
-    lead: float = nan
+    logprob_margin: float = nan
+    prob_margin: float = nan
     entropy: float = nan
 
 

@@ -369,7 +369,7 @@ def run(
     ] = None,
     small_memory: SmallMemory = False,
     signals: Annotated[
-        bool, typer.Option("--signals", help="Show each token's log-probability, margin, lead and entropy.")
+        bool, typer.Option("--signals", help="Show each token's log-probability, margins and entropy.")
     ] = False,
     json: Json = False,
 ) -> None:

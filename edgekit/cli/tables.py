@@ -439,10 +439,10 @@ def _origin(tuned: bool) -> str:
 
 
 def signals_table(answer: Answer) -> Table:
-    """Every token with its log-probability, the first choice's lead over the second, and the entropy in nats."""
-    table = columns("token", "id>", "logprob>", "margin>", "lead>", "entropy>")
+    """Every token with its log-probability, its two margins (see Emitted) and the entropy in nats."""
+    table = columns("token", "id>", "logprob>", "log p1/p2>", "p1 - p2>", "entropy>")
     for t in answer.tokens:
-        table.add_row(repr(t.text), str(t.token), *map(_fixed, (t.logprob, t.margin, t.lead, t.entropy)))
+        table.add_row(repr(t.text), str(t.token), *map(_fixed, (t.logprob, t.logprob_margin, t.prob_margin, t.entropy)))
     return table
 
 

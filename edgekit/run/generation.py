@@ -43,7 +43,7 @@ def generate(
         tokenizer: of the same bundle.
         prompt: token ids.
         sampling: how tokens are chosen and when to stop.
-        signals: fill in ``logprob``, ``margin``, ``lead`` and ``entropy`` of every token.
+        signals: fill in ``logprob``, ``logprob_margin``, ``prob_margin`` and ``entropy`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
         lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
             ``lookup.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.

@@ -128,8 +128,8 @@ def test_run_json_holds_signals(bundle, capsys):
     document = strict(capsys.readouterr().out)
     assert document["new_tokens"] == len(document["tokens"]) == 4
     assert document["finish"] == "length"
-    assert all(token["logprob"] <= 0 <= token["margin"] for token in document["tokens"])
-    assert all(0 <= token["lead"] <= 1 and 0 < token["entropy"] < log(384) for token in document["tokens"])
+    assert all(token["logprob"] <= 0 <= token["logprob_margin"] for token in document["tokens"])
+    assert all(0 <= token["prob_margin"] <= 1 and 0 < token["entropy"] < log(384) for token in document["tokens"])
 
 
 def test_run_json_tells_how_drafts_went(bundle, capsys):
@@ -145,7 +145,7 @@ def test_run_json_tells_how_drafts_went(bundle, capsys):
 def test_run_shows_signals_on_stderr(bundle, capsys):
     assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3", "--signals"]) == 0
     told = capsys.readouterr()
-    assert all(heading in told.err for heading in ("logprob", "margin", "lead", "entropy"))
+    assert all(heading in told.err for heading in ("logprob", "log p1/p2", "p1 - p2", "entropy"))
     assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out == told.out
 
