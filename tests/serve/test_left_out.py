@@ -9,7 +9,8 @@ import pytest
 
 from edgekit import build_bundle
 from edgekit.router import open_router
-from edgekit.routing import AnswerRules, OnDevice, Policy, Tier
+from edgekit.routing import AnswerRules, Expected, Finding, OnDevice, Policy, Tier, Verdict
+from edgekit.serve.replies import describe_verdict
 from edgekit.testing import tiny_checkpoint
 from tests.serve.doubles import ScriptedRouter, site
 
@@ -135,3 +136,11 @@ def test_explain_says_the_same(strict):
         turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
         told = httpx.post(f"{server.url}/api/explain", json={"model": "edgekit", "messages": turns}).json()
         assert (told["tier"], told["code"]) == ("", "template")
+
+
+def test_a_number_that_is_none_is_a_word_in_a_verdict():
+    finding = Finding("latency", "device", "fail", "endless", float("inf"), float("nan"), "s")
+    verdict = Verdict("", "latency", "endless", (finding,), Expected(seconds=float("inf"), cost=0.5))
+    told = json.loads(json.dumps(describe_verdict(verdict), allow_nan=False))
+    assert (told["findings"][0]["value"], told["findings"][0]["limit"]) == ("inf", "nan")
+    assert (told["expected"]["seconds"], told["expected"]["cost"]) == ("inf", 0.5)
