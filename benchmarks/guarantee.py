@@ -94,9 +94,9 @@ def difficulty(random: np.random.Generator, n: int) -> tuple[list[Signals], NDAr
         told.append(
             Signals(
                 tokens=int(random.integers(1, 40)), mean_logprob=lp, q05=lp - 1 + 0.3 * b, q10=lp - 0.7 + 0.3 * b,
-                q25=lp - 0.3, min_logprob=lp - 1.5 + 0.5 * c, mean_margin=1 - 0.8 * x + 0.2 * d,
+                q25=lp - 0.3, min_logprob=lp - 1.5 + 0.5 * c, mean_prob_margin=1 - 0.8 * x + 0.2 * d,
                 mean_entropy=3 * x + 0.8 * e, first_entropy=3 * x + b, first_logprob=lp + c,
-                first_margin=1 - x + 0.5 * d,
+                first_prob_margin=1 - x + 0.5 * d,
             )
         )  # fmt: skip
     return told, 0.003 + 0.6 * u**3

@@ -21,11 +21,12 @@ INTRODUCTION = """\
 
 Written by `make docs` from `edgekit --help`. Do not edit.
 
-Every command takes `--json`: one JSON document on stdout, talk on stderr. `NO_COLOR` and `COLUMNS` are honoured; where
-stdout is no terminal there are no bars and no colours. Control characters of what strangers wrote (model output, names,
-metadata, answers of endpoints) are shown and not obeyed, ESC as `\\x1b`, by a terminal and in a pipe; the text of
-`edgekit run` to a pipe is the model's, byte for byte. `EDGEKIT_CACHE` names the folder for fetched models and cached
-references. `edgekit --install-completion` sets up completion for your shell.
+Every command takes `--json`: one JSON document on stdout, talk on stderr. A number that is infinite or undefined, such
+as the perplexity of a broken model, is the text `"inf"`, `"-inf"` or `"nan"` there. `NO_COLOR` and `COLUMNS` are
+honoured; where stdout is no terminal there are no bars and no colours. Control characters of what strangers wrote
+(model output, names, metadata, answers of endpoints) are shown and not obeyed, ESC as `\\x1b`, by a terminal and in a
+pipe; the text of `edgekit run` to a pipe is the model's, byte for byte. `EDGEKIT_CACHE` names the folder for fetched
+models and cached references. `edgekit --install-completion` sets up completion for your shell.
 
 | exit code | meaning |
 |---|---|

@@ -15,9 +15,9 @@ class Signals:
     """What a local answer says of itself, over its tokens. Of the unmodified distribution; natural logarithms.
 
     ``mean_logprob`` of the tokens taken, with the ``q05``, ``q10``, ``q25`` quantiles and the least, ``min_logprob``;
-    ``mean_margin`` of the likeliest token's probability over the second's (UCCI's signal); ``mean_entropy`` and
-    ``first_entropy`` in nats. ``first_logprob`` and ``first_margin`` are the first token's. ``second_logprob``: mean
-    log-probability of the same answer by another local bundle, None where none was asked. ``answer`` tells a short
+    ``mean_prob_margin`` of the likeliest token's probability over the second's (UCCI's signal); ``mean_entropy`` and
+    ``first_entropy`` in nats. ``first_logprob`` and ``first_prob_margin`` are the first token's. ``second_logprob``:
+    mean log-probability of the same answer by another local bundle, None where none was asked. ``answer`` tells a short
     answer from others without its words (see route/signals.py), "" for a longer one: where few answers are possible, a
     model is readier to give one than another.
     """
@@ -28,11 +28,11 @@ class Signals:
     q10: float
     q25: float
     min_logprob: float
-    mean_margin: float
+    mean_prob_margin: float
     mean_entropy: float
     first_entropy: float
     first_logprob: float
-    first_margin: float
+    first_prob_margin: float
     second_logprob: float | None = added_later(None)
     answer: str = added_later("")
 

@@ -98,8 +98,8 @@ class Agreement:
     """How far logits are from others: the share of equal top-1, mean KL in nats a token, mean cosine."""
 
     top1: float
-    kld: float
-    cosine: float
+    kld: ranges.Measured
+    cosine: ranges.Measured
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from threading import get_native_id
 from typing import TYPE_CHECKING
 
 from edgekit.errors import ConfigError, RunError
-from edgekit.routing import DEVICE
+from edgekit.routing import DEVICE, Unfit
 from edgekit.run import Tokenizer
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class Counter:
         return None if reach is None else ceil(size / reach)
 
     def prepare(self, request: Request) -> Request:
-        """Fill in ``tokens``, ``counted`` and ``language``.
+        """Fill in ``tokens``, ``counted``, ``language``, ``fed`` and ``unfit``.
 
-        The device's count is exact, or missing where its chat template cannot take the messages. A tier's is made by
+        The device's count is exact, or missing where its model cannot be fed the request. A tier's is made by
         its own tokenizer, exact for a bare prompt, with PER_MESSAGE tokens a message; or is the bundle's and the tier's
         ``count_margin`` of it, rounded up. Tools and a schema count as their text; images do not count.
         """
@@ -111,11 +111,8 @@ class Counter:
         return self._prepare(request, self._tokenizer)
 
     def _prepare(self, request: Request, tokenizer: Tokenizer) -> Request:
-        try:
-            fed = tuple(encode_prompt(tokenizer, request))
-            own: int | None = len(fed)
-        except RunError:
-            fed, own = (), None
+        fed, unfit = _feed(tokenizer, request)
+        own = None if unfit else len(fed)
         tokens: list[tuple[str, int]] = [] if own is None else [(DEVICE, own)]
         counted = set() if own is None else {DEVICE}
         beside = "\n".join(part for part in (_DATA.sub('""', request.passthrough), request.schema) if part)
@@ -134,7 +131,9 @@ class Counter:
         language = request.language or self._tell(request)
         if _exceeds(own, self._context):
             fed = ()
-        return replace(request, tokens=tuple(tokens), counted=frozenset(counted), language=language, fed=fed)
+        return replace(
+            request, tokens=tuple(tokens), counted=frozenset(counted), language=language, fed=fed, unfit=unfit
+        )
 
     def usage(self, request: Request, tier: str, text: str, prompt: int | None, new: int | None) -> tuple[int, int]:
         """Tokens of a prompt and of its answer: as the endpoint says, and where it does not, as they are counted here.
@@ -175,6 +174,17 @@ def render_prompt(tokenizer: Tokenizer, request: Request) -> str:
     if not request.messages:
         return request.prompt
     return tokenizer.render_chat([{"role": m.role, "content": m.content} for m in request.messages])
+
+
+def _feed(tokenizer: Tokenizer, request: Request) -> tuple[tuple[int, ...], Unfit | None]:
+    """A prompt's tokens, or why there are none."""
+    if request.messages and not tokenizer.has_chat_template:
+        return (), Unfit("no-template", "the model has no chat template: it continues texts, and takes no messages")
+    try:
+        fed = tuple(encode_prompt(tokenizer, request))
+    except RunError as error:
+        return (), Unfit("template", error.message)
+    return fed, None if fed else Unfit("empty", "the prompt is empty: there is nothing to continue")
 
 
 def _count_plain(request: Request, length: Callable[[str], int], beside: str) -> int:

@@ -191,7 +191,8 @@ def _example(line: Line) -> Example:
     if not answers:
         raise line.error("no 'answer': nothing can be learnt from a question whose answer is not known", _EXAMPLE)
     _check_answers(line, answers, choices, grading)
-    sampling = Sampling(max_new_tokens=line.whole("max_tokens", 1) or Sampling.max_new_tokens, stop=line.texts("stop"))
+    # What is judged must be the same each time, wherever it is answered.
+    sampling = Sampling(temperature=0.0, seed=0, max_new_tokens=line.whole("max_tokens", 1), stop=line.texts("stop"))
     prompt, raw = line.get("prompt", str, "text"), line.get("raw", bool, "true or false")
     messages = _messages(line)
     if (prompt is None) == (messages is None):

@@ -11,9 +11,10 @@ from edgekit.counting import Counter
 from edgekit.policy_file import load_policy
 from edgekit.route.after import check_calibrated
 from edgekit.route.decide import decide
-from edgekit.route.expect import expect_local, expect_tier
+from edgekit.route.gates import open_case, seat_device, seat_tier
+from edgekit.route.lengths import least_tokens
 from edgekit.route.schema import check_schema
-from edgekit.routing import DEVICE, DeviceState, Expected, Message, Policy, Request, Verdict
+from edgekit.routing import DeviceState, Expected, Message, Policy, Request, Verdict
 from edgekit.run import Tokenizer
 from edgekit.state import find_measurement, read_state
 from edgekit.types import Bundle, Sampling
@@ -38,7 +39,7 @@ class Explanation:
     currency: str
     tokens: tuple[tuple[str, int], ...]
     counted: frozenset[str]
-    new_tokens: int
+    new_tokens: int | None
     language: str | None
     measurement: str
     energy: str
@@ -53,7 +54,7 @@ def explain_request(
     prompt: str,
     policy: Policy | Path | str,
     *,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     override: Override | None = None,
     schema: str = "",
     state: DeviceState | None = None,
@@ -64,7 +65,7 @@ def explain_request(
         bundle: opened, or where it is.
         prompt: of a conversation's user, or, for a model without a chat template, a text to continue.
         policy: read, or where it is.
-        max_new_tokens: most tokens of the answer.
+        max_new_tokens: most tokens of the answer, None for as many as fit.
         override: of the request.
         schema: a JSON schema that the answer must satisfy, "" for none.
         state: in the place of this machine's.
@@ -93,11 +94,10 @@ def explain_request(
         )
     )
     measurement, which = find_measurement(opened)
-    count = request.tokens_for(DEVICE) or 0
-    seen = state or read_state(manifest, count + max_new_tokens)
+    seen = state or read_state(manifest, least_tokens(request))
     verdict = decide(request, rule, seen, measurement)
-    expected = [(DEVICE, expect_local(measurement, request.tokens_for(DEVICE), max_new_tokens, seen.waiting))]
-    expected += [(t.name, expect_tier(t, request.tokens_for(t.name), max_new_tokens)) for t in rule.tiers]
+    case = open_case(request, rule, seen)
+    seats = [seat_device(case, measurement), *(seat_tier(case, tier) for tier in rule.tiers)]
     return Explanation(
         bundle=str(opened.path),
         bundle_sha256=opened.sha256,
@@ -113,7 +113,7 @@ def explain_request(
         else "no measurement, so no joules",
         calibration=_calibration(opened, rule),
         state=seen,
-        expected=tuple(expected),
+        expected=tuple((seat.name, seat.expected) for seat in seats),
         verdict=verdict,
     )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgekit.ranges import Measured  # noqa: TC001 - record.py resolves these annotations at run time
+
 
 @dataclass(frozen=True)
 class Interval:
     """A value with its confidence interval."""
 
-    value: float
-    low: float
-    high: float
+    value: Measured
+    low: Measured
+    high: Measured

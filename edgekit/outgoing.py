@@ -67,7 +67,7 @@ def compose(request: Request) -> Outgoing:
     """What would be sent. Never raises.
 
     What the request passes through stands above what it says itself. top_k, min_p and repetition_penalty are not part
-    of the protocol and are not sent; neither is seed 0, which asks for nothing, nor one that nobody asked for.
+    of the protocol and are not sent; neither is what nobody asked for.
     """
     sampling = json.dumps(_sampling(request), ensure_ascii=False)
     try:
@@ -95,11 +95,15 @@ def _passed(passthrough: str) -> dict[str, Any]:
 
 def _sampling(request: Request) -> dict[str, Any]:
     sampling = request.sampling
+    told: dict[str, Any] = {}
+    if sampling.max_new_tokens is not None:
+        told["max_tokens"] = sampling.max_new_tokens
     # Rounded: a third has as many digits as a card's number.
-    told: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": round(sampling.temperature, 4)}
+    if sampling.temperature is not None:
+        told["temperature"] = round(sampling.temperature, 4)
     if sampling.top_p != 1.0:
         told["top_p"] = round(sampling.top_p, 4)
-    if sampling.temperature > 0 and sampling.seed and request.seeded:
+    if sampling.seed is not None and sampling.temperature != 0:
         told["seed"] = sampling.seed
     if sampling.stop:
         told["stop"] = list(sampling.stop)

@@ -32,6 +32,11 @@ class Matching:
         return re.fullmatch(self.pattern, text) is not None
 
 
+@dataclass(frozen=True)
+class Unbounded:
+    """A measured number that may be too large for a float, or undefined: a record holds the word for it then."""
+
+
 MAX_WHOLE = 2**53
 """Largest whole number of any field: up to it, floating point and JSON's other readers are exact."""
 
@@ -85,6 +90,7 @@ Bytes = Annotated[int, Within(0, 1 << 50)]
 Count = Annotated[int, Within(0, MAX_WHOLE)]
 Share = Annotated[float, Within(0, 1)]
 Epsilon = Annotated[float, Within(0, 1)]
+Measured = Annotated[float, Unbounded()]
 NotNegative = Annotated[float, Within(0, 10**30)]
 PLAIN_NAME = Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")
 """What a folder or a file can be called."""

@@ -15,11 +15,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from edgekit.ranges import MAX_ITEMS, MAX_TEXT, MAX_WHOLE, Matching, Within
+from edgekit.ranges import MAX_ITEMS, MAX_TEXT, MAX_WHOLE, Matching, Unbounded, Within
 
 T = TypeVar("T")
 
 _LATER = "added later"
+
+_WORDS = ("inf", "-inf", "nan")
+"""What stands in JSON for a number that is none, in a field of type ``ranges.Measured``."""
 
 _CONVERTED = {(float, int), (Path, str)}
 """(type of the field, type in JSON) where the two may differ."""
@@ -34,21 +37,24 @@ def added_later(default: Any) -> Any:
     return field(default=default, metadata={_LATER: True})
 
 
-def to_json(obj: object, *, indent: int | None = None, brief: bool = False) -> str:
+def to_json(obj: object, *, indent: int | None = None, brief: bool = False, shown: bool = False) -> str:
     """Write a dataclass as JSON: fields in the order of their declaration, sets sorted, the same bytes every time.
+
+    A ``ranges.Measured`` that is infinite or undefined is written as the word for it: "inf", "-inf" or "nan".
 
     Args:
         obj: a dataclass instance.
         indent: spaces per level; None writes one line.
         brief: leave out what was ``added_later`` and says no more than its absence: the bytes stay the same when such a
             field is added.
+        shown: a document to look at, which is not read back: every float that is none is written as its word.
 
     Raises:
-        ValueError: a float is NaN or infinite, or a value has no place in JSON. The message starts with its path.
+        ValueError: another float is NaN or infinite, or a value has no place in JSON. The message starts with its path.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(
-        _plain(obj, "$", brief), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+        _plain(obj, "$", brief, shown), indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
     )
 
 
@@ -76,21 +82,23 @@ def from_json(cls: type[T], text: str) -> T:
     return value
 
 
-def _plain(value: object, path: str, brief: bool) -> Any:
+def _plain(value: object, path: str, brief: bool, worded: bool) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         held = ((f, getattr(value, f.name)) for f in fields(value))
         return {
-            f.name: _plain(v, f"{path}.{f.name}", brief)
+            f.name: _plain(v, f"{path}.{f.name}", brief, worded or (_odd(v) and _unbounded(type(value), f.name)))
             for f, v in held
             if not (brief and f.metadata.get(_LATER) and v == f.default)
         }
     if isinstance(value, tuple):
-        return [_plain(v, f"{path}[{i}]", brief) for i, v in enumerate(value)]
+        return [_plain(v, f"{path}[{i}]", brief, worded) for i, v in enumerate(value)]
     if isinstance(value, frozenset):
-        return sorted(_plain(v, path, brief) for v in value)
+        return sorted(_plain(v, path, brief, worded) for v in value)
     if isinstance(value, Path):
         return value.as_posix()
-    if isinstance(value, float) and not isfinite(value):
+    if _odd(value):
+        if worded:
+            return str(value)
         raise ValueError(f"{path}: {value} is not a number that JSON can hold")
     # Exact types: a numpy scalar that slipped in would otherwise be written in numpy's way, or not at all.
     if type(value) in (str, int, float, bool, NoneType):
@@ -98,10 +106,21 @@ def _plain(value: object, path: str, brief: bool) -> Any:
     raise ValueError(f"{path}: a {type(value).__name__} has no place in a record")
 
 
+def _odd(value: object) -> bool:
+    """Whether it is a float that JSON has no number for."""
+    return isinstance(value, float) and not isfinite(value)
+
+
+def _unbounded(cls: type, name: str) -> bool:
+    hint = _hints(cls)[name]
+    return get_origin(hint) is Annotated and isinstance(get_args(hint)[1], Unbounded)
+
+
 def _read(hint: Any, data: Any, path: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _require(args[1], _read(args[0], data, path), path)
+        word = isinstance(args[1], Unbounded) and data in _WORDS
+        return float(data) if word else _require(args[1], _read(args[0], data, path), path)
     if origin in (Union, UnionType):
         return _read_union(args, data, path)
     if origin is Literal:

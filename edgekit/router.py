@@ -28,6 +28,7 @@ from edgekit.measure import choose_meter
 from edgekit.route.after import check_calibrated, judge, judge_prefix
 from edgekit.route.decide import decide, escalate
 from edgekit.route.drift import measure_drift
+from edgekit.route.lengths import least_tokens, limited
 from edgekit.route.loops import LoopWatch
 from edgekit.route.schema import check_schema
 from edgekit.routing import DEVICE, Attempt, Finding, Opening, Piece, Routed
@@ -213,9 +214,8 @@ class Router:
         return endpoint.down() if endpoint else "no endpoint is open for it"
 
     def _state(self, request: Request) -> DeviceState:
-        tokens = (request.tokens_for(DEVICE) or 0) + request.sampling.max_new_tokens
         return self._gauge.read(
-            tokens,
+            least_tokens(request),
             waiting=self._local.waiting(),
             spent_today=self.ledger.committed,
             unreachable=self._down(),
@@ -265,7 +265,9 @@ class _Answer:
         passed_on = bool(verdict.ladder)
         at_once = not passed_on or policy.show == "at-once"
         prefix = router.calibration.prefix if router.calibration and passed_on and not at_once else None
-        run = router._local.answer(self._request, expected=verdict.expected.seconds, stop=self._stop)
+        # Where nobody limits the answer, its first token is the least to wait for.
+        least = verdict.expected.seconds or verdict.expected.seconds_to_first
+        run = router._local.answer(limited(self._request, verdict), expected=least, stop=self._stop)
         watch, hidden, open_ = LoopWatch(), "", False
         given_up: Finding | None = None
         try:
@@ -368,7 +370,7 @@ class _Answer:
         shown = False
         try:
             try:
-                reply = endpoint.ask(clear(self._request, router.policy, router.grounding))
+                reply = endpoint.ask(clear(limited(self._request, verdict), router.policy, router.grounding))
             except (CloudError, ConfigError) as error:
                 return self._failed(verdict, error.message, begun)
             with _watched(self._stop, reply):

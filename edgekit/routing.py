@@ -42,6 +42,14 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Unfit:
+    """Why a model cannot be fed a request: ``check`` says which kind of reason, ``reason`` says it in words."""
+
+    check: Literal["empty", "no-template", "template"]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Request:
     """What someone wants answered, whoever answers.
 
@@ -52,7 +60,7 @@ class Request:
     "" where there is none, "{}" where any JSON will do. ``language``: ISO 639-1 code of the last message, None where
     it was not looked at or could not be told. ``private``: why the request must stay on the device, "" if it need not.
     ``passthrough``: a JSON object of the parts that only an endpoint understands (tools, images), "" for none.
-    ``seeded``: somebody asked for ``sampling.seed``; one that was drawn is no affair of an endpoint's.
+    ``unfit``: why the device's model cannot be fed it, None where it can or where nobody has looked.
     ``fed``: the tokens that the device's model is fed, once they were counted; empty before, and where it takes none.
     """
 
@@ -67,8 +75,8 @@ class Request:
     override: Override | None = None
     private: str = ""
     passthrough: str = ""
-    seeded: bool = True
     fed: tuple[int, ...] = ()
+    unfit: Unfit | None = None
 
     @cached_property
     def outgoing(self) -> Outgoing:
@@ -271,6 +279,7 @@ class DeviceState:
 # --- the verdict --------------------------------------------------------------------------------
 
 CheckName = Literal[
+    "empty", "no-template", "template",
     "privacy", "capability", "language", "context", "memory", "latency", "battery", "thermal", "money", "reachable",
     "ended", "repetition", "schema", "quality", "prefix",
 ]  # fmt: skip
@@ -297,7 +306,8 @@ class Finding:
 class Expected:
     """What answering is expected to take, None where nobody knows. ``joules`` are this device's, gross.
 
-    ``energy`` says how the joules' power was obtained.
+    ``energy`` says how the joules' power was obtained. ``most_new``: the most tokens of the answer that whoever answers
+    is told, None where they may write as many as they do.
     """
 
     seconds_to_first: float | None = None
@@ -305,6 +315,7 @@ class Expected:
     joules: float | None = None
     cost: float | None = None
     energy: Literal["measured", "estimated", "none"] = "none"
+    most_new: int | None = None
 
 
 @dataclass(frozen=True)

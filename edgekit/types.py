@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# --- progress ---------------------------------------------------------------------------------
-
 
 class Progress(Protocol):
     """What a long call tells its caller. ``total`` is 0 while it is not known."""
@@ -47,11 +45,7 @@ LEFT_ALONE = "left alone"
 
 @dataclass(frozen=True)
 class Resume:
-    """What a killed build needs to be gone on with: a ``key`` of all its inputs, and what it had found out.
-
-    ``errors`` holds the relative weight errors of the tensors made so far. It fills while they are written, and from
-    the journal when their bytes are taken over.
-    """
+    """What resuming a build needs: a ``key`` of its inputs; the tensors' relative ``errors``, filled as it goes on."""
 
     key: str
     errors: dict[str, float]
@@ -211,6 +205,9 @@ kept by lower, obeyed by bundle."""
 
 INSIDE = "edgekit.inside"
 """Metadata of an initializer that stays in the graph's own file, however large. Set by lower, obeyed by bundle."""
+
+FIRST_LOGIT = "first_logit.start"
+"""The initializer that says from which position on the head reads. Set by lower; run makes it an input."""
 
 JOINED = "edgekit.joined"
 """Metadata of an initializer that holds several one after another: ``name:rows`` of each, with blanks between. Set by
@@ -518,15 +515,18 @@ class Runner(Predictor, Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 switch top_k / top_p / min_p off."""
+    """How the next token is chosen. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 switch top_k / top_p / min_p off.
 
-    temperature: float = 0.0
+    None is what nobody asked for: greedy; another ``seed`` each time; as many new tokens as the context holds.
+    """
+
+    temperature: float | None = None
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    seed: int = 0
-    max_new_tokens: int = 256
+    seed: int | None = None
+    max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
 
 
@@ -534,15 +534,15 @@ class Sampling:
 class Emitted:
     """One generated token: the text that became safe to show with it (possibly ""), and its signals.
 
-    ``logprob``, ``margin`` (log-probability of top-1 minus that of top-2), ``lead`` (the same of their probabilities)
+    ``logprob``, ``logprob_margin`` (of top-1 over top-2), ``prob_margin`` (the same of their probabilities)
     and ``entropy`` (nats) are of the unmodified distribution, NaN unless they were asked for.
     """
 
     token: int
     text: str
     logprob: float = nan
-    margin: float = nan
-    lead: float = nan
+    logprob_margin: float = nan
+    prob_margin: float = nan
     entropy: float = nan
 
 
@@ -705,8 +705,8 @@ class Quality:
     kld_p999: Interval
     top1: Interval
     ppl_ratio: Interval
-    ppl: float
-    reference_ppl: float
+    ppl: ranges.Measured
+    reference_ppl: ranges.Measured
     reference: str
     text: str
     text_sha256: ranges.Digest

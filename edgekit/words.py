@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite, log10
+from math import isfinite, isnan, log10
 
 ABSENT = "not measured"
 
@@ -25,8 +25,10 @@ def count(number: float) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Three significant digits by default, and words for what was not measured."""
-    if value is None or not isfinite(value):
+    if value is None:
         return ABSENT
+    if not isfinite(value):
+        return "undefined" if isnan(value) else "infinite" if value > 0 else "minus infinite"
     if value == 0:
         return "0"
     if abs(value) >= 10**digits:

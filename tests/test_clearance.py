@@ -167,7 +167,7 @@ def test_a_body_holds_nothing_that_was_not_read(refused):
 
 
 def test_a_seed_that_was_drawn_is_no_affair_of_an_endpoints():
-    drawn = replace(EVERYTHING, seeded=False)
+    drawn = replace(EVERYTHING, sampling=replace(EVERYTHING.sampling, seed=None))
     assert "seed" not in make_body(drawn.outgoing, TIER, frozenset())
     assert "1234567" not in drawn.outgoing.reading.lines[0]
 

@@ -78,9 +78,36 @@ def test_messages_without_a_chat_template_cannot_be_counted_for_the_device(bundl
     request = Counter(plain, TWO).prepare(Request(ASKED))
     assert request.tokens_for(DEVICE) is None
     assert request.counted == frozenset()
+    assert (request.unfit.check, request.fed) == ("no-template", ())
+    assert request.unfit.reason.startswith("the model has no chat template")
+    assert Counter(plain, TWO).prepare(Request(prompt="Once")).unfit is None
     texts = sum(len(plain.encode(m.content)) for m in ASKED)
     assert request.tokens_for("cloud") == texts + 3 * PER_MESSAGE
     assert request.tokens_for("box") == ceil(1.3 * (texts + 3 * PER_MESSAGE))
+
+
+@pytest.mark.parametrize(
+    ("template", "check", "said"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "template", "System role not supported"),
+        ("{{ 'a' + 1 }}", "template", "can only concatenate str"),
+        ("{% for tool in tools %}{{ tool }}{% endfor %}", "template", "'NoneType' object is not iterable"),
+        ("{{ messages[0]['content']['text'] + 1 }}", "template", "no attribute 'text'"),
+        ("{{ messages[7]['content'].strip() }}", "template", "no element 7"),
+        ("{{ 1 // 0 }}", "template", "division"),
+        ("{{ '%d' % 'a' }}", "template", "number is required"),
+        ("{{ [3, 'a'] | sort }}", "template", "'<' not supported"),
+        ("{{ strftime_now(5) }}", "template", "must be str"),
+        ("{% if false %}{% endif %}", "empty", "the prompt is empty"),
+    ],
+)
+def test_a_template_says_in_its_own_words_why_it_takes_no_messages(bundle, template, check, said) -> None:
+    tokenizer = Tokenizer(Tokenizer.of(bundle)._codec, template=template)
+    request = Counter(tokenizer, TWO).prepare(Request(ASKED))
+    assert request.unfit.check == check
+    assert said in request.unfit.reason
+    assert request.tokens_for(DEVICE) is None
+    assert request.tokens_for("cloud")
 
 
 def test_the_language_is_told_where_the_policy_asks_for_it(bundle) -> None:

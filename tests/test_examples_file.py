@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,16 @@ def write(tmp_path):
     return write
 
 
+GREEDY = Sampling(temperature=0.0, seed=0)
+
+
 @pytest.fixture
 def examples(write):
     return read_examples(write(GOOD | {"id": "a", "grading": "number"}, GOOD | {"id": "b", "answer": ["x", "y"]}))
 
 
 def test_the_shortest_line(write):
-    request = Request(messages=(Message("user", "What is 6 times 7?"),), sampling=Sampling())
+    request = Request(messages=(Message("user", "What is 6 times 7?"),), sampling=GREEDY)
     assert read_examples(write(GOOD)) == (Example("1", request, ("42",), "exact"),)
 
 
@@ -45,10 +49,10 @@ def test_everything_that_a_line_may_say(write):
         {"prompt": "?", "answer": "1,000", "grading": "number", "stop": [" ", "##"], **none},
     )
     messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
-    roses = Request(prompt="Roses are", sampling=Sampling(max_new_tokens=3, stop=("\n",)))
-    many = Request(messages=(Message("user", "?"),), sampling=Sampling(stop=(" ", "##")))
+    roses = Request(prompt="Roses are", sampling=replace(GREEDY, max_new_tokens=3, stop=("\n",)))
+    many = Request(messages=(Message("user", "?"),), sampling=replace(GREEDY, stop=(" ", "##")))
     assert read_examples(path) == (
-        Example("7", Request(messages=messages), ("good", "bad"), "choice", ("good", "bad", "ugly")),
+        Example("7", Request(messages=messages, sampling=GREEDY), ("good", "bad"), "choice", ("good", "bad", "ugly")),
         Example("raw", roses, ("red",), "prefix"),
         Example("3", many, ("1,000",), "number"),
     )

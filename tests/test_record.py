@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from edgekit import ranges
 from edgekit.record import added_later, from_json, to_json
 from edgekit.types import (
     Energy,
@@ -164,6 +165,29 @@ def test_only_a_field_that_was_added_later_may_be_missing():
 def test_text_that_is_no_record(text):
     with pytest.raises(ValueError, match=r"^\$"):
         from_json(Outer, text)
+
+
+@dataclass(frozen=True)
+class Odd:
+    measured: ranges.Measured
+    maybe: ranges.Measured | None
+    share: ranges.Share
+    plain: float
+
+
+def test_a_measured_number_may_be_infinite_and_no_other() -> None:
+    for number in (float("inf"), float("-inf"), float("nan")):
+        text = to_json(Odd(number, None, 0.5, 1.0))
+        assert json.loads(text)["measured"] == str(number)
+        assert repr(from_json(Odd, text).measured) == repr(number)
+        for field in ("share", "plain"):
+            with pytest.raises(ValueError, match=f"\\$.{field}"):
+                to_json(Odd(0.0, None, **{"share": 0.5, "plain": 1.0} | {field: number}))
+            with pytest.raises(ValueError, match=f"\\$.{field}"):
+                from_json(Odd, text.replace("0.5" if field == "share" else "1.0", f'"{number}"'))
+    for word in ('"Infinity"', '"1"', '""', "Infinity", "1e999"):
+        with pytest.raises(ValueError, match=r"\$"):
+            from_json(Odd, to_json(Odd(7.5, None, 0.5, 1.0)).replace("7.5", word))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32(1), [1.0], {"a": 1}, object()])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MANIFEST = "edgekit.json"
 SIGNATURE = f"{MANIFEST}.sig"
 """Of the manifest, so not listed in it; see signing.py."""
-SCHEMA = 4
+SCHEMA = 5
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
 
 MAX_BYTES = 16 << 20

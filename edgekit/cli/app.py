@@ -25,7 +25,7 @@ from edgekit.cli.arguments import (
     Threads,
 )
 from edgekit.cli.bench_command import bench
-from edgekit.cli.commands import Commands
+from edgekit.cli.commands import Commands, Sections
 from edgekit.cli.progress import Bars
 from edgekit.cli.route_app import route
 from edgekit.cli.serve_command import serve
@@ -35,6 +35,7 @@ from edgekit.types import Activations, Precision, Sampling, Verification
 
 app = Commands(
     name="edgekit",
+    cls=Sections,
     help="A LLaMA-family checkpoint and the name of a device in; a bundle that runs there, and proof, out.",
     epilog="Example:  edgekit build smollm2-135m --precision int4 -o smollm2-int4",
     no_args_is_help=True,
@@ -341,12 +342,18 @@ def run(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep this share of the probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Drop tokens below this share of the best.")] = 0.0,
     repetition_penalty: Annotated[float, typer.Option(min=0.01, max=100.0, help="Above 1 makes repeats rarer.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the sampling.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Stop after this many.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Random seed for sampling.")] = 0,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Stop after this many.", show_default="as many as the context holds"),
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be given again.")] = None,
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Continue the prompt as it is, without the chat template.")
+        bool,
+        typer.Option(
+            "--raw", help="Continue the prompt as it is, without the chat template; piped in, with its last line end."
+        ),
     ] = False,
     threads: Threads = None,
     context: Annotated[
@@ -362,7 +369,7 @@ def run(
     ] = None,
     small_memory: SmallMemory = False,
     signals: Annotated[
-        bool, typer.Option("--signals", help="Show each token's log-probability, margin, lead and entropy.")
+        bool, typer.Option("--signals", help="Show each token's log-probability, margins and entropy.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -381,14 +388,15 @@ def run(
         console.note(
             f"this is the graph for the CPU: those for the NPU run on {', '.join(n.target.name for n in npus)}"
         )
-    if prompt is None and sys.stdin.isatty() and not json:
+    if prompt is None and sys.stdin and sys.stdin.isatty() and not json:
         chat.converse(
             opened, sampling, system=system, threads=threads, context=context, lookup=lookup,
             small_memory=small_memory,
         )  # fmt: skip
         return
+    text = chat.piped_prompt(raw=raw) if prompt is None else prompt
     answer = chat.answer(
-        opened, chat.piped_prompt() if prompt is None else prompt, sampling, system=system, raw=raw, threads=threads,
+        opened, text, sampling, system=system, raw=raw, threads=threads,
         context=context, signals=signals, streamed=not json, lookup=lookup, small_memory=small_memory,
     )  # fmt: skip
     if json:

@@ -34,9 +34,9 @@ def bench(
 ) -> None:
     """Measure a bundle's speed on this machine.
 
-    Prints a table and, last, one line of JSON: the measurement record. With --tune: tries threads, spinning, pinning,
-    which graph prompts take and in runs of what length, on prompts of --pp tokens; what wins is used whenever the
-    bundle is opened on this class of machine.
+    Prints a table; --json prints the measurement record with every sample, --record keeps it. With --tune: tries
+    threads, spinning, pinning, which graph prompts take and in runs of what length, on prompts of --pp tokens; what
+    wins is used whenever the bundle is opened on this class of machine.
 
     The speed of an NPU cannot be measured here: of a bundle for one, prints what a token is estimated to cost there.
     """
@@ -67,9 +67,7 @@ def bench(
     if output:
         with writing(output):
             add_line(output, line)
-    if not json:
-        console.show(*bench_tables(measurement))
-    console.say(line)
+    console.say(line) if json else console.show(*bench_tables(measurement))
 
 
 def _estimate(bundle: Bundle, json: bool) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle, Sampling
 
 LONGEST = 10_000_000
-"""Characters of a prompt on stdin."""
+"""Bytes of a prompt on stdin."""
 WELCOME = "Ctrl-C stops an answer, Ctrl-D or /exit leaves; /reset forgets; /system TEXT sets the system message."
 
 
@@ -75,19 +75,23 @@ def answer(
     )
 
 
-def piped_prompt() -> str:
-    """The whole of stdin as one prompt.
+def piped_prompt(*, raw: bool) -> str:
+    """The whole of stdin as one prompt; unless ``raw``, without the line end that a shell puts behind it.
 
     Raises:
         ConfigError: there is nothing in it, too much of it, or something that is not text.
     """
+    # Bytes: reading text would turn the line ends of other systems into this one's.
+    data = sys.stdin.buffer.read(LONGEST + 1) if sys.stdin else b""
+    if len(data) > LONGEST:
+        raise ConfigError(f"stdin holds more than {LONGEST:,} bytes", "no model reads as much: give a part of it")
     try:
-        text = sys.stdin.read(LONGEST + 1).strip()
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"stdin is not UTF-8: byte {error.start}", "convert it: iconv -t UTF-8") from error
-    if len(text) > LONGEST:
-        raise ConfigError(f"stdin holds more than {LONGEST:,} characters", "no model reads as much: give a part of it")
-    if not text:
+    if not raw:
+        text = text.removesuffix("\n").removesuffix("\r")
+    if not text or not (raw or text.strip()):
         raise ConfigError("stdin holds no prompt", 'give one: edgekit run BUNDLE "prompt"')
     return text
 

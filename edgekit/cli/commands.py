@@ -20,11 +20,20 @@ FREE = ("prompt", "system")
 """Parameters whose text is nobody's name for anything: it may be empty, and of any length."""
 
 
+SECTIONS = {
+    "Choose": ("doctor", "targets", "fit"),
+    "Build and check": ("build", "inspect", "verify", "sign"),
+    "Run and measure": ("run", "bench", "report"),
+    "Serve": ("route", "serve"),
+}
+"""The commands in the order of use."""
+
+
 class Commands(typer.Typer):
     """A typer.Typer whose commands are CheckedCommands."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(cls=Group, **options)
+    def __init__(self, *, cls: type[TyperGroup] | None = None, **options: Any) -> None:
+        super().__init__(cls=cls or Group, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """As Typer's."""
@@ -38,6 +47,25 @@ class Group(TyperGroup):
         """Show the help."""
         with ungated():
             super().format_help(ctx, formatter)
+
+
+class Sections(Group):
+    """The group of all commands, in the order of SECTIONS, under their headings."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        places = [(section, name) for section, names in SECTIONS.items() for name in names]
+        commands: Any = self.commands
+        self.commands = {name: commands[name] for _, name in places}
+        for section, name in places:
+            commands[name].rich_help_panel = section
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands in plain text; on a terminal rich does it, by their panels."""
+        del ctx
+        for section, names in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(80)) for name in names])
 
 
 class CheckedCommand(TyperCommand):

@@ -129,7 +129,7 @@ def say(text: str) -> None:
 
 def document_text(document: object, *, indent: int | None = None) -> str:
     """A dataclass as JSON in which control characters are JSON's own escapes: the same value, and nothing to obey."""
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", to_json(document, indent=indent))
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", to_json(document, indent=indent, shown=True))
 
 
 def stream(text: str) -> None:

@@ -84,14 +84,14 @@ class Token:
     token: int
     text: str
     logprob: float | None
-    margin: float | None
-    lead: float | None
+    logprob_margin: float | None
+    prob_margin: float | None
     entropy: float | None
 
     @classmethod
     def of(cls, emitted: Emitted, text: str) -> Self:
         """NaN has no place in JSON; it means that nothing was asked for."""
-        numbers = (emitted.logprob, emitted.margin, emitted.lead, emitted.entropy)
+        numbers = (emitted.logprob, emitted.logprob_margin, emitted.prob_margin, emitted.entropy)
         return cls(emitted.token, text, *(number if isfinite(number) else None for number in numbers))
 
 

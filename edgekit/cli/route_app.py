@@ -32,7 +32,10 @@ def route_explain(
     prompt: Annotated[str, typer.Argument(help="What would be asked.")],
     *,
     policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Most tokens of the answer.")] = 256,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Most tokens of the answer.", show_default="as many as fit"),
+    ] = None,
     local_only: Annotated[bool, typer.Option("--local-only", help="The request must not leave the device.")] = False,
     cloud_ok: Annotated[
         bool, typer.Option("--cloud-ok", help="The request may leave it, whatever the policy's ceiling.")

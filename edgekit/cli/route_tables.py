@@ -46,9 +46,8 @@ def explanation_tables(e: Explanation) -> Iterator[RenderableType]:
 
 def _expectations(e: Explanation) -> Table:
     """A line for everyone: tokens of the prompt, seconds, joules, money."""
-    table = columns(
-        "who", "prompt>", "first token>", f"{words.count(e.new_tokens)} tokens>", "joules>", f"{e.currency}>"
-    )
+    answer = "answer>" if e.new_tokens is None else f"{words.count(e.new_tokens)} tokens>"
+    table = columns("who", "prompt>", "first token>", answer, "joules>", f"{e.currency}>")
     tokens = dict(e.tokens)
     for name, x in e.expected:
         count = (

@@ -253,7 +253,7 @@ def _rate(value: float) -> str:
 
 def _choices_table(fit: Fit) -> Table:
     several = len(fit.models) > 1
-    table = columns("target", *(("model",) if several else ()), "choice", "why not a higher precision")
+    table = columns("target", *(("model",) if several else ()), "choice", "what it gives up, and what others cost")
     for c in fit.choices:
         choice = Text(c.precision or "none", style="green" if c.precision else "red")
         table.add_row(c.target, *((c.model,) if several else ()), choice, c.reason)
@@ -439,10 +439,10 @@ def _origin(tuned: bool) -> str:
 
 
 def signals_table(answer: Answer) -> Table:
-    """Every token with its log-probability, the first choice's lead over the second, and the entropy in nats."""
-    table = columns("token", "id>", "logprob>", "margin>", "lead>", "entropy>")
+    """Every token with its log-probability, its two margins (see Emitted) and the entropy in nats."""
+    table = columns("token", "id>", "logprob>", "log p1/p2>", "p1 - p2>", "entropy>")
     for t in answer.tokens:
-        table.add_row(repr(t.text), str(t.token), *map(_fixed, (t.logprob, t.margin, t.lead, t.entropy)))
+        table.add_row(repr(t.text), str(t.token), *map(_fixed, (t.logprob, t.logprob_margin, t.prob_margin, t.entropy)))
     return table
 
 

@@ -32,8 +32,8 @@ def make_body(outgoing: Outgoing, tier: Tier, refused: frozenset[str]) -> dict[s
         raise CloudError(f"tier '{tier.name}': {outgoing.fault}", "nothing was sent; look at what was asked")
     asked, ours = json.loads(outgoing.asked), json.loads(outgoing.sampling)
     if tier.max_output is not None:
-        ours["max_tokens"] = min(ours["max_tokens"], tier.max_output)
-    if "max_tokens" in refused:
+        ours["max_tokens"] = min(ours.get("max_tokens", tier.max_output), tier.max_output)
+    if "max_tokens" in ours and "max_tokens" in refused:
         ours["max_completion_tokens"] = ours["max_tokens"]
     ours = {name: value for name, value in ours.items() if name not in refused}
     if "max_completion_tokens" in asked:

@@ -34,13 +34,15 @@ from edgekit.measure.quality import (
     score,
     source_key,
 )
-from edgekit.measure.scaling import FORMULA, PRECISION_SHARE, estimate_loss, why_incomparable
+from edgekit.measure.scaling import FORMULA, PRECISION_LOSS, PRECISION_SHARE, UNSEEN, estimate_loss, why_incomparable
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
 
 __all__ = [
     "EMBEDDING",
     "FORMULA",
+    "PRECISION_LOSS",
     "PRECISION_SHARE",
+    "UNSEEN",
     "Conditions",
     "Latency",
     "Reference",

@@ -183,7 +183,7 @@ def score(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Quality:
-    """Compare a model with its reference and put a 95 % interval on each number.
+    """Compare a model with its reference and put a 95 % interval on each number; a perplexity may be infinite.
 
     Args:
         runner: the shipped model.
@@ -213,9 +213,9 @@ def score(
         kld_p99=bound(percentile(99), scores.kld),
         kld_p999=bound(percentile(99.9), scores.kld),
         top1=bound(_mean, scores.agree),
-        ppl_ratio=bound(lambda pool: np.exp(_mean(pool)), scores.nll - scores.reference_nll),
-        ppl=float(np.exp(scores.nll.mean())),
-        reference_ppl=float(np.exp(scores.reference_nll.mean())),
+        ppl_ratio=bound(_perplexity, scores.nll - scores.reference_nll),
+        ppl=float(_perplexity(scores.nll.ravel())),
+        reference_ppl=float(_perplexity(scores.reference_nll.ravel())),
         reference=reference_name,
         text=text,
         text_sha256=text_sha256,
@@ -259,6 +259,12 @@ def bootstrap(
 
 def _mean(pool: Floats) -> Floats:
     return np.asarray(pool.mean(axis=-1))
+
+
+def _perplexity(pool: Floats) -> Floats:
+    """Infinite where the mean is beyond what a float's exponential takes: 709 nats a token."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(_mean(pool)))
 
 
 def _walk(

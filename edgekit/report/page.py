@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from math import log10, prod
+from math import isfinite, log10, prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
@@ -252,7 +252,9 @@ def _first(latency: Measurement, start: str) -> Series | None:
 
 
 def _quality_plot(cards: Sequence[Card]) -> str | None:
-    points = [(c.ink, c.manifest.bytes / 1e6, c.manifest.quality.kld_mean) for c in cards if c.manifest.quality]
+    found = [(c.ink, c.manifest.bytes / 1e6, c.manifest.quality.kld_mean) for c in cards if c.manifest.quality]
+    # What is infinite has no place on an axis; the table says so.
+    points = [(ink, size, kld) for ink, size, kld in found if isfinite(kld.value + kld.low + kld.high)]
     return plot.plot_quality(points) if points else None
 
 

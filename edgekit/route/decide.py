@@ -12,8 +12,10 @@ from edgekit.route.gates import (
     DEVICE_CHECKS,
     HARD,
     TIER_CHECKS,
+    UNFIT,
     check_money,
     check_privacy,
+    check_prompt,
     check_reachable,
     open_case,
     seat_device,
@@ -39,6 +41,8 @@ def decide(request: Request, policy: Policy, state: DeviceState, measurement: Me
 
     1. The device, where nothing stands against it: no check failed, and no unknown that the policy says leaves.
     2. The first tier, cheapest first, none of whose checks failed. Those behind it that pass are the ladder.
+       Not a request that the device's model cannot be fed: where that is all there is, nobody answers, and it is the
+       reason.
     3. Where the policy's last resort is to answer: the device, degraded, if only checks failed that it can answer in
        spite of; else the first tier of which that is true.
     4. Nobody: ``tier`` is "".
@@ -55,11 +59,14 @@ def decide(request: Request, policy: Policy, state: DeviceState, measurement: Me
     case = open_case(request, policy, state)
     device = seat_device(case, measurement)
     tiers = [seat_tier(case, tier) for tier in policy.tiers]
-    own = tuple(check(case, device) for check in DEVICE_CHECKS)
+    own = check_prompt(case) + tuple(check(case, device) for check in DEVICE_CHECKS)
     theirs = {seat.name: tuple(check(case, seat) for check in TIER_CHECKS) for seat in tiers}
     findings = own + tuple(finding for found in theirs.values() for finding in found)
     ladder = tuple(seat.name for seat in tiers if not _failed(theirs[seat.name]))
-    against = next((f for f in own if _stands_against(f, policy)), None)
+    against = next((f for f in own if f.check not in UNFIT and _stands_against(f, policy)), None)
+    # What could not be counted is unknown for that reason, and leaves for no other.
+    if request.unfit and (against is None or against.outcome == "unknown"):
+        return Verdict("", own[0].check, own[0].detail, findings)
     if against is None:
         return Verdict(DEVICE, LOCAL, _praise(own), findings, device.expected, ladder)
     expected = {seat.name: seat.expected for seat in tiers}

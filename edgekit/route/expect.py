@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def expect_local(
-    measurement: Measurement | None, prompt_tokens: int | None, new_tokens: int, waiting: float = 0.0
+    measurement: Measurement | None, prompt_tokens: int | None, new_tokens: int | None, waiting: float = 0.0
 ) -> Expected:
     """Seconds and joules of an answer here, by the series of ``edgekit bench``.
 
@@ -30,7 +30,7 @@ def expect_local(
     Args:
         measurement: of this bundle on this kind of machine, None where there is none.
         prompt_tokens: None where they could not be counted.
-        new_tokens: of the answer.
+        new_tokens: of the answer, None where nobody says, and then only the first one's time is known.
         waiting: seconds until the model is free.
     """
     prompts, steps = _rates(measurement) if measurement else ([], [])
@@ -38,6 +38,8 @@ def expect_local(
         return Expected(cost=0.0)
     step = _at(steps, prompt_tokens, rising=True)
     prompt = max(prompt_tokens * _at(prompts, prompt_tokens, rising=False), step)
+    if new_tokens is None:
+        return Expected(seconds_to_first=waiting + prompt, cost=0.0)
     rest = max(new_tokens - 1, 0) * _at(steps, prompt_tokens + new_tokens / 2, rising=True)
     energy = measurement.energy
     metered = energy.kind != "none" and energy.gross_joules and energy.seconds
@@ -51,17 +53,24 @@ def expect_local(
     )
 
 
-def expect_tier(tier: Tier, prompt_tokens: int | None, new_tokens: int) -> Expected:
+def expect_tier(tier: Tier, prompt_tokens: int | None, new_tokens: int | None, most_new: int | None = None) -> Expected:
     """Seconds as the user expects them of an endpoint, and its price. Its joules nobody knows.
 
     Args:
         tier: the endpoint.
         prompt_tokens: as it counts them; None where that is not known, and then the cost is not either.
-        new_tokens: of the answer.
+        new_tokens: of the answer, None where nobody says, and then its time is not known.
+        most_new: of the answer, what its price is for where nobody says; None where nothing bounds it.
     """
     first, speed = tier.seconds_to_first, tier.tokens_per_second
-    seconds = first + max(new_tokens - 1, 0) / speed if first is not None and speed else None
-    cost = None if tier.price is None or prompt_tokens is None else tier.price.cost(prompt_tokens, new_tokens)
+    seconds = None
+    if first is not None and speed and new_tokens is not None:
+        seconds = first + max(new_tokens - 1, 0) / speed
+    charged = most_new if new_tokens is None else new_tokens
+    cost = None
+    if tier.price is not None and prompt_tokens is not None:
+        free = not tier.price.output_per_million
+        cost = tier.price.cost(prompt_tokens, charged or 0) if free or charged is not None else None
     return Expected(first, seconds, None, cost)
 
 

@@ -30,14 +30,14 @@ SECOND = "second_logprob"
 
 ORIENTED = (
     ("mean_logprob", -1.0),
-    ("mean_margin", -1.0),
+    ("mean_prob_margin", -1.0),
     ("mean_entropy", 1.0),
     ("q10", -1.0),
     ("q25", -1.0),
     ("q05", -1.0),
     ("min_logprob", -1.0),
     ("first_logprob", -1.0),
-    ("first_margin", -1.0),
+    ("first_prob_margin", -1.0),
     ("first_entropy", 1.0),
     ("log_tokens", 1.0),
     (SECOND, -1.0),

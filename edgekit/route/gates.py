@@ -6,12 +6,13 @@ falls. What is unknown of an endpoint does not stand against it, money left asid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from edgekit import words
 from edgekit.route.expect import expect_local, expect_tier
+from edgekit.route.lengths import most_possible, most_told
 from edgekit.route.patterns import matches
 from edgekit.routing import DEVICE, TRUST, Ability, CheckName, Expected, Finding, Trust
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from edgekit.routing import DeviceState, Policy, Request, Tier
     from edgekit.types import Measurement
 
-HARD: frozenset[CheckName] = frozenset({"privacy", "capability", "context", "memory", "money", "reachable"})
+UNFIT: frozenset[CheckName] = frozenset({"empty", "no-template", "template"})
+"""Why the device's model cannot be fed a request. It is the request's doing: no reason to send it elsewhere."""
+
+HARD: frozenset[CheckName] = UNFIT | {"privacy", "capability", "context", "memory", "money", "reachable"}
 """Checks that nobody answers in spite of. The others say that it would be done badly."""
 
 _NEEDS = {"tools": "tools", "images": "images", "json-schema": "answers by a JSON schema"}
@@ -92,7 +96,9 @@ def find_ceiling(request: Request, policy: Policy) -> tuple[Trust, str]:
 def seat_device(case: Case, measurement: Measurement | None) -> Seat:
     """The device as the gates see it."""
     prompt, rules = case.request.tokens_for(DEVICE), case.policy.device
-    expected = expect_local(measurement, prompt, case.request.sampling.max_new_tokens, case.state.waiting)
+    new = case.request.sampling.max_new_tokens
+    expected = expect_local(measurement, prompt, new, case.state.waiting)
+    expected = replace(expected, most_new=rules.max_output if new is None else new)
     return Seat(
         DEVICE, "device", rules.can, rules.languages, prompt, DEVICE in case.request.counted, case.state.context,
         rules.max_output, expected,
@@ -102,11 +108,19 @@ def seat_device(case: Case, measurement: Measurement | None) -> Seat:
 def seat_tier(case: Case, tier: Tier) -> Seat:
     """An endpoint as the gates see it."""
     prompt = case.request.tokens_for(tier.name)
-    expected = expect_tier(tier, prompt, case.request.sampling.max_new_tokens)
+    rest = case.request, tier, case.policy.budget, case.state.spent_today
+    expected = expect_tier(tier, prompt, case.request.sampling.max_new_tokens, most_possible(*rest))
+    expected = replace(expected, most_new=most_told(*rest))
     return Seat(
         tier.name, tier.trust, tier.can, tier.languages, prompt, tier.name in case.request.counted, tier.context,
         tier.max_output, expected, tier,
     )  # fmt: skip
+
+
+def check_prompt(case: Case) -> tuple[Finding, ...]:
+    """Why the device's model cannot be fed the request; nothing where it can."""
+    unfit = case.request.unfit
+    return (Finding(unfit.check, DEVICE, "fail", unfit.reason),) if unfit else ()
 
 
 def check_privacy(case: Case, seat: Seat) -> Finding:
@@ -145,7 +159,7 @@ def check_language(case: Case, seat: Seat) -> Finding:
 def check_context(case: Case, seat: Seat) -> Finding:
     """Do prompt and answer fit: counted before anything is sent."""
     new = case.request.sampling.max_new_tokens
-    if seat.most_new is not None and new > seat.most_new:
+    if seat.most_new is not None and new is not None and new > seat.most_new:
         return Finding(
             "context", seat.name, "fail",
             f"up to {words.count(new)} new tokens are asked for, {_the(seat)} writes {words.count(seat.most_new)}",
@@ -153,16 +167,19 @@ def check_context(case: Case, seat: Seat) -> Finding:
         )  # fmt: skip
     if seat.prompt is None:
         # The device's count is made by what would answer: where it cannot be made, neither can the answer.
+        blind = seat.tier is None and case.request.unfit is None
         detail = f"the prompt could not be counted for {_the(seat)}"
-        return Finding("context", seat.name, "fail" if seat.tier is None else "unknown", detail)
+        return Finding("context", seat.name, "fail" if blind else "unknown", detail)
     about = "" if seat.exact else "about "
-    asked = f"the prompt's {about}{words.count(seat.prompt)} tokens and {words.count(new)} new ones"
-    total = float(seat.prompt + new)
+    asked = f"the prompt's {about}{words.count(seat.prompt)} tokens"
+    asked += "" if new is None else f" and {words.count(new)} new ones"
+    # An answer without a limit takes what is left, if that is one token.
+    total = float(seat.prompt + (1 if new is None else new))
     if seat.context is None:
         return Finding("context", seat.name, "pass", f"{asked}; its context is not known", total, None, "tokens")
     limit = f"{_the(seat)}'s {words.count(seat.context)}"
     fits = total <= seat.context
-    detail = f"{asked} {'fit' if fits else 'do not fit'} {limit}"
+    detail = f"{asked} {'fit' if fits else 'leave no room in' if new is None else 'do not fit'} {limit}"
     return Finding("context", seat.name, "pass" if fits else "fail", detail, total, float(seat.context), "tokens")
 
 
@@ -179,9 +196,12 @@ def check_memory(case: Case, seat: Seat) -> Finding:
 
 
 def check_latency(case: Case, seat: Seat) -> Finding:
-    """Is the answer expected in time, waiting included, if it takes every token that it may."""
-    bounds, expected = case.policy.bounds, seat.expected
-    answer = f"for up to {words.count(case.request.sampling.max_new_tokens)} tokens"
+    """Is the answer expected in time, waiting included, if it takes every token that it may.
+
+    How long one without a limit takes is not known.
+    """
+    bounds, expected, new = case.policy.bounds, seat.expected, case.request.sampling.max_new_tokens
+    answer = "for the answer" if new is None else f"for up to {words.count(new)} tokens"
     limits = (
         (expected.seconds_to_first, bounds.seconds_to_first, "to the first token"),
         (expected.seconds, bounds.seconds, answer),
@@ -194,6 +214,8 @@ def check_latency(case: Case, seat: Seat) -> Finding:
             source = (
                 "no measurement of this bundle on this machine" if seat.tier is None else "nothing is said of its speed"
             )
+            if new is None and expected.seconds_to_first is not None:
+                source = "the request sets no limit to its answer"
             return _unknown(seat, "latency", source, case.policy.unknown.latency)
         if value > limit:
             late = f"{words.seconds(value)} {what} are expected, more than {words.seconds(limit)}{_waiting(case, seat)}"

@@ -32,7 +32,7 @@ class SignalTrail:
 
     def __init__(self) -> None:
         self._logprobs: list[float] = []
-        self._leads: list[float] = []
+        self._prob_margins: list[float] = []
         self._entropies: list[float] = []
         self._text = ""
 
@@ -42,7 +42,7 @@ class SignalTrail:
     def push(self, emitted: Emitted) -> None:
         """Add a token of a generation that was asked for signals."""
         self._logprobs.append(emitted.logprob)
-        self._leads.append(emitted.lead)
+        self._prob_margins.append(emitted.prob_margin)
         self._entropies.append(emitted.entropy)
         if len(self) <= SHORT:
             self._text += emitted.text
@@ -64,14 +64,14 @@ class SignalTrail:
             q10=_quantile(ordered, 0.10),
             q25=_quantile(ordered, 0.25),
             min_logprob=ordered[0],
-            mean_margin=fsum(self._leads) / count,
+            mean_prob_margin=fsum(self._prob_margins) / count,
             mean_entropy=fsum(self._entropies) / count,
             first_entropy=self._entropies[0],
             first_logprob=self._logprobs[0],
-            first_margin=self._leads[0],
+            first_prob_margin=self._prob_margins[0],
             answer=digest_answer(self._text, count),
         )
-        if isnan(signals.mean_logprob + signals.mean_margin + signals.mean_entropy):
+        if isnan(signals.mean_logprob + signals.mean_prob_margin + signals.mean_entropy):
             raise ValueError("the tokens have no signals: generate them with signals=True")
         return signals
 

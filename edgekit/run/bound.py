@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekit.errors import RunError
 from edgekit.run.cache import DTYPES
+from edgekit.run.first_logit import NAMES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,8 @@ class BoundGraph:
         outputs = {o.name: o for o in handle.get_outputs()}
         self.vocab_size = _vocab_size(outputs)
         self.dtype = DTYPES[outputs["logits"].type]
-        self.last_only = any(v.name == "first_logit" for v in handle.get_overridable_initializers())
+        self._first_name = next((v.name for v in handle.get_overridable_initializers() if v.name in NAMES), "")
+        self.last_only = bool(self._first_name)
         self._handle = handle
         self._binding = handle.io_binding()
         self._ids = np.empty(chunk, np.int64)
@@ -79,7 +81,7 @@ class BoundGraph:
                 binding.bind_input("position_ids", "cpu", 0, np.int64, (1, count), self._positions.ctypes.data)
             if self.last_only:
                 self._first_logit[0] = count - len(rows)
-                binding.bind_input("first_logit", "cpu", 0, np.int64, (1,), self._first_logit.ctypes.data)
+                binding.bind_input(self._first_name, "cpu", 0, np.int64, (1,), self._first_logit.ctypes.data)
             binding.bind_output("logits", "cpu", 0, self.dtype, (1, *rows.shape), rows.ctypes.data)
             self._rows, self._count = rows, count
         if self._has_mask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from edgekit.errors import RunError
 from edgekit.run.lookup import Lookahead, Verifier
-from edgekit.run.sampling import choose
+from edgekit.run.sampling import choose, is_greedy
 from edgekit.run.sampling import signals as measure_signals
 from edgekit.types import Emitted
 
@@ -42,7 +43,7 @@ def generate(
         tokenizer: of the same bundle.
         prompt: token ids.
         sampling: how tokens are chosen and when to stop.
-        signals: fill in ``logprob``, ``margin``, ``lead`` and ``entropy`` of every token.
+        signals: fill in ``logprob``, ``logprob_margin``, ``prob_margin`` and ``entropy`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
         lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
             ``lookup.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
@@ -80,8 +81,10 @@ class Generation(Iterator[Emitted]):
         self._runner = runner
         self._tokenizer = tokenizer
         self._sampling = sampling
+        limit = sampling.max_new_tokens
+        self._most_new = sys.maxsize if limit is None else limit
         self._gate = StopGate(sampling.stop)
-        self._drafts = lookup if sampling.temperature <= 0 and sampling.repetition_penalty == 1.0 else False
+        self._drafts = lookup if is_greedy(sampling) and sampling.repetition_penalty == 1.0 else False
         self._lookahead: Lookahead | None = None
         self._steps = self._generate(prompt, signals, cached)
 
@@ -149,7 +152,7 @@ class Generation(Iterator[Emitted]):
 
     def _step(self, token: int) -> NDArray[np.float32]:
         if self._lookahead:
-            return self._lookahead.step(token, self._sampling.max_new_tokens - len(self.tokens))
+            return self._lookahead.step(token, self._most_new - len(self.tokens))
         return self._runner.step(token)
 
     def _end(self, token: int, prompt_length: int) -> Finish | None:
@@ -157,7 +160,7 @@ class Generation(Iterator[Emitted]):
             return "eos"
         if self._gate.hit:
             return "stop"
-        if len(self.tokens) >= self._sampling.max_new_tokens:
+        if len(self.tokens) >= self._most_new:
             return "length"
         # The runner holds all but this token, or more where it ran ahead.
         return "context" if prompt_length + len(self.tokens) > self._runner.context_length else None

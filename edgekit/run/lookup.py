@@ -118,7 +118,7 @@ class Pace:
     """How often drafts are right and what runs cost here: decides how long the next draft is.
 
     Attributes:
-        guard: the lead of the best logit, above which a run over several tokens decides.
+        guard: the gap between the two best logits, above which a run over several tokens decides.
         exact: runs and steps differ so little that answers do not depend on drafts.
     """
 
@@ -235,7 +235,7 @@ class Lookahead:
             self._judged -= 1
         elif self._drafter.guess is not None:
             right = self._drafter.guess == token
-            self._pace.judged(self._drafter.run, right and lead(self._logits)[1] > self._pace.guard)
+            self._pace.judged(self._drafter.run, right and top2_logit_gap(self._logits)[1] > self._pace.guard)
 
     def _step(self, token: int) -> NDArray[np.float32]:
         started = perf_counter()
@@ -268,8 +268,8 @@ class Lookahead:
         """How many tokens of a draft are right, and whether the logits after them decide the next one."""
         guard, drafted, right, sure = self._pace.guard, len(tokens) - 1, 0, True
         while True:
-            best, margin = lead(rows[right])
-            sure = margin > guard
+            best, gap = top2_logit_gap(rows[right])
+            sure = gap > guard
             if right == drafted or not sure or best != tokens[right + 1]:
                 break
             right += 1
@@ -293,7 +293,7 @@ def _class(run: int) -> int:
     return next((at for at, least in enumerate(RUNS) if run < least), len(RUNS))
 
 
-def lead(logits: NDArray[np.float32]) -> tuple[int, float]:
+def top2_logit_gap(logits: NDArray[np.float32]) -> tuple[int, float]:
     """The best token of logits [V], and by how much it leads the second."""
     token = int(logits.argmax())
     best = logits[token]

@@ -19,6 +19,11 @@ _COLDEST = 1e-6
 """The likeliest token alone, at any distance that float32 logits have; a smaller divisor makes infinities of them."""
 
 
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the likeliest token is taken, and nothing is drawn."""
+    return sampling.temperature is None or sampling.temperature <= 0
+
+
 def penalize(logits: Floats, seen: NDArray[np.bool_], penalty: float) -> Floats:
     """Make the tokens of the mask ``seen`` [V] less likely (penalty > 1) or more (< 1). CTRL, arXiv:1909.05858."""
     penalized = np.where(logits < 0, logits * np.float32(penalty), logits / np.float32(penalty))
@@ -60,8 +65,8 @@ def warp(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling) -> Floats:
     """Logits as sampled from: repetition penalty, temperature, top-k, top-p, min-p, each if it is on."""
     if sampling.repetition_penalty != 1.0:
         logits = penalize(logits, seen, sampling.repetition_penalty)
-    if sampling.temperature > 0:
-        logits = logits / np.float32(max(sampling.temperature, _COLDEST))
+    if not is_greedy(sampling):
+        logits = logits / np.float32(max(sampling.temperature or 0.0, _COLDEST))
         if sampling.top_k > 0:
             logits = keep_top_k(logits, sampling.top_k)
         if sampling.top_p < 1.0:
@@ -81,7 +86,7 @@ def choose(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling, random: 
         random: one number is drawn from it.
     """
     warped = warp(logits, seen, sampling)
-    if sampling.temperature <= 0:
+    if is_greedy(sampling):
         return int(warped.argmax())
     candidates = np.flatnonzero(warped > -np.inf)
     edges = np.cumsum(probabilities(warped[candidates]))

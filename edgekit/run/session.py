@@ -11,6 +11,7 @@ from edgekit.errors import RunError
 from edgekit.providers import find_provider, wrong_entry, wrong_option
 from edgekit.run.exactness import folding_entry
 from edgekit.run.expand import expand
+from edgekit.run.first_logit import open_first_logit
 from edgekit.run.runtime import onnxruntime
 from edgekit.run.threads import core_cpus
 
@@ -118,10 +119,7 @@ def _open(
     for key, value in (*bundle.manifest.kernels, *arithmetic.entries):
         options.add_session_config_entry(key, value)
     options.enable_cpu_mem_arena = not small_memory
-    if isinstance(graph, bytes):
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(bundle.graph.parent)
-        )
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.graph.parent))
     if weights:
         # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
@@ -131,7 +129,7 @@ def _open(
     providers = [(target.provider, dict(target.provider_options))]
     try:
         # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
-        model = graph if isinstance(graph, bytes) else str(graph)
+        model = open_first_logit(graph if isinstance(graph, bytes) else graph.read_bytes())
         handle = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base class
         raise _load_error(bundle, error) from error

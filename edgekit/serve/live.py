@@ -25,6 +25,9 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 CODES = {
     "local": "answered here",
+    "empty": "an empty prompt",
+    "no-template": "a conversation, and the model has no chat template",
+    "template": "refused by the chat template",
     "privacy": "privacy",
     "capability": "beyond this model's abilities",
     "language": "a language this model is not good at",

@@ -1,7 +1,7 @@
 """What clients send: OpenAI's chat and text completions, read strictly into a routing.Request.
 
-A field that would change the answer and cannot be honoured is refused, never ignored; so is one nobody knows. Without
-``temperature`` the answer is greedy, as calibrations are taken; without ``seed`` a sampled answer differs every time.
+A field that would change the answer and cannot be honoured is refused, never ignored; so is one nobody knows. What
+a request leaves out, or gives as null, stays unsaid: see ``Sampling``.
 
 Everything has a limit before it is looked into: how many values a body holds, how many of a kind, how long names are.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
@@ -47,6 +46,10 @@ Mark = Annotated[str, Field(max_length=1024)]
 
 Stop = Annotated[str, Field(max_length=256)]
 OVERRIDE_HEADER = "x-edgekit-override"
+
+_OF_AN_ANSWER = ("annotations", "parsed", "reasoning", "reasoning_content")
+"""What clients keep in an assistant's message when they send it back. It is no part of what was said."""
+
 _OVERRIDES: tuple[Override, ...] = ("local-only", "cloud-ok")
 
 
@@ -168,10 +171,12 @@ class Asked(_Strict):
         if not isinstance(data, dict):
             raise bad_request("the body must be a JSON object")
         _check_stops(data.get("stop"))
+        _check_tokens(data.get("prompt"))
+        said = _leave_out_unsaid(data)
         try:
-            asked = cls.model_validate(data)
+            asked = cls.model_validate(said)
         except ValidationError as error:
-            raise _of_validation(error, tuple(cls.model_fields)) from None
+            raise _of_validation(error, said, tuple(cls.model_fields)) from None
         asked._refuse_unserved()
         return asked
 
@@ -196,16 +201,13 @@ class Asked(_Strict):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self, max_new_tokens: int | None) -> Sampling:
-        """How tokens are chosen. Without a limit, Sampling's own holds."""
-        temperature = self.temperature or 0.0
-        seed = self.seed if self.seed is not None else secrets.randbits(31) if temperature else 0
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        """How tokens are chosen, as far as the request says."""
         return Sampling(
-            temperature=temperature,
+            temperature=self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
-            seed=seed % 2**63,
-            max_new_tokens=max_new_tokens or Sampling().max_new_tokens,
-            stop=stops,
+            seed=None if self.seed is None else self.seed % 2**63,
+            max_new_tokens=max_new_tokens,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
         )
 
     def override(self, header: str | None, local_model: str) -> Override | None:
@@ -258,7 +260,6 @@ class Chat(Asked):
         return Request(
             messages=tuple(Message(_ROLES.get(m.role, m.role), m.text) for m in self.messages),
             sampling=self.sampling(self.max_completion_tokens or self.max_tokens),
-            seeded=self.seed is not None,
             needs=needs,
             schema=schema,
             override=self.override(header, local_model),
@@ -302,18 +303,24 @@ class Completion(Asked):
         super()._refuse_unserved()
         if isinstance(self.prompt, list) and len(self.prompt) != 1:
             raise bad_request("prompt must be one text: one answer a request", "prompt", "unsupported_value")
+        if not self.text:
+            raise bad_request("the prompt is empty: there is nothing to continue", "prompt", "empty_prompt")
         if self.best_of not in (None, 1):
             raise bad_request("best_of must be 1", "best_of", "unsupported_value")
         for name in ("echo", "suffix", "logprobs"):
             if getattr(self, name):
                 raise bad_request(f"{name} is not supported", name, "unsupported_parameter")
 
+    @property
+    def text(self) -> str:
+        """The one prompt."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
     def request(self, *, header: str | None, local_model: str) -> Request:
         """The router's noun; the arguments are those of ``Chat.request``."""
         return Request(
-            prompt=self.prompt if isinstance(self.prompt, str) else self.prompt[0],
+            prompt=self.text,
             sampling=self.sampling(self.max_tokens),
-            seeded=self.seed is not None,
             override=self.override(header, local_model),
             private="the request says so" if self.edgekit.private else "",
         )
@@ -373,14 +380,77 @@ def _check_stops(stop: object) -> None:
         raise bad_request("stop holds an empty string", "stop")
 
 
-def _of_validation(error: ValidationError, known: tuple[str, ...]) -> Refusal:
-    """The first thing that pydantic found, in OpenAI's words. Values are left out: they may be the prompt."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = ".".join(str(step)[:64] for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
-    if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])[:64]
-        near = did_you_mean(name, known) if len(first["loc"]) == 1 else ""
-        return bad_request(f"unknown parameter: {param or name!r}. {near}".strip(), param or name, "unknown_parameter")
-    if first["type"] == "missing":
-        return bad_request(f"missing required parameter: {param!r}", param, "missing_required_parameter")
+def _check_tokens(prompt: object) -> None:
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int | list):
+        said = "a prompt of token ids is not supported: every tier has a tokenizer of its own. Give the text"
+        raise bad_request(said, "prompt", "unsupported_value")
+
+
+def _leave_out_unsaid(data: dict[str, Any]) -> dict[str, Any]:
+    """A body without what says nothing: nulls, and in an assistant's message what clients keep beside its text."""
+    said = _without_nulls(data, keep=("model", "prompt", "messages"))
+    for name in ("edgekit", "stream_options", "response_format"):
+        if isinstance(said.get(name), dict):
+            said[name] = _without_nulls(said[name])
+    if isinstance(said.get("messages"), list):
+        said["messages"] = [_message(m) if isinstance(m, dict) else m for m in said["messages"][: MOST_MESSAGES + 1]]
+    return said
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    # Of an assistant that called tools, endpoints want the content to be there.
+    said = _without_nulls(message, keep=("role", "content"))
+    if said.get("role") == "assistant":
+        said = {name: value for name, value in said.items() if name not in _OF_AN_ANSWER}
+    if isinstance(said.get("content"), list):
+        parts = said["content"][: MOST_PARTS + 1]
+        said["content"] = [_without_nulls(part) if isinstance(part, dict) else part for part in parts]
+    return said
+
+
+def _without_nulls(members: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None or name in keep}
+
+
+def _of_validation(error: ValidationError, body: dict[str, Any], known: tuple[str, ...]) -> Refusal:
+    """What pydantic found first, in OpenAI's words. Values are left out: they may be the prompt."""
+    found = error.errors(include_url=False, include_input=False)
+    places = [_place(e["loc"], body) for e in found]
+    # A field that may be this or that is found wrong as each: as what it was meant to be, it is right the furthest.
+    beside = [i for i, place in enumerate(places) if place[: len(places[0])] == places[0]]
+    at = max(beside, key=lambda i: len(places[i]))
+    first, place = found[at], places[at]
+    param, name = ".".join(place), place[-1] if place else ""
+    match first["type"]:
+        case "extra_forbidden":
+            near = did_you_mean(name, known) if len(place) == 1 else ""
+            return bad_request(f"unknown parameter: {param!r}. {near}".strip(), param, "unknown_parameter")
+        case "missing":
+            return bad_request(f"missing required parameter: {param!r}", param, "missing_required_parameter")
+        case "union_tag_invalid":
+            kinds = first["ctx"]["expected_tags"]
+            given = str(first["ctx"]["tag"])[:64]
+            said = f"{param!r} is of the type {given!r}, which is not supported: give {kinds}"
+            return bad_request(said, f"{param}.type", "unsupported_value")
+        case "union_tag_not_found":
+            return bad_request(
+                f"missing required parameter: '{param}.type'", f"{param}.type", "missing_required_parameter"
+            )
     return bad_request(f"invalid value for {param!r}: {first['msg']}", param, "invalid_value")
+
+
+def _place(steps: tuple[int | str, ...], body: Any) -> tuple[str, ...]:
+    """The steps of an error that lead through the body; the others are pydantic's names of what it tried."""
+    place: list[str] = []
+    for left, step in zip(reversed(range(len(steps))), steps, strict=True):
+        if isinstance(body, dict):
+            # A part's type is the name of what it was tried as, and of a member as well.
+            if left and (step not in body or step == body.get("type")):
+                continue
+            body = body.get(step)
+        elif isinstance(body, list) and isinstance(step, int) and step < len(body):
+            body = body[step]
+        else:
+            continue
+        place.append(str(step)[:64])
+    return tuple(place)

@@ -4,6 +4,9 @@
 why nobody answered (the verdict)       status  ``code``                    what it means to a client
 ======================================  ======  ==========================  =====================================
 ``context``                             400     context_length_exceeded     shorten the prompt
+``empty``                               400     empty_prompt                there is nothing to continue
+``template``                            400     template_refused            the template's own words say why
+``no-template``                         400     no_chat_template            this model continues texts only
 ``capability``, ``language``            400     unsupported                 nobody allowed can do this
 ``privacy``                             403     privacy                     the device could not, others may not
 a local answer failed its checks        422     answer_refused              asking again gives the same
@@ -39,6 +42,9 @@ _TYPES = {
 _CHECKED = ("ended", "repetition", "schema", "quality", "prefix")
 _VERDICTS: dict[str, tuple[HTTPStatus, str]] = {
     "context": (HTTPStatus.BAD_REQUEST, "context_length_exceeded"),
+    "empty": (HTTPStatus.BAD_REQUEST, "empty_prompt"),
+    "template": (HTTPStatus.BAD_REQUEST, "template_refused"),
+    "no-template": (HTTPStatus.BAD_REQUEST, "no_chat_template"),
     "capability": (HTTPStatus.BAD_REQUEST, "unsupported"),
     "language": (HTTPStatus.BAD_REQUEST, "unsupported"),
     "privacy": (HTTPStatus.FORBIDDEN, "privacy"),

@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.routing import DEVICE
@@ -31,8 +32,16 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "degraded": verdict.degraded,
         "ladder": list(verdict.ladder),
-        "expected": asdict(verdict.expected),
-        "findings": [asdict(finding) for finding in verdict.findings],
+        "expected": _numbers(asdict(verdict.expected)),
+        "findings": [_numbers(asdict(finding)) for finding in verdict.findings],
+    }
+
+
+def _numbers(members: dict[str, Any]) -> dict[str, Any]:
+    """Members with the word in the place of a number that JSON has none for, as records do."""
+    return {
+        name: str(value) if isinstance(value, float) and not isfinite(value) else value
+        for name, value in members.items()
     }
 
 

@@ -95,6 +95,11 @@ def test_a_newer_schema_says_who_wrote_it(bundle: Bundle) -> None:
     assert "upgrade" in error.hint
 
 
+def test_a_bundle_of_the_schema_before_is_read(bundle: Bundle) -> None:
+    rewrite(bundle, lambda d: d.update(schema=4))
+    assert open_bundle(bundle.path).manifest.schema == 4
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "onnx/../../outside", "..\\outside", "C:outside", ""])
 @pytest.mark.parametrize("check", [True, False])
 def test_a_path_that_leaves_the_bundle_is_refused(bundle: Bundle, name: str, check: bool) -> None:

@@ -54,14 +54,7 @@ def exact_logits(bundle: Bundle, tokens: Sequence[int], *, prompts: bool = False
     inputs = {i.name for i in model.graph.input}
     feeds |= {name: empty for name in inputs if name.startswith("past_key_values.")}
     evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
-    if "first_logit" in inputs:
-        feeds["first_logit"] = np.zeros(_shape(model, "first_logit"), np.int64)
     return evaluator.run(["logits"], {name: value for name, value in feeds.items() if name in inputs})[0][0]
-
-
-def _shape(model: onnx.ModelProto, name: str) -> tuple[int, ...]:
-    value = next(i for i in model.graph.input if i.name == name)
-    return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
 
 
 def _data(bundle: Bundle) -> Path:

@@ -4,16 +4,20 @@ import io
 import json
 import shutil
 from dataclasses import replace
-from math import log
+from math import isnan, log
 
 import pytest
 
 from edgekit import open_bundle
 from edgekit.cli import run, tables
-from edgekit.cli.console import show
-from edgekit.cli.documents import Built
+from edgekit.cli.commands import SECTIONS
+from edgekit.cli.console import emit, show
+from edgekit.cli.documents import Answer, Built
 from edgekit.record import from_json
-from edgekit.types import Inspection, Measurement, Verification
+from edgekit.types import Check, Inspection, Interval, Measurement, Verification
+from tests import made
+
+ANSWER = Answer("", "eos", 1, 1, 0.1, 0, 0, ())
 
 
 def strict(text):
@@ -124,8 +128,8 @@ def test_run_json_holds_signals(bundle, capsys):
     document = strict(capsys.readouterr().out)
     assert document["new_tokens"] == len(document["tokens"]) == 4
     assert document["finish"] == "length"
-    assert all(token["logprob"] <= 0 <= token["margin"] for token in document["tokens"])
-    assert all(0 <= token["lead"] <= 1 and 0 < token["entropy"] < log(384) for token in document["tokens"])
+    assert all(token["logprob"] <= 0 <= token["logprob_margin"] for token in document["tokens"])
+    assert all(0 <= token["prob_margin"] <= 1 and 0 < token["entropy"] < log(384) for token in document["tokens"])
 
 
 def test_run_json_tells_how_drafts_went(bundle, capsys):
@@ -141,48 +145,139 @@ def test_run_json_tells_how_drafts_went(bundle, capsys):
 def test_run_shows_signals_on_stderr(bundle, capsys):
     assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3", "--signals"]) == 0
     told = capsys.readouterr()
-    assert all(heading in told.err for heading in ("logprob", "margin", "lead", "entropy"))
+    assert all(heading in told.err for heading in ("logprob", "log p1/p2", "p1 - p2", "entropy"))
     assert run(["run", str(bundle), "The quick", "--max-new-tokens", "3"]) == 0
     assert capsys.readouterr().out == told.out
 
 
-def test_run_takes_a_piped_prompt(bundle, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("The quick\nbrown fox\n"))
-    assert run(["run", str(bundle), "--max-new-tokens", "2", "--json"]) == 0
+def pipe(data):
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
+
+
+PIPED = "  def add(a, b):\r\n    return a\n\n\t "
+
+
+@pytest.mark.parametrize(
+    ("piped", "given", "raw"),
+    [
+        ("The quick\nbrown fox\n", "The quick\nbrown fox", False),
+        ("The quick\r\n", "The quick", False),
+        (" \n The quick \n\n", " \n The quick \n", False),
+        (PIPED, PIPED, True),
+        (f"{PIPED}\n", f"{PIPED}\n", True),
+        (" \n", " \n", True),
+    ],
+)
+def test_run_takes_a_piped_prompt(bundle, capsys, monkeypatch, piped, given, raw):
+    """As it is with --raw; otherwise without the line end that a shell's echo adds."""
+    seen = []
+    monkeypatch.setattr("edgekit.cli.chat.answer", lambda bundle, prompt, *_, **__: seen.append(prompt) or ANSWER)
+    monkeypatch.setattr("sys.stdin", pipe(piped.encode()))
+    assert run(["run", str(bundle), "--json", *(["--raw"] if raw else [])]) == 0
+    assert seen == [given]
+
+
+def test_a_piped_prompt_has_the_tokens_of_the_same_argument(bundle, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", pipe(PIPED.encode()))
+    assert run(["run", str(bundle), "--raw", "--max-new-tokens", "2", "--json"]) == 0
     piped = strict(capsys.readouterr().out)
-    assert run(["run", str(bundle), "The quick\nbrown fox", "--max-new-tokens", "2", "--json"]) == 0
-    assert strict(capsys.readouterr().out)["text"] == piped["text"]
+    assert run(["run", str(bundle), PIPED, "--raw", "--max-new-tokens", "2", "--json"]) == 0
+    given = strict(capsys.readouterr().out)
+    assert (piped["prompt_tokens"], piped["text"]) == (given["prompt_tokens"], given["text"])
 
 
-def test_run_refuses_an_empty_pipe_and_a_prompt_that_is_too_long(bundle, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+def test_run_goes_on_to_the_end_of_the_context_unless_told(bundle, capsys):
+    assert run(["run", str(bundle), "The quick", "--json"]) == 0
+    answer = strict(capsys.readouterr().out)
+    assert answer["finish"] in ("context", "eos")
+    if answer["finish"] == "context":
+        assert answer["prompt_tokens"] + answer["new_tokens"] == 512 + 1
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b" \r\n", None])
+def test_run_refuses_an_empty_pipe(bundle, capsys, monkeypatch, data):
+    monkeypatch.setattr("sys.stdin", None if data is None else pipe(data))
     assert run(["run", str(bundle)]) == 1
     assert "no prompt" in capsys.readouterr().err
+
+
+def test_run_refuses_a_prompt_that_is_too_long(bundle, capsys):
     assert run(["run", str(bundle), "fox " * 2000]) == 1
     assert "context" in capsys.readouterr().err
 
 
-def test_bench_ends_with_one_line_of_json(copy, tmp_path, capsys):
+def test_help_lists_the_commands_in_the_order_of_use(capsys):
+    from typer.main import get_command
+
+    from edgekit.cli.app import app
+
+    group = get_command(app)
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert list(group.commands) == listed
+    assert {info.name or info.callback.__name__ for info in app.registered_commands} < set(listed)
+    assert run(["--help"]) == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f"{section}:") for section in SECTIONS]
+    assert places == sorted(places)
+    rows = [line.split()[0] for line in shown.splitlines() if line.startswith("  ")]
+    assert [word for word in rows if word in listed] == listed
+
+
+def test_bench_prints_its_table_or_one_document(copy, tmp_path, capsys):
     lines = tmp_path / "lines.jsonl"
     arguments = ["bench", str(copy), "--pp", "8,16", "--tg", "4", "--depth", "0,8", "--repetitions", "2"]
     assert run([*arguments, "--record", "--output", str(lines)]) == 0
     shown = capsys.readouterr().out
-    measurement = from_json(Measurement, shown.splitlines()[-1])
+    assert "{" not in shown
+    first = lines.read_text()
+    measurement = from_json(Measurement, first)
     for name in ("pp8", "pp16", "tg4@0", "tg4@8", "ladder", "MBU", "peak RSS", "energy"):
         assert name in shown
     assert measurement.get("pp16").n == 2
     assert run([*arguments, "--json", "--output", str(lines)]) == 0
     document = capsys.readouterr().out
     assert len(document.splitlines()) == 1
-    first, second = lines.read_text().splitlines()
-    assert first == shown.splitlines()[-1]
-    assert second == document.strip()
+    assert lines.read_text() == first + document
     assert json.loads((copy / "edgekit.json").read_text())["latency"]["workload"] == measurement.workload
 
 
 def test_bench_refuses_what_is_no_number(bundle, capsys):
     assert run(["bench", str(bundle), "--depth", "0,deep"]) == 1
     assert capsys.readouterr().err.startswith("error: --depth is '0,deep'\nhint: ")
+
+
+def overflown(quality):
+    """As measured on a model whose logits lie far apart."""
+    whole = Interval(float("inf"), 0.5, float("inf"))
+    return replace(quality, ppl=float("inf"), reference_ppl=float("nan"), ppl_ratio=whole, kld_mean=whole)
+
+
+def test_numbers_that_are_none_are_words_in_json_and_in_what_is_kept(copy, tmp_path, capsys, monkeypatch):
+    quality = overflown(made.quality(0.1, 0.9))
+    verification = Verification(str(copy), (Check("quality", "fail", "far off", "more bits"),), quality)
+    monkeypatch.setattr("edgekit.verify.verify_bundle", lambda *_, **__: verification)
+    assert run(["verify", str(copy), "--json", "--record"]) == 3
+    told = strict(capsys.readouterr().out)["quality"]
+    assert (told["ppl"], told["reference_ppl"]) == ("inf", "nan")
+    assert told["ppl_ratio"] == {"value": "inf", "low": 0.5, "high": "inf"}
+    kept = open_bundle(copy).manifest.quality
+    assert (kept.ppl, kept.kld_mean, kept.top1) == (quality.ppl, quality.kld_mean, quality.top1)
+    assert isnan(kept.reference_ppl)
+    # What reads the bundle afterwards goes on, and says it.
+    for arguments in (["inspect", str(copy)], ["report", str(copy), "-o", str(tmp_path / "r.html")]):
+        assert run([*arguments, "--json"]) == 0
+        strict(capsys.readouterr().out)
+    page = (tmp_path / "r.html").read_text()
+    assert "infinite" in page
+    assert "undefined" in page
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_every_document_is_json_whatever_its_numbers(number, capsys):
+    emit(replace(ANSWER, seconds=number))
+    assert strict(capsys.readouterr().out)["seconds"] == str(number)
+    emit(replace(made.measurement(1.0, "int4"), roofline=(("tg", number),)))
+    assert strict(capsys.readouterr().out)["roofline"] == [["tg", str(number)]]
 
 
 def test_report(bundle, tmp_path, capsys):

@@ -73,7 +73,7 @@ def test_requests_say_how_far_they_go(bundle, policy, capsys):
 def test_a_prompt_that_does_not_fit(bundle, policy, capsys):
     long = explain(capsys, bundle, "word " * 600, "--policy", policy)
     assert (long.verdict.tier, long.verdict.code) == ("edge-box", "context")
-    assert "do not fit the device's 512" in long.verdict.reason
+    assert "leave no room in the device's 512" in long.verdict.reason
 
 
 def test_a_state_in_the_place_of_this_machines(bundle, policy, tmp_path, capsys):
@@ -113,7 +113,7 @@ def test_numbers_of_this_machine(bundle, policy, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "2026-01-02" in shown
     assert "no meter" in shown
-    explained = explain(capsys, opened.path, QUESTION, "--policy", policy)
+    explained = explain(capsys, opened.path, QUESTION, "--policy", policy, "--max-new-tokens", 256)
     latency = next(f for f in explained.verdict.findings if (f.tier, f.check) == ("device", "latency"))
     assert latency.outcome == "pass"
     assert latency.value == dict(explained.expected)["device"].seconds

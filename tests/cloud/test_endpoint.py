@@ -59,8 +59,25 @@ def test_a_text_is_continued_as_it_is(endpoint):
         assert "".join(reply) == " a time"
     assert server.heard[0].path == "/v1/completions"
     body = server.heard[0].body
-    assert (body["prompt"], body["max_tokens"], body["temperature"]) == ("Once upon", 20, 0.0)
-    assert not {"messages", "seed", "top_p", "stop", "n"} & set(body)
+    assert (body["prompt"], body["max_tokens"]) == ("Once upon", 20)
+    assert not {"messages", "temperature", "seed", "top_p", "stop", "n"} & set(body)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "told"),
+    [
+        (Sampling(), {}),
+        (Sampling(temperature=0.0, seed=5), {"temperature": 0.0}),
+        (Sampling(seed=0), {"seed": 0}),
+        (Sampling(temperature=1.0, seed=0), {"temperature": 1.0, "seed": 0}),
+        (Sampling(max_new_tokens=7), {"max_tokens": 7}),
+    ],
+)
+def test_what_nobody_asked_for_is_not_sent(endpoint, sampling, told):
+    with serve(lambda c: c.answer("x")) as server:
+        list(endpoint(server.url).ask(question(sampling=sampling)))
+    said = {"temperature", "seed", "top_p", "stop", "max_tokens", "max_completion_tokens"}
+    assert {name: value for name, value in server.heard[0].body.items() if name in said} == told
 
 
 def test_what_is_passed_through_stands_above_the_rest_but_not_above_the_tier(endpoint):
@@ -186,8 +203,9 @@ def test_a_field_that_is_not_taken_is_learnt_once(endpoint, first, gone, there):
 
     with serve(fussy) as server:
         far = endpoint(server.url)
-        assert "".join(far.ask(question())) == "fine"
-        assert "".join(far.ask(question())) == "fine"
+        for _ in range(2):
+            asked = question(sampling=Sampling(temperature=0.0, max_new_tokens=50))
+            assert "".join(far.ask(asked)) == "fine"
     bodies = [h.body for h in server.heard]
     assert [gone in b for b in bodies] == [True, False, False]
     assert bodies[2][there[0]] == there[1]

@@ -14,10 +14,11 @@ from edgekit.config import builtin_recipe, load_recipe, load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower, prefill_graph
 from edgekit.quantize import quantize
+from edgekit.run.first_logit import open_first_logit
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import EXPANDED, Checkpoint, Target
+from edgekit.types import EXPANDED, FIRST_LOGIT, Checkpoint, Target
 
 CPU = load_target("cpu")
 IDS = np.random.default_rng(0).integers(0, 384, (1, 9))
@@ -33,7 +34,7 @@ def lowered(checkpoint: Checkpoint, target: Target, recipe: str = "small") -> ir
 
 
 def logits(model: ir.Model, checkpoint: Checkpoint, **extra: np.ndarray) -> np.ndarray:
-    data = ir.to_proto(model).SerializeToString()
+    data = open_first_logit(ir.to_proto(model).SerializeToString())
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     spec, count = checkpoint.spec, IDS.shape[1]
     feeds = {
@@ -117,7 +118,7 @@ def test_logits_from_a_position_on(tmp_path: Path, target: str, recipe: str) -> 
     model = lowered(checkpoint, load_target(target), recipe)
     every = logits(model, checkpoint)
     assert every.shape == (1, 9, 384)
-    last = logits(model, checkpoint, first_logit=np.asarray([8]))
+    last = logits(model, checkpoint, **{FIRST_LOGIT: np.asarray([8])})
     assert last.shape == (1, 1, 384)
     np.testing.assert_allclose(last, every[:, 8:], atol=0.2 if recipe == "int4" else 1e-4)  # one row, another kernel
 

@@ -19,9 +19,9 @@ def signals(u: float, random: np.random.Generator, *, noise: float = 0.05) -> Si
     values = {
         "mean_logprob": lp, "q05": lp - 1 + 0.5 * shift[0], "q10": lp - 0.8 + 0.4 * shift[1],
         "q25": lp - 0.4 + 0.3 * shift[2], "min_logprob": lp - 2 + 0.8 * shift[3],
-        "mean_margin": 1 - u + 0.3 * shift[4], "mean_entropy": 3 * u + 0.8 * shift[5],
+        "mean_prob_margin": 1 - u + 0.3 * shift[4], "mean_entropy": 3 * u + 0.8 * shift[5],
         "first_entropy": 3 * u + random.standard_normal(), "first_logprob": lp + random.standard_normal(),
-        "first_margin": random.random(),
+        "first_prob_margin": random.random(),
     }  # fmt: skip
     return Signals(tokens=tokens, **{name: float(value) for name, value in values.items()})
 

@@ -20,6 +20,7 @@ from edgekit.routing import (
     PrivacyRule,
     Request,
     Tier,
+    Unfit,
     Unknown,
 )
 from edgekit.types import Energy, Measurement, Sampling
@@ -34,7 +35,12 @@ PREMIUM = replace(CLOUD, name="premium", price=Price(5, 20))
 POLICY = Policy("p", (BOX, CLOUD, PREMIUM))
 STATE = DeviceState(context=2048, free_memory=8 << 30, memory_needed=1 << 28)
 COUNTS = (("device", 100), ("box", 130), ("cloud", 130), ("premium", 130))
-REQUEST = Request((Message("user", "What is the capital of France?"),), tokens=COUNTS, counted=frozenset({"device"}))
+REQUEST = Request(
+    (Message("user", "What is the capital of France?"),), sampling=Sampling(max_new_tokens=256), tokens=COUNTS,
+    counted=frozenset({"device"}),
+)  # fmt: skip
+OPEN = replace(REQUEST, sampling=Sampling())
+"""The same without a limit to its answer."""
 
 SIGNALS = Signals(20, -0.3, -2.0, -1.5, -0.5, -3.0, 0.7, 0.6, 0.4, -0.1, 0.8)
 SCORE = Score(("mean_logprob",), (-1.0,), 0.0, "isotonic", ((0.0, 0.0), (0.5, 0.2), (1.0, 0.8)))
@@ -90,7 +96,7 @@ def random_request(random: Random, policy: Policy) -> Request:
     return Request(
         messages=tuple(Message("user", random.choice(words)) for _ in range(random.randrange(3))),
         prompt=random.choice(words),
-        sampling=Sampling(max_new_tokens=often(random, 50, 1, 256, 5000, 10**9)),
+        sampling=Sampling(max_new_tokens=often(random, 50, None, 1, 256, 5000, 10**9)),
         tokens=tuple((name, often(random, 10, 0, 50, 3000, 200_000)) for name in names if random.random() < 0.97),
         counted=frozenset(n for n in names if random.random() < 0.5),
         needs=frozenset(a for a in ("tools", "images", "json-schema") if random.random() < 0.05),  # type: ignore[misc]
@@ -99,6 +105,7 @@ def random_request(random: Random, policy: Policy) -> Request:
         override=random.choice([*[None] * 5, "local-only", "cloud-ok", "cloud-ok"]),  # type: ignore[arg-type]
         private=random.choice([*[""] * 7, "diary.txt is private"]),
         passthrough=random.choice(["", "", "", '{"tools": [{"name": "secret"}]}', "{", '["data:secret"]']),
+        unfit=random.choice([*[None] * 30, Unfit("template", "refused"), Unfit("empty", "nothing")]),
     )
 
 

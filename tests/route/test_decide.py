@@ -17,9 +17,11 @@ from edgekit.routing import (
     Finding,
     OnDevice,
     Policy,
+    Price,
     Privacy,
     PrivacyRule,
     Request,
+    Unfit,
     Unknown,
     Verdict,
 )
@@ -28,6 +30,7 @@ from tests.route.cases import (
     BOX,
     CLOUD,
     COUNTS,
+    OPEN,
     POLICY,
     REQUEST,
     STATE,
@@ -189,6 +192,71 @@ def test_longer_answers_than_a_tier_writes() -> None:
     assert finding(verdict, "box", "context").limit == 200
 
 
+def test_an_answer_without_a_limit_stays_where_the_prompt_fits() -> None:
+    """Not said is not a value: neither a usual length nor the whole context is held against the device."""
+    for prompt, tier in ((2047, DEVICE), (2048, "box")):
+        long = replace(OPEN, tokens=(("device", prompt), *COUNTS[1:]))
+        verdict = decide(long, POLICY, STATE, measured())
+        assert (verdict.tier, verdict.code) == (tier, "local" if tier == DEVICE else "context")
+        assert finding(verdict, DEVICE, "context").value == prompt + 1
+    strict = replace(POLICY, device=OnDevice(max_output=100), bounds=Bounds(seconds=1, seconds_to_first=1))
+    verdict = decide(OPEN, strict, STATE, measured())
+    assert (verdict.tier, verdict.expected.most_new) == (DEVICE, 100)
+    assert finding(verdict, DEVICE, "latency").outcome == "unknown"
+    assert "sets no limit" in finding(verdict, DEVICE, "latency").detail
+    assert decide(OPEN, replace(strict, unknown=Unknown(latency="cloud")), STATE, measured()).code == "latency"
+    late = replace(strict, bounds=Bounds(seconds_to_first=0.1))
+    assert decide(OPEN, late, STATE, measured()).code == "latency"
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "spent", "told", "cost"),
+    [
+        ({}, Budget(), 0.0, None, (130 + 4 * 127_870) / 1e6),
+        ({"context": None}, Budget(), 0.0, None, None),
+        ({"max_output": 1000}, Budget(), 0.0, 1000, (130 + 4 * 1000) / 1e6),
+        ({"max_output": 200_000}, Budget(), 0.0, 127_870, (130 + 4 * 127_870) / 1e6),
+        ({}, Budget(per_request=0.04013), 0.0, 10_000, 0.04013),
+        ({}, Budget(per_request=9.0), 0.0, None, (130 + 4 * 127_870) / 1e6),
+        ({"context": None}, Budget(per_day=1.0), 0.95987, 10_000, 0.04013),
+        ({"context": None, "price": Price(1, 0)}, Budget(per_day=1.0), 0.0, None, 0.00013),
+    ],
+)
+def test_what_an_endpoint_is_told_where_nobody_limits_the_answer(changes, budget, spent, told, cost) -> None:
+    tier = replace(CLOUD, **changes)
+    policy = replace(POLICY, tiers=(tier,), budget=budget)
+    verdict = decide(OPEN, policy, replace(STATE, context=1, spent_today=spent))
+    assert verdict.tier == "cloud"
+    assert verdict.expected.most_new == told
+    assert verdict.expected.cost == (None if cost is None else pytest.approx(cost))
+    assert verdict.expected.seconds is None
+
+
+def test_a_budget_that_buys_no_token_is_spent() -> None:
+    policy = replace(POLICY, tiers=(CLOUD,), budget=Budget(per_day=1.0))
+    verdict = decide(OPEN, policy, replace(STATE, context=1, spent_today=1.0))
+    assert verdict.tier == ""
+    assert finding(verdict, "cloud", "money").outcome == "fail"
+
+
+@pytest.mark.parametrize("check", ["template", "no-template", "empty"])
+def test_what_the_model_cannot_be_fed_does_not_leave_for_that_alone(check) -> None:
+    unfit = replace(OPEN, tokens=COUNTS[1:], unfit=Unfit(check, "System role not supported"))
+    # What was not counted has no number, and that is no reason either.
+    for policy in (POLICY, replace(POLICY, bounds=Bounds(seconds=1), unknown=Unknown(latency="cloud"))):
+        verdict = decide(unfit, policy, STATE, measured())
+        assert (verdict.tier, verdict.code, verdict.ladder) == ("", check, ())
+        assert verdict.reason == "System role not supported"
+        assert decide(unfit, replace(policy, tiers=()), STATE).code == check
+    tools = decide(replace(unfit, needs=frozenset({"tools"})), POLICY, STATE)
+    assert (tools.tier, tools.code) == ("cloud", "capability")
+    hot = decide(unfit, replace(POLICY, bounds=Bounds(most_celsius=50)), replace(STATE, celsius=99.0))
+    assert (hot.tier, hot.code) == ("box", "thermal")
+    # It is no last resort: there is nothing to feed it.
+    lone = decide(unfit, replace(POLICY, tiers=(), bounds=Bounds(most_celsius=50)), replace(STATE, celsius=99.0))
+    assert (lone.tier, lone.degraded) == ("", False)
+
+
 def test_money() -> None:
     big = replace(REQUEST, needs=frozenset({"tools"}), sampling=Sampling(max_new_tokens=10_000))
     # cloud: 130 tokens at 1 and 10,000 at 4 a million.
@@ -290,7 +358,8 @@ def test_what_holds_of_any_input(seed: int) -> None:
     assert verdict == decide(request, policy, state, measurement) or "nan" in repr(verdict)
     assert repr(verdict) == repr(decide(request, policy, state, measurement))
     places = [(f.tier, f.check) for f in verdict.findings]
-    assert len(set(places)) == len(places) == len(DEVICE_CHECKS) + len(TIER_CHECKS) * len(policy.tiers)
+    assert len(set(places)) == len(places)
+    assert len(places) == bool(request.unfit) + len(DEVICE_CHECKS) + len(TIER_CHECKS) * len(policy.tiers)
     while True:
         _hold(verdict, request, policy)
         if (verdict.tier in ("", DEVICE) and verdict.degraded) or verdict.tier == "":
@@ -311,14 +380,15 @@ def test_the_random_inputs_lead_everywhere() -> None:
         policy = random_policy(random)
         request, state = random_request(random, policy), random_state(random, policy)
         verdicts.append(decide(request, policy, state, random.choice([None, measured()])))
-    assert {v.code for v in verdicts} == {"local", "capability", "language", "context", "memory", *_SOFT}
+    assert {v.code for v in verdicts} == {"local", "capability", "language", "context", "memory", *_SOFT, *_UNFIT}
     for plain in (lambda v: v.tier == "", lambda v: v.degraded, lambda v: v.tier == DEVICE and not v.degraded):
-        assert sum(map(plain, verdicts)) > 50
+        assert sum(map(plain, verdicts)) > 40
     assert sum(v.tier.startswith("t") for v in verdicts) > 50
     assert sum(len(v.ladder) > 1 for v in verdicts) > 50
 
 
 _SOFT = ("latency", "battery", "thermal")
+_UNFIT = ("template", "empty")
 
 
 def _hold(verdict: Verdict, request: Request, policy: Policy) -> None:

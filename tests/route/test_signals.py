@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(3)
 
 
 def emitted(logprob, lead=0.5, entropy=1.0):
-    return Emitted(7, " x", logprob, margin=99.0, lead=lead, entropy=entropy)
+    return Emitted(7, " x", logprob, logprob_margin=99.0, prob_margin=lead, entropy=entropy)
 
 
 def random_tokens(count):
@@ -29,11 +29,11 @@ def reference(tokens):
         q10=np.quantile(logprobs, 0.10, method="linear"),
         q25=np.quantile(logprobs, 0.25, method="linear"),
         min_logprob=logprobs.min(),
-        mean_margin=np.mean([t.lead for t in tokens]),
+        mean_prob_margin=np.mean([t.prob_margin for t in tokens]),
         mean_entropy=np.mean([t.entropy for t in tokens]),
         first_entropy=tokens[0].entropy,
         first_logprob=tokens[0].logprob,
-        first_margin=tokens[0].lead,
+        first_prob_margin=tokens[0].prob_margin,
         answer=digest_answer(" x" * len(tokens), len(tokens)),
     )
 
@@ -99,7 +99,7 @@ def test_a_short_answer_is_known_again_and_a_long_one_is_not():
     def told(*texts):
         trail = SignalTrail()
         for text in texts:
-            trail.push(Emitted(7, text, -1.0, margin=1.0, lead=0.5, entropy=1.0))
+            trail.push(Emitted(7, text, -1.0, logprob_margin=1.0, prob_margin=0.5, entropy=1.0))
         return trail.read().answer
 
     assert told(" positive", "") == told("Positive\n") == digest_answer("positive", 1)

@@ -57,7 +57,7 @@ def test_ends_with_the_models_end_token(tokenizer):
     assert "".join(e.text for e in emitted) == TEXT
     assert [e.token for e in emitted] == generation.tokens == [*tokenizer.encode(TEXT), 2]
     assert generation.finish == "eos"
-    assert all(map(math.isnan, (n for e in emitted for n in (e.logprob, e.margin, e.lead, e.entropy))))
+    assert all(map(math.isnan, (n for e in emitted for n in (e.logprob, e.logprob_margin, e.prob_margin, e.entropy))))
 
 
 def test_max_new_tokens(tokenizer):
@@ -127,10 +127,10 @@ def test_signals(tokenizer):
         Reciter(script), tokenizer, [5, 6, 7], Sampling(max_new_tokens=1, repetition_penalty=2.0), signals=True
     )
     (emitted,) = generation
-    assert emitted.margin == pytest.approx(5.0)
+    assert emitted.logprob_margin == pytest.approx(5.0)
     total = math.exp(5) + 383
     assert emitted.logprob == pytest.approx(5 - math.log(total))
-    assert emitted.lead == pytest.approx((math.exp(5) - 1) / total)
+    assert emitted.prob_margin == pytest.approx((math.exp(5) - 1) / total)
     assert emitted.entropy == pytest.approx(math.log(total) - 5 * math.exp(5) / total)
 
 
@@ -142,7 +142,7 @@ def test_signals_change_no_answer(tokenizer, temperature):
     )
     assert [(e.token, e.text) for e in plain] == [(e.token, e.text) for e in told]
     assert len(told) > 5
-    assert not any(map(math.isnan, (n for e in told for n in (e.logprob, e.margin, e.lead, e.entropy))))
+    assert not any(map(math.isnan, (n for e in told for n in (e.logprob, e.logprob_margin, e.prob_margin, e.entropy))))
 
 
 def test_closing_cancels(tokenizer):

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 
 from edgekit.run import Tokenizer, generate, load_runner, lookup
-from edgekit.run.lookup import LENGTHS, Drafter, Lookahead, Pace, Verifier, lead
+from edgekit.run.lookup import LENGTHS, Drafter, Lookahead, Pace, Verifier, top2_logit_gap
 from edgekit.testing import FakeRunner, tiny_tokenizer
 from edgekit.types import Sampling
 
@@ -130,7 +130,7 @@ def test_drafts_against_a_search_of_all_tokens():
 
 def test_lead_leaves_the_logits_as_they_were():
     logits = np.array([1, 5, 3.5], np.float32)
-    assert lead(logits) == (1, 1.5)
+    assert top2_logit_gap(logits) == (1, 1.5)
     assert logits.tolist() == [1, 5, 3.5]
 
 

@@ -93,16 +93,83 @@ def test_what_is_accepted_and_changes_nothing():
     assert asked.request(header=None, local_model="tiny") == request()
 
 
-def test_without_a_temperature_the_answer_is_greedy_and_limits_are_samplings():
-    assert request().sampling == Sampling()
+def test_what_is_not_said_stays_unsaid():
+    assert request().sampling == request(Completion).sampling == Sampling()
+    assert Sampling() == Sampling(temperature=None, top_p=1.0, seed=None, max_new_tokens=None, stop=())
+    nulls = dict.fromkeys(
+        ("temperature", "top_p", "max_tokens", "seed", "stop", "stream", "stream_options", "n", "user", "edgekit")
+    )
+    assert request(**nulls, max_completion_tokens=None, response_format=None, audio=None) == request()
+    assert request(stream_options={"include_usage": None}, edgekit={"private": None}) == request()
+    assert request(temperature=0, seed=0).sampling == Sampling(temperature=0.0, seed=0)
     assert request(max_tokens=5, max_completion_tokens=7).sampling.max_new_tokens == 7
 
 
-def test_a_sampled_answer_differs_unless_a_seed_is_given():
-    seeds = {request(temperature=1).sampling.seed for _ in range(5)}
-    assert len(seeds) > 1
+def test_a_seed_is_taken_as_it_is_and_none_is_made_up():
+    assert request(temperature=1).sampling == Sampling(temperature=1)
     assert request(temperature=1, seed=42, top_p=0.9).sampling == Sampling(temperature=1, top_p=0.9, seed=42)
     assert request(temperature=1, seed=-1).sampling.seed >= 0
+
+
+ANSWER = {
+    "role": "assistant", "content": "Hi!", "refusal": None, "annotations": [], "audio": None, "function_call": None,
+    "tool_calls": None, "parsed": None, "reasoning_content": "They greet me.", "reasoning": "They greet me.",
+}  # fmt: skip
+"""A message as OpenAI's client, or a server of a reasoning model, gives it."""
+
+
+def test_an_answer_may_be_sent_back_as_it_came():
+    plain = {"role": "assistant", "content": "Hi!"}
+    assert request(messages=[*USER, ANSWER, *USER]) == request(messages=[*USER, plain, *USER])
+    call = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    called = ANSWER | {"content": None, "tool_calls": call}
+    told = json.loads(request(messages=[*USER, called, *USER]).passthrough)["messages"][1]
+    assert told == {"role": "assistant", "content": None, "tool_calls": call}
+    part = {"type": "text", "text": "hi", "cache_control": None}
+    assert request(messages=[{"role": "user", "content": [part], "name": None}]) == request()
+
+
+TEXT = {"type": "text", "text": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "code", "said"),
+    [
+        ({"content": [TEXT | {"cache_control": {"type": "ephemeral"}}]}, "content.0.cache_control", "unknown", "cache"),
+        ({"content": [TEXT, {"type": "input_audio", "input_audio": {}}]}, "content.1.type", "unsupported", "'input_au"),
+        ({"content": [{"type": "file", "file": {}}]}, "content.0.type", "unsupported", "'text', 'refusal', 'image"),
+        ({"content": [{"text": "hi"}]}, "content.0.type", "missing", "content.0.type"),
+        ({"content": [{"type": "text"}]}, "content.0.text", "missing", "content.0.text"),
+        ({"content": [{"type": "text", "text": 5}]}, "content.0.text", "invalid", "string"),
+        ({"content": 5}, "content", "invalid", "string"),
+        ({"content": "hi", "reasoning_content": "private"}, "reasoning_content", "unknown", "reasoning_content"),
+        ({"role": "assistant", "content": "hi", "audio": {"id": "a"}}, "audio", "unknown", "audio"),
+        (
+            {"role": "assistant", "content": "hi", "function_call": {"name": "f"}},
+            "function_call",
+            "unknown",
+            "function",
+        ),
+        ({"content": "hi", "tool_calls": ["f"]}, "tool_calls.0", "invalid", "tool_calls.0"),
+    ],
+)
+def test_a_message_that_cannot_be_taken_is_named_by_its_place(message, param, code, said):
+    with pytest.raises(Refusal, match=said) as caught:
+        read(messages=[*USER, {"role": "user"} | message])
+    assert caught.value.param == f"messages.1.{param}"
+    assert caught.value.code.startswith(code)
+    assert "private" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"),
+    [([1, 2], "unsupported_value"), ([[1, 2]], "unsupported_value"), ("", "empty_prompt"), ([""], "empty_prompt")],
+)
+def test_a_prompt_that_is_no_text(prompt, code):
+    with pytest.raises(Refusal) as caught:
+        read(Completion, prompt=prompt)
+    assert (caught.value.param, caught.value.code) == ("prompt", code)
+    assert ("token ids" in caught.value.message) == (code == "unsupported_value")
 
 
 def test_what_a_request_needs():
