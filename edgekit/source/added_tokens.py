@@ -8,7 +8,7 @@ sees a stranger's file here. ``oracle.try_tokenizer`` compares the ids with thos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that have a name in every tokenizer: SPECIAL_TOKENS_ATTRIBUTES of transformers."""
+
+_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+_QWEN2 = {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+_OF_CLASSES = {"Llama": _LLAMA, "CodeLlama": _LLAMA, "GPT2": _GPT2, "Qwen2": _QWEN2}
+"""The special tokens of a class where its folder names none: defaults of transformers' constructors."""
 
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -51,6 +57,17 @@ class TokenFiles:
                 value = [*known, *(token for token in value if token not in known)]  # noqa: PLW2901
             settings[key] = value
         return settings
+
+    def with_implied(self, document: Mapping[str, Any]) -> TokenFiles:
+        """These, with the special tokens that the tokenizer's class stands for where nothing names them.
+
+        Only those that ``document``, a checked tokenizer.json, has.
+        """
+        said = self.combined()
+        name = str(said.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+        known = {entry["content"] for entry in document.get("added_tokens") or []} | _vocabulary(document).keys()
+        implied = {k: text for k, text in _OF_CLASSES.get(name, {}).items() if k not in said and text in known}
+        return replace(self, settings={**self.settings, **implied})
 
 
 def require_tokens(values: Mapping[str, Any], where: str) -> None:

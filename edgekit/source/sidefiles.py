@@ -116,6 +116,7 @@ def complete_tokenizer(
     """
     form = check_tokenizer(data, where, error=SourceError)
     document = form.document
+    files = files.with_implied(document)
     changes: dict[str, Any] = {key: None for key in ("truncation", "padding") if document.get(key) is not None}
     added = add_tokens(document, files, spec.vocab_size, where)
     if added != document.get("added_tokens", []):
@@ -150,7 +151,8 @@ def _settings_file(
     The class is the generic one: of another, transformers 5 takes the vocabulary only and builds the rest anew. Under
     it transformers 4 sets ``add_prefix_space`` in tokenizer.json, to false where nothing is said.
     """
-    settings = tokens.combined() | {"tokenizer_class": GENERIC}
+    complete = tokens.with_implied(document) if document else tokens
+    settings = complete.combined() | {"tokenizer_class": GENERIC}
     if (prefix := _prefix_space(document)) is not None and prefix != settings.get("add_prefix_space", False):
         settings["add_prefix_space"] = prefix
     if "default" in templates:

@@ -216,3 +216,26 @@ def test_an_export_has_them_too(folder: Path, local: bool) -> None:
     assert json.loads(export.file("generation_config.json") or b"")["eos_token_id"] == [2, 3]
     assert ("[A]" in (export.file("tokenizer.json") or b"").decode()) == local
     assert export.file("chat_template.jinja") == own.file("chat_template.jinja")
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [("Qwen2Tokenizer", "<|endoftext|>"), ("GPT2TokenizerFast", "<|endoftext|>"), ("LlamaTokenizer", "</s>")],
+)
+def test_an_end_that_only_the_class_stands_for(tmp_path: Path, kind: str, end: str) -> None:
+    """AutoTokenizer of such a folder has an eos_token that no file of it names."""
+    import transformers
+
+    folder = tiny_checkpoint(tmp_path / "m", vocab_size=FIRST + 4)
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|im_end|>", end))
+    settings = {"tokenizer_class": kind, "eos_token": None}
+    written = {k: v for k, v in json.loads((folder / "tokenizer_config.json").read_text()).items() if k not in settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(written | {"tokenizer_class": kind}))
+    checkpoint = open_model(str(folder))
+    assert json.loads(checkpoint.file("tokenizer_config.json") or b"")["eos_token"] == end
+    assert json.loads(path.read_text())["model"]["vocab"].get(end, 2) in checkpoint.spec.eos_token_ids
+    assert getattr(transformers, kind)().eos_token == end
+    (folder / "tokenizer_config.json").write_text(json.dumps(written | settings))
+    shipped = json.loads(open_model(str(folder)).file("tokenizer_config.json") or b"")
+    assert shipped["eos_token"] is None, "null says that there is none"
