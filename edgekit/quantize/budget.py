@@ -71,7 +71,7 @@ def fit_budget(
         raise QuantizeError(*_too_small(recipe, shapes, beside, least))
     fit = load_method(recipe.method)
     costs = measure_sensitivity(model, weights, dict.fromkeys(free, recipe.linear), fit, progress=progress)
-    options = _options(weights, grids, costs, recipe.linear, fit, progress)
+    options = weigh_grids(weights, grids, costs, recipe.linear, fit, progress)
     return pinned_policy(base, spend(options, budget - fixed))
 
 
@@ -131,7 +131,7 @@ def _grids(linear: Grid, shape: tuple[int, ...]) -> tuple[Grid, ...]:
     return grids
 
 
-def _options(
+def weigh_grids(
     weights: Weights,
     grids: Mapping[str, tuple[Grid, ...]],
     costs: Mapping[str, float],
@@ -139,7 +139,16 @@ def _options(
     fit: Fit,
     progress: Progress,
 ) -> dict[str, tuple[Option, ...]]:
-    """Divergence grows with the square of the weight error: what one grid costs tells what the others do."""
+    """Divergence grows with the square of the weight error: what one grid costs tells what the others do.
+
+    Args:
+        weights: read once for every grid.
+        grids: the choices for each weight; ``linear`` is among them.
+        costs: divergence in nats of each weight on ``linear``, as measured.
+        linear: the grid that was measured.
+        fit: the method.
+        progress: told the tensors done.
+    """
     options: dict[str, tuple[Option, ...]] = {}
     with ThreadPoolExecutor(cores()) as pool:
         for i, (name, choices) in enumerate(grids.items()):
