@@ -92,7 +92,8 @@ def unknown_commands(text: str) -> tuple[int, list[str]]:
     for line in lines:
         words, command = line.split(), get_command(app)
         while words and hasattr(command, "commands") and not words[0].startswith("-"):
-            command = command.commands.get(words.pop(0))
+            named = [command.commands.get(word) for word in words.pop(0).split("|")]
+            command = None if None in named else named[0]
         opts = {name for parameter in getattr(command, "params", ()) for name in parameter.opts} | {"--help"}
         flags = {word.partition("=")[0] for word in words if word.startswith("--")}
         if command is None or not flags <= opts:
