@@ -157,17 +157,25 @@ def _write(
 ) -> Bundle:
     """From the float graph to the finished bundle."""
     from edgekit.lower import lower
-    from edgekit.quantize import fit_budget, quantize
+    from edgekit.quantize import fit_budget, most_bytes, quantize
 
     plan, portable, wanted = order.recipe, order.portable, order.npu
+    beside = _beside_weights(checkpoint)
+    for_npu = (order.devices, wanted.activations, checkpoint, plan)
     if order.devices:
         from edgekit.npu import require_buildable
 
-        require_buildable(order.devices, wanted.activations, checkpoint.spec, plan, mlpackage=wanted.mlpackage)
-    policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
+        budget = most_bytes(model_graph, weights, plan, beside)
+        require_buildable(*for_npu, budget, mlpackage=wanted.mlpackage)
+    policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
     small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
     quantized = small.model.clone() if order.devices else None
     lowered = lower(small.model, portable)
+    if quantized is not None:
+        from edgekit.npu import require_lowerable
+
+        require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
+    # Nothing has been quantized yet: write_graph asks for each weight's codes when it comes to it.
     graph = GRAPH_NAMES[plan.precision]
     key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
