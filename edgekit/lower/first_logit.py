@@ -16,6 +16,8 @@ import onnx_ir as ir
 from edgekit.lower.patch import initializer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit.types import Target
 
 FIXES = frozenset({"logits:every-position"})
@@ -39,3 +41,10 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     )
     head.replace_input_with(0, hidden)
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """The logits, where a product makes them and the graph cannot be told where to begin."""
+    head = next((o.producer() for o in model.graph.outputs if o.name == "logits"), None)
+    if head is not None and head.op_type in PRODUCTS and "first_logit" not in {v.name for v in model.graph.inputs}:
+        yield "logits"

@@ -12,6 +12,8 @@ from edgekit.errors import LowerError
 from edgekit.lower.patch import Patch, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
 
     from edgekit.types import Target
@@ -28,3 +30,8 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
                 "a recipe for this device has symmetric = true in every grid; without --recipe one is chosen",
             )
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Products with zero points."""
+    return (str(n.name) for n in nodes_of(model, "MatMulNBits") if Patch(model, n).input(3) is not None)
