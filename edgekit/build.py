@@ -117,7 +117,10 @@ def build_bundle(
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
-            checkpoint, exported = _export(model, chosen.opset, offline, progress)
+            from edgekit.graph import export_with_optimum
+
+            export = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
+            checkpoint, exported = export.checkpoint, export.graph
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
         stamp = source_stamp(checkpoint)
@@ -216,14 +219,6 @@ def _write(
             npus=npus,
         )
     )
-
-
-def _export(model: str, opset: int, offline: bool, progress: Progress) -> tuple[Checkpoint, ir.Model]:
-    """What optimum makes of a model, as a checkpoint and the graph of it."""
-    from edgekit.graph import export_with_optimum
-
-    graph, spec, files, origin, weights = export_with_optimum(model, opset=opset, offline=offline, progress=progress)
-    return Checkpoint(spec, weights, files, origin), graph
 
 
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:

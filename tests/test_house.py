@@ -127,6 +127,34 @@ def test_nothing_is_left_unfinished(path):
     assert not re.search(r"\b(TODO|FIXME|XXX|raise NotImplementedError)\b", path.read_text(encoding="utf-8"))
 
 
+def used_names(path: Path) -> set[str]:
+    """Names that a file reads, and attributes that it looks up; imports and ``__all__`` use nothing."""
+    nodes = list(ast.walk(tree(path)))
+    names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    return names | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+
+
+def test_no_public_function_is_used_by_tests_alone():
+    """What the package itself, the benchmarks or the examples do not call is dead, whatever tests it has."""
+    elsewhere = [
+        path for folder in ("benchmarks", "examples", "docs") for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+    used = set().union(*map(used_names, [*SOURCES, *elsewhere]))
+    exported = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    dead = [
+        f"{name(path)}: {node.name}"
+        for path in SOURCES
+        if name(path) != "edgekit/testing.py"
+        for node in tree(path).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not node.decorator_list
+        and node.name not in used
+        and f'"{node.name}"' not in exported
+    ]
+    assert dead == []
+
+
 def raised(path: Path) -> list[tuple[ast.Call, ast.expr | None]]:
     """Every call in a file that makes an error of the tree, with its hint."""
     found = []

@@ -54,10 +54,6 @@ def export_with_optimum(
         offline: take a hub id from the cache only.
         progress: told the seconds that have passed.
 
-    Returns:
-        The graph; its numbers; the tokenizer and configuration files; where it is from; the weights by the names of
-        their initializers. Graph and weights keep the exported files on disk for as long as they live.
-
     Raises:
         GraphError: there is no such interpreter, optimum cannot export the model, or what it made is no decoder.
     """

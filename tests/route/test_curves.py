@@ -19,7 +19,7 @@ def test_random_is_one_half_exactly():
     curve = curves.trace(np.zeros(400), local, cloud, cost)
     assert curves.area_recovered(curve) == pytest.approx(0.5, abs=1e-12)
     assert curves.share_needed(curve, 0.8) == pytest.approx(0.8)
-    assert curves.gap_recovered_at(curve, 0.3) == pytest.approx(0.3)
+    assert np.allclose(curves.gap_recovered(curve), curve.share)
     gap = curve.cloud - curve.local
     share = (0.95 * curve.cloud - curve.local) / gap
     assert curves.cost_needed(curve) == pytest.approx(share * cost.mean())
@@ -82,7 +82,7 @@ def test_a_cloud_that_is_not_better_defines_nothing():
     for cloud in (local, np.zeros(400, bool)):
         curve = curves.trace(score, local, cloud, cost)
         assert curves.area_recovered(curve) is None
-        assert curves.gap_recovered_at(curve, 0.5) is None
+        assert curves.gap_recovered(curve) is None
         assert curves.share_needed(curve, 0.5) is None
         assert curves.cost_needed(curve) == 0
 
