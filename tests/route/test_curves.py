@@ -132,6 +132,20 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+def test_a_bootstrap_in_blocks_draws_as_often_as_in_one(monkeypatch):
+    """Memory is bounded by drawing in blocks; the last is what is left."""
+    sizes = []
+
+    def mean(rows):
+        sizes.append(rows.shape)
+        return rows.mean(axis=1)
+
+    monkeypatch.setattr(metrics, "_AT_ONCE", 35)
+    found = metrics.bootstrap(mean, 10, draws=8)
+    assert sizes == [(1, 10), (3, 10), (3, 10), (2, 10)]
+    assert found.low < found.value == 4.5 < found.high
+
+
 def test_ece_by_hand():
     probability = np.repeat([0.1, 0.9], 50)
     wrong = np.concatenate([np.arange(50) < 10, np.arange(50) < 45])
