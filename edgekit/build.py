@@ -111,7 +111,9 @@ def build_bundle(
     plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
     if exporter == "optimum":
         if devices:
-            raise ConfigError(f"graphs of optimum are not lowered for the NPU of {chosen.title}", "--exporter native")
+            raise ConfigError(
+                f"graphs of optimum are not lowered for the NPU of {chosen.title}", "use `exporter=native`"
+            )
         # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, fast_prefill=False)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
@@ -307,7 +309,7 @@ def _plan(
         plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
         if precision is not None and precision != plan.precision:
             raise ConfigError(
-                f"--precision {precision} and the recipe '{plan.name}' of precision {plan.precision} disagree",
+                f"`precision={precision}` and the recipe '{plan.name}' of precision {plan.precision} disagree",
                 "give one of them",
             )
     if plan.precision not in target.precisions:
@@ -316,7 +318,7 @@ def _plan(
             f"it takes {', '.join(target.precisions)}",
         )
     if size_mb is not None and bits is not None:
-        raise ConfigError("--size-mb and --bits are two budgets", "give one of them")
+        raise ConfigError("`size_mb` and `bits` are two budgets", "give one of them")
     if size_mb is not None:
         plan = replace(plan, size_bytes=int(size_mb * 1e6), bits_per_weight=None)
     if bits is not None:
@@ -324,7 +326,7 @@ def _plan(
     if (plan.size_bytes or plan.bits_per_weight) and plan.precision != "int4":
         raise ConfigError(
             f"a budget mixes 4 and 8 bits; precision {plan.precision} has nothing to choose",
-            "use --precision int4 with --size-mb or --bits",
+            "use `precision=int4` with `size_mb` or `bits`",
         )
     return plan
 

@@ -79,7 +79,7 @@ def check_room(target: Target, spec: ModelSpec, weight_bytes: int) -> None:
         raise ConfigError(
             f"{target.title}: weights of {weight_bytes:,} bytes and a cache for {npu.context} tokens need "
             f"{needed:,} bytes, more than three quarters of its {target.memory_bytes:,}",
-            "build fewer bits (--precision int4) or a shorter context (--context)",
+            "build fewer bits (`precision=int4`) or a shorter context (`context`)",
         )
 
 
@@ -91,7 +91,9 @@ def require_context(target: Target, spec: ModelSpec) -> None:
     """
     context = npu_of(target).context
     if context > spec.context_length:
-        raise ConfigError(f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context")
+        raise ConfigError(
+            f"a cache for {context} tokens: the model was made for {spec.context_length}", "lower `context`"
+        )
 
 
 def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
@@ -104,7 +106,7 @@ def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
         raise ConfigError(
             f"recipe '{recipe.name}': method '{recipe.method}' makes scales below zero, and {npu_of(target).name} of "
             f"{target.title} loses their sign under {route.activations} activations",
-            'set method = "positive" and symmetric = true in the recipe; without --recipe one is chosen',
+            'set method = "positive" and symmetric = true in the recipe; without `recipe` one is chosen',
         )
 
 

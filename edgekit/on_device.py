@@ -95,7 +95,7 @@ def require_ml_program(target: Target) -> None:
         BundleError: no coremltools here.
     """
     if target.npu is None or not target.npu.ml_program:
-        raise ConfigError(f"{target.title} takes no Core ML package", "build without --mlpackage")
+        raise ConfigError(f"{target.title} takes no Core ML package", "build without `mlpackage`")
     require_coremltools()
 
 
@@ -106,7 +106,7 @@ def require_whole(parts: int) -> None:
         BundleError: there are several.
     """
     if parts > 1:
-        raise BundleError("the model is in parts, and a package holds it whole", "build without --mlpackage")
+        raise BundleError("the model is in parts, and a package holds it whole", "build without `mlpackage`")
 
 
 def run_on_cpu(

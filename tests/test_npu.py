@@ -142,7 +142,7 @@ class TestTheDevice:
         error = refused(
             ConfigError, "600 tokens: the model was made for 512", target="galaxy-s24", npu=ForNpu(context=600)
         )
-        assert error.hint == "--context"
+        assert error.hint == "lower `context`"
 
     @pytest.mark.parametrize("ask", [{}, {"precision": "int8"}, {"precision": "int4", "bits": 6.0}])
     @pytest.mark.parametrize("name", ["galaxy-s24", "iphone-16"])
@@ -153,7 +153,7 @@ class TestTheDevice:
         error = before_the_work(
             ConfigError, "a cache for 48 tokens need .* of its 100,000", target=target, npu=ForNpu(context=48), **ask
         )
-        assert "--precision int4" in error.hint and "--context" in error.hint
+        assert "`precision=int4`" in error.hint and "`context`" in error.hint
 
     def test_has_not_the_memory_for_the_second_of_two(self, before_the_work: Callable[..., EdgekitError]) -> None:
         second = replace(tiny_target(), name="small", title="The small one", memory_bytes=100_000)
@@ -227,7 +227,7 @@ class TestTheDevice:
 
     def test_takes_graphs_of_our_own_exporter_only(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(ConfigError, "optimum are not lowered for the NPU", target="galaxy-s24", exporter="optimum")
-        assert error.hint == "--exporter native"
+        assert error.hint == "use `exporter=native`"
 
     def test_beside_it_is_unknown(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(

@@ -124,10 +124,10 @@ def test_what_does_not_fit_is_refused(built, bundle):
     made = bundle.manifest.calibration
     check_second(made, built[1])
     for calibration, second, words, hint in (
-        (made, None, "none is given", "--second"),
+        (made, None, "none is given", "`second`"),
         (made, built[2], "another bundle", "calibrate again"),
-        (replace(made, second_sha256=""), built[1], "score does without", "--second"),
-        (None, built[1], "there is no calibration", "--second"),
+        (replace(made, second_sha256=""), built[1], "score does without", "`second`"),
+        (None, built[1], "there is no calibration", "`second`"),
     ):
         with pytest.raises(ConfigError, match=words) as raised:
             check_second(calibration, second)

@@ -320,7 +320,7 @@ class ExportedWeights:
         except KeyError:
             raise SourceError(
                 f"the exported graph has no weight '{name}'",
-                "build without --exporter optimum, or export again with --force",
+                "build with `exporter=native`, or export again with `force`",
             ) from None
 
 

@@ -93,7 +93,7 @@ def find_optimum() -> Path:
         return Path(named)
     if require_own(_own_python()).is_file():
         return _own_python()
-    raise GraphError("--exporter optimum needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
+    raise GraphError("`exporter=optimum` needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
 
 
 def install_optimum(progress: Progress = silent) -> Path:

@@ -28,7 +28,7 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
         if size % 8:
             raise LowerError(
                 f"head_dim is {size}, and target {target.name}'s GroupQueryAttention takes multiples of 8",
-                "build with --target portable",
+                "build with `target=portable`",
             )
     return model
 

@@ -27,7 +27,7 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
         if Patch(model, node).input(3) is not None:
             raise LowerError(
                 f"{node.name}: its grid has zero points, which {target.title} does not take",
-                "a recipe for this device has symmetric = true in every grid; without --recipe one is chosen",
+                "a recipe for this device has symmetric = true in every grid; without `recipe` one is chosen",
             )
     return model
 

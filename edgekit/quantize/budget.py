@@ -215,10 +215,10 @@ def _too_small(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: in
     """The message and the hint for a budget that nothing meets."""
     if recipe.size_bytes is not None:
         smallest = f"{(least + beside + 50_000) / 1e6:.1f} MB"
-        return f"{recipe.size_bytes / 1e6:g} MB are not enough: the smallest bundle takes {smallest}", "raise --size-mb"
+        return f"{recipe.size_bytes / 1e6:g} MB are not enough: the smallest bundle takes {smallest}", "raise `size_mb`"
     small = sum(4 * prod(s) for s in shapes.values() if len(s) != 2)
     bits = 8 * (least + small) / sum(map(prod, shapes.values()))
-    return f"{recipe.bits_per_weight:g} bits a weight are not enough: the least is {bits + 0.005:.2f}", "raise --bits"
+    return f"{recipe.bits_per_weight:g} bits a weight are not enough: the least is {bits + 0.005:.2f}", "raise `bits`"
 
 
 def _nbytes(grid: Grid | None, shape: tuple[int, ...]) -> int:
