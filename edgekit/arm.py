@@ -241,7 +241,7 @@ def _open_rival(path: Path, own: Bundle, progress: Progress) -> Bundle:
     if ours != theirs:
         raise BundleError(
             f"{path} was built from another source than {own.path}: sha256 {theirs[:12]}, not {ours[:12]}",
-            "--beside takes bundles of the same checkpoint",
+            "`beside` takes bundles of the same checkpoint",
         )
     if changes := spec_changes(own.manifest.spec, bundle.manifest.spec):
         raise BundleError(
@@ -361,7 +361,7 @@ def _gates(arm: ArmQuality, limits: Limits) -> Iterator[Check]:
         if score:
             check = replace(judge(score.quality, limits), name=f"{name} on arm64")
             if missed and check.status == "fail":
-                hint = "missed on this machine too, so not for ARM's sake: score more --tokens in a longer --window"
+                hint = "missed on this machine too, so not for ARM's sake: score more `tokens` in a longer `window`"
                 check = replace(check, hint=f"{hint}, or {check.hint}")
             yield check
 

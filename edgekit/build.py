@@ -111,13 +111,18 @@ def build_bundle(
     plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
     if exporter == "optimum":
         if devices:
-            raise ConfigError(f"graphs of optimum are not lowered for the NPU of {chosen.title}", "--exporter native")
+            raise ConfigError(
+                f"graphs of optimum are not lowered for the NPU of {chosen.title}", "use `exporter=native`"
+            )
         # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, fast_prefill=False)
     with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
-            checkpoint, exported = _export(model, chosen.opset, offline, progress)
+            from edgekit.graph import export_with_optimum
+
+            export = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
+            checkpoint, exported = complete_export(export.checkpoint), export.graph
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
         stamp = source_stamp(checkpoint)
@@ -157,17 +162,25 @@ def _write(
 ) -> Bundle:
     """From the float graph to the finished bundle."""
     from edgekit.lower import lower
-    from edgekit.quantize import fit_budget, quantize
+    from edgekit.quantize import fit_budget, most_bytes, quantize
 
     plan, portable, wanted = order.recipe, order.portable, order.npu
+    beside = _beside_weights(checkpoint)
+    for_npu = (order.devices, wanted.activations, checkpoint, plan)
     if order.devices:
         from edgekit.npu import require_buildable
 
-        require_buildable(order.devices, wanted.activations, checkpoint.spec, plan, mlpackage=wanted.mlpackage)
-    policy = fit_budget(model_graph, weights, plan, _beside_weights(checkpoint), progress=progress)
+        budget = most_bytes(model_graph, weights, plan, beside)
+        require_buildable(*for_npu, budget, mlpackage=wanted.mlpackage)
+    policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
     small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
     quantized = small.model.clone() if order.devices else None
     lowered = lower(small.model, portable)
+    if quantized is not None:
+        from edgekit.npu import require_lowerable
+
+        require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
+    # Nothing has been quantized yet: write_graph asks for each weight's codes when it comes to it.
     graph = GRAPH_NAMES[plan.precision]
     key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
@@ -209,14 +222,6 @@ def _write(
     )
     remember_origin(origin, made.sha256)
     return made
-
-
-def _export(model: str, opset: int, offline: bool, progress: Progress) -> tuple[Checkpoint, ir.Model]:
-    """What optimum makes of a model, as a checkpoint and the graph of it."""
-    from edgekit.graph import export_with_optimum
-
-    graph, spec, files, origin, weights = export_with_optimum(model, opset=opset, offline=offline, progress=progress)
-    return complete_export(Checkpoint(spec, weights, files, origin)), graph
 
 
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:
@@ -305,7 +310,7 @@ def _plan(
         plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
         if precision is not None and precision != plan.precision:
             raise ConfigError(
-                f"--precision {precision} and the recipe '{plan.name}' of precision {plan.precision} disagree",
+                f"`precision={precision}` and the recipe '{plan.name}' of precision {plan.precision} disagree",
                 "give one of them",
             )
     if plan.precision not in target.precisions:
@@ -314,7 +319,7 @@ def _plan(
             f"it takes {', '.join(target.precisions)}",
         )
     if size_mb is not None and bits is not None:
-        raise ConfigError("--size-mb and --bits are two budgets", "give one of them")
+        raise ConfigError("`size_mb` and `bits` are two budgets", "give one of them")
     if size_mb is not None:
         plan = replace(plan, size_bytes=int(size_mb * 1e6), bits_per_weight=None)
     if bits is not None:
@@ -322,7 +327,7 @@ def _plan(
     if (plan.size_bytes or plan.bits_per_weight) and plan.precision != "int4":
         raise ConfigError(
             f"a budget mixes 4 and 8 bits; precision {plan.precision} has nothing to choose",
-            "use --precision int4 with --size-mb or --bits",
+            "use `precision=int4` with `size_mb` or `bits`",
         )
     return plan
 

@@ -159,13 +159,13 @@ def check_second(calibration: Calibration | None, second: Bundle | None) -> None
     if needed and second is None:
         raise ConfigError(
             "the calibration rests on the opinion of a second bundle, and none is given",
-            f"--second BUNDLE, the one whose hash begins with {needed[:16]}; or calibrate again without",
+            f"give `second`, the bundle whose hash begins with {needed[:16]}; or calibrate again without",
         )
     if second and not needed:
         raise ConfigError(
             f"{second.path}: a second opinion is of no use: "
             + ("the calibration's score does without" if calibration else "there is no calibration that weighs it"),
-            "leave --second out, or give it to `edgekit route calibrate`",
+            "leave `second` out, or give it to `edgekit route calibrate`",
         )
     if second and second.sha256 != needed:
         raise ConfigError(
@@ -213,7 +213,7 @@ def parse_guarantee(text: str) -> tuple[float, float]:
         alpha = confidence = 0.0
     if not (0 < alpha < 1 and 0 < confidence < 1):
         raise ConfigError(
-            f"--guarantee is '{text}'", "0.05@0.95: at most 5 % of the answers served are wrong, with confidence 95 %"
+            f"`guarantee` is '{text}'", "0.05@0.95: at most 5 % of the answers served are wrong, with confidence 95 %"
         )
     return alpha, round(1 - confidence, 12)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
-Activations = Literal["float16", "uint16"]
+Activations = Literal["float32", "float16", "uint16"]
 """What an NPU computes in: half precision, or 16-bit integers with a scale and zero point for every tensor."""
 
 Certainty = Literal["measured", "stated", "derived", "reported", "chosen"]

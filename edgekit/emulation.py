@@ -101,7 +101,7 @@ def require_gate(target: Target, gate: Gate | None, emulations: Sequence[Emulati
     if short:
         raise GateFailed(
             f"{target.name}: on the emulator, {'; '.join(short)}",
-            "build with more bits (--precision int8), or without the check: --no-emulate",
+            "build with more bits (`precision=int8`), or without the check: `emulate=False`",
         )
 
 

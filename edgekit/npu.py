@@ -18,7 +18,7 @@ from edgekit.compiled import ROLES, CompiledGraph, NpuBuild, Placed, Placement, 
 from edgekit.emulation import STEPS, TOKENS, emulate_build, make_probe, npu_of, plugin_of, require_gate
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.lower import cache_graph, fixes, lower_static, share_bytes
-from edgekit.on_device import leave_graphs, require_ml_program
+from edgekit.on_device import leave_graphs, require_ml_program, require_whole
 from edgekit.quantize import observed, quantize_activations
 from edgekit.record import to_json
 from edgekit.run import physical_cores
@@ -67,19 +67,19 @@ def choose_route(target: Target, precision: Precision, activations: Activations 
     return chosen
 
 
-def check_room(target: Target, kv_bytes_per_slot: int, weight_bytes: int) -> None:
-    """Raise unless weights and cache leave the device a quarter of its memory.
+def check_room(target: Target, spec: ModelSpec, weight_bytes: int) -> None:
+    """Raise unless weights and a float16 cache leave the device a quarter of its memory.
 
     Raises:
         ConfigError: they do not.
     """
     npu = npu_of(target)
-    needed = weight_bytes + kv_bytes_per_slot * npu.context
+    needed = weight_bytes + 2 * spec.layers * spec.kv_heads * spec.head_dim * 2 * npu.context
     if target.memory_bytes is not None and needed > 0.75 * target.memory_bytes:
         raise ConfigError(
             f"{target.title}: weights of {weight_bytes:,} bytes and a cache for {npu.context} tokens need "
             f"{needed:,} bytes, more than three quarters of its {target.memory_bytes:,}",
-            "build fewer bits (--precision int4) or a shorter context (--context)",
+            "build fewer bits (`precision=int4`) or a shorter context (`context`)",
         )
 
 
@@ -91,7 +91,9 @@ def require_context(target: Target, spec: ModelSpec) -> None:
     """
     context = npu_of(target).context
     if context > spec.context_length:
-        raise ConfigError(f"a cache for {context} tokens: the model was made for {spec.context_length}", "--context")
+        raise ConfigError(
+            f"a cache for {context} tokens: the model was made for {spec.context_length}", "lower `context`"
+        )
 
 
 def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
@@ -104,7 +106,7 @@ def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
         raise ConfigError(
             f"recipe '{recipe.name}': method '{recipe.method}' makes scales below zero, and {npu_of(target).name} of "
             f"{target.title} loses their sign under {route.activations} activations",
-            'set method = "positive" and symmetric = true in the recipe; without --recipe one is chosen',
+            'set method = "positive" and symmetric = true in the recipe; without `recipe` one is chosen',
         )
 
 
@@ -127,22 +129,72 @@ class Sources:
 
 
 def require_buildable(
-    targets: Sequence[Target], activations: Activations | None, spec: ModelSpec, recipe: Recipe, *, mlpackage: bool
+    targets: Sequence[Target],
+    activations: Activations | None,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    budget: int | None,
+    *,
+    mlpackage: bool,
 ) -> None:
-    """Raise before the long work where it cannot end well: no compiler here, a recipe or a cache that does not fit.
+    """Raise before any weight is read where the work cannot end well.
+
+    Args:
+        targets: devices with an NPU.
+        activations: as ``choose_route``'s.
+        checkpoint: the model.
+        recipe: how its weights become small.
+        budget: bytes of weights that the recipe's budget allows; None without one.
+        mlpackage: a Core ML package is asked for.
 
     Raises:
-        ConfigError: a device has no such route, its cache would hold more than the model was made for, or the route
-            cannot take the recipe's method; no Core ML package for it.
+        ConfigError: a device has no such route, its cache would hold more than the model was made for, the budget is
+            more than its memory, or the route cannot take the recipe's method; no Core ML package for it.
         RunError: no compiler here.
+        SourceError: the model has no tokenizer to make the calibration's tokens with.
     """
     for target in targets:
-        require_context(target, spec)
+        require_context(target, checkpoint.spec)
+        check_room(target, checkpoint.spec, budget or 0)
         check_signs(target, choose_route(target, recipe.precision, activations), recipe)
         if plugin := npu_of(target).plugin:
             require_compiler(plugin)
         if mlpackage:
             require_ml_program(target)
+    source_tokenizer(checkpoint)
+
+
+def require_lowerable(
+    targets: Sequence[Target],
+    activations: Activations | None,
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    quantized: ir.Model,
+    *,
+    mlpackage: bool,
+) -> None:
+    """Raise where the quantized model is too large for a device or cannot be lowered for it. Evaluates no weight.
+
+    Args:
+        targets: devices with an NPU.
+        activations: as ``choose_route``'s.
+        checkpoint: the model.
+        recipe: how its weights were put on grids.
+        quantized: its graph, not lowered; it is not changed.
+        mlpackage: a Core ML package is asked for.
+
+    Raises:
+        BundleError: the graph would be in parts, which a Core ML package cannot hold.
+        ConfigError: a device has not the memory.
+        LowerError: a lack that nothing cures, or a layer larger than the NPU takes.
+    """
+    weight_bytes = sum(v.const_value.nbytes for v in quantized.graph.initializers.values() if v.const_value)
+    for target in targets:
+        check_room(target, checkpoint.spec, weight_bytes)
+        route = choose_route(target, recipe.precision, activations)
+        parts = len(lower_static(quantized, target, npu_of(target), route).prefill)
+        if mlpackage:
+            require_whole(parts)
 
 
 def compile_for(
@@ -167,14 +219,11 @@ def compile_for(
         progress: told each step.
 
     Raises:
-        ConfigError: a device has no such route, or not the memory.
+        ConfigError: a device has no such route.
         RunError: no compiler here, or it failed.
         GateFailed: see ``NpuLine.build``.
     """
-    spec, precision = sources.checkpoint.spec, sources.recipe.precision
-    weight_bytes = sum(v.const_value.nbytes for v in sources.written.graph.initializers.values() if v.const_value)
-    for target in targets:
-        check_room(target, 2 * spec.layers * spec.kv_heads * spec.head_dim * 2, weight_bytes)
+    precision = sources.recipe.precision
     slots = min(npu_of(t).context for t in targets)
     count = min(TOKENS + STEPS, slots)
     probe = make_probe(sources.checkpoint, count, progress=progress) if emulate else None

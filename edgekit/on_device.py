@@ -95,8 +95,18 @@ def require_ml_program(target: Target) -> None:
         BundleError: no coremltools here.
     """
     if target.npu is None or not target.npu.ml_program:
-        raise ConfigError(f"{target.title} takes no Core ML package", "build without --mlpackage")
+        raise ConfigError(f"{target.title} takes no Core ML package", "build without `mlpackage`")
     require_coremltools()
+
+
+def require_whole(parts: int) -> None:
+    """Raise where a model's graph is in parts: a Core ML package holds it whole.
+
+    Raises:
+        BundleError: there are several.
+    """
+    if parts > 1:
+        raise BundleError("the model is in parts, and a package holds it whole", "build without `mlpackage`")
 
 
 def run_on_cpu(
@@ -135,8 +145,6 @@ def _write(
 
 def _write_package(bundle: Draft, folder: str, static: Sequence[StaticGraph], progress: Progress) -> str:
     """The graphs as functions of one package, each under its role's name; the package's path."""
-    if len(static) > len(ROLES):
-        raise BundleError("the model is in parts, and a package holds it whole", "build without --mlpackage")
     package = f"{folder}/model.mlpackage"
     progress("writing model.mlpackage", 0, 1, "packages")
     for path in make_mlpackage([(g.role, bundle.folder / g.path) for g in static], bundle.folder / package):

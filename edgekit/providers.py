@@ -61,13 +61,15 @@ class Provider:
     """An execution provider of ONNX Runtime, as this installation knows it.
 
     ``options`` may be set in a session, ``runtime`` besides by onnxruntime-genai on the device. ``plugin`` is the
-    package that it comes in, None where it is part of an ONNX Runtime.
+    package that it comes in, None where it is part of an ONNX Runtime. ``half_precision`` is the option that, set to
+    "1", makes it compute a graph of float32 in half precision; "" where there is none.
     """
 
     name: str
     options: tuple[Option, ...]
     runtime: tuple[Option, ...]
     plugin: Plugin | None
+    half_precision: str = ""
 
 
 def targets_folder() -> Traversable:
@@ -90,9 +92,10 @@ def find_provider(name: str) -> Provider | None:
     folder = targets_folder() / "providers"
     if name not in file_names(folder):
         return None
-    table = Table.open(name, folder, "provider", ("name", "options", "runtime", "plugin"))
+    table = Table.open(name, folder, "provider", ("name", "half_precision", "options", "runtime", "plugin"))
     plugin = _plugin(table.table("plugin", _PLUGIN_KEYS)) if table.has("plugin") else None
-    return Provider(name, _options(table, "options"), _options(table, "runtime"), plugin)
+    options, runtime = _options(table, "options"), _options(table, "runtime")
+    return Provider(name, options, runtime, plugin, table.get("half_precision", str, ""))
 
 
 def wrong_option(provider: str, options: Pairs, *, on_device: bool = False) -> str:

@@ -131,7 +131,7 @@ def tune_bundle(
     if prompt < 2 * FEWS[-1]:
         raise MeasureError(
             f"nothing to tune on: {TOKENS} tokens after a prompt of {2 * FEWS[-1]} or more, in a context of {context}",
-            "leave --tune out: the default settings are used",
+            "leave `tune` out: the default settings are used",
         )
     bench = _Bench(
         bundle,

@@ -240,8 +240,7 @@ def _open(name: str, exporter: Exporter, *, offline: bool, progress: Progress) -
         return open_model(name, offline=offline, progress=progress)
     from edgekit.graph import export_with_optimum
 
-    _, spec, files, provenance, weights = export_with_optimum(name, offline=offline, progress=progress)
-    return complete_export(Checkpoint(spec, weights, files, provenance))
+    return complete_export(export_with_optimum(name, offline=offline, progress=progress).checkpoint)
 
 
 def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:

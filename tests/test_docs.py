@@ -77,28 +77,49 @@ def test_every_option_is_explained():
             assert parameter.help[0] in "0C" or parameter.help[0].isupper() or ":" in parameter.help, parameter.help
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_between_documents_lead_somewhere(document):
-    text = document.read_text(encoding="utf-8")
+def broken_links(text: str, folder: Path) -> tuple[int, list[str]]:
+    """How many links lead to a file, and those of which there is none."""
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
-    for target in targets:
-        if not target.startswith(("http://", "https://")):
-            assert (document.parent / target).exists(), target
+    local = [target for target in targets if not target.startswith(("http://", "https://"))]
+    return len(local), [target for target in local if not (folder / target).exists()]
+
+
+def unknown_commands(text: str) -> tuple[int, list[str]]:
+    """How many commands stand on a line of their own or between backticks, and those that do not exist."""
+    wrong = []
+    lines = re.findall(r"^\s*(?:\$ )?edgekit ([a-z][^\n]*)$", text, flags=re.MULTILINE)
+    lines += re.findall(r"`edgekit ([a-z][^`]*)`", text)
+    for line in lines:
+        words, command = line.split(), get_command(app)
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            named = [command.commands.get(word) for word in words.pop(0).split("|")]
+            command = None if None in named else named[0]
+        opts = {name for parameter in getattr(command, "params", ()) for name in parameter.opts} | {"--help"}
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if command is None or not flags <= opts:
+            wrong.append(line)
+    return len(lines), wrong
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_in_documents_exist(document):
-    known = dict(commands())
-    for line in re.findall(
-        r"^\s*(?:\$ )?edgekit ([a-z][^\n]*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE
-    ):
-        words = line.split()
-        assert (words[0],) in known, line
-        command = known.get(tuple(words[:2]), known[(words[0],)])
-        opts = {name for parameter in command.params for name in parameter.opts} | {"--help"}
-        for word in words[1:]:
-            if word.startswith("--"):
-                assert word.partition("=")[0] in opts, line
+def test_links_and_commands_of_a_document_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    assert broken_links(text, document.parent)[1] == []
+    assert unknown_commands(text)[1] == []
+
+
+def test_a_wrong_link_and_a_wrong_command_are_noticed():
+    """A document may have neither links nor commands, so what finds them is tested on some that are wrong."""
+    wrong = '[a](nowhere.md) [b](README.md#c) <img src="gone.svg"> [d](https://host/x)'
+    assert broken_links(wrong, ROOT) == (3, ["nowhere.md", "gone.svg"])
+    text = "$ edgekit bild m\n    edgekit build m --presicion int4\nedgekit build m --out=x\n`edgekit targets lst`"
+    assert unknown_commands(text) == (4, ["bild m", "build m --presicion int4", "targets lst"])
+
+
+def test_links_and_commands_are_found_in_the_documents_that_have_them():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert broken_links(text, ROOT)[0] > 5
+    assert unknown_commands(text)[0] > 5
 
 
 def test_version_is_the_same_everywhere():

@@ -98,6 +98,18 @@ def test_workspace_grows_with_the_context_by_the_scores_and_holds_one_row_of_log
     assert workspace_bytes(replace(spec, vocab_size=spec.vocab_size + 1), 512) - large == 4
 
 
+def test_the_workspace_of_smollm2_is_the_sum_of_its_terms_by_hand(folder):
+    """The constants themselves, which differences between contexts do not show."""
+    spec = open_outline(str(folder)).spec
+    spec = replace(spec, vocab_size=49152, hidden_size=576, intermediate_size=1536, heads=9, kv_heads=3, head_dim=64)
+    spec = replace(spec, context_length=8192, rope=replace(spec.rope, dim=64))
+    logits, rope = 4 * 49152, 4 * 64 * 8192
+    widths = 4 * 576 + 3 * 1536 + (9 + 2 * 3) * 64
+    for context, tokens in ((1, 1), (100, 100), (CHUNK, CHUNK), (1000, CHUNK)):
+        arena, scores = 2 * 4 * tokens * widths, 3 * 4 * tokens * 9 * context
+        assert workspace_bytes(spec, context) == logits + arena + scores + rope
+
+
 def test_a_dialect_without_a_quantized_product_expands_the_head(folder):
     fused, standard = (predict_footprint(planned(folder, "int8", t), 64, shared_kv=True) for t in ("cpu", "portable"))
     assert standard.memory.workspace - fused.memory.workspace == 4 * 64 * open_outline(str(folder)).spec.vocab_size

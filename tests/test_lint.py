@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ precisions = ["int8"]
 lacks = ["op:SkipSimplifiedLayerNormalization"]
 quirks = ["shapes:dynamic"]
 recipes = { int8 = "npu-int8" }
+options = { enable_htp_fp16_precision = "1" }
 masked = 1000
 
 [route.gate.int8]
@@ -190,6 +192,8 @@ def test_what_is_wrong_in_a_device(phone: Path, old: str, new: str, problem: str
             "no number",
             "",
         ),
+        ('fp16_precision = "1"', 'fp16_precision = "0"', "its graphs are computed in float32", "float32"),
+        ("masked = 1000", "masked = 70_000", "'masked' is 70000, and float16 ends at 65504", "smaller"),
     ],
 )
 def test_what_is_wrong_in_a_family(phone: Path, old: str, new: str, problem: str, hint: str) -> None:
@@ -198,6 +202,48 @@ def test_what_is_wrong_in_a_family(phone: Path, old: str, new: str, problem: str
     assert found.file == "families/mill.toml"
     assert problem in found.problem
     assert hint in found.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({'"float16': '"float32'}, "option 'enable_htp_fp16_precision' makes them float16"),
+        ({'"float16': '"uint16', "fp16_precision": "fp16_precision"}, "option 'enable_htp_fp16_precision' makes"),
+        (
+            {'"float16': '"float32', '"1"': '"0"', '["shapes:dynamic"]': '["floats:float32"]'},
+            "its quirk 'floats:float32'",
+        ),
+        ({'"float16': '"float32', '"1"': '"0"'}, ""),
+        ({'"1"': '"0"', '["shapes:dynamic"]': '["floats:float32"]'}, ""),
+    ],
+)
+def test_a_route_says_what_its_graphs_compute_in(phone: Path, changes: dict[str, str], problem: str) -> None:
+    """Half precision comes from the graph itself, or from the provider's own option."""
+    for old, new in changes.items():
+        change(phone.parent / "families" / "mill.toml", old, new)
+    found = [p.problem for p in lint(phone).problems]
+    assert [problem in p for p in found] == [True] if problem else found == []
+
+
+def test_a_number_agrees_with_the_arithmetic_of_its_source(phone: Path) -> None:
+    change(phone, "6250e6 * 8", "6250e6 * 2 * 8; a peak")
+    (found,) = lint(phone).problems
+    assert found.problem == "'bandwidth_bytes_per_s' is 5e+10, and the arithmetic of its source gives 1e+11"
+    change(phone, "6250e6 * 2 * 8", "6240.5e6 * 8")
+    assert lint(phone).problems == ()
+
+
+def test_the_table_of_the_design_says_what_the_families_do() -> None:
+    """Devices that compile by themselves: activations, where weights lie, and the cache."""
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+)[^|]*\|[^|]*\| (\w+)", design, re.MULTILINE)
+    told = {name: row for name, *row in rows if (ROOT / f"targets/families/{name}.toml").is_file()}
+    assert told.keys() == {"coreml", "nnapi", "openvino-npu"}
+    npus = {npu.family: npu for name in list_targets() if (npu := load_target(name).npu) and npu.plugin is None}
+    for name, (activations, cache) in told.items():
+        (route,) = npus[name].routes
+        assert activations == route.activations
+        assert cache == ("float16" if route.quirks & {"cache:float32", "floats:float32"} else "float32")
 
 
 def test_a_fallback_has_no_part_without_an_npu(tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import edgekit.npu
 from edgekit.build import ForNpu, build_bundle
 from edgekit.compiled import Placed, Placement
 from edgekit.config import load_recipe, load_target
 from edgekit.device import Plugin, Target
-from edgekit.errors import ConfigError, EdgekitError, GateFailed, RunError
-from edgekit.npu import choose_route, require_placed
+from edgekit.errors import BundleError, ConfigError, EdgekitError, GateFailed, LowerError, RunError
+from edgekit.npu import check_room, choose_route, require_placed
 from edgekit.run.npu import compile_graphs, plugin_versions, require_compiler
+from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from tests.npus import PROVIDER, compile_nothing, tiny_target
 
@@ -51,6 +53,24 @@ def refused(checkpoint: str, tmp_path: Path) -> Callable[..., EdgekitError]:
             build_bundle(checkpoint, out=tmp_path / "out", **arguments)
         assert list(tmp_path.iterdir()) == []
         return caught.value
+
+    return build
+
+
+@pytest.fixture
+def before_the_work(
+    refused: Callable[..., EdgekitError], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., EdgekitError]:
+    """Build, and say what it was refused with before any weight was quantized and any graph written."""
+
+    def build(kind: type[EdgekitError], match: str, *more: str, **arguments: Any) -> EdgekitError:
+        def work(*_: Any, **__: Any) -> None:
+            pytest.fail("the long work has begun")
+
+        compile_nothing(monkeypatch)
+        for name in ("edgekit.quantize.model.quantize_weight", "edgekit.bundle.write.Draft.write_graph", *more):
+            monkeypatch.setattr(name, work)
+        return refused(kind, match, **arguments)
 
     return build
 
@@ -122,22 +142,54 @@ class TestTheDevice:
         error = refused(
             ConfigError, "600 tokens: the model was made for 512", target="galaxy-s24", npu=ForNpu(context=600)
         )
-        assert error.hint == "--context"
+        assert error.hint == "lower `context`"
 
-    def test_has_not_the_memory(self, refused: Callable[..., EdgekitError]) -> None:
-        target = replace(tiny_target(), memory_bytes=100_000)
-        error = refused(
-            ConfigError, "a cache for 48 tokens need .* more than three quarters of its 100,000", target=target
+    @pytest.mark.parametrize("ask", [{}, {"precision": "int8"}, {"precision": "int4", "bits": 6.0}])
+    @pytest.mark.parametrize("name", ["galaxy-s24", "iphone-16"])
+    def test_has_not_the_memory(
+        self, name: str, ask: dict[str, Any], before_the_work: Callable[..., EdgekitError]
+    ) -> None:
+        target = replace(load_target(name), memory_bytes=100_000)
+        error = before_the_work(
+            ConfigError, "a cache for 48 tokens need .* of its 100,000", target=target, npu=ForNpu(context=48), **ask
         )
-        assert "--precision int4" in error.hint and "--context" in error.hint
+        assert "`precision=int4`" in error.hint and "`context`" in error.hint
 
-    def test_has_room_up_to_three_quarters(self) -> None:
-        from edgekit.npu import check_room
+    def test_has_not_the_memory_for_the_second_of_two(self, before_the_work: Callable[..., EdgekitError]) -> None:
+        second = replace(tiny_target(), name="small", title="The small one", memory_bytes=100_000)
+        before_the_work(ConfigError, "^The small one: ", target=tiny_target(), npu=ForNpu(also=(second,)))
 
-        target = replace(tiny_target(), memory_bytes=1000)
-        check_room(target, 10, 750 - 480)
+    def test_has_not_the_memory_for_what_a_budget_allows(self, before_the_work: Callable[..., EdgekitError]) -> None:
+        """The budget alone says so: what each weight costs in quality need not be measured for it."""
+        everything = "edgekit.quantize.budget.measure_sensitivity"
+        target = replace(tiny_target(), memory_bytes=130_000)
+        before_the_work(ConfigError, "more than three quarters", everything, target=target, precision="int4", bits=8.5)
+
+    def test_takes_no_layer_as_large(self, before_the_work: Callable[..., EdgekitError]) -> None:
+        error = before_the_work(LowerError, "layer 0 has .* more than the 1,000", target=tiny_target(1000))
+        assert error.hint == "build it with fewer bits a weight"
+
+    def test_takes_no_zero_points(self, before_the_work: Callable[..., EdgekitError]) -> None:
+        before_the_work(LowerError, "its grid has zero points", target=tiny_target(), recipe=load_recipe("int4"))
+
+    def test_takes_a_package_only_whole(
+        self, before_the_work: Callable[..., EdgekitError], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(edgekit.npu, "require_ml_program", lambda _: None)
+        target = load_target("iphone-16")
+        assert target.npu is not None
+        target = replace(target, npu=replace(target.npu, largest_graph_bytes=150_000))
+        ask = ForNpu(context=48, mlpackage=True)
+        before_the_work(BundleError, "the model is in parts", target=target, precision="fp16", npu=ask)
+
+    def test_has_room_up_to_three_quarters(self, checkpoint: str) -> None:
+        spec = open_model(checkpoint).spec
+        cache = 2 * spec.layers * spec.kv_heads * spec.head_dim * 2 * 48
+        target = replace(tiny_target(), memory_bytes=100_000)
+        check_room(target, spec, 75_000 - cache)
         with pytest.raises(ConfigError):
-            check_room(target, 10, 751 - 480)
+            check_room(target, spec, 75_001 - cache)
+        check_room(replace(target, memory_bytes=None), spec, 10**15)
 
     def test_has_no_half_precision(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(ConfigError, "'qcs6490' does not take fp16", target="qcs6490", precision="fp16")
@@ -175,7 +227,7 @@ class TestTheDevice:
 
     def test_takes_graphs_of_our_own_exporter_only(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(ConfigError, "optimum are not lowered for the NPU", target="galaxy-s24", exporter="optimum")
-        assert error.hint == "--exporter native"
+        assert error.hint == "use `exporter=native`"
 
     def test_beside_it_is_unknown(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(

@@ -31,7 +31,7 @@ def refusal(folder: Path, text: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         read(folder, text)
     assert str(folder / "policy.toml") in caught.value.message
-    assert caught.value.hint or "must be" in caught.value.message
+    assert caught.value.hint
     return caught.value
 
 
@@ -195,7 +195,6 @@ def test_tiers_stand_from_the_cheapest_on(tmp_path: Path) -> None:
     dear = PRICED.replace('"cloud"', '"dear"').replace("2.5", "9")
     unpriced = TIER.replace('"cloud"', '"own"')
     message = refusal(tmp_path, dear + unpriced.replace("own", "o") + PRICED).message
-    assert "'dear'" not in message or "costs more" in message
     assert "tier 'dear' comes before 'cloud' and costs more: 0.01 against 0.0035" in message
     assert len(read(tmp_path, PRICED + unpriced + dear).tiers) == 3
 

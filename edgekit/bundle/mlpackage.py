@@ -27,7 +27,7 @@ def require_coremltools() -> tuple[str, str]:
     try:
         found = version("coremltools")
     except PackageNotFoundError as error:
-        raise BundleError("coremltools is not installed: it writes --mlpackage", fix) from error
+        raise BundleError("coremltools is not installed: it writes Core ML packages", fix) from error
     if int(found.split(".")[0]) != NEEDED:
         raise BundleError(f"coremltools {found} is installed and {NEEDED}.* is needed", fix)
     return "coremltools", found
@@ -60,6 +60,6 @@ def make_mlpackage(graphs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path,
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise BundleError(
             f"coremltools could not write {out.name}: {lines[-1] if lines else f'status {done.returncode}'}",
-            "build without --mlpackage",
+            "build without `mlpackage`",
         )
     return tuple(sorted(path for path in out.rglob("*") if path.is_file()))

@@ -200,7 +200,7 @@ _ELEMENTS: dict[str, Callable[..., Any]] = {
     "Pow": Builder.pow,
 }
 _UNARY: dict[str, Callable[..., Any]] = {"Sqrt": Builder.sqrt, "Sigmoid": Builder.sigmoid}
-_WITHOUT = "build without --mlpackage"
+_WITHOUT = "build without `mlpackage`"
 
 
 def _integer(node: ir.Node, name: str, default: int | None = None) -> int:

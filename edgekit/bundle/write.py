@@ -263,7 +263,7 @@ def _require_free(out: Path, force: bool) -> None:
     if not (out / MANIFEST).is_file():
         raise BundleError(f"{out}: the folder exists and is not a bundle", "choose another folder, or empty this one")
     if not force:
-        raise BundleError(f"{out}: there is a bundle already", "--force replaces it")
+        raise BundleError(f"{out}: there is a bundle already", "`force` replaces it")
     hint = "move it elsewhere, or choose another folder"
     try:
         foreign = sorted(_present(out) - listed_files(out))

@@ -59,12 +59,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _explain(arguments: Sequence[str], error: BaseException) -> int:
+    from edgekit.cli.flags import name_flags
+
     match error:
         case GateFailed():
-            complain(error.message, error.hint)
+            complain(name_flags(error.message, arguments), name_flags(error.hint, arguments))
             code = GATE
         case EdgekitError():
-            code = _refuse(arguments, error.message, error.hint)
+            code = _refuse(arguments, name_flags(error.message, arguments), name_flags(error.hint, arguments))
         case OSError(errno=errno.EPIPE) | SystemExit():
             # Typer and rich exit, and only then, when the reader of stdout has gone.
             code = _leave_pipe()

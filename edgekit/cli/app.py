@@ -324,7 +324,9 @@ def _gate(verification: Verification) -> None:
     damaged = [check for check in failed if check.name in ("manifest", "files", "signature")]
     if damaged:
         # Not a gate: the input is broken or not whose it should be, whatever is asked of it.
-        console.complain(damaged[0].detail, damaged[0].hint)
+        from edgekit.cli.flags import name_flags
+
+        console.complain(damaged[0].detail, name_flags(damaged[0].hint, ("verify",)))
         raise typer.Exit(1)
     names = ", ".join(check.name for check in failed)
     raise GateFailed(f"{verification.bundle}: failed: {names}", failed[0].hint)

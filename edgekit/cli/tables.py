@@ -12,6 +12,7 @@ from rich.text import Text
 
 from edgekit import words
 from edgekit.cli.calibration_tables import calibration_rows
+from edgekit.cli.flags import name_flags
 from edgekit.cli.layout import columns, facts
 from edgekit.cli.npu_tables import npu_tables, npu_words
 from edgekit.config import PRECISIONS
@@ -296,7 +297,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     for check in checks:
         found = Text(check.detail)
         if check.hint and check.status != "pass":
-            found.append(f"\nhint: {check.hint}", style="cyan")
+            found.append(f"\nhint: {name_flags(check.hint, ('verify',))}", style="cyan")
         table.add_row(Text(check.status, style=_STYLES[check.status]), check.name, found)
     return table
 

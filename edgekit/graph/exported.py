@@ -15,14 +15,25 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from edgekit.errors import GraphError, SourceError
-from edgekit.types import ModelSpec, Provenance, Rope, SideFile, Weights
+from edgekit.types import Checkpoint, ModelSpec, Provenance, Rope, SideFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-Export = tuple[ir.Model, ModelSpec, tuple[SideFile, ...], Provenance, Weights]
+
+@dataclass(frozen=True)
+class Export:
+    """A decoder that optimum exported: its graph, and the checkpoint that it makes of the model.
+
+    The checkpoint's weights go by the names of the graph's initializers. Both keep the exported files on disk for as
+    long as they live.
+    """
+
+    graph: ir.Model
+    checkpoint: Checkpoint
+
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 INPUTS = ("input_ids", "attention_mask", "position_ids")
@@ -66,7 +77,7 @@ def read_export(folder: Path, source: Path, model_id: str, opset: int) -> Export
     provenance = Provenance(
         id=local.name if local else model_id, kind="optimum", sha256=weights.sha256(), location=str(local or model_id)
     )
-    return model, spec, files, provenance, weights
+    return Export(model, Checkpoint(spec, weights, files, provenance))
 
 
 class _Keeper:
@@ -309,7 +320,7 @@ class ExportedWeights:
         except KeyError:
             raise SourceError(
                 f"the exported graph has no weight '{name}'",
-                "build without --exporter optimum, or export again with --force",
+                "build with `exporter=native`, or export again with `force`",
             ) from None
 
 

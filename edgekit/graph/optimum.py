@@ -54,10 +54,6 @@ def export_with_optimum(
         offline: take a hub id from the cache only.
         progress: told the seconds that have passed.
 
-    Returns:
-        The graph; its numbers; the tokenizer and configuration files; where it is from; the weights by the names of
-        their initializers. Graph and weights keep the exported files on disk for as long as they live.
-
     Raises:
         GraphError: there is no such interpreter, optimum cannot export the model, or what it made is no decoder.
     """
@@ -97,7 +93,7 @@ def find_optimum() -> Path:
         return Path(named)
     if require_own(_own_python()).is_file():
         return _own_python()
-    raise GraphError("--exporter optimum needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
+    raise GraphError("`exporter=optimum` needs optimum-onnx, which is not installed", f"run `{INSTALL}`")
 
 
 def install_optimum(progress: Progress = silent) -> Path:

@@ -1,25 +1,25 @@
-"""Find the cures that a target calls for and apply them in order.
+"""Find the cures that a target calls for, apply them in order, and check that each has cured what it says.
 
-A file in this folder that declares ``FIXES`` is a cure; adding one is adding a file.
+A file in this folder that declares ``FIXES`` is a cure; adding one is adding a file, and its place in ``ORDER``.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol, cast
 
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from edgekit.errors import LowerError, did_you_mean
+from edgekit.lower.patch import nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import onnx_ir as ir
 
     from edgekit.types import Target
 
-# A cure may leave work to a later one; those not named come last, by name.
 ORDER = (
     "heads_of_eight",
     "first_logit",
@@ -34,7 +34,18 @@ ORDER = (
     "simplified_layer_normalization",
     "matmul_nbits",
     "gather_block_quantized",
+    "flat_products",
+    "fused_matmul",
+    "half_floats",
+    "narrow_products",
+    "static_shapes",
+    "weights_inside",
 )
+"""Every cure, in the order in which they are applied: one may leave work to those behind it."""
+
+
+class CureFailed(Exception):
+    """A cure has run and what it cures is still there: a fault of edgekit's, and not of the model or the target."""
 
 
 class Cure(Protocol):
@@ -45,11 +56,18 @@ class Cure(Protocol):
     def apply(self, model: ir.Model, target: Target, /) -> ir.Model:
         """Rewrite the model, in place where that is simpler."""
 
+    def remains(self, model: ir.Model, target: Target, /) -> Iterable[str]:
+        """Names of the nodes or values that still show the symptom: none after ``apply``.
+
+        Only files that fix a quirk have it. What is left of an operator (``op:``) is for everyone to see.
+        """
+
 
 def lower(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite ``model`` so that ``target`` can run it; weights stay lazy.
 
     Raises:
+        CureFailed: a cure that was applied did not cure, or what it cured came back.
         LowerError: a lack or quirk that no file here cures, or a model that a cure cannot rewrite.
     """
     wanted = target.lacks | target.quirks
@@ -60,13 +78,28 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
             f"target {target.name}: nothing in edgekit/lower cures '{name}'",
             f"{suggestion}cured are: {', '.join(sorted(known))}",
         )
-    for cure in _cures().values():
-        if cure.FIXES & wanted:
-            model = cure.apply(model, target)
+    applied = {file: cure for file, cure in _cures().items() if cure.FIXES & wanted}
+    for file, cure in applied.items():
+        model = cure.apply(model, target)
+        _require_cured(file, cure, model, target, "has run, and")
     if wanted:
         RemoveUnusedNodesPass()(model)
         RemoveUnusedOpsetsPass()(model)
+    for file, cure in applied.items():
+        _require_cured(file, cure, model, target, "stands too early in lower/cures.ORDER:")
     return model
+
+
+def _require_cured(file: str, cure: Cure, model: ir.Model, target: Target, why: str) -> None:
+    operators = [name.removeprefix("op:") for name in cure.FIXES if name.startswith("op:")]
+    left = [str(node.name) for kind in operators for node in nodes_of(model, kind)]
+    if hasattr(cure, "remains"):
+        left += cure.remains(model, target)
+    if left:
+        raise CureFailed(
+            f"lower/{file}.py {why} {len(left)} of what it cures ({', '.join(sorted(cure.FIXES))}) are still in the "
+            f"graph for {target.name}, first '{left[0]}'"
+        )
 
 
 def fixes() -> dict[str, str]:
@@ -75,7 +108,4 @@ def fixes() -> dict[str, str]:
 
 
 def _cures() -> dict[str, Cure]:
-    files = [module.name for module in iter_modules([str(Path(__file__).parent)])]
-    files.sort(key=lambda file: (ORDER.index(file) if file in ORDER else len(ORDER), file))
-    modules = {file: import_module(f"edgekit.lower.{file}") for file in files}
-    return {file: cast("Cure", module) for file, module in modules.items() if hasattr(module, "FIXES")}
+    return {file: cast("Cure", import_module(f"edgekit.lower.{file}")) for file in ORDER}

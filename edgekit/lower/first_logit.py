@@ -18,6 +18,8 @@ from edgekit.lower.patch import initializer
 from edgekit.types import FIRST_LOGIT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit.types import Target
 
 FIXES = frozenset({"logits:every-position"})
@@ -40,3 +42,10 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     )
     head.replace_input_with(0, hidden)
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """The logits, where a product makes them and the graph cannot be told where to begin."""
+    head = next((o.producer() for o in model.graph.outputs if o.name == "logits"), None)
+    if head is not None and head.op_type in PRODUCTS and "first_logit" not in {v.name for v in model.graph.inputs}:
+        yield "logits"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from edgekit.lower.patch import Patch, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
 
     from edgekit.types import Target
@@ -35,6 +37,15 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         shape = patch.constant(f"shape.batch.{rows}", [1, -1, rows])
         patch.replace(patch.op("Reshape", [product, shape], "batch"))
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Products with a stored weight whose other factor was not reshaped."""
+    for node in nodes_of(model, "MatMul"):
+        x, weight = node.inputs
+        maker = None if x is None else x.producer()
+        if _stored(weight) is not None and (maker is None or maker.op_type != "Reshape"):
+            yield str(node.name)
 
 
 def _stored(value: ir.Value | None) -> ir.TensorProtocol | None:

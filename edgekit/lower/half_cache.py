@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit.types import Target
 
 FIXES = frozenset({"cache:float32"})
@@ -48,3 +50,9 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
             graph.append(half)
             graph.outputs[i] = half.outputs[0]
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Keys and values in float32 at the graph's border."""
+    for values, start in ((model.graph.inputs, "past_key_values."), (model.graph.outputs, "new.")):
+        yield from (str(v.name) for v in values if str(v.name).startswith(start) and v.dtype != HALF)

@@ -15,6 +15,8 @@ import onnx_ir as ir
 from edgekit.lower.patch import lazy, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from edgekit.types import Target
@@ -41,6 +43,15 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         if value in graph.outputs or str(value.name).startswith("past_key_values."):
             value.type = ir.TensorType(HALF)
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Weights and outputs in float32, the cache, and casts to it."""
+    graph = model.graph
+    yield from (str(v.name) for v in graph.initializers.values() if v.const_value and v.const_value.dtype == FLOAT)
+    yield from (str(v.name) for v in graph.outputs if v.dtype == FLOAT)
+    yield from (str(v.name) for v in graph.inputs if v.dtype == FLOAT and str(v.name).startswith("past_key_values."))
+    yield from (str(n.name) for n in nodes_of(model, "Cast") if n.attributes["to"].as_int() == FLOAT)
 
 
 def _half(tensor: ir.TensorProtocol) -> ir.LazyTensor:

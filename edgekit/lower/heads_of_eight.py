@@ -12,6 +12,8 @@ from edgekit.errors import LowerError
 from edgekit.lower.patch import fixed_size, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
 
     from edgekit.types import Target
@@ -26,6 +28,11 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
         if size % 8:
             raise LowerError(
                 f"head_dim is {size}, and target {target.name}'s GroupQueryAttention takes multiples of 8",
-                "build with --target portable",
+                "build with `target=portable`",
             )
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Attention over heads of another size."""
+    return (str(n.name) for n in nodes_of(model, "GroupQueryAttention") if fixed_size(n.inputs[3], 3) % 8)

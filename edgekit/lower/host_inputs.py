@@ -18,6 +18,8 @@ from edgekit.lower.patch import Patch, fixed_size, nodes_of
 from edgekit.types import SHARED_WITH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit.types import Target
 
 FIXES = frozenset({"inputs:token-ids"})
@@ -46,6 +48,12 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         if value.metadata_props.get(SHARED_WITH) in read:
             del value.metadata_props[SHARED_WITH]
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """The token ids, where no rows come in."""
+    inputs = {str(value.name) for value in model.graph.inputs}
+    return iter(inputs & {"input_ids"} if EMBEDS in inputs else {"input_ids"})
 
 
 def host_graph(model: ir.Model, past: int, masked: float) -> ir.Model:

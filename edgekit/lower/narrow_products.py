@@ -18,7 +18,7 @@ from edgekit.lower.patch import FOLDED, Patch, initializer, lazy, nodes_of
 from edgekit.types import JOINED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,14 +29,25 @@ FIXES = frozenset({"MatMulNBits:narrow"})
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
     """Join the products of every input that has several on one grid."""
+    for nodes in _groups(model):
+        if len(nodes) > 1:
+            _join(model, nodes)
+    return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """All but the first product of each input that could have been one."""
+    for nodes in _groups(model):
+        yield from (str(node.name) for node in nodes[1:])
+
+
+def _groups(model: ir.Model) -> list[list[ir.Node]]:
+    """Products that could be one, by what they must share for it."""
     groups: dict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
     for node in nodes_of(model, "MatMulNBits"):
         if not any(output.is_graph_output() for output in node.outputs):
             groups[_likeness(model, node)].append(node)
-    for nodes in groups.values():
-        if len(nodes) > 1:
-            _join(model, nodes)
-    return model
+    return list(groups.values())
 
 
 def _likeness(model: ir.Model, node: ir.Node) -> tuple[object, ...]:

@@ -14,6 +14,8 @@ import numpy as np
 from edgekit.lower.patch import Patch, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
 
     from edgekit.types import Target
@@ -42,3 +44,8 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         normed = patch.op("Div", [unit, patch.op("Sqrt", [shifted], "root")], "normed")
         patch.replace(patch.op("Mul", [normed, weight], "scaled"))
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Norms that square their input as it is."""
+    return (str(node.name) for node in nodes_of(model, "SimplifiedLayerNormalization"))

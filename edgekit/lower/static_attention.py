@@ -17,6 +17,8 @@ from edgekit.lower.host_inputs import COS, SIN, bias_name
 from edgekit.lower.patch import Patch, fixed_size, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit.types import Target
 
 FIXES = frozenset({"attention:fused"})
@@ -37,6 +39,14 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
             value.name = value.name.replace("present.", "new.")
             value.shape = ir.Shape(("batch_size", fixed_size(past, 1), "sequence_length", fixed_size(past, 3)))
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Fused nodes, inputs that only they read, and a cache that is returned whole."""
+    for kind in ("GroupQueryAttention", "RotaryEmbedding"):
+        yield from (str(node.name) for node in nodes_of(model, kind))
+    yield from (str(v.name) for v in model.graph.inputs if v.name in ("attention_mask", "position_ids"))
+    yield from (str(v.name) for v in model.graph.outputs if str(v.name).startswith("present."))
 
 
 def _attend(patch: Patch) -> None:

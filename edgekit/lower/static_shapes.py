@@ -13,6 +13,8 @@ import onnx_ir as ir
 from edgekit.errors import LowerError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgekit.types import Target
 
 FIXES = frozenset({"shapes:dynamic"})
@@ -36,3 +38,10 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
         if value.shape is not None:
             value.shape = ir.Shape([d if isinstance(d, int) else sizes.get(str(d.value), d) for d in value.shape])
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Inputs and outputs with a dimension that is not a number."""
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None and not all(isinstance(size, int) for size in value.shape):
+            yield str(value.name)

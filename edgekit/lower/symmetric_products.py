@@ -12,6 +12,8 @@ from edgekit.errors import LowerError
 from edgekit.lower.patch import Patch, nodes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
 
     from edgekit.types import Target
@@ -25,6 +27,11 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
         if Patch(model, node).input(3) is not None:
             raise LowerError(
                 f"{node.name}: its grid has zero points, which {target.title} does not take",
-                "a recipe for this device has symmetric = true in every grid; without --recipe one is chosen",
+                "a recipe for this device has symmetric = true in every grid; without `recipe` one is chosen",
             )
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Products with zero points."""
+    return (str(n.name) for n in nodes_of(model, "MatMulNBits") if Patch(model, n).input(3) is not None)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from edgekit.types import INSIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx_ir as ir
 
     from edgekit.types import Target
@@ -24,3 +26,8 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     for value in model.graph.initializers.values():
         value.metadata_props[INSIDE] = "1"
     return model
+
+
+def remains(model: ir.Model, _: Target) -> Iterator[str]:
+    """Weights that the writer would put elsewhere."""
+    return (str(v.name) for v in model.graph.initializers.values() if INSIDE not in v.metadata_props)

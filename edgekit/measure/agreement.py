@@ -25,7 +25,7 @@ def agree(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Agreem
         MeasureError: NaN or infinity in ``logits``.
     """
     if not np.isfinite(logits).all():
-        raise MeasureError("the logits hold NaN or infinity", "build it with --activations float16, or more bits")
+        raise MeasureError("the logits hold NaN or infinity", "build it for float16 activations, or with more bits")
     same, kld, cosine = 0, 0.0, 0.0
     for start in range(0, len(reference), _ROWS):
         p, q = (a[start : start + _ROWS].astype(np.float64) for a in (reference, logits))

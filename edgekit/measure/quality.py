@@ -145,7 +145,7 @@ def compare(runner: Predictor, reference: Reference, *, progress: Progress = sil
     if runner.vocab_size != reference.vocab_size:
         raise MeasureError(
             f"the bundle has {runner.vocab_size} logits and its source {reference.vocab_size}",
-            "it was built from another source; name the right one: --source",
+            "it was built from another source; name the right one: `source`",
         )
     windows, window = reference.tokens.shape
     kld, agree, nll = [], [], []

@@ -50,7 +50,7 @@ def embedded_text() -> Text:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise MeasureError(
-            "this Python has no pydoc_data.topics, the embedded text", "name another one: --text FILE"
+            "this Python has no pydoc_data.topics, the embedded text", "name another one: `text`"
         ) from error
     content = "\n".join(topics[name] for name in sorted(topics))
     return Text(f"CPython {platform.python_version()} pydoc_data.topics", content)
@@ -94,6 +94,6 @@ def cut_windows(text: Text, encode: Callable[[str], list[int]], window: int, tok
     if len(ids) < needed:
         raise MeasureError(
             f"{text.name}: {len(ids)} tokens, and {count} windows of {window} need {needed}",
-            f"give a longer text, or ask for fewer: --tokens {len(ids) // window * window or window}",
+            f"give a longer text, or ask for fewer: `tokens={len(ids) // window * window or window}",
         )
     return np.array(ids[:needed], np.int64).reshape(count, window)

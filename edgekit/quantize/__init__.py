@@ -1,7 +1,7 @@
 """ir.Model + Recipe -> ir.Model. One grid for all; one file per method: a method is a function ``fit``."""
 
 from edgekit.quantize.activations import observed, quantize_activations
-from edgekit.quantize.budget import fit_budget
+from edgekit.quantize.budget import fit_budget, most_bytes
 from edgekit.quantize.evaluate import reference_logits
 from edgekit.quantize.model import Quantized, methods, quantize
 from edgekit.quantize.pack import Layout, Packed, unpack
@@ -16,6 +16,7 @@ __all__ = [
     "RotatedWeights",
     "fit_budget",
     "methods",
+    "most_bytes",
     "observed",
     "quantize",
     "quantize_activations",

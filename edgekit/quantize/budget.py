@@ -21,7 +21,7 @@ from edgekit.quantize.tensor import Fit, cores, quantize_weight
 from edgekit.types import Grid, GridPolicy, Progress, Recipe, Weights, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import onnx_ir as ir
 
@@ -58,21 +58,62 @@ def fit_budget(
     base = recipe_policy(recipe, count_layers(weights.names()))
     if recipe.size_bytes is None and recipe.bits_per_weight is None:
         return base
-    if recipe.linear is None:
-        raise QuantizeError(f"recipe '{recipe.name}' has no linear grid", "a budget needs one")
+    linear, choices = _linear(recipe), _choices(model, weights, recipe, base)
+    budget = _budget(recipe, choices.shapes, beside)
+    least = choices.fixed + choices.sum(min)
+    if budget < least:
+        raise QuantizeError(*_too_small(recipe, choices.shapes, beside, least))
+    fit = load_method(recipe.method)
+    costs = measure_sensitivity(model, weights, dict.fromkeys(choices.grids, linear), fit, progress=progress)
+    options = weigh_grids(weights, choices.grids, costs, linear, fit, progress)
+    return pinned_policy(base, spend(options, budget - choices.fixed))
+
+
+def most_bytes(model: ir.Model, weights: Weights, recipe: Recipe, beside: int) -> int | None:
+    """Bytes of all weights if a recipe's budget is spent as far as it can be; None without a budget. Reads no weight.
+
+    Args:
+        model: as for ``fit_budget``, like all the others.
+        weights: their shapes are looked at.
+        recipe: with the budget.
+        beside: bytes of the bundle that are not two-dimensional weights.
+
+    Raises:
+        QuantizeError: the recipe has a budget and no grid for linear weights.
+    """
+    if recipe.size_bytes is None and recipe.bits_per_weight is None:
+        return None
+    choices = _choices(model, weights, recipe, recipe_policy(recipe, count_layers(weights.names())))
+    matrices = min(_budget(recipe, choices.shapes, beside), choices.fixed + choices.sum(max))
+    return matrices + sum(4 * prod(s) for s in choices.shapes.values() if len(s) != 2)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What a budget decides about: ``grids`` of each free weight; ``fixed`` bytes are those of the other matrices."""
+
+    shapes: dict[str, tuple[int, ...]]
+    grids: dict[str, tuple[Grid, ...]]
+    fixed: int
+
+    def sum(self, pick: Callable[[Iterable[int]], int]) -> int:
+        """Bytes of all free weights, each on its smallest (min) or largest (max) grid."""
+        return sum(pick(_nbytes(g, self.shapes[n]) for g in grids) for n, grids in self.grids.items())
+
+
+def _choices(model: ir.Model, weights: Weights, recipe: Recipe, base: GridPolicy) -> _Choices:
+    linear = _linear(recipe)
     shapes = {n: weights.shape(n) for n in weights.names() if n in model.graph.initializers}
     matrices = {n: s for n, s in shapes.items() if len(s) == 2}
-    free = tuple(n for n, s in matrices.items() if n not in TABLES and base(n, s) is not None)
-    fixed = sum(_nbytes(base(n, matrices[n]), matrices[n]) for n in matrices if n not in free)
-    grids = {n: _grids(recipe.linear, matrices[n]) for n in free}
-    least = fixed + sum(min(_nbytes(g, matrices[n]) for g in grids[n]) for n in free)
-    budget = _budget(recipe, shapes, beside)
-    if budget < least:
-        raise QuantizeError(*_too_small(recipe, shapes, beside, least))
-    fit = load_method(recipe.method)
-    costs = measure_sensitivity(model, weights, dict.fromkeys(free, recipe.linear), fit, progress=progress)
-    options = _options(weights, grids, costs, recipe.linear, fit, progress)
-    return pinned_policy(base, spend(options, budget - fixed))
+    grids = {n: _grids(linear, s) for n, s in matrices.items() if n not in TABLES and base(n, s) is not None}
+    fixed = sum(_nbytes(base(n, s), s) for n, s in matrices.items() if n not in grids)
+    return _Choices(shapes, grids, fixed)
+
+
+def _linear(recipe: Recipe) -> Grid:
+    if recipe.linear is None:
+        raise QuantizeError(f"recipe '{recipe.name}' has no linear grid", "a budget needs one")
+    return recipe.linear
 
 
 def spend(options: Mapping[str, tuple[Option, ...]], budget: int) -> dict[str, Grid]:
@@ -131,7 +172,7 @@ def _grids(linear: Grid, shape: tuple[int, ...]) -> tuple[Grid, ...]:
     return grids
 
 
-def _options(
+def weigh_grids(
     weights: Weights,
     grids: Mapping[str, tuple[Grid, ...]],
     costs: Mapping[str, float],
@@ -139,7 +180,16 @@ def _options(
     fit: Fit,
     progress: Progress,
 ) -> dict[str, tuple[Option, ...]]:
-    """Divergence grows with the square of the weight error: what one grid costs tells what the others do."""
+    """Divergence grows with the square of the weight error: what one grid costs tells what the others do.
+
+    Args:
+        weights: read once for every grid.
+        grids: the choices for each weight; ``linear`` is among them.
+        costs: divergence in nats of each weight on ``linear``, as measured.
+        linear: the grid that was measured.
+        fit: the method.
+        progress: told the tensors done.
+    """
     options: dict[str, tuple[Option, ...]] = {}
     with ThreadPoolExecutor(cores()) as pool:
         for i, (name, choices) in enumerate(grids.items()):
@@ -165,10 +215,10 @@ def _too_small(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: in
     """The message and the hint for a budget that nothing meets."""
     if recipe.size_bytes is not None:
         smallest = f"{(least + beside + 50_000) / 1e6:.1f} MB"
-        return f"{recipe.size_bytes / 1e6:g} MB are not enough: the smallest bundle takes {smallest}", "raise --size-mb"
+        return f"{recipe.size_bytes / 1e6:g} MB are not enough: the smallest bundle takes {smallest}", "raise `size_mb`"
     small = sum(4 * prod(s) for s in shapes.values() if len(s) != 2)
     bits = 8 * (least + small) / sum(map(prod, shapes.values()))
-    return f"{recipe.bits_per_weight:g} bits a weight are not enough: the least is {bits + 0.005:.2f}", "raise --bits"
+    return f"{recipe.bits_per_weight:g} bits a weight are not enough: the least is {bits + 0.005:.2f}", "raise `bits`"
 
 
 def _nbytes(grid: Grid | None, shape: tuple[int, ...]) -> int:

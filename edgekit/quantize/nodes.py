@@ -169,5 +169,5 @@ def _to_half(name: str, tensor: ir.TensorProtocol) -> np.ndarray[tuple[int, ...]
     with np.errstate(over="ignore"):
         half = tensor.numpy().astype(np.float16)
     if not np.isfinite(half).all():
-        raise QuantizeError(f"{name}: a weight is too large for float16", "build it with --precision fp32 or int8")
+        raise QuantizeError(f"{name}: a weight is too large for float16", "build it with `precision=fp32` or int8")
     return half

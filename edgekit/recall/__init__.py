@@ -2,7 +2,7 @@
 
 from edgekit.recall.documents import Document, Library, Skipped, read_documents, split
 from edgekit.recall.index import Index, Passage
-from edgekit.recall.prompt import for_the_cloud, with_passages
+from edgekit.recall.prompt import with_passages
 from edgekit.recall.quotes import PrivateText
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Passage",
     "PrivateText",
     "Skipped",
-    "for_the_cloud",
     "read_documents",
     "split",
     "with_passages",

@@ -43,16 +43,6 @@ def with_passages(request: Request, passages: Sequence[Passage]) -> Request:
     )
 
 
-def for_the_cloud(request: Request, passages: Sequence[Passage]) -> Request:
-    """The request for an endpoint: as it was asked, with the public ones of the passages.
-
-    Args:
-        request: as it was asked, before ``with_passages``. What makes that one private still does.
-        passages: of ``Index.search``; the private ones are left out, and nothing tells that there were any.
-    """
-    return with_passages(request, tuple(p for p in passages if not p.private))
-
-
 def _reason(paths: tuple[str, ...]) -> str:
     if not paths:
         return ""

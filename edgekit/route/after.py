@@ -114,7 +114,7 @@ def check_calibrated(policy: Policy, calibration: Calibration | None) -> None:
         raise ConfigError(
             f"policy '{policy.name}': answers.most_wrong is {most:g}, and the calibration guarantees at most "
             f"{words.percent(calibration.guarantee.alpha)} wrong only up to {calibration.threshold:g}",
-            "remove most_wrong, or calibrate without --guarantee",
+            "remove most_wrong, or calibrate without a guarantee",
         )
 
 

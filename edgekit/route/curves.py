@@ -71,12 +71,6 @@ def gap_recovered(curve: Curve) -> NDArray[np.float64] | None:
     return np.asarray((curve.quality - curve.local) / gap, np.float64) if gap > 1e-12 else None
 
 
-def gap_recovered_at(curve: Curve, share: float) -> float | None:
-    """PGR(c) for a share c."""
-    recovered = gap_recovered(curve)
-    return None if recovered is None else float(np.interp(share, curve.share, recovered))
-
-
 def area_recovered(curve: Curve) -> float | None:
     """APGR: 0.5 for random, 1 - half the share of answers that need the cloud at best."""
     recovered = gap_recovered(curve)

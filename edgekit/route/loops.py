@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable
 
 LONGEST = 128
 REPEATS = 4
@@ -61,11 +61,3 @@ class LoopWatch:
                 self.loop = Loop(period, length)
         self._last.appendleft(item)
         return self.loop is not None
-
-
-def find_loop(items: Iterable[Hashable]) -> Loop | None:
-    """The loop that a finished answer ends in, None where it does not. Of a text: give its words, ``text.split()``."""
-    watch = LoopWatch()
-    for item in items:
-        watch.push(item)
-    return watch.loop

@@ -112,7 +112,7 @@ def _open(
         raise RunError(
             f"target '{target.name}' needs {target.provider}, which onnxruntime {onnxruntime.__version__} does not "
             f"have; it has {', '.join(available)}",
-            hint="install the onnxruntime package that contains it, or build for --target cpu",
+            hint="install the onnxruntime package that contains it, or build for `target=cpu`",
         )
     _refuse_settings(bundle)
     options = _options(settings, bundle.manifest.accuracy_level)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.routing import Answered, look
 from edgekit import build_bundle
 from edgekit.collect import collect_local
 from edgekit.examples_file import read_examples
 from edgekit.route.grading import is_right
 from edgekit.testing import tiny_checkpoint
+from tests.route.answered import local_answers
 
 ROOT = Path(__file__).parents[2]
 DEV, TEST = 120, 60
@@ -87,8 +89,8 @@ def test_in_small(world, tmp_path):
     assert all(s["apgr"] is None for s in bad["strategies"])
     # The same answers, the same cloud: the same proof.
     assert {s["name"]: s["apgr"] for s in good["strategies"]} == {s["name"]: s["apgr"] for s in reference["strategies"]}
-    for promise in half["promises"]:
-        assert promise["refused"] or promise["failures"] <= promise["served"] <= TEST
+    # What is right does not depend on the signals here: none can be kept, and each says why.
+    assert all(p["refused"] and p["served"] is None for p in half["promises"])
     assert [p["alpha"] for p in half["promises"]] == [0.05, 0.1, 0.2, 0.3]
     assert 0 < half["decision_us"][0] <= half["decision_us"][1]
     assert "all 120 answers are wrong" in none["refused"]
@@ -101,6 +103,23 @@ def test_in_small(world, tmp_path):
         assert str(world[2]) not in text
     for word in ("AUROC of", "cost at 95 %", "refused", "decide and judge"):
         assert word in done.stdout
+
+
+def test_a_promise_that_is_kept_counts_what_the_test_split_says(world):
+    dev, test = local_answers(1500), local_answers(800, seed=1)
+    answered = Answered("made", world[1] / "half-dev.jsonl", (), dev, test)
+    found = look(answered, world[0], None, (0.2, 0.05), seed=0)
+    assert found.refused == ""
+    assert found.bound <= 0.2
+    assert 0.2 < found.test_coverage < 1
+    assert found.test_coverage == found.served / len(test)
+    assert 0 < found.failures < found.served
+    assert found.wrong.value == found.failures / found.served
+    assert found.wrong.low < 0.2
+    assert sum(not a.right for a in test) / len(test) > 0.3, "what is not served is wrong more often"
+    impossible = look(answered, world[0], None, (0.001, 0.05), seed=0)
+    assert impossible.refused
+    assert impossible.served is None
 
 
 def test_a_second_opinion_is_one_more_signal(world, tmp_path):

@@ -15,7 +15,6 @@ from edgekit.graph.exported import read_export
 from edgekit.graph.optimum import export_with_optimum, find_optimum, install_optimum
 from edgekit.run.runtime import onnxruntime
 from edgekit.testing import tiny_checkpoint, tiny_tokenizer
-from edgekit.types import Checkpoint
 
 LAYERS, HEADS, SIZE, VOCAB = 2, 4, 16, 384
 
@@ -37,11 +36,6 @@ def gpt2(path):
     return model
 
 
-def as_checkpoint(parts):
-    spec, files, provenance, weights = parts
-    return Checkpoint(spec, weights, files, provenance)
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     try:
@@ -51,13 +45,13 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt2")
     reference = gpt2(folder)
     ticks = []
-    graph, *checkpoint = export_with_optimum(
+    export = export_with_optimum(
         str(folder), opset=21, python=python, progress=lambda task, done, total, unit: ticks.append((task, unit))
     )
     assert ("export with optimum", "s") in ticks
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    ir.save(graph, path, external_data="model.onnx_data")
-    return reference, graph, as_checkpoint(checkpoint), onnxruntime.InferenceSession(path)
+    ir.save(export.graph, path, external_data="model.onnx_data")
+    return reference, export.graph, export.checkpoint, onnxruntime.InferenceSession(path)
 
 
 def run(session, tokens, past):
@@ -280,8 +274,8 @@ def hand_made(folder, *, leave_out=(), extra=None, heads=2):
 
 def test_gemms_become_products_and_weights_get_names(tmp_path):
     out, weights = hand_made(tmp_path)
-    graph, *checkpoint = read_export(out, tmp_path / "none", "made", 21)
-    checkpoint = as_checkpoint(checkpoint)
+    export = read_export(out, tmp_path / "none", "made", 21)
+    graph, checkpoint = export.graph, export.checkpoint
     kinds = [node.op_type for node in graph.graph]
     assert "Gemm" not in kinds and kinds.count("FusedMatMul") == 1
     assert set(checkpoint.weights.names()) == {"model.embed_tokens.weight", "fc.weight", "fc.bias", "proj.weight"}
@@ -299,9 +293,7 @@ def test_gemms_become_products_and_weights_get_names(tmp_path):
 
 def test_the_files_live_as_long_as_they_are_needed(tmp_path):
     out, weights = hand_made(tmp_path)
-    graph, *checkpoint = read_export(out, tmp_path / "none", "made", 21)
-    checkpoint = as_checkpoint(checkpoint)
-    del graph
+    checkpoint = read_export(out, tmp_path / "none", "made", 21).checkpoint
     np.testing.assert_array_equal(checkpoint.weights.read("model.embed_tokens.weight"), weights["wte"])
     assert out.exists()
     del checkpoint
@@ -313,8 +305,7 @@ def test_damaged_and_unknown_weights_are_named(tmp_path):
     data = ir.load(out / "model.onnx")
     data.graph.initializers["fc.bias"].const_value = ir.tensor(np.full(48, np.nan, np.float32), name="fc.bias")
     ir.save(data, out / "model.onnx")
-    _, *checkpoint = read_export(out, tmp_path / "none", "made", 21)
-    checkpoint = as_checkpoint(checkpoint)
+    checkpoint = read_export(out, tmp_path / "none", "made", 21).checkpoint
     with pytest.raises(SourceError, match=r"fc\.bias"):
         checkpoint.weights.read("fc.bias")
     with pytest.raises(SourceError, match="no weight 'nothing'"):

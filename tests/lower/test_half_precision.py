@@ -51,10 +51,8 @@ def rows() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, 4, HIDDEN))
 
 
-@pytest.mark.parametrize("size", [1e-4, 0.1, 9000.0])
-def test_a_norm_holds_whatever_the_size_of_its_input(checkpoint, rows, size):
-    """Outliers as those of the residual stream, whose squares half precision cannot hold, and elements near zero."""
-    embeds = size * rows / np.abs(rows).max()
+def check_norm(checkpoint: Checkpoint, embeds: np.ndarray) -> None:
+    """The first norm of a lowered model in half precision, against its formula in double precision."""
     model = lowered(checkpoint, "norm:overflow")
     norm = next(v for v in model.graph.all_nodes() if v.name == "model.layers.0.input_layernorm/scaled").outputs[0]
     norm.type, norm.shape = ir.TensorType(ir.DataType.FLOAT16), ir.Shape((1, 4, HIDDEN))
@@ -67,6 +65,21 @@ def test_a_norm_holds_whatever_the_size_of_its_input(checkpoint, rows, size):
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + checkpoint.spec.norm_eps) * weight
     assert found.dtype == np.float16
     assert np.abs(found - expected).max() < 0.004 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("size", [1e-4, 0.1, 9000.0])
+def test_a_norm_holds_whatever_the_size_of_its_input(checkpoint, rows, size):
+    """Outliers as those of the residual stream, whose squares half precision cannot hold, and elements near zero."""
+    check_norm(checkpoint, size * rows / np.abs(rows).max())
+
+
+@pytest.mark.parametrize("outlier", [-9000.0, 9000.0, -65504.0])
+@pytest.mark.parametrize("rest", [0.01, 1.0])
+def test_a_norm_holds_with_one_large_channel_of_either_sign(checkpoint, rows, outlier, rest):
+    """A channel is as large as its absolute value: against the largest signed element, -9000 would be infinite."""
+    embeds = rest * rows / np.abs(rows).max()
+    embeds[:, :, 7] = outlier
+    check_norm(checkpoint, embeds)
 
 
 def test_without_the_cure_large_squares_are_infinite(checkpoint, rows):

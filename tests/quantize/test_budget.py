@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -8,7 +9,7 @@ from edgekit.build import build_bundle
 from edgekit.config import builtin_recipe
 from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
-from edgekit.quantize import fit_budget, search
+from edgekit.quantize import budget, fit_budget, rtn, search
 from edgekit.quantize.budget import Option, spend
 from edgekit.quantize.evaluate import run_until
 from edgekit.quantize.policy import count_layers, recipe_policy
@@ -16,7 +17,7 @@ from edgekit.quantize.sensitivity import measure_sensitivity
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import Grid, Override
+from edgekit.types import Grid, Override, silent
 
 SMALL, MIDDLE, LARGE = Grid(4, 64, False), Grid(4, 32, False), Grid(8, 32, True)
 
@@ -48,6 +49,17 @@ def test_a_step_that_a_larger_one_beats_is_skipped():
     options = {"w": (Option(SMALL, 100, 1.0), Option(MIDDLE, 110, 0.99), Option(LARGE, 120, 0.0))}
     assert spend(options, 119) == {"w": SMALL}
     assert spend(options, 120) == {"w": LARGE}
+
+
+def test_a_grid_with_twice_the_error_is_expected_to_cost_four_times_the_divergence(opened, monkeypatch):
+    """The divergence is quadratic in the weight error; it is measured on the recipe's own grid alone."""
+    checkpoint, _ = opened
+    name, errors = "model.layers.0.mlp.up_proj.weight", {MIDDLE: 0.08, SMALL: 0.16, LARGE: 0.008}
+    monkeypatch.setattr(budget, "quantize_weight", lambda _w, _n, grid, *_: SimpleNamespace(error=errors[grid]))
+    found = budget.weigh_grids(checkpoint.weights, {name: tuple(errors)}, {name: 3e-4}, MIDDLE, rtn.fit, silent)[name]
+    assert [(o.grid, o.divergence) for o in found] == [
+        (MIDDLE, pytest.approx(3e-4)), (SMALL, pytest.approx(12e-4)), (LARGE, pytest.approx(3e-6)),
+    ]  # fmt: skip
 
 
 def test_spending_matches_the_best_of_all_combinations_within_one_step():
@@ -193,10 +205,10 @@ def test_more_bits_never_widen_fewer_tensors(folder, tmp_path):
 def test_a_budget_that_nothing_meets_says_what_the_least_is(folder, tmp_path, opened):
     with pytest.raises(QuantizeError, match="not enough: the least is 5") as error:
         build_bundle(str(folder), out=tmp_path / "out", bits=3.0, precision="int4")
-    assert "--bits" in error.value.hint
+    assert "`bits`" in error.value.hint
     with pytest.raises(QuantizeError, match="MB are not enough") as error:
         build_bundle(str(folder), out=tmp_path / "out", size_mb=0.05, precision="int4")
-    assert "--size-mb" in error.value.hint
+    assert "`size_mb`" in error.value.hint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ def test_random_is_one_half_exactly():
     curve = curves.trace(np.zeros(400), local, cloud, cost)
     assert curves.area_recovered(curve) == pytest.approx(0.5, abs=1e-12)
     assert curves.share_needed(curve, 0.8) == pytest.approx(0.8)
-    assert curves.gap_recovered_at(curve, 0.3) == pytest.approx(0.3)
+    assert np.allclose(curves.gap_recovered(curve), curve.share)
     gap = curve.cloud - curve.local
     share = (0.95 * curve.cloud - curve.local) / gap
     assert curves.cost_needed(curve) == pytest.approx(share * cost.mean())
@@ -82,7 +82,7 @@ def test_a_cloud_that_is_not_better_defines_nothing():
     for cloud in (local, np.zeros(400, bool)):
         curve = curves.trace(score, local, cloud, cost)
         assert curves.area_recovered(curve) is None
-        assert curves.gap_recovered_at(curve, 0.5) is None
+        assert curves.gap_recovered(curve) is None
         assert curves.share_needed(curve, 0.5) is None
         assert curves.cost_needed(curve) == 0
 
@@ -130,6 +130,20 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert gap.low < 0.02
     same = metrics.auroc_difference(first, first, wrong)
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_bootstrap_in_blocks_draws_as_often_as_in_one(monkeypatch):
+    """Memory is bounded by drawing in blocks; the last is what is left."""
+    sizes = []
+
+    def mean(rows):
+        sizes.append(rows.shape)
+        return rows.mean(axis=1)
+
+    monkeypatch.setattr(metrics, "_AT_ONCE", 35)
+    found = metrics.bootstrap(mean, 10, draws=8)
+    assert sizes == [(1, 10), (3, 10), (3, 10), (2, 10)]
+    assert found.low < found.value == 4.5 < found.high
 
 
 def test_ece_by_hand():

@@ -215,6 +215,22 @@ def test_a_calibration_says_how_good_it_is():
     assert from_json(CalibrationFit, to_json(found)) == found
 
 
+def test_contenders_are_turned_so_that_larger_is_likelier_wrong():
+    """Entropy rises with the chance of being wrong and the log-probability falls: either must be better than chance."""
+    random = np.random.default_rng(99)
+    answers = local_answers(1500)
+    entropy, logprob = calibrate(answers).contenders
+    assert (entropy.signal, logprob.signal) == ("mean_entropy", "mean_logprob")
+    for contender in (entropy, logprob):
+        assert contender.auroc.low > 0.6
+        assert contender.advantage.value < 0.4
+    # A signal that says nothing is neither.
+    noise = [replace(a, signals=replace(a.signals, mean_entropy=float(random.random()))) for a in answers]
+    blind, _ = calibrate(noise).contenders
+    assert blind.auroc.low < 0.5 < blind.auroc.high
+    assert blind.advantage.low > 0
+
+
 def test_a_guarantee_holds_its_own_bound():
     found = calibrate(local_answers(3000), guarantee=(0.1, 0.05), prefix_tokens=16)
     kept = found.guarantee

@@ -106,6 +106,20 @@ def test_a_rule_must_hold_with_and_without_giving_up_early():
     )
 
 
+def test_giving_up_the_wrong_ones_early_does_not_save_the_promise():
+    """The five wrong ones are given up after their first tokens; whoever switches that off serves them all."""
+    wrong = np.zeros(100, bool)
+    wrong[:5] = True
+    prefix = np.where(wrong, 0.9, 0.1)
+    served = np.full(100, 0.1)
+    assert upper_bound(0, 95, 0.05) < 0.05 < upper_bound(5, 100, 0.05)
+    found = fixed_sequence([Rule(0.5, 0.5)], served, wrong, alpha=0.05, delta=0.05, prefix=prefix)
+    assert isinstance(found, Infeasible)
+    assert (found.served, found.failures) == (100, 5)
+    _, kept = fixed_sequence([Rule(0.5, 0.5)], served, wrong, alpha=0.15, delta=0.05, prefix=prefix)
+    assert (kept.served, kept.failures, kept.bound) == (100, 5, upper_bound(5, 100, 0.05))
+
+
 def test_a_sequence_begins_where_enough_is_served():
     random = np.random.default_rng(0)
     probabilities = random.random(400)

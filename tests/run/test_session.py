@@ -12,7 +12,7 @@ from edgekit.run.runtime import onnxruntime
 def test_a_missing_provider_lists_those_there_are(bundle_of):
     with pytest.raises(RunError, match=r"target 'npu' needs NoSuchProvider.*CPUExecutionProvider") as caught:
         load_runner(bundle_of("append", name="npu", provider="NoSuchProvider"))
-    assert "--target cpu" in caught.value.hint
+    assert "`target=cpu`" in caught.value.hint
 
 
 def test_provider_options_reach_the_provider(bundle_of, monkeypatch):

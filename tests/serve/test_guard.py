@@ -1,5 +1,6 @@
 """Who may ask: hosts, origins, tokens; and the socket."""
 
+import json
 import signal
 import socket
 
@@ -134,6 +135,16 @@ def test_addresses():
     ]  # fmt: skip
     with bind("127.0.0.1", 0) as listener:
         assert address_of(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(router, announced):
+    body = json.dumps(BODY).encode()
+    with site(router, Settings(body_limit=1000)) as server:
+        for size, status in ((999, 200), (1000, 200), (1001, 413)):
+            padded = body.ljust(size)
+            content = padded if announced else iter([padded[:600], padded[600:]])
+            assert httpx.post(f"{server.url}/v1/chat/completions", content=content).status_code == status, size
 
 
 def test_a_signal_lets_the_answers_finish(router, monkeypatch):

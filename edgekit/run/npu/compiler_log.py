@@ -11,12 +11,8 @@ The bytes are logged at the most verbose level only. Lines of interest::
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from edgekit.compiled import Placed, Traffic
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _VERDICT = re.compile(r"Validation (PASSED|FAILED) for \d+ nodes? in OrtNodeUnit")
 _NODE = re.compile(r"^\s*Operator type: (\S+) Node name: (.*?) Node index: \d+")
@@ -65,11 +61,3 @@ class CompilerLog:
             return None
         kinds = ("read_total", "write_total", "spill", "fill")
         return Traffic(*(self._bytes.get(kind, 0) for kind in kinds))
-
-
-def read_log(lines: Iterable[str], provider: str, elsewhere: str) -> CompilerLog:
-    """Read a whole log."""
-    log = CompilerLog(provider, elsewhere)
-    for line in lines:
-        log.read(line)
-    return log
