@@ -4,12 +4,13 @@ BIN := .venv/bin
 MINUTES ?= 60
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help demo test fuzz lint docs clean
+.PHONY: help demo test fuzz mutate lint docs clean
 
 help:
 	@echo "make demo    build SmolLM2-135M to INT8 and INT4, verify, measure, write demo/report.html"
 	@echo "make test    run the whole test suite"
 	@echo "make fuzz    feed edgekit hostile inputs for MINUTES=60; what fails is kept in tests/fuzz/corpus"
+	@echo "make mutate  change the arithmetic one place at a time for MINUTES=60 (ROOMS='route lower'): do tests notice?"
 	@echo "make lint    ruff, mypy --strict, import rules, docs up to date"
 	@echo "make docs    write docs/cli.md from the command line itself"
 	@echo "make clean   remove .venv, demo/ and caches"
@@ -22,6 +23,9 @@ test: .venv/installed-dev
 
 fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+mutate: .venv/installed-dev
+	$(BIN)/python -m tests.mutation --minutes $(MINUTES) $(ROOMS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

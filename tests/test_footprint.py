@@ -11,7 +11,15 @@ import pytest
 from edgekit import build_bundle
 from edgekit.config import PRECISIONS, builtin_recipe, load_target
 from edgekit.errors import LowerError
-from edgekit.footprint import RUNTIME_BYTES, SCORES, held_bytes, plan_bundle, predict_footprint, workspace_bytes
+from edgekit.footprint import (
+    RUNTIME_BYTES,
+    SCORES,
+    held_bytes,
+    npu_token_bytes,
+    plan_bundle,
+    predict_footprint,
+    workspace_bytes,
+)
 from edgekit.measure import kv_bytes_per_position
 from edgekit.quantize import Layout
 from edgekit.run import CHUNK
@@ -125,6 +133,16 @@ def test_a_token_reads_the_window_only(tmp_path):
         plan = planned(tmp_path / "tiny", "int8", "cpu")
         reads.append(predict_footprint(plan, 100, shared_kv=True).token)
     assert reads[0] - reads[1] == (100 - 16) * kv_bytes_per_position(plan.spec)
+
+
+def test_an_npu_reads_every_slot_in_half_precision_and_floats_in_half(folder):
+    plan = planned(folder, "fp32", "cpu")
+    floats = [2 * t.shape[0] * (t.shape[1] if len(t.shape) == 2 else 1) for t in plan.tensors]
+    # Of a table of its own one row is gathered.
+    gathered = 0 if plan.spec.tied else 2 * plan.spec.hidden_size * (plan.spec.vocab_size - 1)
+    cache = 2 * plan.spec.layers * plan.spec.kv_heads * plan.spec.head_dim * 2
+    for slots in (0, 100):
+        assert npu_token_bytes(plan, slots) == sum(floats) - gathered + cache * slots
 
 
 def test_a_model_that_the_target_cannot_run_is_refused_as_by_a_build(tmp_path):

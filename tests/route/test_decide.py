@@ -326,6 +326,34 @@ def test_up_the_ladder_to_its_end_and_back_to_the_device() -> None:
     assert escalate(verdict, replace(DOWN, tier="premium"), REQUEST, refusing, STATE).tier == ""
 
 
+def test_memory_is_what_is_free_less_what_stays_free() -> None:
+    policy = replace(POLICY, bounds=Bounds(free_memory=100))
+    for free, outcome in ((1099, "fail"), (1100, "pass")):
+        state = replace(STATE, memory_needed=1000, free_memory=free)
+        found = finding(decide(REQUEST, policy, state), DEVICE, "memory")
+        assert (found.outcome, found.value, found.limit) == (outcome, 1000.0, free - 100.0)
+    for missing, words in (("free_memory", "the free memory"), ("memory_needed", "the memory that answering takes")):
+        blind = decide(REQUEST, policy, replace(STATE, **{missing: None}))  # type: ignore[arg-type]
+        assert f"{words} is not known" in finding(blind, DEVICE, "memory").detail
+
+
+def test_a_limit_of_seconds_may_be_reached_and_not_passed() -> None:
+    expected = finding(decide(REQUEST, replace(POLICY, bounds=Bounds(seconds=1e6)), STATE), "cloud", "latency").value
+    assert expected
+    for seconds, outcome in ((expected, "pass"), (expected * (1 - 1e-9), "fail")):
+        policy = replace(POLICY, bounds=Bounds(seconds=seconds))
+        assert finding(decide(REQUEST, policy, STATE), "cloud", "latency").outcome == outcome
+
+
+def test_who_answers_next_is_told_with_its_own_expectation() -> None:
+    quick, slow = replace(CLOUD, name="quick", tokens_per_second=400), replace(CLOUD, name="slow", tokens_per_second=1)
+    policy = replace(POLICY, tiers=(quick, slow))
+    next_one = escalate(decide(REQUEST, policy, STATE), QUALITY, REQUEST, policy, STATE)
+    assert (next_one.tier, next_one.ladder) == ("quick", ("slow",))
+    alone = escalate(decide(REQUEST, policy, STATE), QUALITY, REQUEST, replace(policy, tiers=(quick,)), STATE)
+    assert next_one.expected == alone.expected
+
+
 def test_an_endpoint_whose_answer_failed_is_not_asked_again() -> None:
     policy = replace(POLICY, tiers=(replace(BOX, languages=frozenset({"en"})),))
     asked = replace(REQUEST, language="fi")

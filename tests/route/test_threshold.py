@@ -56,7 +56,9 @@ def test_no_number_is_enough_for_a_rate_of_alpha():
     assert examples_needed(0.05, 0.05, 0.0499) > 100_000
 
 
-@pytest.mark.parametrize(("alpha", "delta"), [(0, 0.05), (1, 0.05), (0.05, 0), (0.05, 1), (-1, 2)])
+@pytest.mark.parametrize(
+    ("alpha", "delta"), [(0, 0.05), (1, 0.05), (0.05, 0), (0.05, 1), (-1, 0.05), (0.05, -1), (2, 0.05), (0.05, 2)]
+)
 def test_a_promise_of_nothing_is_refused(alpha, delta):
     with pytest.raises(RouteError, match="between 0 and 1"):
         examples_needed(alpha, delta, 0.01)
