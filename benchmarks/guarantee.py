@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from edgekit.calibration import Score, Signals
-from edgekit.collect import read_collected
 from edgekit.record import to_json
-from edgekit.route.calibration_fit import FITTING_FOR_GUARANTEE, split
-from edgekit.route.fit import Fitted, fit_score
-from edgekit.route.score import cautious_probability
-from edgekit.route.threshold import Infeasible, Rule, fixed_sequence, plan_sequence
+from edgekit.routing.decision.calibration_fit import FITTING_FOR_GUARANTEE, split
+from edgekit.routing.decision.fit import Fitted, fit_score
+from edgekit.routing.decision.score import cautious_probability
+from edgekit.routing.decision.threshold import Infeasible, Rule, fixed_sequence, plan_sequence
+from edgekit.routing.evaluation.collect import read_collected
+from edgekit.types.calibration import Score, Signals
 
 ALPHAS = (0.05, 0.1, 0.2, 0.3)
 DELTAS = (0.05, 0.1)

@@ -26,7 +26,7 @@ from pathlib import Path
 from results import append_lines
 from shapes import make_checkpoint
 
-from edgekit.machine import processor_class, processor_name
+from edgekit.host.processor import processor_class, processor_name
 
 GB = 1e9
 CHUNK = 1 << 22

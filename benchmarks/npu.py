@@ -15,16 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgekit import build_bundle
-from edgekit.build import ForNpu
+from edgekit.build.npu_emulate import Probe, emulate_build, make_probe
+from edgekit.build.pipeline import ForNpu
 from edgekit.bundle.reading import read_placements
-from edgekit.compiled import Emulation, NpuBuild
-from edgekit.config import load_recipe
-from edgekit.device import Activations, Precision
-from edgekit.emulation import Probe, emulate_build, make_probe
+from edgekit.config.recipe import load_recipe
 from edgekit.measure import embedded_text, read_text
 from edgekit.record import to_json
 from edgekit.source import open_model
 from edgekit.types import Bundle, Grid, Recipe
+from edgekit.types.device import Activations, Precision
+from edgekit.types.npu import Emulation, NpuBuild
 
 FOUR = Grid(4, 64, symmetric=True)
 ALL_FOUR = replace(

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import load_target, measure
-from edgekit.build import ForNpu, build_bundle
-from edgekit.compiled import Agreement, NpuBuild, UsabilityReport
-from edgekit.emulation import TOKENS, make_probe
+from edgekit.build.npu_emulate import TOKENS, make_probe
+from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.record import from_json
 from edgekit.run.npu import open_on_cpu
 from edgekit.source import open_model
 from edgekit.types import Bundle
+from edgekit.types.npu import Agreement, NpuBuild, UsabilityReport
 
 COREMLTOOLS, OPENVINO = (importlib.util.find_spec(name) is not None for name in ("coremltools", "openvino"))
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.machine import processor_class, processor_name
+from edgekit.host.processor import processor_class, processor_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

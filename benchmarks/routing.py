@@ -37,37 +37,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import open_bundle
-from edgekit.calibrate import fit_calibration, refusal_words
 from edgekit.cli import console
 from edgekit.cli.calibration_tables import feature_words
 from edgekit.cli.layout import columns
 from edgekit.cli.route_bench_tables import curves_table, margins_table, operations_table
-from edgekit.cloud import Endpoint
-from edgekit.collect import add_second, collect_local
-from edgekit.counting import Counter
 from edgekit.errors import RouteError
-from edgekit.examples_file import read_answers, read_examples
-from edgekit.machine import processor_class, processor_name
-from edgekit.policy_file import load_policy
+from edgekit.host.processor import processor_class, processor_name
 from edgekit.record import to_json
 from edgekit.report.routing_plot import draw_routing
-from edgekit.route.after import judge
-from edgekit.route.decide import decide
-from edgekit.route.metrics import auroc_interval
-from edgekit.route.proof import RANDOM, ROUTER, Operation, Proof
-from edgekit.route.score import cautious_probability
-from edgekit.route.threshold import exact_interval
-from edgekit.route_bench import ask_all, compare, panel_of
-from edgekit.routing import DEVICE, CloudAnswer, DeviceState, Tier
+from edgekit.routing.decision.after import judge
+from edgekit.routing.decision.decide import decide
+from edgekit.routing.decision.metrics import auroc_interval
+from edgekit.routing.decision.proof import RANDOM, ROUTER, Operation, Proof
+from edgekit.routing.decision.score import cautious_probability
+from edgekit.routing.decision.threshold import exact_interval
+from edgekit.routing.endpoints import Endpoint
+from edgekit.routing.evaluation.bench import ask_all, compare, panel_of
+from edgekit.routing.evaluation.calibrate import fit_calibration, refusal_words
+from edgekit.routing.evaluation.collect import add_second, collect_local
+from edgekit.routing.evaluation.examples import read_answers, read_examples
+from edgekit.routing.policy_file import load_policy
+from edgekit.routing.prepare import Counter
+from edgekit.types.routing import DEVICE, CloudAnswer, DeviceState, Tier
 from edgekit.words import processor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from edgekit.calibration import Calibration
-    from edgekit.interval import Interval
-    from edgekit.routing import Example, LocalAnswer
     from edgekit.types import Bundle
+    from edgekit.types.calibration import Calibration
+    from edgekit.types.interval import Interval
+    from edgekit.types.routing import Example, LocalAnswer
 
 SETS = ("sst2", "lambada", "gsm8k")
 PROMISES = ((0.05, 0.05), (0.1, 0.05), (0.2, 0.05), (0.3, 0.05))

@@ -18,9 +18,9 @@ from statistics import mean, median
 from sklearn.metrics import roc_auc_score
 
 from edgekit import open_bundle
-from edgekit.calibration import Signals
-from edgekit.collect import collect_local
-from edgekit.examples_file import read_examples
+from edgekit.routing.evaluation.collect import collect_local
+from edgekit.routing.evaluation.examples import read_examples
+from edgekit.types.calibration import Signals
 
 DOUBTS = ("tokens", "mean_entropy", "first_entropy")
 """Signals that grow with doubt; the others grow with certainty."""

@@ -28,8 +28,8 @@ from scoring import make_yardstick
 from spending import Spent, spend
 
 from edgekit import build_bundle, load_runner
-from edgekit.config import load_recipe
-from edgekit.machine import processor_class, processor_name
+from edgekit.config.recipe import load_recipe
+from edgekit.host.processor import processor_class, processor_name
 from edgekit.measure import Reference, Text, score
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle, Quality

@@ -10,35 +10,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgekit.bench import bench_bundle as bench_bundle
-    from edgekit.build import build_bundle as build_bundle
+    from edgekit.bench.latency import bench_bundle as bench_bundle
+    from edgekit.build.pipeline import build_bundle as build_bundle
     from edgekit.bundle import open_bundle as open_bundle
-    from edgekit.config import load_recipe as load_recipe
-    from edgekit.config import load_target as load_target
+    from edgekit.config.recipe import load_recipe as load_recipe
+    from edgekit.config.recipe import load_target as load_target
     from edgekit.errors import EdgekitError as EdgekitError
-    from edgekit.fit import fit_models as fit_models
-    from edgekit.inspect import inspect_model as inspect_model
+    from edgekit.inspect.fit import fit_models as fit_models
+    from edgekit.inspect.model import inspect_model as inspect_model
     from edgekit.report import write_report as write_report
     from edgekit.run import Chat as Chat
     from edgekit.run import load_runner as load_runner
     from edgekit.source import open_model as open_model
-    from edgekit.verify import verify_bundle as verify_bundle
+    from edgekit.verify.bundle import verify_bundle as verify_bundle
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Chat": "edgekit.run",
     "EdgekitError": "edgekit.errors",
-    "bench_bundle": "edgekit.bench",
-    "build_bundle": "edgekit.build",
-    "fit_models": "edgekit.fit",
-    "inspect_model": "edgekit.inspect",
+    "bench_bundle": "edgekit.bench.latency",
+    "build_bundle": "edgekit.build.pipeline",
+    "fit_models": "edgekit.inspect.fit",
+    "inspect_model": "edgekit.inspect.model",
     "load_runner": "edgekit.run",
-    "load_recipe": "edgekit.config",
-    "load_target": "edgekit.config",
+    "load_recipe": "edgekit.config.recipe",
+    "load_target": "edgekit.config.recipe",
     "open_bundle": "edgekit.bundle",
     "open_model": "edgekit.source",
-    "verify_bundle": "edgekit.verify",
+    "verify_bundle": "edgekit.verify.bundle",
     "write_report": "edgekit.report",
 }
 

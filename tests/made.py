@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.quantize import Layout
 from edgekit.types import (
     Bundle,
     Ceilings,
@@ -28,6 +27,7 @@ from edgekit.types import (
     Target,
     TensorEntry,
 )
+from edgekit.types.layout import Layout
 
 ROLES = (
     ("self_attn.q_proj", 576, 576),

@@ -13,14 +13,14 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import save_file
 
-import edgekit.npu
-from edgekit.build import ForNpu, build_bundle
-from edgekit.compiled import Placed, Role
-from edgekit.config import load_target
+import edgekit.build.npu
+from edgekit.build.pipeline import ForNpu, build_bundle
+from edgekit.config.recipe import load_target
 from edgekit.run import load_runner
 from edgekit.run.npu import Compilation, StaticRunner, open_on_cpu
 from edgekit.testing import tiny_checkpoint, tiny_config, tiny_weights
 from edgekit.types import Bundle, Runner, Target
+from edgekit.types.npu import Placed, Role
 
 WIDTH, SLOTS = 8, 48
 PROVIDER = "QNNExecutionProvider"
@@ -83,9 +83,9 @@ def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             for source, out in graphs
         )
 
-    monkeypatch.setattr(edgekit.npu, "compile_graphs", compile_graphs)
-    monkeypatch.setattr(edgekit.npu, "require_compiler", lambda plugin: None)
-    monkeypatch.setattr(edgekit.npu, "plugin_versions", lambda plugin: (("onnxruntime-qnn", "2.7.0"),))
+    monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
+    monkeypatch.setattr(edgekit.build.npu, "require_compiler", lambda plugin: None)
+    monkeypatch.setattr(edgekit.build.npu, "plugin_versions", lambda plugin: (("onnxruntime-qnn", "2.7.0"),))
 
 
 def signed_checkpoint(path: Path, **overrides: Any) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.build import ForNpu, build_bundle
+from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.types import Bundle
 from tests.npus import signed_checkpoint, tiny_target
 

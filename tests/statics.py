@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.config import load_target
-from edgekit.device import Npu, Route
+from edgekit.config.recipe import load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower_static
 from edgekit.lower.static import StaticGraphs
 from edgekit.run.npu import StaticRunner
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Checkpoint
+from edgekit.types.device import Npu, Route
 from tests.graph.pairs import Decoder
 
 WIDTH, SLOTS = 8, 40

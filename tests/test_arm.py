@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import arm
-from edgekit.arm import Rival, advise, choices, choose, verify_on_arm
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle, record
 from edgekit.bundle.reading import graph_at_level
-from edgekit.cache import cache_folder
 from edgekit.cli import run
-from edgekit.config import builtin_recipe
+from edgekit.config.recipe import builtin_recipe
 from edgekit.errors import BundleError, RunError
-from edgekit.origins import remember_origin
+from edgekit.host.cache import cache_folder
+from edgekit.host.origins import remember_origin
 from edgekit.run import NO_KLEIDIAI, find_arm64, load_runner, this_interpreter
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import ArmQuality, Interval, KernelScore, Quality
-from edgekit.verify import Limits
+from edgekit.verify import arm
+from edgekit.verify.arm import Rival, advise, choices, choose, verify_on_arm
+from edgekit.verify.bundle import Limits
 
 FEW = {"tokens": 8, "window": 4}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit import bench, measure
-from edgekit.bench import bench_bundle
-from edgekit.build import build_bundle
+from edgekit import measure
+from edgekit.bench import latency as bench
+from edgekit.bench.latency import bench_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.errors import MeasureError
+from edgekit.estimate import needs
 from edgekit.measure import energy
 from edgekit.record import from_json, to_json
 from edgekit.testing import FakeProbe, tiny_checkpoint
@@ -71,7 +73,7 @@ def test_the_probes_use_the_runners_threads_and_the_models_size(bundle, no_meter
     wide = Ceilings(Series("read", "B/s", (1e18,)), Series("gemm", "FLOP/s", (1e18,)))
     monkeypatch.setattr(measure, "measure_ceilings", lambda *given: asked.append(given) or wide)
     bench_bundle(bundle, **SMALL | {"threads": 2})
-    assert asked == [(2, measure.weight_bytes(bundle.manifest.tensors, tied=bundle.manifest.spec.tied))]
+    assert asked == [(2, needs.weight_bytes(bundle.manifest.tensors, tied=bundle.manifest.spec.tied))]
 
 
 def test_a_probes_array_is_not_the_models_memory(bundle, no_meter, monkeypatch):

@@ -6,14 +6,15 @@ import stat
 import numpy as np
 import pytest
 
-from edgekit import cache, doctor
 from edgekit.errors import ConfigError
 from edgekit.graph.optimum import find_optimum
+from edgekit.host import cache
+from edgekit.inspect import doctor
 from edgekit.run import PROMPT_PRODUCTS, exactness, find_arithmetic
 from edgekit.run.arm64 import _folder as arm64_folder
 from edgekit.source.packaged import PACKAGED, fetch_packaged
 from edgekit.types import silent
-from edgekit.verify import find_reference
+from edgekit.verify.bundle import find_reference
 from tests import made
 
 STRANGER = 12345
@@ -115,7 +116,7 @@ def test_a_packaged_model_of_another_user_is_not_opened(root, give_away):
 def test_a_reference_of_another_user_is_no_measure_of_quality(root, give_away, monkeypatch):
     bundle = made.bundle()
     text = type("T", (), {"sha256": "1"})
-    monkeypatch.setattr("edgekit.verify.measure.reference_key", lambda *_: "key")
+    monkeypatch.setattr("edgekit.verify.bundle.measure.reference_key", lambda *_: "key")
     give_away(make(root, "references/key.npz"))
     with pytest.raises(ConfigError, match="belongs to another user"):
         find_reference(bundle, None, text, np.zeros((1, 1), np.int64), silent)

@@ -5,24 +5,23 @@ from dataclasses import replace
 
 import pytest
 
-import edgekit.calibrate
+import edgekit.routing.evaluation.calibrate
 from edgekit import build_bundle, inspect_model, open_bundle
 from edgekit.bundle import record
-from edgekit.calibrate import (
+from edgekit.cli import run
+from edgekit.errors import ConfigError, GateFailed, RouteError
+from edgekit.host.processor import processor_class
+from edgekit.record import from_json
+from edgekit.routing.binding import check_binding, require_calibration
+from edgekit.routing.evaluation.calibrate import (
     Binding,
     Calibrated,
-    check_binding,
     fit_calibration,
     parse_guarantee,
-    require_calibration,
     require_guarantee,
 )
-from edgekit.cli import run
-from edgekit.collect import collect_local
-from edgekit.errors import ConfigError, GateFailed, RouteError
-from edgekit.examples_file import read_examples
-from edgekit.machine import processor_class
-from edgekit.record import from_json
+from edgekit.routing.evaluation.collect import collect_local
+from edgekit.routing.evaluation.examples import read_examples
 from edgekit.testing import tiny_checkpoint
 from tests.route.answered import local_answers
 
@@ -168,7 +167,7 @@ def answered(monkeypatch):
     def answer(bundle, data, *, threads, store, progress, **options):
         return fit_calibration(bundle, data, local_answers(1200), **options)
 
-    monkeypatch.setattr(edgekit.calibrate, "calibrate_bundle", answer)
+    monkeypatch.setattr(edgekit.routing.evaluation.calibrate, "calibrate_bundle", answer)
 
 
 def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsys, monkeypatch):

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.strangers import privacy
-from edgekit.clearance import clear
-from edgekit.cloud import Endpoint
-from edgekit.cloud.body import make_body
 from edgekit.errors import CloudError
-from edgekit.outgoing import OURS, compose
-from edgekit.reading import LONGEST, plain, read
-from edgekit.routing import Message, Policy, Privacy, PrivacyRule, Request, Tier
+from edgekit.routing.clearance import clear
+from edgekit.routing.endpoints import Endpoint
+from edgekit.routing.endpoints.body import make_body
 from edgekit.types import Sampling
+from edgekit.types.outgoing import OURS, compose
+from edgekit.types.reading import LONGEST, plain, read
+from edgekit.types.routing import Message, Policy, Privacy, PrivacyRule, Request, Tier
 
 ROOT = Path(__file__).parents[1]
 TIER = Tier("far", "third-party", "http://127.0.0.1:9/v1", "big")

@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit import build_bundle, collect
-from edgekit.collect import collect_cloud, collect_local, read_collected
+from edgekit import build_bundle
 from edgekit.errors import RouteError
-from edgekit.route.signals import SignalTrail
-from edgekit.routing import CloudAnswer, Example, Message, Request
+from edgekit.routing.decision.signals import SignalTrail
+from edgekit.routing.evaluation import collect
+from edgekit.routing.evaluation.collect import collect_cloud, collect_local, read_collected
 from edgekit.run import Tokenizer, generate, load_runner
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
+from edgekit.types.routing import CloudAnswer, Example, Message, Request
 
 SAMPLING = Sampling(max_new_tokens=6)
 EXAMPLES = (
@@ -158,7 +159,7 @@ def test_another_edgekit_processor_or_runtime_is_asked_again(bundle, tmp_path, m
     asked, store = Asked(monkeypatch), tmp_path / "answers.jsonl"
     for _ in range(2):
         collect_local(bundle, EXAMPLES[:1], store=store)
-    monkeypatch.setattr(f"edgekit.collect.{name}", other)
+    monkeypatch.setattr(f"edgekit.routing.evaluation.collect.{name}", other)
     collect_local(bundle, EXAMPLES[:1], store=store)
     assert asked.ids == ["raw"] * 2
 

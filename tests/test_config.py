@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config import builtin_recipe, list_targets, load_recipe, load_target
+from edgekit.config.recipe import builtin_recipe, list_targets, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.types import Grid, Override
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.compiled import CompiledGraph, NpuBuild, Traffic
-from edgekit.config import load_target
-from edgekit.cost import estimate_build
+from edgekit.config.recipe import load_target
+from edgekit.estimate.npu_cost import estimate_build
+from edgekit.types.npu import CompiledGraph, NpuBuild, Traffic
 
 TARGET = replace(load_target("galaxy-s24"), bandwidth_bytes_per_s=50e9)
 TARGET = replace(TARGET, npu=replace(TARGET.npu, efficiency=(0.2, 0.5)))

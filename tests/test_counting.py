@@ -14,14 +14,14 @@ import tokenizers
 from tokenizers import normalizers, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle
-from edgekit.counting import PER_MESSAGE, Counter, encode_prompt
 from edgekit.errors import ConfigError
-from edgekit.routing import DEVICE, Message, OnDevice, Policy, Request
+from edgekit.routing.prepare import PER_MESSAGE, Counter, encode_prompt
 from edgekit.run import Tokenizer
 from edgekit.run.reach import find_reach
 from edgekit.testing import tiny_checkpoint, tiny_tokenizer
+from edgekit.types.routing import DEVICE, Message, OnDevice, Policy, Request
 from tests.route.cases import BOX, CLOUD
 
 ASKED = (Message("system", "Be brief."), Message("user", "What is the capital of France?"))
@@ -127,7 +127,7 @@ def test_the_language_is_told_where_the_policy_asks_for_it(bundle) -> None:
 
 
 def test_languages_without_what_tells_them(bundle, monkeypatch) -> None:
-    monkeypatch.setattr("edgekit.counting.find_spec", lambda name: None)
+    monkeypatch.setattr("edgekit.routing.prepare.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="py3langid") as caught:
         Counter.of(bundle, Policy("p", (replace(BOX, languages=frozenset({"en"})),)))
     assert "edgekit[serve]" in caught.value.hint

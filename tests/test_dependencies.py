@@ -21,16 +21,16 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 OWNERS = {
-    "serve": ("serve/", "cloud/", "recall/", "route/", "counting.py"),
+    "serve": ("serve/", "routing/"),
     "large": ("quantize/compiled/",),
     "nvidia": ("measure/power/nvml.py",),
     "coreml": ("bundle/mlprogram.py",),
     "sign": ("bundle/signing.py",),
+    "sentencepiece": ("strangers/cell_program.py",),
 }
 """Which part of edgekit may import an extra's distributions; nobody imports those of other extras."""
 
 BY_NAME = {
-    "sentencepiece": "transformers reads tokenizer.model with it",
     "tiktoken": "transformers reads tokenizers of that kind with it",
     "protobuf": "transformers reads tokenizer.model with it",
     "optimum-onnx": "run in an interpreter of its own",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import disk
 from edgekit.errors import BundleError, EdgekitError
+from edgekit.host import disk
 
 
 def names(folder):
@@ -115,7 +115,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path):
 ADD = """
 import sys
 from pathlib import Path
-from edgekit.disk import add_line
+from edgekit.host.disk import add_line
 for n in range(200):
     add_line(Path(sys.argv[1]), f"{sys.argv[2]}{n} " + sys.argv[2] * 3000)
 """
@@ -133,7 +133,7 @@ def test_lines_of_two_processes_do_not_mix(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from edgekit.disk import locked
+from edgekit.host.disk import locked
 with locked(Path(sys.argv[1])):
     print(flush=True)
     time.sleep(60)

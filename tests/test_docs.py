@@ -14,10 +14,10 @@ from typer.main import get_command
 import edgekit
 import edgekit.measure.power
 import edgekit.quantize
-from edgekit import device_file
 from edgekit.cli import run
 from edgekit.cli.app import app
-from edgekit.config import load_recipe
+from edgekit.config import target as device_file
+from edgekit.config.recipe import load_recipe
 from edgekit.measure import meters
 from edgekit.testing import tiny_checkpoint
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import doctor
 from edgekit.errors import ConfigError
+from edgekit.inspect import doctor
 
 
 def found(checks, name):

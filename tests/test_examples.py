@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.build import ForNpu, build_bundle
+from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.run import Tokenizer
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import RouteError
-from edgekit.examples_file import read_answers, read_examples
-from edgekit.routing import CloudAnswer, Example, Message, Request
+from edgekit.routing.evaluation.examples import read_answers, read_examples
 from edgekit.types import Sampling
+from edgekit.types.routing import CloudAnswer, Example, Message, Request
 
 GOOD = {"prompt": "What is 6 times 7?", "answer": "42"}
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import build_bundle, fit, fit_models, words
-from edgekit.config import PRECISIONS, list_targets, load_target
+from edgekit import build_bundle, fit_models, words
+from edgekit.config.recipe import PRECISIONS, list_targets, load_target
 from edgekit.errors import ConfigError, SourceError
-from edgekit.fit import EFFICIENCY, SYSTEM_SHARE, Limits
+from edgekit.inspect import fit
+from edgekit.inspect.fit import EFFICIENCY, SYSTEM_SHARE, Limits
 from edgekit.measure import PRECISION_LOSS, PRECISION_SHARE, UNSEEN
 from edgekit.testing import tiny_config
 

@@ -9,23 +9,16 @@ from dataclasses import replace
 import pytest
 
 from edgekit import build_bundle
-from edgekit.config import PRECISIONS, builtin_recipe, load_target
+from edgekit.config.recipe import PRECISIONS, builtin_recipe, load_target
 from edgekit.errors import LowerError
-from edgekit.footprint import (
-    RUNTIME_BYTES,
-    SCORES,
-    held_bytes,
-    npu_token_bytes,
-    plan_bundle,
-    predict_footprint,
-    workspace_bytes,
-)
-from edgekit.measure import kv_bytes_per_position
-from edgekit.quantize import Layout
-from edgekit.run import CHUNK
+from edgekit.estimate.memory import RUNTIME_BYTES, SCORES, held_bytes, workspace_bytes
+from edgekit.estimate.needs import kv_bytes_per_position
+from edgekit.inspect.plan import npu_token_bytes, plan_bundle, predict_footprint
 from edgekit.source import open_outline
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid, TensorEntry
+from edgekit.types.generation import PREFILL_CHUNK
+from edgekit.types.layout import Layout
 
 SHAPES = {
     "tied": {},
@@ -102,7 +95,7 @@ def test_weights_in_memory_have_a_scale_and_a_sum_for_every_block_of_the_kernel(
 def test_workspace_grows_with_the_context_by_the_scores_and_holds_one_row_of_logits(folder):
     spec = open_outline(str(folder)).spec
     small, large = workspace_bytes(spec, 256), workspace_bytes(spec, 512)
-    assert large - small == SCORES * 4 * CHUNK * spec.heads * 256
+    assert large - small == SCORES * 4 * PREFILL_CHUNK * spec.heads * 256
     assert workspace_bytes(replace(spec, vocab_size=spec.vocab_size + 1), 512) - large == 4
 
 
@@ -113,7 +106,7 @@ def test_the_workspace_of_smollm2_is_the_sum_of_its_terms_by_hand(folder):
     spec = replace(spec, context_length=8192, rope=replace(spec.rope, dim=64))
     logits, rope = 4 * 49152, 4 * 64 * 8192
     widths = 4 * 576 + 3 * 1536 + (9 + 2 * 3) * 64
-    for context, tokens in ((1, 1), (100, 100), (CHUNK, CHUNK), (1000, CHUNK)):
+    for context, tokens in ((1, 1), (100, 100), (PREFILL_CHUNK, PREFILL_CHUNK), (1000, PREFILL_CHUNK)):
         arena, scores = 2 * 4 * tokens * widths, 3 * 4 * tokens * 9 * context
         assert workspace_bytes(spec, context) == logits + arena + scores + rope
 

@@ -7,10 +7,10 @@ import pytest
 
 from edgekit import build_bundle, inspect_model
 from edgekit.errors import BundleError, SourceError
-from edgekit.parts import part_of
-from edgekit.quantize import Layout
+from edgekit.estimate.sizes import part_of
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid
+from edgekit.types.layout import Layout
 from tests.source.ggufs import write_gguf
 
 
@@ -89,7 +89,7 @@ from pathlib import Path
 
 model = Path(sys.argv[1]).resolve()
 home = model if model.is_dir() else model.parent
-import edgekit.inspect, edgekit.bundle, edgekit.source
+import edgekit.inspect.model, edgekit.bundle, edgekit.source
 import edgekit.source.gguf_model  # what is ours and of our dependencies is imported before we watch
 import numpy.ma, gguf
 found = []
@@ -108,7 +108,7 @@ def watch(event, args):
 
 sys.addaudithook(watch)
 sys.path.insert(0, str(home))
-edgekit.inspect.inspect_model(str(model))
+edgekit.inspect.model.inspect_model(str(model))
 strangers = {"onnxruntime", "jinja2", "transformers", "torch", "onnx"} & set(sys.modules)
 assert not found and not strangers, (found, strangers)
 """

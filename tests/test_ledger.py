@@ -5,7 +5,7 @@ from datetime import date
 
 import pytest
 
-from edgekit.ledger import Ledger
+from edgekit.routing.budget import Ledger
 
 
 def test_what_is_set_aside_counts_until_it_is_settled():

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.build.target_lint import Lint, lint_targets
 from edgekit.cli import run
-from edgekit.config import list_targets, load_target
-from edgekit.device import NUMBERS
+from edgekit.config.recipe import list_targets, load_target
 from edgekit.errors import ConfigError
-from edgekit.lint import Lint, lint_targets
 from edgekit.lower import fixes
+from edgekit.types.device import NUMBERS
 
 ROOT = Path(__file__).parents[1]
 DEVICE = """

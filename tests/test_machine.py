@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.machine import CLASSES, DOT_PRODUCTS, cpu_flags, identify_processor, processor_class, processor_name
+from edgekit.host.processor import CLASSES, DOT_PRODUCTS, cpu_flags, identify_processor, processor_class, processor_name
 
 
 def machine(root, text):

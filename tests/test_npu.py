@@ -12,16 +12,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import edgekit.npu
-from edgekit.build import ForNpu, build_bundle
-from edgekit.compiled import Placed, Placement
-from edgekit.config import load_recipe, load_target
-from edgekit.device import Plugin, Target
+import edgekit.build.npu
+from edgekit.build.npu import require_placed
+from edgekit.build.npu_plan import check_room, choose_route
+from edgekit.build.pipeline import ForNpu, build_bundle
+from edgekit.config.recipe import load_recipe, load_target
 from edgekit.errors import BundleError, ConfigError, EdgekitError, GateFailed, LowerError, RunError
-from edgekit.npu import check_room, choose_route, require_placed
 from edgekit.run.npu import compile_graphs, plugin_versions, require_compiler
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
+from edgekit.types.device import Plugin, Target
+from edgekit.types.npu import Placed, Placement
 from tests.npus import PROVIDER, compile_nothing, tiny_target
 
 V68 = load_target("qcs6490")
@@ -175,7 +176,7 @@ class TestTheDevice:
     def test_takes_a_package_only_whole(
         self, before_the_work: Callable[..., EdgekitError], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(edgekit.npu, "require_ml_program", lambda _: None)
+        monkeypatch.setattr(edgekit.build.npu, "require_ml_program", lambda _: None)
         target = load_target("iphone-16")
         assert target.npu is not None
         target = replace(target, npu=replace(target.npu, largest_graph_bytes=150_000))

@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekit.build import ForNpu, build_bundle
+from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.bundle import mlpackage
-from edgekit.compiled import NpuBuild, UsabilityReport
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.errors import BundleError, ConfigError
 from edgekit.record import from_json
 from edgekit.run.runtime import onnxruntime
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle, Target
+from edgekit.types.npu import NpuBuild, UsabilityReport
 
 PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.bench import bench_bundle
-from edgekit.build import build_bundle
-from edgekit.config import load_recipe
+from edgekit.bench.latency import bench_bundle
+from edgekit.build.pipeline import build_bundle
+from edgekit.config.recipe import load_recipe
 from edgekit.errors import GraphError
 from edgekit.graph.optimum import find_optimum
 from edgekit.testing import tiny_tokenizer
-from edgekit.verify import verify_bundle
+from edgekit.verify.bundle import verify_bundle
 
 pytestmark = [pytest.mark.optimum, pytest.mark.timeout(300)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit import build_bundle, open_bundle
 from edgekit.cli import run
-from edgekit.origins import find_origin, remember_origin
+from edgekit.host.origins import find_origin, remember_origin
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Provenance
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.config import load_policy
 from edgekit.errors import ConfigError
-from edgekit.routing import AnswerRules, Bounds, Budget, Policy, Price, Privacy, PrivacyRule, Unknown
+from edgekit.routing.policy_file import load_policy
+from edgekit.types.routing import AnswerRules, Bounds, Budget, Policy, Price, Privacy, PrivacyRule, Unknown
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "routing" / "policy.toml"
 TIER = """
@@ -47,7 +47,7 @@ def test_the_example_holds_every_key_and_four_tiers() -> None:
     assert policy.tiers[1].key_file.endswith("/.config/edgekit/private-cloud.key")
     assert "~" not in policy.tiers[1].key_file
     text = EXAMPLE.read_text(encoding="utf-8")
-    from edgekit import policy_file
+    from edgekit.routing import policy_file
 
     keys = {key for name in vars(policy_file) if name.endswith("_KEYS") for key in getattr(policy_file, name)}
     assert [key for key in keys if key not in text] == []

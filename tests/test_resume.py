@@ -16,7 +16,7 @@ from edgekit.types import RESUMED
 
 KILLED = """
 import os, signal, sys
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle.external import _Sink
 append, left = _Sink.append, [int(sys.argv[3])]
 def count(sink, *rest):

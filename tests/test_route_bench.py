@@ -8,18 +8,18 @@ import pytest
 
 from edgekit import build_bundle, open_bundle
 from edgekit.bundle import record
-from edgekit.calibrate import Binding
-from edgekit.calibration import Calibration, Guarantee, PrefixScore, Score
 from edgekit.cli import run
-from edgekit.collect import collect_local
 from edgekit.errors import CloudError, ConfigError, RouteError
-from edgekit.examples_file import read_examples
 from edgekit.record import from_json
-from edgekit.route import proof
-from edgekit.route_bench import RouteBench, bench_routing, choose_cloud
-from edgekit.routing import AnswerRules, Policy, Price, Privacy, PrivacyRule, Tier
+from edgekit.routing.decision import proof
+from edgekit.routing.evaluation.bench import RouteBench, bench_routing, choose_cloud
+from edgekit.routing.evaluation.calibrate import Binding
+from edgekit.routing.evaluation.collect import collect_local
+from edgekit.routing.evaluation.examples import read_examples
 from edgekit.testing import serve_fake_openai, tiny_checkpoint
 from edgekit.types import Energy
+from edgekit.types.calibration import Calibration, Guarantee, PrefixScore, Score
+from edgekit.types.routing import AnswerRules, Policy, Price, Privacy, PrivacyRule, Tier
 from tests import made
 from tests.cloud.loopback import serve
 from tests.test_state import measured_here

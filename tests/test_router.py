@@ -12,14 +12,17 @@ import trustme
 
 from edgekit import build_bundle
 from edgekit.bundle import record
-from edgekit.calibrate import Binding
-from edgekit.calibration import Calibration, PrefixScore, Score
-from edgekit.cloud import Endpoint
 from edgekit.errors import ConfigError, RouteError
-from edgekit.grounding import Grounding
-from edgekit.local import LocalModel
-from edgekit.router import Router
-from edgekit.routing import (
+from edgekit.routing.device import LocalModel
+from edgekit.routing.endpoints import Endpoint
+from edgekit.routing.evaluation.calibrate import Binding
+from edgekit.routing.retrieval import Grounding
+from edgekit.routing.router import Router
+from edgekit.serve.assembly import Plan, _open_router
+from edgekit.testing import FakeProbe, tiny_checkpoint
+from edgekit.types import Sampling
+from edgekit.types.calibration import Calibration, PrefixScore, Score
+from edgekit.types.routing import (
     DEVICE,
     AnswerRules,
     Budget,
@@ -34,9 +37,6 @@ from edgekit.routing import (
     Routed,
     Tier,
 )
-from edgekit.serve.assembly import Plan, _open_router
-from edgekit.testing import FakeProbe, tiny_checkpoint
-from edgekit.types import Sampling
 from tests.cloud.loopback import secure, serve, trusting
 
 CLOUD = ("from ", "the ", "cloud")

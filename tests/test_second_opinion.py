@@ -10,21 +10,22 @@ import pytest
 
 from edgekit import build_bundle, open_bundle
 from edgekit.bundle import record
-from edgekit.calibrate import Binding, Calibrated, check_second, fit_calibration
-from edgekit.calibration import Calibration, Score
 from edgekit.cli import run
-from edgekit.collect import add_second, collect_local
 from edgekit.errors import ConfigError, RouteError, RunError
-from edgekit.examples_file import read_examples
-from edgekit.local import LocalModel
 from edgekit.record import from_json
-from edgekit.route_bench import bench_routing
-from edgekit.router import Router, open_router
-from edgekit.routing import DEVICE, AnswerRules, Example, Message, Policy, Request, Routed
+from edgekit.routing.binding import check_second
+from edgekit.routing.device import LocalModel
+from edgekit.routing.evaluation.bench import bench_routing
+from edgekit.routing.evaluation.calibrate import Binding, Calibrated, fit_calibration
+from edgekit.routing.evaluation.collect import add_second, collect_local
+from edgekit.routing.evaluation.examples import read_examples
+from edgekit.routing.router import Router, open_router
 from edgekit.run import Tokenizer, load_runner
 from edgekit.serve.assembly import Plan, _open_router
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
+from edgekit.types.calibration import Calibration, Score
+from edgekit.types.routing import DEVICE, AnswerRules, Example, Message, Policy, Request, Routed
 from tests.route.answered import local_answers
 from tests.test_route_bench import N, questions, write
 
@@ -92,7 +93,7 @@ def test_each_answer_gets_the_other_ones_opinion(built, tmp_path, monkeypatch):
     other = add_second(built[2], EXAMPLES, answers, store=store)
     assert [a.signals.second_logprob for a in other] != [a.signals.second_logprob for a in judged]
     kept = store.read_bytes()
-    monkeypatch.setattr("edgekit.collect.__version__", "9.9")
+    monkeypatch.setattr("edgekit.routing.evaluation.collect.__version__", "9.9")
     add_second(built[1], EXAMPLES, answers, store=store)
     assert store.read_bytes() != kept, "an opinion of another edgekit was taken for this one's"
 

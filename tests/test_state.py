@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import state
-from edgekit.footprint import RUNTIME_BYTES, held_bytes, workspace_bytes
-from edgekit.machine import processor_name
-from edgekit.measure import kv_bytes_per_position, read_conditions
-from edgekit.routing import DeviceState
+from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
+from edgekit.estimate.needs import kv_bytes_per_position
+from edgekit.host.processor import processor_name
+from edgekit.measure import read_conditions
+from edgekit.routing import state
+from edgekit.routing.state import Gauge, find_measurement, read_state
 from edgekit.run import physical_cores
-from edgekit.state import Gauge, find_measurement, read_state
 from edgekit.types import Bundle
+from edgekit.types.routing import DeviceState
 from tests import made
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import edgekit.npu
+import edgekit.build.npu
+from edgekit.build.dry_run import check_targets, one_layer, require_compiled
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.record import to_json
 from edgekit.source import open_model
-from edgekit.target_check import check_targets, one_layer, require_compiled
 from tests.npus import compile_nothing, signed_checkpoint, tiny_target
 from tests.real_npu import needs_compiler
 
@@ -26,7 +26,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def doubled(monkeypatch):
     compile_nothing(monkeypatch)
-    monkeypatch.setattr("edgekit.target_check.require_compiler", lambda plugin: None)
+    monkeypatch.setattr("edgekit.build.dry_run.require_compiler", lambda plugin: None)
 
 
 def lacking(**changes):
@@ -38,7 +38,7 @@ def lacking(**changes):
 
 
 def refusing(monkeypatch, operator, reason):
-    real = edgekit.npu.compile_graphs
+    real = edgekit.build.npu.compile_graphs
 
     def compile_graphs(plugin, provider, *args, **rest):
         def place(node):
@@ -47,7 +47,7 @@ def refusing(monkeypatch, operator, reason):
         done = real(plugin, provider, *args, **rest)
         return tuple(replace(c, placed=tuple(place(n) for n in c.placed), error="fallback is off") for c in done)
 
-    monkeypatch.setattr(edgekit.npu, "compile_graphs", compile_graphs)
+    monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
 
 
 def test_one_layer_is_the_middle_one_between_the_whole_embedding_and_head(model):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from edgekit.errors import SourceError
+from edgekit.strangers.tokenizer_file import LLAMA3, TokenizerForm, check_tokenizer
 from edgekit.testing import tiny_tokenizer
-from edgekit.tokenizer_file import LLAMA3, TokenizerForm, check_tokenizer
 
 
 def check(**parts: Any) -> TokenizerForm:

@@ -8,17 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit import measure, tune
-from edgekit.bench import bench_bundle
-from edgekit.build import build_bundle
+from edgekit import measure
+from edgekit.bench import tune
+from edgekit.bench.latency import bench_bundle
+from edgekit.bench.tune import tune_bundle, verdict, wins
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle, record
 from edgekit.cli import run
 from edgekit.errors import BundleError, MeasureError
-from edgekit.inspect import inspect_bundle
+from edgekit.inspect.model import inspect_bundle
 from edgekit.record import from_json, to_json
 from edgekit.run import default_settings, load_runner, machine_class, runtime_class
 from edgekit.testing import tiny_checkpoint
-from edgekit.tune import tune_bundle, verdict, wins
 from edgekit.types import Ceilings, Series, Settings, Trial, Tuning
 
 OTHERS = Settings(threads=1, spinning=False, pinned=True, prompt_graph="decoder", chunk=64, few=2)

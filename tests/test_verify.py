@@ -11,16 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from edgekit import verify, verify_text
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle
 from edgekit.errors import MeasureError, RunError
-from edgekit.machine import processor_class
+from edgekit.host.processor import processor_class
 from edgekit.record import to_json
 from edgekit.source import open_model
 from edgekit.source.oracle import Reader
 from edgekit.testing import FakeRunner, tiny_checkpoint
-from edgekit.verify import verify_bundle
+from edgekit.verify import bundle as verify
+from edgekit.verify import text as verify_text
+from edgekit.verify.bundle import verify_bundle
 
 FAST = {"tokens": 256, "window": 64}
 NAMES = ["manifest", "files", "source", "tokenizer", "chat template", "graph", "arithmetic", "decode"]

@@ -8,17 +8,17 @@ from dataclasses import replace
 import onnx_ir as ir
 import pytest
 
-from edgekit import verify_npu
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle, record
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.errors import ConfigError, RunError
+from edgekit.host.origins import find_origin
 from edgekit.measure import read_text
-from edgekit.origins import find_origin
 from edgekit.run import load_runner
 from edgekit.source import open_model
-from edgekit.verify import verify_bundle
-from edgekit.verify_npu import OnEmulator, verify_npus
+from edgekit.verify import npu as verify_npu
+from edgekit.verify.bundle import verify_bundle
+from edgekit.verify.npu import OnEmulator, verify_npus
 from tests.npus import SLOTS, WIDTH, build_tiny
 from tests.real_npu import compile_tiny, needs_compiler
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from benchmarks.peers.contender import Place
 from benchmarks.peers.session import ROOT, Logits, Refusal, Session, last_words
 from benchmarks.spending import spend
-from edgekit.machine import processor_class
+from edgekit.host.processor import processor_class
 from edgekit.measure import score
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from edgekit.bundle import record
 from edgekit.errors import EdgekitError
 from edgekit.run.npu.plugin import session_options
 from edgekit.types import ArmQuality, Bundle, Interval, Kernels, KernelScore
-from edgekit.verify_npu import OnEmulator, verify_npus
+from edgekit.verify.npu import OnEmulator, verify_npus
 from tests.made import quality
 from tests.npus import build_tiny
 

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from edgekit import build_bundle
-from edgekit.router import open_router
-from edgekit.routing import Bounds, Policy, Privacy, PrivacyRule, Tier
+from edgekit.routing.router import open_router
 from edgekit.serve.protocol import Chat, Completion
 from edgekit.serve.refusals import Refusal
 from edgekit.testing import serve_fake_openai, tiny_checkpoint
+from edgekit.types.routing import Bounds, Policy, Privacy, PrivacyRule, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edgekit.router import Router
+    from edgekit.routing.router import Router
     from edgekit.testing import FakeEndpoint
 
 SECRETS = {

@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from edgekit.config.providers import find_provider, wrong_entry, wrong_option, wrong_settings
 from edgekit.errors import BundleError
-from edgekit.providers import find_provider, wrong_entry, wrong_option, wrong_settings
 from edgekit.strangers import parse_json, read_plain
 
 if TYPE_CHECKING:

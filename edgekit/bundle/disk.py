@@ -9,8 +9,8 @@ from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from edgekit import disk
 from edgekit.errors import BundleError
+from edgekit.host import disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edgekit.device import Runtime
     from edgekit.types import ModelSpec, NpuBuild
+    from edgekit.types.device import Runtime
 
 CONFIG = "genai_config.json"
 

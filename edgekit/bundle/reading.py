@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from edgekit.compiled import Placement
 from edgekit.errors import BundleError
 from edgekit.record import from_json
 from edgekit.strangers import read_plain
 from edgekit.types import JOINED
+from edgekit.types.npu import Placement
 
 _LARGEST_PLACEMENT = 50_000_000
 """Bytes: some hundred a node."""

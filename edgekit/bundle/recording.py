@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle.disk import writing
 from edgekit.bundle.manifest import MANIFEST, manifest_bytes, open_bundle
-from edgekit.disk import is_scrap, locked, write_whole
 from edgekit.errors import BundleError
+from edgekit.host.disk import is_scrap, locked, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle.disk import writing
 from edgekit.bundle.manifest import SIGNATURE
-from edgekit.disk import write_whole
 from edgekit.errors import BundleError, ConfigError
+from edgekit.host.disk import write_whole
 from edgekit.record import to_json
 
 if TYPE_CHECKING:

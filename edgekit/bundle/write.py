@@ -17,8 +17,8 @@ from edgekit.bundle.disk import hash_file, inside, resolve_place, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
 from edgekit.bundle.journal import Journal
 from edgekit.bundle.manifest import MANIFEST, SIGNATURE, listed_files, manifest_bytes
-from edgekit.disk import exchange, is_scrap, locked, sync, try_lock
 from edgekit.errors import BundleError
+from edgekit.host.disk import exchange, is_scrap, locked, sync, try_lock
 from edgekit.types import (
     LEFT_ALONE,
     Bundle,

@@ -111,7 +111,7 @@ def build(
 
     Ctrl-C gives up and leaves nothing. A build that was killed is gone on with by the same command.
     """
-    from edgekit.build import ForNpu, build_bundle
+    from edgekit.build.pipeline import ForNpu, build_bundle
     from edgekit.bundle import load_signer, sign_bundle
     from edgekit.cli.documents import Built
     from edgekit.cli.tables import built_lines
@@ -170,7 +170,7 @@ def inspect(
     Architecture, parameters, true bits per weight, precision by layer, size by part.
     """
     from edgekit.cli.tables import inspection_tables
-    from edgekit.inspect import inspect_model
+    from edgekit.inspect.model import inspect_model
 
     with Bars() as progress:
         inspection = inspect_model(model, progress=progress)
@@ -214,8 +214,8 @@ def fit(
     of decoding, and the best choice. Of several models, the one with the best quality for its bytes.
     """
     from edgekit.cli.tables import fit_tables
-    from edgekit.config import list_targets
-    from edgekit.fit import HERE, Limits, fit_models
+    from edgekit.config.recipe import list_targets
+    from edgekit.inspect.fit import HERE, Limits, fit_models
 
     memory, size = (None if mb is None else int(mb * 1e6) for mb in (max_memory_mb, max_size_mb))
     with Bars() as progress:
@@ -287,15 +287,15 @@ def verify(
     keys = load_keys(key) if key else ()
     with Bars() as progress:
         if on:
-            from edgekit.arm import TOKENS, WINDOW, verify_on_arm
+            from edgekit.verify.arm import TOKENS, WINDOW, verify_on_arm
 
             verification = verify_on_arm(
                 bundle, beside=beside or (), source=source, text=text, tokens=tokens or TOKENS,
                 window=window or WINDOW, max_kld=max_kld, min_top1=min_top1, keys=keys, progress=progress,
             )  # fmt: skip
         else:
-            from edgekit.verify import TOKENS, WINDOW, verify_bundle
-            from edgekit.verify_npu import OnEmulator
+            from edgekit.verify.bundle import TOKENS, WINDOW, verify_bundle
+            from edgekit.verify.npu import OnEmulator
 
             usual = OnEmulator()
             npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
@@ -442,7 +442,7 @@ def doctor(
     """
     from edgekit.cli.documents import Examined
     from edgekit.cli.tables import checks_table
-    from edgekit.doctor import examine, install_part
+    from edgekit.inspect.doctor import examine, install_part
 
     if install:
         console.note(f"installing {install}: some minutes")

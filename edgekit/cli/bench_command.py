@@ -8,8 +8,8 @@ import typer
 from edgekit.cli import console
 from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, SmallMemory, Threads, numbers
 from edgekit.cli.progress import Bars
-from edgekit.disk import add_line, writing
 from edgekit.errors import ConfigError, MeasureError
+from edgekit.host.disk import add_line, writing
 from edgekit.types import Bundle
 
 
@@ -43,7 +43,7 @@ def bench(
     if tune:
         _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
         return
-    from edgekit.bench import bench_bundle
+    from edgekit.bench.latency import bench_bundle
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
     from edgekit.cli.tables import bench_tables
@@ -79,9 +79,9 @@ def _estimate(bundle: Bundle, json: bool) -> None:
 
 
 def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, output: Path | None, json: bool) -> None:
+    from edgekit.bench.tune import ROUNDS, is_quiet, tune_bundle
     from edgekit.bundle import open_bundle, record
     from edgekit.cli.tables import tuning_tables
-    from edgekit.tune import ROUNDS, is_quiet, tune_bundle
 
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
     if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:

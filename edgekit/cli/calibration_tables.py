@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from edgekit.calibrate import Calibrated
-    from edgekit.calibration import Calibration, Guarantee, PrefixScore, Score
-    from edgekit.interval import Interval
-    from edgekit.route.calibration_fit import CalibrationFit
+    from edgekit.routing.decision.calibration_fit import CalibrationFit
+    from edgekit.routing.evaluation.calibrate import Calibrated
+    from edgekit.types.calibration import Calibration, Guarantee, PrefixScore, Score
+    from edgekit.types.interval import Interval
 
 
 def calibrated_tables(calibrated: Calibrated) -> Iterator[RenderableType]:
@@ -87,7 +87,7 @@ def _rows(fit: CalibrationFit) -> Iterator[tuple[str, str]]:
     yield "ECE", f"{fit.ece:.3f}, 15 bins of equal mass"
     yield "Brier", f"{fit.brier:.3f}"
     if fit.infeasible:
-        from edgekit.calibrate import refusal_words
+        from edgekit.routing.evaluation.calibrate import refusal_words
 
         yield "threshold", "none: nothing is served"
         yield "guarantee", refusal_words(fit.infeasible)

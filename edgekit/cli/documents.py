@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgekit.cost import Estimate
-    from edgekit.device import Gate, Npu, Route, Source
+    from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
+    from edgekit.types.device import Gate, Npu, Route, Source
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Built:
     @classmethod
     def of(cls, bundle: Bundle, seconds: float) -> Self:
         """Read the numbers off a bundle."""
-        from edgekit.cost import estimate_build
-        from edgekit.parts import graph_bytes
+        from edgekit.estimate.npu_cost import estimate_build
+        from edgekit.estimate.sizes import graph_bytes
 
         m = bundle.manifest
         ratio = 4 * m.parameters / graph_bytes(m)
@@ -71,7 +71,7 @@ class Estimated:
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
         """Estimates of every device's graphs."""
-        from edgekit.cost import estimate_build
+        from edgekit.estimate.npu_cost import estimate_build
 
         note = "emulated here: no speed can be measured; estimated from the compiler's bytes"
         return cls(bundle.path, note, tuple(e for npu in bundle.manifest.npus for e in estimate_build(npu)))

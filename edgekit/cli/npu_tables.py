@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from edgekit.build.dry_run import TargetCheck, TargetTried
     from edgekit.cli.documents import Estimated
-    from edgekit.compiled import Emulation, Traffic
-    from edgekit.cost import Estimate
-    from edgekit.target_check import TargetCheck, TargetTried
+    from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Manifest, NpuBuild
+    from edgekit.types.npu import Emulation, Traffic
 
 LOSSES = (("total", "total"), ("quantization", "lost by quantization"), ("npu", "lost by the NPU"))
 """Fields of an Emulation, and what their rows are called."""
@@ -44,7 +44,7 @@ def npu_tables(manifest: Manifest, build: NpuBuild, estimates: Sequence[Estimate
 
 def npu_words(build: NpuBuild) -> str:
     """A device's part of a bundle in a line."""
-    from edgekit.cost import estimate_build
+    from edgekit.estimate.npu_cost import estimate_build
 
     said = [f"activations {build.activations}, a cache of {words.count(build.past)} tokens, {_last_tool(build)}"]
     said += [

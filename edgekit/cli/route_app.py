@@ -9,9 +9,9 @@ from edgekit.cli import console
 from edgekit.cli.arguments import LAST_SEED, MOST, MOST_THREADS, MOST_TOKENS, BundlePath, Json
 from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
-from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import ConfigError, RouteError
-from edgekit.routing import DeviceState, Price
+from edgekit.host.disk import make_parent, write_whole, writing
+from edgekit.types.routing import DeviceState, Price
 
 _LARGEST = 1_000_000
 """Bytes of a state or a schema."""
@@ -57,7 +57,7 @@ def route_explain(
     who may be gone on with.
     """
     from edgekit.cli.route_tables import explanation_tables
-    from edgekit.explain import explain_request
+    from edgekit.routing.explain import explain_request
 
     if local_only and cloud_ok:
         raise ConfigError("--local-only and --cloud-ok are both given", "keep one of them")
@@ -112,8 +112,8 @@ def route_calibrate(
     """
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
-    from edgekit.calibrate import calibrate_bundle, parse_guarantee, require_guarantee
     from edgekit.cli.calibration_tables import calibrated_tables
+    from edgekit.routing.evaluation.calibrate import calibrate_bundle, parse_guarantee, require_guarantee
 
     promise = parse_guarantee(guarantee) if guarantee else None
     with Bars() as progress:
@@ -173,10 +173,10 @@ def route_bench(
     """
     from edgekit.bundle import open_bundle
     from edgekit.cli.route_bench_tables import bench_tables
-    from edgekit.policy_file import load_policy
     from edgekit.record import to_json
     from edgekit.report.routing_plot import check_ending, draw_routing
-    from edgekit.route_bench import bench_routing, choose_cloud, panel_of
+    from edgekit.routing.evaluation.bench import bench_routing, choose_cloud, panel_of
+    from edgekit.routing.policy_file import load_policy
 
     if plot:
         check_ending(plot)

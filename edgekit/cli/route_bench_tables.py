@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgekit import words
 from edgekit.cli.calibration_tables import guarantee_words
 from edgekit.cli.layout import columns, facts
-from edgekit.route.proof import ROUTER
+from edgekit.routing.decision.proof import ROUTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from edgekit.interval import Interval
-    from edgekit.route.proof import Operation, Proof
-    from edgekit.route_bench import RouteBench
+    from edgekit.routing.decision.proof import Operation, Proof
+    from edgekit.routing.evaluation.bench import RouteBench
+    from edgekit.types.interval import Interval
 
 NONE = "-"
 """What is not defined, or not known."""

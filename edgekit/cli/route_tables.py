@@ -8,7 +8,7 @@ from rich.text import Text
 
 from edgekit import words
 from edgekit.cli.layout import columns, facts
-from edgekit.routing import DEVICE
+from edgekit.types.routing import DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from edgekit.explain import Explanation
-    from edgekit.routing import Expected, Finding
+    from edgekit.routing.explain import Explanation
+    from edgekit.types.routing import Expected, Finding
 
 _STYLES = {"pass": "green", "fail": "red", "unknown": "yellow"}
 

@@ -15,7 +15,7 @@ from edgekit.cli.calibration_tables import calibration_rows
 from edgekit.cli.flags import name_flags
 from edgekit.cli.layout import columns, facts
 from edgekit.cli.npu_tables import npu_tables, npu_words
-from edgekit.config import PRECISIONS
+from edgekit.config.recipe import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgekit.cli.documents import Answer, Built
-    from edgekit.fit import Fit, Option
-    from edgekit.footprint import Footprint
+    from edgekit.inspect.fit import Fit, Option
+    from edgekit.inspect.plan import Footprint
     from edgekit.types import (
         Ceilings,
         Check,
@@ -223,7 +223,7 @@ def _footprints_table(options: Sequence[Option]) -> Table:
 
 def _matrix_table(fit: Fit) -> Table:
     """A row for each target and model, a column for each precision."""
-    from edgekit.fit import HERE
+    from edgekit.inspect.fit import HERE
 
     several = len(fit.models) > 1
     table = columns("target", "memory>", "bandwidth>", *(("model",) if several else ()), *(f"{p}>" for p in PRECISIONS))
@@ -410,7 +410,7 @@ def settings_words(s: Settings) -> str:
 
 def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
     """Every trial, phase by phase, and what came of it."""
-    from edgekit.tune import verdict
+    from edgekit.bench.tune import verdict
 
     yield facts([("machine", f"{tuning.machine}, {tuning.runtime}")])
     yield ""

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from edgekit import words
 from edgekit.cli.layout import columns, facts
-from edgekit.device import Gate
+from edgekit.types.device import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from edgekit.build.target_lint import Lint
     from edgekit.cli.documents import Rewrite, RouteCard, TargetCard
-    from edgekit.device import Source, Target, Value
-    from edgekit.lint import Lint
+    from edgekit.types.device import Source, Target, Value
 
 _UNKNOWN = "unknown"
 

@@ -19,7 +19,7 @@ def targets_list(json: Json = False) -> None:
     """List the devices that ship with edgekit."""
     from edgekit.cli.documents import TargetList
     from edgekit.cli.target_tables import targets_table
-    from edgekit.config import list_targets, load_target
+    from edgekit.config.recipe import list_targets, load_target
 
     known = tuple(load_target(name) for name in list_targets())
     console.emit(TargetList(known)) if json else console.show(targets_table(known))
@@ -33,7 +33,7 @@ def targets_show(
     """Show a device: every number with its source, and the rewrites its graphs go through."""
     from edgekit.cli.documents import TargetCard
     from edgekit.cli.target_tables import target_tables
-    from edgekit.config import load_target
+    from edgekit.config.recipe import load_target
     from edgekit.lower import fixes
 
     card = TargetCard.of(load_target(target), fixes())
@@ -53,8 +53,8 @@ def targets_lint(
     A number without a source, a name that nothing goes by, an operator that nothing cures; in the files of the devices
     and of their NPUs' families. Ends with exit code 3 when there is any.
     """
+    from edgekit.build.target_lint import lint_targets
     from edgekit.cli.target_tables import lint_tables
-    from edgekit.lint import lint_targets
 
     lint = lint_targets(names or ())
     console.emit(lint) if json else console.show(*lint_tables(lint))
@@ -89,8 +89,8 @@ def targets_check(
     edgekit/lower cures it, and the DRAM bytes of a token at each context. Ends with exit code 3 when a node would run
     on the CPU.
     """
+    from edgekit.build.dry_run import check_targets, require_compiled
     from edgekit.cli.npu_tables import check_tables
-    from edgekit.target_check import check_targets, require_compiled
 
     contexts = numbers("--context", context, 2) if context else ()
     with Bars() as progress:

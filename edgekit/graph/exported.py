@@ -16,6 +16,7 @@ from onnx_ir.passes.common import IdentityEliminationPass, RemoveUnusedNodesPass
 
 from edgekit.errors import GraphError, SourceError
 from edgekit.types import Checkpoint, ModelSpec, Provenance, Rope, SideFile
+from edgekit.types.tensor_names import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,6 @@ class Export:
     checkpoint: Checkpoint
 
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 INPUTS = ("input_ids", "attention_mask", "position_ids")
 UNLIMITED_CONTEXT = 2048
 """Tokens for a model whose config names no limit, such as one with ALiBi."""

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.rope import attention_factor, inverse_frequencies, switches
+from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ def build_graph(spec: ModelSpec, weights: Weights, *, opset: int, name: str) -> 
     input_ids = writer.input("input_ids", INT64, ("batch_size", "sequence_length"))
     step = _step(writer, spec)
 
-    embedding = writer.weight("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
+    embedding = writer.weight(EMBEDDING, (spec.vocab_size, spec.hidden_size))
     residual = writer.op("Gather", [embedding, input_ids], "model.embed_tokens")
     normed = _norm(writer, spec, residual, "model.layers.0.input_layernorm", spec.hidden_size)
     presents: list[ir.Value] = []

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import GraphError
 from edgekit.graph.exported import Export, read_export
+from edgekit.host.cache import cache_folder, make_own, require_own
 from edgekit.locks import FOLDER, STRICT, WHEELS
 from edgekit.types import Progress, silent
 

@@ -47,5 +47,5 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
     """The logits, where a product makes them and the graph cannot be told where to begin."""
     head = next((o.producer() for o in model.graph.outputs if o.name == "logits"), None)
-    if head is not None and head.op_type in PRODUCTS and "first_logit" not in {v.name for v in model.graph.inputs}:
+    if head is not None and head.op_type in PRODUCTS and FIRST_LOGIT not in model.graph.initializers:
         yield "logits"

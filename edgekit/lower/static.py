@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgekit.device import Window
 from edgekit.errors import LowerError
 from edgekit.lower.cures import lower
 from edgekit.lower.host_inputs import host_graph
 from edgekit.lower.pipeline_graphs import piece_graph
+from edgekit.types.device import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgekit.device import Npu, Route, Target
+    from edgekit.types.device import Npu, Route, Target
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 

@@ -1,18 +1,7 @@
 """Latency, ceilings, energy, environment and quality of what runs."""
 
 from edgekit.measure.agreement import agree
-from edgekit.measure.ceilings import (
-    EMBEDDING,
-    decode_bytes,
-    decode_flop,
-    gemm_factor,
-    kv_bytes_per_position,
-    measure_bandwidth,
-    measure_ceilings,
-    prefill_flop,
-    roofline,
-    weight_bytes,
-)
+from edgekit.measure.ceilings import gemm_factor, measure_bandwidth, measure_ceilings, roofline
 from edgekit.measure.energy import choose_meter, meter_energy, meters
 from edgekit.measure.environment import (
     Conditions,
@@ -38,7 +27,6 @@ from edgekit.measure.scaling import FORMULA, PRECISION_LOSS, PRECISION_SHARE, UN
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
 
 __all__ = [
-    "EMBEDDING",
     "FORMULA",
     "PRECISION_LOSS",
     "PRECISION_SHARE",
@@ -54,12 +42,9 @@ __all__ = [
     "core_seconds",
     "cut_windows",
     "decode",
-    "decode_bytes",
-    "decode_flop",
     "embedded_text",
     "estimate_loss",
     "gemm_factor",
-    "kv_bytes_per_position",
     "load_reference",
     "make_reference",
     "measure_bandwidth",
@@ -69,7 +54,6 @@ __all__ = [
     "meter_energy",
     "meters",
     "peak_memory",
-    "prefill_flop",
     "read_conditions",
     "read_environment",
     "read_text",
@@ -79,6 +63,5 @@ __all__ = [
     "save_reference",
     "score",
     "source_key",
-    "weight_bytes",
     "why_incomparable",
 ]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.compiled import Agreement
 from edgekit.errors import MeasureError
+from edgekit.types.npu import Agreement
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -32,6 +32,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from edgekit.errors import MeasureError
+from edgekit.estimate.needs import decode_bytes, prefill_flop
 from edgekit.types import Ceilings, Series
 
 if TYPE_CHECKING:
@@ -39,14 +40,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.types import ModelSpec, TensorEntry
+    from edgekit.types import ModelSpec
 
 SMALLEST = 1 << 20
 LARGEST = 512 << 20
 GEMM_SIZE = 384
 """Three such matrices fit a core's second-level cache; larger products were slower wherever it was tried."""
 
-EMBEDDING = "model.embed_tokens.weight"
 
 _INT8_FACTORS = (
     # flag in /proc/cpuinfo, int8 multiply-adds per cycle over fp32 ones of the same core, source
@@ -126,65 +126,6 @@ def _multiply(a: NDArray[np.float32], out: NDArray[np.float32], times: int) -> N
 def _read(part: NDArray[np.int32], passes: int) -> None:
     for _ in range(passes):
         part.max()
-
-
-def weight_bytes(tensors: Sequence[TensorEntry], *, tied: bool) -> int:
-    """Bytes of weights that a decoded token must read: all of them, of an untied embedding one row only.
-
-    Args:
-        tensors: of a manifest.
-        tied: the head is the embedding.
-    """
-    total = 0
-    for tensor in tensors:
-        lookup = tensor.name == EMBEDDING and not tied
-        total += tensor.bytes // tensor.shape[0] if lookup else tensor.bytes
-    return total
-
-
-def kv_bytes_per_position(spec: ModelSpec) -> int:
-    """Bytes of keys and values (fp32) that one position adds over all layers: 2 * layers * kv_heads * head_dim * 4."""
-    return 2 * spec.layers * spec.kv_heads * spec.head_dim * 4
-
-
-def decode_bytes(weights: int, spec: ModelSpec, depth: int, tokens: int) -> float:
-    """Bytes that a decoded token must read, the mean over ``tokens`` tokens from ``depth`` on.
-
-    weights + sum over layers of 2 * kv_heads * head_dim * 4 * positions seen, at most the layer's window.
-    """
-    per_layer = kv_bytes_per_position(spec) / spec.layers
-    seen = depth + np.arange(1, tokens + 1)
-    kv = sum(np.minimum(seen, window or seen).mean() * per_layer for window in spec.windows)
-    return float(weights + kv)
-
-
-def matmul_weights(spec: ModelSpec) -> int:
-    """Weights of the layers' matrix products, without the head."""
-    attention = spec.hidden_size * spec.head_dim * (2 * spec.heads + 2 * spec.kv_heads)
-    return spec.layers * (attention + 3 * spec.hidden_size * spec.intermediate_size)
-
-
-def decode_flop(spec: ModelSpec, depth: int = 0) -> float:
-    """FLOP of one decoded token: 2 per weight of the matrix products and the head, 4 * heads * head_dim per position.
-
-    4 = two products (scores, values) of a multiplication and an addition each.
-    """
-    head = spec.vocab_size * spec.hidden_size
-    return 2.0 * (matmul_weights(spec) + head) + _attention_flop(spec, np.array([depth + 1]))
-
-
-def prefill_flop(spec: ModelSpec, tokens: int) -> float:
-    """FLOP that a prompt of ``tokens`` tokens at least needs: as decode_flop, causal, and the head once.
-
-    Graphs compute the head for every token; only the last one's is needed.
-    """
-    head = 2.0 * spec.vocab_size * spec.hidden_size
-    return 2.0 * tokens * matmul_weights(spec) + head + _attention_flop(spec, np.arange(1, tokens + 1))
-
-
-def _attention_flop(spec: ModelSpec, positions: NDArray[np.int64]) -> float:
-    seen = sum(int(np.minimum(positions, window or positions).sum()) for window in spec.windows)
-    return 4.0 * spec.heads * spec.head_dim * seen
 
 
 def gemm_factor(int8_activations: bool, flags: frozenset[str]) -> float | None:

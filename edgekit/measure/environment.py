@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.machine import processor_class, processor_name, read_field
+from edgekit.host.processor import processor_class, processor_name, read_field
 from edgekit.measure.sampling import read_word
 from edgekit.types import Environment
 

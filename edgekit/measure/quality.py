@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit import __version__
-from edgekit.disk import make_parent, write_whole
 from edgekit.errors import MeasureError
+from edgekit.host.disk import make_parent, write_whole
 from edgekit.record import to_json
 from edgekit.types import Interval, Predictor, Progress, Quality, silent
 

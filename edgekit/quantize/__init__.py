@@ -4,13 +4,12 @@ from edgekit.quantize.activations import observed, quantize_activations
 from edgekit.quantize.budget import fit_budget, most_bytes
 from edgekit.quantize.evaluate import reference_logits
 from edgekit.quantize.model import Quantized, methods, quantize
-from edgekit.quantize.pack import Layout, Packed, unpack
+from edgekit.quantize.pack import Packed, unpack
 from edgekit.quantize.policy import recipe_policy
 from edgekit.quantize.rotate import RotatedWeights
 from edgekit.quantize.smooth import smooth
 
 __all__ = [
-    "Layout",
     "Packed",
     "Quantized",
     "RotatedWeights",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.compiled import HIGH, LOW, NEW, PAST
+from edgekit.types.npu import HIGH, LOW, NEW, PAST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

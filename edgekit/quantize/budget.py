@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import QuantizeError
 from edgekit.quantize.model import load_method
-from edgekit.quantize.pack import Layout
 from edgekit.quantize.policy import TABLES, count_layers, pinned_policy, recipe_policy
 from edgekit.quantize.sensitivity import measure_sensitivity
 from edgekit.quantize.tensor import Fit, cores, quantize_weight
 from edgekit.types import Grid, GridPolicy, Progress, Recipe, Weights, silent
+from edgekit.types.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

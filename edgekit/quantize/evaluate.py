@@ -18,6 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from edgekit.errors import QuantizeError
 from edgekit.quantize.tensor import cores
+from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Op = Callable[[ir.Node, list[Array]], tuple[Array | None, ...]]
 
-
-TABLE = "model.embed_tokens.weight"
 
 BAND = 1 << 19
 """Weights of a matrix that a core holds at once: they stay in its cache between reading and multiplying."""
@@ -133,7 +132,7 @@ def reference_logits(model: ir.Model, weights: Weights, tokens: Sequence[int]) -
 
 def random_tokens(model: ir.Model, weights: Weights, count: int = 32, seed: int = 0) -> dict[str, Array]:
     """Feeds for ``count`` random tokens and an empty past: a probe that needs no data. Reads their embeddings only."""
-    vocabulary = weights.shape(TABLE)[0]
+    vocabulary = weights.shape(EMBEDDING)[0]
     return feeds_of(model, weights, np.random.default_rng(seed).integers(0, vocabulary, count).tolist())
 
 
@@ -142,7 +141,7 @@ def feeds_of(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> dict[s
     count = len(tokens)
     feeds: dict[str, Array] = {
         "input_ids": np.asarray([list(tokens)]),
-        "model.embed_tokens": np.stack([weights.read(TABLE, t, t + 1) for t in tokens], axis=1),
+        "model.embed_tokens": np.stack([weights.read(EMBEDDING, t, t + 1) for t in tokens], axis=1),
         "attention_mask": np.ones((1, count), np.int64),
         "position_ids": np.arange(count)[None],
     }

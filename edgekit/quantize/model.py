@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import QuantizeError, did_you_mean
 from edgekit.quantize.nodes import PRODUCTS, QuantizedTensor, check_layout, store_half
-from edgekit.quantize.pack import Layout
 from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
+from edgekit.types.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

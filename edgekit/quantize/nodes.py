@@ -16,9 +16,9 @@ from edgekit.errors import QuantizeError
 from edgekit.types import SHARED_WITH
 
 if TYPE_CHECKING:
-    from edgekit.quantize.pack import Layout
     from edgekit.quantize.tensor import LazyWeight, Part
     from edgekit.types import Grid
+    from edgekit.types.layout import Layout
 
 PRODUCTS = ("MatMul", "FusedMatMul")
 CONTRIB = "com.microsoft"

@@ -7,12 +7,12 @@ is stored once and repeated when the session is made. A row that is no multiple 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.quantize.grid import decode
+from edgekit.types.layout import Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,43 +33,6 @@ class Packed:
     scales: NDArray[np.float16 | np.float32]
     zeros: NDArray[np.uint8] | None
     error: float
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a [rows, columns] weight on a grid is cut: into ``blocks`` of ``block`` weights a row, padding included."""
-
-    rows: int
-    columns: int
-    block: int
-    blocks: int
-    per_channel: bool
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], grid: Grid) -> Layout:
-        """The layout for a weight's shape. Per channel takes the largest kernel block that divides the row."""
-        rows, columns = shape
-        block = grid.block or next((b for b in (256, 128, 64, 32) if columns % b == 0), 16)
-        return cls(rows, columns, block, ceil(columns / block), grid.block == 0)
-
-    def code_bytes(self, grid: Grid) -> int:
-        """Bytes of one block's codes."""
-        return self.block * grid.bits // 8
-
-    def zero_bytes(self, grid: Grid) -> int:
-        """Bytes of one row's zero points."""
-        return 1 if self.per_channel else ceil(self.blocks * grid.bits / 8)
-
-    def nbytes(self, grid: Grid) -> int:
-        """Bytes in the file: codes, scales and zero points, padding included."""
-        scale = 2 if grid.scale == "float16" else 4
-        zeros = 0 if grid.symmetric else self.zero_bytes(grid)
-        return self.rows * (self.blocks * self.code_bytes(grid) + self.scale_columns * scale + zeros)
-
-    @property
-    def scale_columns(self) -> int:
-        """Stored scales of one row."""
-        return 1 if self.per_channel else self.blocks
 
 
 def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

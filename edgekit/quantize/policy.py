@@ -6,12 +6,14 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from edgekit.types.tensor_names import EMBEDDING, HEAD
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from edgekit.types import Grid, GridPolicy, Recipe
 
-TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+TABLES = (EMBEDDING, HEAD)
 """The token table and the head: with them a wrong bit costs more than anywhere else."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")

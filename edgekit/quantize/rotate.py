@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.types.tensor_names import EMBEDDING, HEAD, LAST_NORM
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.types import Weights
 
-EMBEDDING, HEAD, LAST_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 LARGEST = 64
 """Rows of the largest factor: a wider transform is done in several."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from edgekit.errors import QuantizeError
 from edgekit.quantize.grid import decode, encode
-from edgekit.quantize.pack import Layout, Packed, pack_bits, pack_columns
+from edgekit.quantize.pack import Packed, pack_bits, pack_columns
 from edgekit.types import Grid
+from edgekit.types.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

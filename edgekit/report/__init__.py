@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from edgekit import words
-from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import EdgekitError
+from edgekit.host.disk import make_parent, write_whole, writing
 from edgekit.report.page import compose
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from math import isfinite, log10, prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
-from edgekit.cost import estimate_build
-from edgekit.parts import PARTS, bundle_parts, graph_bytes
+from edgekit.estimate.npu_cost import estimate_build
+from edgekit.estimate.sizes import PARTS, bundle_parts, graph_bytes
 from edgekit.report import plot
 
 if TYPE_CHECKING:

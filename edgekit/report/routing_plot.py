@@ -13,8 +13,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from edgekit.disk import make_parent, write_whole, writing
 from edgekit.errors import EdgekitError
+from edgekit.host.disk import make_parent, write_whole, writing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,12 +16,11 @@ from edgekit.run.generation import Finish, Generation, generate
 from edgekit.run.held import HeldPrompt
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
-from edgekit.run.settings import CHUNK, choose_settings, default_settings, find_tuning, machine_class, runtime_class
+from edgekit.run.settings import choose_settings, default_settings, find_tuning, machine_class, runtime_class
 from edgekit.run.text import Tokenizer, chat_template
 from edgekit.run.threads import core_cpus, physical_cores
 
 __all__ = [
-    "CHUNK",
     "NO_KLEIDIAI",
     "PROMPT_PRODUCTS",
     "Chat",

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import RunError
+from edgekit.host.cache import cache_folder, make_own, require_own
+from edgekit.host.processor import processor_class
 from edgekit.locks import STRICT, pins
-from edgekit.machine import processor_class
 from edgekit.run.driven import Interpreter, this_interpreter
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Progress, silent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.errors import RunError
-from edgekit.machine import processor_class
+from edgekit.host.processor import processor_class
 from edgekit.run.threads import physical_cores
 
 if TYPE_CHECKING:

@@ -16,14 +16,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.arithmetic import NOTHING, Arithmetic
-from edgekit.cache import cache_folder, foreign, make_own
-from edgekit.disk import write_whole
 from edgekit.errors import RunError
-from edgekit.machine import identify_processor, processor_class
+from edgekit.host.arithmetic import NOTHING, Arithmetic
+from edgekit.host.cache import cache_folder, foreign, make_own
+from edgekit.host.disk import write_whole
+from edgekit.host.processor import identify_processor, processor_class
 from edgekit.run import probing
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Check
+from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +49,6 @@ PROMPT_PRODUCTS = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "M
 """The products of a graph for prompts."""
 
 _BLOCKS, _FOLDED_BLOCKS, _ROWS = (16, 32, 64, 128, 256), (32, 64, 128), ("1 row", "16 rows")
-_EMBEDDING = "model.embed_tokens.weight"
 
 
 def folding_entry(accuracy_level: int) -> tuple[str, str]:
@@ -81,7 +81,7 @@ def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
     """What the decoder's graph of a bundle multiplies: names of products by the probe that holds them."""
     found: dict[str, set[str]] = {}
     lacks, level = manifest.portable.lacks, manifest.accuracy_level
-    for grid, table in {(t.grid, t.name == _EMBEDDING) for t in manifest.tensors if t.grid}:
+    for grid, table in {(t.grid, t.name == EMBEDDING) for t in manifest.tensors if t.grid}:
         if "op:MatMulNBits" in lacks:
             found.setdefault("dequantize_matmul", set()).add(_folded(grid))
         else:

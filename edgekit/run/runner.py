@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.arithmetic import NOTHING
 from edgekit.errors import RunError
+from edgekit.host.arithmetic import NOTHING
 from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
 from edgekit.run.exactness import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.arithmetic import Arithmetic
+    from edgekit.host.arithmetic import Arithmetic
     from edgekit.types import Bundle, Settings
 
 

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgekit.arithmetic import NOTHING, Arithmetic
+from edgekit.config.providers import find_provider, wrong_entry, wrong_option
 from edgekit.errors import RunError
-from edgekit.providers import find_provider, wrong_entry, wrong_option
+from edgekit.host.arithmetic import NOTHING, Arithmetic
 from edgekit.run.exactness import folding_entry
 from edgekit.run.expand import expand
 from edgekit.run.first_logit import open_first_logit

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import RunError
-from edgekit.machine import processor_name
+from edgekit.host.processor import processor_name
 from edgekit.run.runtime import onnxruntime
 from edgekit.run.threads import physical_cores
 from edgekit.types import Settings
+from edgekit.types.generation import PREFILL_CHUNK
 
 if TYPE_CHECKING:
     from edgekit.types import Manifest, Tuning
-
-CHUNK = 128
-"""Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
-of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
 
 SMALL_CHUNK = 64
 """Tokens fed in one run where memory is short: what a run needs besides the weights grows with them."""
@@ -57,7 +54,7 @@ def default_settings(manifest: Manifest) -> Settings:
         spinning=True,
         pinned=False,
         prompt_graph="decoder" if manifest.prefill is None else "own",
-        chunk=CHUNK,
+        chunk=PREFILL_CHUNK,
         few=FEW,
     )
 

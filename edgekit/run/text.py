@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from edgekit.cell import Cell
 from edgekit.errors import BundleError, RunError
 from edgekit.run.reach import find_reach
 from edgekit.strangers import parse_json, parse_text, read_plain
-from edgekit.tokenizer_file import MAX_BYTES, check_tokenizer
+from edgekit.strangers.cell import Cell
+from edgekit.strangers.tokenizer_file import MAX_BYTES, check_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgekit import __version__
-from edgekit.routing import DEVICE, Opening, Piece, Routed
 from edgekit.serve.admission import Admission
 from edgekit.serve.crossing import Crossing
 from edgekit.serve.guard import Guard, read_body, refuse
@@ -26,6 +25,7 @@ from edgekit.serve.memory import give_back
 from edgekit.serve.protocol import ALIAS, OVERRIDE_HEADER, Asked, Chat, Completion
 from edgekit.serve.refusals import Refusal, explain_error
 from edgekit.serve.replies import Kind, Reply, describe_verdict, event, list_models, verdict_header
+from edgekit.types.routing import DEVICE, Opening, Piece, Routed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from edgekit.routing import Event, Tier
-    from edgekit.routing import Request as Question
     from edgekit.serve.history import History
     from edgekit.serve.seam import Answerer
+    from edgekit.types.routing import Event, Tier
+    from edgekit.types.routing import Request as Question
 
 BODY_LIMIT = 1_000_000
 """Bytes of a request."""

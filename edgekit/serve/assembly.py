@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle import open_bundle
 from edgekit.errors import ConfigError
-from edgekit.policy_file import load_policy
+from edgekit.routing.policy_file import load_policy
 from edgekit.serve.app import Service, Settings
 from edgekit.serve.history import History, default_url
 from edgekit.serve.memory import share_arenas
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgekit.routing import Policy
     from edgekit.serve.seam import Answerer
     from edgekit.types import Bundle
+    from edgekit.types.routing import Policy
 
 NO_HISTORY = "none"
 
@@ -154,7 +154,7 @@ def last_midnight() -> float:
 
 
 def _open_router(plan: Plan, bundle: Bundle, policy: Policy, spent: float) -> Answerer:
-    from edgekit.router import open_router
+    from edgekit.routing.router import open_router
 
     return open_router(
         bundle,

@@ -9,14 +9,14 @@ from contextlib import closing
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from edgekit.routing import Opening, Routed
+from edgekit.types.routing import Opening, Routed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from concurrent.futures import Executor
 
-    from edgekit.routing import Event, Request
     from edgekit.serve.seam import Answerer
+    from edgekit.types.routing import Event, Request
 
 AHEAD = 1024
 """Events that may lie ready before the router has to wait: most answers fit, so that a slow reader keeps the model from

@@ -33,13 +33,13 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from edgekit.disk import make_private
 from edgekit.errors import ConfigError
+from edgekit.host.disk import make_private
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from edgekit.routing import Request, Routed
+    from edgekit.types.routing import Request, Routed
 
 _LOG = logging.getLogger("edgekit.serve")
 _BATCH = 256

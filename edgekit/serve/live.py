@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from edgekit.routing import DEVICE
+from edgekit.types.routing import DEVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from http import HTTPStatus
 
-    from edgekit.routing import Request, Routed
+    from edgekit.types.routing import Request, Routed
 
 _REMEMBERED = 1000
 """Answers whose times the page's percentiles are of."""

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from edgekit.errors import did_you_mean
-from edgekit.routing import Ability, Message, Override, Request
 from edgekit.serve.refusals import Refusal, bad_request
 from edgekit.types import Sampling
+from edgekit.types.routing import Ability, Message, Override, Request
 
 ALIAS = "edgekit"
 """The model to name where the policy decides who answers."""

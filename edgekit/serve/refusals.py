@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.errors import EdgekitError, RouteError, RunError
 
 if TYPE_CHECKING:
-    from edgekit.routing import Verdict
+    from edgekit.types.routing import Verdict
 
 _LOG = logging.getLogger("edgekit.serve")
 

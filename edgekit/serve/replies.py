@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgekit.routing import DEVICE
+from edgekit.types.routing import DEVICE
 
 if TYPE_CHECKING:
-    from edgekit.routing import Routed, Verdict
+    from edgekit.types.routing import Routed, Verdict
 
 VERDICT_HEADER = "x-edgekit-verdict"
 _LONGEST_REASON = 300

@@ -1,4 +1,4 @@
-"""What the server needs of a router: the one in ``edgekit.router``, or a double in tests."""
+"""What the server needs of a router: the one in ``edgekit.routing.router``, or a double in tests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-    from edgekit.route.drift import Drift
-    from edgekit.routing import Event, Policy, Request, Verdict
+    from edgekit.routing.decision.drift import Drift
     from edgekit.types import Bundle
+    from edgekit.types.routing import Event, Policy, Request, Verdict
 
 
 class Status(Protocol):

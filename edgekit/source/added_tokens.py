@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
 from edgekit.source.fields import Fields, shown
-from edgekit.tokenizer_file import MAX_ID, MAX_TOKEN
+from edgekit.strangers.tokenizer_file import MAX_ID, MAX_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

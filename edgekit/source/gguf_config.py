@@ -13,7 +13,8 @@ import numpy as np
 from edgekit.errors import SourceError
 from edgekit.ranges import HEAD_SIZE
 from edgekit.source.fields import shown
-from edgekit.source.tensors import EMBEDDING, HEAD, Extent, FileWeights
+from edgekit.source.tensors import Extent, FileWeights
+from edgekit.types.tensor_names import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile

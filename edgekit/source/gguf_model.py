@@ -12,7 +12,7 @@ from edgekit.source.gguf_file import read_gguf
 from edgekit.source.gguf_tokenizer import make_settings, make_tokenizer, tokens_of
 from edgekit.source.layout import match_tensors, split_fused
 from edgekit.source.sidefiles import as_json, check_vocabulary, generation_config, require_ids
-from edgekit.tokenizer_file import check_tokenizer
+from edgekit.strangers.tokenizer_file import check_tokenizer
 from edgekit.types import Checkpoint, Provenance, SideFile
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import regex
 
 from edgekit.source.gguf_tokenizer import find_split, merges_in, tokens_of, types_of
 from edgekit.source.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
-from edgekit.tokenizer_file import GPT2
+from edgekit.strangers.tokenizer_file import GPT2
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile

@@ -26,7 +26,7 @@ from edgekit.source.sentencepiece_model import (
     Pieces,
     build_tokenizer,
 )
-from edgekit.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
+from edgekit.strangers.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
 if TYPE_CHECKING:
     from edgekit.source.gguf_file import GgufFile

@@ -12,7 +12,8 @@ import numpy as np
 
 from edgekit.errors import SourceError
 from edgekit.source.reasons import explain_missing, refuse_unexpected
-from edgekit.source.tensors import EMBEDDING, HEAD, UNREAD, Extent, FileWeights
+from edgekit.source.tensors import UNREAD, Extent, FileWeights
+from edgekit.types.tensor_names import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

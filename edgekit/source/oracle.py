@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.cell import LARGE_MEMORY, Cell
 from edgekit.errors import SourceError
 from edgekit.source.corpus import AWKWARD
 from edgekit.source.fields import shown
 from edgekit.source.sentencepiece_model import read_pieces
-from edgekit.tokenizer_file import check_tokenizer
+from edgekit.strangers.cell import LARGE_MEMORY, Cell
+from edgekit.strangers.tokenizer_file import check_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

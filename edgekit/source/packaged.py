@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cache import cache_folder, make_own, require_own
 from edgekit.errors import SourceError
+from edgekit.host.cache import cache_folder, make_own, require_own
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

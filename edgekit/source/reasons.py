@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
 from edgekit.source.fields import shown
-from edgekit.source.tensors import HEAD, INTEGERS
+from edgekit.source.tensors import INTEGERS
+from edgekit.types.tensor_names import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.cell import LARGE_MEMORY, Cell
 from edgekit.errors import SourceError
 from edgekit.source.added_tokens import TokenFiles, add_tokens, require_added, require_tokens
 from edgekit.source.chat_templates import MORE, listed_templates, read_templates
@@ -16,7 +15,8 @@ from edgekit.source.fields import Fields
 from edgekit.source.folder import Folder
 from edgekit.source.sentencepiece_model import convert_pieces, read_pieces
 from edgekit.strangers import parse_json, parse_text
-from edgekit.tokenizer_file import TokenizerForm, check_tokenizer
+from edgekit.strangers.cell import LARGE_MEMORY, Cell
+from edgekit.strangers.tokenizer_file import TokenizerForm, check_tokenizer
 from edgekit.types import Checkpoint, ModelSpec, SideFile
 
 if TYPE_CHECKING:

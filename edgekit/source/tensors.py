@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 
 _PLAIN = {"F32": 4, "F16": 2, "BF16": 2}
 INTEGERS = frozenset(("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"))

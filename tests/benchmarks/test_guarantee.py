@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import guarantee
-from edgekit.calibration import Score
-from edgekit.collect import Kept
 from edgekit.record import to_json
-from edgekit.route.fit import Fitted
+from edgekit.routing.decision.fit import Fitted
+from edgekit.routing.evaluation.collect import Kept
+from edgekit.types.calibration import Score
 from tests.route.answered import local_answers
 
 ROOT = Path(__file__).parents[2]

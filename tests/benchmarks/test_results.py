@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.hidden import NEWER, can_hide, hidden_environment, show
 from benchmarks.results import FOLDER, append_lines, results_file, side_by_side
-from edgekit.machine import processor_class, processor_name
+from edgekit.host.processor import processor_class, processor_name
 
 ROOT = Path(__file__).parents[2]
 CPUINFO = (
@@ -60,7 +60,7 @@ def test_what_is_hidden_is_not_in_the_shown_cpuinfo(newest, tmp_path):
 
 @pytest.mark.skipif(not (can_hide() and shutil.which("gcc")), reason="CPUID cannot be trapped here")
 def test_children_see_the_older_class_and_a_real_fault_still_ends_them(tmp_path):
-    code = "from edgekit.machine import processor_class; import numpy; print(processor_class())"
+    code = "from edgekit.host.processor import processor_class; import numpy; print(processor_class())"
     command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"]
     environment = {"PYTHONPATH": str(ROOT), **hidden_environment("avx2", tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.routing import Answered, look
 from edgekit import build_bundle
-from edgekit.collect import collect_local
-from edgekit.examples_file import read_examples
-from edgekit.route.grading import is_right
+from edgekit.routing.decision.grading import is_right
+from edgekit.routing.evaluation.collect import collect_local
+from edgekit.routing.evaluation.examples import read_examples
 from edgekit.testing import tiny_checkpoint
 from tests.route.answered import local_answers
 

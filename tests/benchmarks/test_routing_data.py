@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.examples_file import read_answers, read_examples
+from edgekit.routing.evaluation.examples import read_answers, read_examples
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks/routing_data.py"
 PROBLEMS = 210

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from edgekit import build_bundle
-from edgekit.collect import read_collected
+from edgekit.routing.evaluation.collect import read_collected
 from edgekit.testing import tiny_checkpoint
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks/signals.py"

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.bundle import SCHEMA, draft
-from edgekit.config import load_recipe, load_target
+from edgekit.config.recipe import load_recipe, load_target
 from edgekit.types import Bundle, Manifest, ModelSpec, Provenance, Rope, SideFile
 
 GRAPH = "onnx/model_q4.onnx"

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.strangers.bundle_values import count, full_bundle
 from edgekit.bundle import open_bundle
+from edgekit.config.providers import SESSION_ENTRIES, find_provider, targets_folder
 from edgekit.errors import BundleError
-from edgekit.providers import SESSION_ENTRIES, find_provider, targets_folder
 from edgekit.types import Bundle
 
 Change = Callable[[dict[str, Any]], object]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgekit.bundle.interop import GRAPH_NAMES, GraphFile, _compact, runtime_files
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.errors import BundleError
 from edgekit.types import Bundle, ModelSpec, Precision, SideFile
 

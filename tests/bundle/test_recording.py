@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit import disk
 from edgekit.bundle import manifest as manifest_module
 from edgekit.bundle import open_bundle, record
 from edgekit.errors import BundleError
+from edgekit.host import disk
 from edgekit.types import Bundle, Interval, Quality, Settings, Tuning
 
 Build = Callable[..., Bundle]

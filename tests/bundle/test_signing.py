@@ -338,14 +338,14 @@ def test_a_bad_key_ends_a_build_before_it_begins(tmp_path, key, capsys, monkeypa
     def never(*_, **__):
         raise AssertionError("the build began")
 
-    monkeypatch.setattr("edgekit.build.build_bundle", never)
+    monkeypatch.setattr("edgekit.build.pipeline.build_bundle", never)
     key.chmod(0o640)
     for path in (key, tmp_path / "absent"):
         assert run(["build", "model", "-o", str(tmp_path / "out"), "--sign", str(path)]) == 1
         captured = capsys.readouterr().err
         assert captured.startswith("error: ")
         assert "hint: " in captured
-    monkeypatch.setattr("edgekit.verify.verify_bundle", never)
+    monkeypatch.setattr("edgekit.verify.bundle.verify_bundle", never)
     assert run(["verify", "bundle", "--key", str(key)]) == 1
     assert "private key" in capsys.readouterr().err
 

@@ -17,8 +17,8 @@ import pytest
 from edgekit.bundle import draft, open_bundle
 from edgekit.bundle import external as external_module
 from edgekit.bundle import write as write_module
-from edgekit.disk import try_lock
 from edgekit.errors import BundleError, SourceError
+from edgekit.host.disk import try_lock
 from edgekit.types import Bundle, Manifest, SideFile
 
 Build = Callable[..., Bundle]

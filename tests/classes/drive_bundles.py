@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import open_bundle
-from edgekit.machine import processor_class
+from edgekit.host.processor import processor_class
 from edgekit.run import default_settings, load_runner
 
 STEPS = 4

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import RunError
-from edgekit.machine import processor_class
+from edgekit.host.processor import processor_class
 from edgekit.run import Interpreter, find_arm64, folding_entry, save_expanded, this_interpreter
 from tests.classes.conftest import HERE, TOKENS, Machine, emulated_x86, hidden
 from tests.classes.exact import exact_logits

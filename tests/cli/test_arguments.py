@@ -133,7 +133,7 @@ def test_whatever_the_system_refuses_has_a_hint(number, monkeypatch, capsys):
     def fail():
         raise OSError(number, "no", "/there") if number else OSError("no number")
 
-    monkeypatch.setattr("edgekit.doctor.examine", fail)
+    monkeypatch.setattr("edgekit.inspect.doctor.examine", fail)
     assert run(["doctor"]) == 1
     two_lines(capsys.readouterr().err)
 
@@ -142,7 +142,7 @@ def test_no_memory_is_two_lines(monkeypatch, capsys):
     def fail():
         raise MemoryError("Unable to allocate 8.00 EiB")
 
-    monkeypatch.setattr("edgekit.doctor.examine", fail)
+    monkeypatch.setattr("edgekit.inspect.doctor.examine", fail)
     assert run(["doctor"]) == 1
     captured = capsys.readouterr()
     two_lines(captured.err)

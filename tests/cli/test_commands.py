@@ -255,7 +255,7 @@ def overflown(quality):
 def test_numbers_that_are_none_are_words_in_json_and_in_what_is_kept(copy, tmp_path, capsys, monkeypatch):
     quality = overflown(made.quality(0.1, 0.9))
     verification = Verification(str(copy), (Check("quality", "fail", "far off", "more bits"),), quality)
-    monkeypatch.setattr("edgekit.verify.verify_bundle", lambda *_, **__: verification)
+    monkeypatch.setattr("edgekit.verify.bundle.verify_bundle", lambda *_, **__: verification)
     assert run(["verify", str(copy), "--json", "--record"]) == 3
     told = strict(capsys.readouterr().out)["quality"]
     assert (told["ppl"], told["reference_ppl"]) == ("inf", "nan")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edgekit.cli import run
-from edgekit.fit import Fit
+from edgekit.inspect.fit import Fit
 from edgekit.record import from_json
 from edgekit.testing import tiny_config
 
@@ -50,7 +50,7 @@ def test_limits_decide(models, capsys):
 
 
 def test_several_models_and_this_machine(models, capsys, monkeypatch):
-    from edgekit import fit
+    from edgekit.inspect import fit
     from edgekit.types import Series
 
     monkeypatch.setattr(fit.measure, "measure_bandwidth", lambda threads, size: Series("read", "B/s", (1e10, 2e10)))

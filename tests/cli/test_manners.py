@@ -164,7 +164,7 @@ def test_exit_codes(raised, code, said, monkeypatch, capsys):
     def fail():
         raise raised
 
-    monkeypatch.setattr("edgekit.doctor.examine", fail)
+    monkeypatch.setattr("edgekit.inspect.doctor.examine", fail)
     assert run(["doctor"]) == code
     captured = capsys.readouterr()
     assert captured.err.startswith(said)

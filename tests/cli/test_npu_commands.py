@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-import edgekit.npu
+import edgekit.build.npu
 from edgekit.bundle import open_bundle
 from edgekit.cli import run
 from edgekit.cli.console import show
 from edgekit.cli.documents import Built
 from edgekit.cli.tables import built_lines
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.record import from_json
 from edgekit.types import Inspection, Measurement
 from tests.npus import compile_nothing, tiny_target
@@ -45,7 +45,9 @@ def wide(monkeypatch):
 
 @needs_compiler
 def test_build_shows_nodes_binaries_and_an_estimate(tmp_path, checkpoint, capsys, monkeypatch):
-    monkeypatch.setattr("edgekit.build.load_target", lambda name: tiny_target() if name == "s24" else load_target(name))
+    monkeypatch.setattr(
+        "edgekit.build.pipeline.load_target", lambda name: tiny_target() if name == "s24" else load_target(name)
+    )
     arguments = ["build", str(checkpoint), "--target", "s24", "--precision", "fp16", "--no-emulate"]
     assert run([*arguments, "-o", str(tmp_path / "b")]) == 0
     shown = capsys.readouterr().out
@@ -157,7 +159,7 @@ def test_options_for_the_emulator_where_there_is_none(bundle, capsys):
 @pytest.fixture
 def doubled(monkeypatch):
     compile_nothing(monkeypatch)
-    monkeypatch.setattr("edgekit.target_check.require_compiler", lambda plugin: None)
+    monkeypatch.setattr("edgekit.build.dry_run.require_compiler", lambda plugin: None)
 
 
 def test_targets_check(checkpoint, doubled, capsys):
@@ -175,7 +177,7 @@ def test_targets_check(checkpoint, doubled, capsys):
 
 
 def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint, doubled, capsys, monkeypatch):
-    real = edgekit.npu.compile_graphs
+    real = edgekit.build.npu.compile_graphs
 
     def compile_graphs(*arguments, **rest):
         return tuple(
@@ -190,7 +192,7 @@ def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint
             for c in real(*arguments, **rest)
         )
 
-    monkeypatch.setattr(edgekit.npu, "compile_graphs", compile_graphs)
+    monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
     assert run(["targets", "check", str(checkpoint), "--target", "galaxy-s24", "--context", "64"]) == 3
     captured = capsys.readouterr()
     row = next(line for line in captured.out.splitlines() if line.startswith("Erf"))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.cli import run
-from edgekit.explain import Explanation
 from edgekit.record import from_json, to_json
-from edgekit.routing import DeviceState
+from edgekit.routing.explain import Explanation
+from edgekit.types.routing import DeviceState
 from tests.route.cases import GUARANTEE, calibration
 from tests.test_state import measured_here
 

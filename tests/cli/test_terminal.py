@@ -182,7 +182,7 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_comes_up_while_a_command_runs(kind, screen, monkeypatch):
-    monkeypatch.setattr("edgekit.doctor.examine", lambda: speak(kind))
+    monkeypatch.setattr("edgekit.inspect.doctor.examine", lambda: speak(kind))
     with screen:
         run(["doctor"])
     check(screen.seen)
@@ -193,7 +193,7 @@ def test_warnings_logs_and_other_threads(tmp_path):
     program = write(
         tmp_path / "program.py",
         "import logging, sys, threading, warnings\n"
-        "import edgekit.doctor\n"
+        "import edgekit.inspect.doctor\n"
         "from edgekit.cli import run\n"
         f"EVIL = {EVIL!r}\n"
         "def speak():\n"
@@ -202,7 +202,7 @@ def test_warnings_logs_and_other_threads(tmp_path):
         "    thread = threading.Thread(target=lambda: 1 / 0, name=EVIL)\n"
         "    thread.start(); thread.join()\n"
         "    return ()\n"
-        "edgekit.doctor.examine = speak\n"
+        "edgekit.inspect.doctor.examine = speak\n"
         "sys.exit(run(['doctor']))\n",
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from edgekit.cloud import Endpoint
+from edgekit.routing.endpoints import Endpoint
 from tests.cloud.loopback import KEY, tier
 
 

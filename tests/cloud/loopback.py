@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import trustme
 
-from edgekit.clearance import clear
-from edgekit.routing import Message, Policy, Request, Tier
+from edgekit.routing.clearance import clear
 from edgekit.types import Sampling
+from edgekit.types.routing import Message, Policy, Request, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from edgekit.outgoing import Cleared
+    from edgekit.types.outgoing import Cleared
 
 KEY = "sk-secret-4f9a2b7c1d"
 PROMPT = "The patient Erika Mustermann has a rare disease; what is to be done?"

@@ -10,10 +10,10 @@ import time
 import openai
 import pytest
 
-from edgekit.cloud import Endpoint
 from edgekit.errors import CloudError, ConfigError
-from edgekit.routing import Request
+from edgekit.routing.endpoints import Endpoint
 from edgekit.types import Sampling
+from edgekit.types.routing import Request
 from tests.cloud.loopback import KEY, PROMPT, cleared, question, serve, tier
 
 
@@ -406,7 +406,7 @@ def test_nothing_of_the_environment_gets_into_a_request(endpoint, monkeypatch, t
 
 
 def test_the_connection_itself_knows_one_host_only():
-    from edgekit.cloud import Key, wire
+    from edgekit.routing.endpoints import Key, wire
 
     with serve(lambda c: c.answer("stolen")) as other, serve(lambda c: c.answer("x")) as server:
         client = wire.open_client(server.url, stall=1.0, deadline=1.0, verify=None)
@@ -494,5 +494,5 @@ def test_importing_the_room_loads_nothing_heavy():
     import subprocess
     import sys
 
-    code = "import edgekit.cloud, sys; print({'openai', 'httpx', 'httpcore'} & set(sys.modules))"
+    code = "import edgekit.routing.endpoints, sys; print({'openai', 'httpx', 'httpcore'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

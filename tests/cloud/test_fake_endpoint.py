@@ -5,8 +5,8 @@ from __future__ import annotations
 import openai
 import pytest
 
-from edgekit.routing import Request
 from edgekit.testing import serve_fake_openai
+from edgekit.types.routing import Request
 from tests.cloud.loopback import cleared, question
 
 TEXT = "Two  words,\nand a line. \n"

@@ -15,9 +15,9 @@ from itertools import count
 
 import pytest
 
-from edgekit.cloud.answer import Answer
-from edgekit.cloud.failures import read_retry_after
 from edgekit.errors import CloudError
+from edgekit.routing.endpoints.answer import Answer
+from edgekit.routing.endpoints.failures import read_retry_after
 from tests.cloud.loopback import question, serve
 
 CHUNK = {

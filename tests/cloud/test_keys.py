@@ -9,8 +9,8 @@ import pickle
 
 import pytest
 
-from edgekit.cloud import Key, read_key
 from edgekit.errors import ConfigError
+from edgekit.routing.endpoints import Key, read_key
 from tests.cloud.loopback import KEY, tier
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from edgekit.cloud import Breaker, RetryBudget
 from edgekit.errors import CloudError
+from edgekit.routing.endpoints import Breaker, RetryBudget
 from tests.cloud.loopback import question, serve
 
 

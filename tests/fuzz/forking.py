@@ -30,8 +30,9 @@ _OUTSIDE = "outside"
 
 def warm() -> None:
     """Import what commands import, so that children need not. No threads may be started here."""
-    import edgekit.build
-    import edgekit.calibrate
+    import edgekit.bench.tune
+    import edgekit.build.pipeline
+    import edgekit.build.target_lint
     import edgekit.cli.app
     import edgekit.cli.calibration_tables
     import edgekit.cli.npu_tables
@@ -39,13 +40,12 @@ def warm() -> None:
     import edgekit.cli.route_tables
     import edgekit.cli.tables
     import edgekit.cli.target_tables
-    import edgekit.explain
-    import edgekit.fit
-    import edgekit.lint
+    import edgekit.inspect.fit
     import edgekit.report
-    import edgekit.route_bench
-    import edgekit.tune
-    import edgekit.verify  # noqa: F401
+    import edgekit.routing.evaluation.bench
+    import edgekit.routing.evaluation.calibrate
+    import edgekit.routing.explain
+    import edgekit.verify.bundle  # noqa: F401
 
     for name in ("gguf", "jinja2", "safetensors.numpy", "tokenizers", "onnxruntime", "huggingface_hub", "rich.table",
                  "rich.progress", "matplotlib.figure", "sklearn.linear_model", "jsonschema", "bm25s",

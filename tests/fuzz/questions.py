@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from edgekit.calibration import Signals
-from edgekit.collect import Kept
 from edgekit.record import to_json
-from edgekit.routing import LocalAnswer
+from edgekit.routing.evaluation.collect import Kept
+from edgekit.types.calibration import Signals
+from edgekit.types.routing import LocalAnswer
 from tests.fuzz.case import Case
 from tests.fuzz.values import json_lines
 

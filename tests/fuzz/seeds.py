@@ -73,8 +73,8 @@ def measured(folder: Path) -> None:
     from dataclasses import replace
 
     from edgekit.bundle import open_bundle, record
-    from edgekit.calibration import Guarantee
     from edgekit.types import Settings, Tuning
+    from edgekit.types.calibration import Guarantee
     from tests import made
     from tests.route.cases import calibration
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from edgekit.record import to_json
-from edgekit.routing import DeviceState
+from edgekit.types.routing import DeviceState
 from tests.fuzz.case import Case, write
 from tests.fuzz.values import damaged_text, json_steps, odd_files
 

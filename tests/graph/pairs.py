@@ -22,7 +22,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower
 from edgekit.run.runtime import onnxruntime

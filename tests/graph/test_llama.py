@@ -11,7 +11,7 @@ import torch
 from pairs import CONFIGS, TINY, Pair, distance, make_pair
 from transformers import LlamaConfig
 
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.errors import GraphError, LowerError
 from edgekit.graph import build_graph
 from edgekit.lower import lower

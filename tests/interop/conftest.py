@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle
-from edgekit.cache import cache_folder
+from edgekit.host.cache import cache_folder
 from edgekit.run import Tokenizer, generate, load_runner
 from edgekit.testing import tiny_checkpoint, tiny_config, tiny_weights
 from edgekit.types import Bundle, Precision, Sampling

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.build import ForNpu, build_bundle
+from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.run import Tokenizer
 from edgekit.types import Bundle
 from tests.npus import (

@@ -7,13 +7,13 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from edgekit.config import load_target
-from edgekit.device import Route, Window
+from edgekit.config.recipe import load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Checkpoint
+from edgekit.types.device import Route, Window
 
 NORM = {"op:SkipSimplifiedLayerNormalization", "op:SimplifiedLayerNormalization"}
 QUIRKS = {"inputs:token-ids", "attention:fused", "shapes:dynamic", "floats:float32"}

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import edgekit
-from edgekit.config import builtin_recipe, list_targets, load_target
+from edgekit.config.recipe import builtin_recipe, list_targets, load_target
 from edgekit.errors import LowerError
 from edgekit.graph import build_graph
 from edgekit.lower import fixes, lower

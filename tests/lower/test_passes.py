@@ -10,14 +10,14 @@ import onnx_ir as ir
 import pytest
 
 import edgekit.lower
-from edgekit.config import builtin_recipe, load_target
-from edgekit.device import Window
+from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.graph import build_graph
 from edgekit.lower import CureFailed, cures, lower
 from edgekit.quantize import quantize
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Target
+from edgekit.types.device import Window
 
 FOLDER = Path(edgekit.lower.__file__).parent
 PASSES = [path.stem for path in sorted(FOLDER.glob("*.py")) if "\nFIXES = " in path.read_text(encoding="utf-8")]

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgekit import build_bundle
 from edgekit.bundle.reading import read_initializers
-from edgekit.config import builtin_recipe, load_recipe, load_target
+from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.graph import build_graph
 from edgekit.lower import lower, prefill_graph
 from edgekit.quantize import quantize

@@ -10,12 +10,13 @@ import onnx_ir as ir
 import pytest
 from onnx_ir import tape
 
-from edgekit.config import load_target
+from edgekit.config.recipe import load_target
 from edgekit.errors import LowerError
 from edgekit.lower import lower
-from edgekit.quantize import Layout, Packed, quantize, unpack
+from edgekit.quantize import Packed, quantize, unpack
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Grid, Recipe
+from edgekit.types.layout import Layout
 
 EMBEDDING, LINEAR = "model.embed_tokens.weight", "linear.weight"
 PORTABLE = load_target("portable")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.config import builtin_recipe, load_recipe, load_target
+from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import LowerError, RunError
 from edgekit.lower import lower
 from edgekit.quantize import quantize

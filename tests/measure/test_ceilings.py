@@ -8,18 +8,9 @@ import numpy as np
 import pytest
 
 from edgekit.errors import MeasureError
+from edgekit.estimate.needs import decode_bytes, decode_flop, kv_bytes_per_position, prefill_flop, weight_bytes
 from edgekit.measure import ceilings
-from edgekit.measure.ceilings import (
-    decode_bytes,
-    decode_flop,
-    gemm_factor,
-    kv_bytes_per_position,
-    measure_bandwidth,
-    measure_gemm,
-    prefill_flop,
-    roofline,
-    weight_bytes,
-)
+from edgekit.measure.ceilings import gemm_factor, measure_bandwidth, measure_gemm, roofline
 from edgekit.types import Ceilings, ModelSpec, Rope, Series, TensorEntry
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edgekit.machine import cpu_flags
+from edgekit.host.processor import cpu_flags
 from edgekit.measure.environment import core_seconds, peak_memory, read_environment, reset_peak_memory
 
 LAPTOP = {

@@ -5,8 +5,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.build import build_bundle
-from edgekit.config import builtin_recipe
+from edgekit.build.pipeline import build_bundle
+from edgekit.config.recipe import builtin_recipe
 from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
 from edgekit.quantize import budget, fit_budget, rtn, search

@@ -10,8 +10,8 @@ import pytest
 from edgekit.errors import QuantizeError
 from edgekit.quantize import rtn, search, tensor
 from edgekit.quantize.model import load_method, methods
-from edgekit.quantize.pack import Layout
 from edgekit.types import Grid
+from edgekit.types.layout import Layout
 
 GRIDS = (
     Grid(4, 32, False),

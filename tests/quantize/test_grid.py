@@ -8,9 +8,10 @@ import pytest
 from edgekit.errors import QuantizeError
 from edgekit.quantize import rtn, search, tensor
 from edgekit.quantize.grid import decode, encode, storable
-from edgekit.quantize.pack import Layout, Packed, pack_bits, pack_columns, unpack, unpack_bits
+from edgekit.quantize.pack import Packed, pack_bits, pack_columns, unpack, unpack_bits
 from edgekit.quantize.tensor import quantize_weight
 from edgekit.types import Grid
+from edgekit.types.layout import Layout
 
 GRIDS = [
     Grid(bits, block, symmetric, scale)

@@ -3,16 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.build import build_bundle
-from edgekit.config import builtin_recipe
+from edgekit.build.pipeline import build_bundle
+from edgekit.config.recipe import builtin_recipe
 from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
-from edgekit.quantize import Layout, methods, quantize
+from edgekit.quantize import methods, quantize
 from edgekit.quantize.model import load_method
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid, Override
+from edgekit.types.layout import Layout
 
 
 @pytest.fixture(scope="module")

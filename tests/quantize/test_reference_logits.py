@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.build import build_bundle, draw
-from edgekit.config import builtin_recipe
-from edgekit.emulation import make_probe
+from edgekit.build.npu_emulate import make_probe
+from edgekit.build.pipeline import build_bundle, draw
+from edgekit.config.recipe import builtin_recipe
 from edgekit.quantize import reference_logits
 from edgekit.run import load_runner
 from edgekit.source import open_model

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from edgekit.build import draw
-from edgekit.config import builtin_recipe, load_target
+from edgekit.build.pipeline import draw
+from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.lower import lower
 from edgekit.quantize import RotatedWeights
 from edgekit.quantize.rotate import factors, turn

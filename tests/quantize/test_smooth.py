@@ -5,8 +5,8 @@ import onnx_ir as ir
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from edgekit.build import build_bundle, draw
-from edgekit.config import builtin_recipe, load_recipe
+from edgekit.build.pipeline import build_bundle, draw
+from edgekit.config.recipe import builtin_recipe, load_recipe
 from edgekit.errors import ConfigError, SourceError
 from edgekit.quantize import smooth
 from edgekit.run.runtime import onnxruntime

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from edgekit.errors import RouteError
-from edgekit.recall import documents as module
-from edgekit.recall import read_documents, split
+from edgekit.routing.documents import documents as module
+from edgekit.routing.documents import read_documents, split
 
 TEXT = "Some words that say nothing."
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from edgekit.recall import Document, Index, read_documents
+from edgekit.routing.documents import Document, Index, read_documents
 
 
 @pytest.fixture
@@ -127,5 +127,5 @@ def test_many_threads_search_at_once(index):
 
 
 def test_importing_the_room_loads_nothing_heavy():
-    code = "import edgekit.recall, sys; print({'bm25s', 'numpy', 'scipy'} & set(sys.modules))"
+    code = "import edgekit.routing.documents, sys; print({'bm25s', 'numpy', 'scipy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

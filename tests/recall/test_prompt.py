@@ -7,8 +7,8 @@ from itertools import combinations
 
 import pytest
 
-from edgekit.recall import Index, Passage, PrivateText, read_documents, with_passages
-from edgekit.routing import Message, Request
+from edgekit.routing.documents import Index, Passage, PrivateText, read_documents, with_passages
+from edgekit.types.routing import Message, Request
 
 OPEN = Passage("travel/rome.txt", "The train leaves at nine.", 2.0, private=False)
 SECRET = Passage("notes/x.md", "The safe's number is 4711.", 3.0, private=True)
@@ -117,10 +117,10 @@ def test_nothing_private_can_ride_along(size):
 
 
 def test_an_endpoint_refuses_what_became_private(folder):
-    from edgekit.cloud import Endpoint
     from edgekit.errors import CloudError
-    from edgekit.routing import Tier
+    from edgekit.routing.endpoints import Endpoint
     from edgekit.testing import serve_fake_openai
+    from edgekit.types.routing import Tier
     from tests.cloud.loopback import cleared
 
     index = Index(read_documents(folder()).documents)

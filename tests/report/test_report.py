@@ -7,7 +7,7 @@ import pytest
 
 from edgekit import words
 from edgekit.errors import EdgekitError
-from edgekit.parts import bundle_parts
+from edgekit.estimate.sizes import bundle_parts
 from edgekit.report import write_report
 from edgekit.types import Bundle, Energy, Series
 from tests.made import bundle, measurement

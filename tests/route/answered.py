@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.calibration import Signals
-from edgekit.routing import CloudAnswer, LocalAnswer
+from edgekit.types.calibration import Signals
+from edgekit.types.routing import CloudAnswer, LocalAnswer
 
 
 def probability(u: np.ndarray) -> np.ndarray:

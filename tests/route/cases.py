@@ -6,8 +6,9 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from edgekit.calibration import Calibration, Guarantee, PrefixScore, Score, Signals
-from edgekit.routing import (
+from edgekit.types import Energy, Measurement, Sampling
+from edgekit.types.calibration import Calibration, Guarantee, PrefixScore, Score, Signals
+from edgekit.types.routing import (
     AnswerRules,
     Bounds,
     Budget,
@@ -23,7 +24,6 @@ from edgekit.routing import (
     Unfit,
     Unknown,
 )
-from edgekit.types import Energy, Measurement, Sampling
 from tests import made
 
 BOX = Tier("box", "private", "http://box/v1", "m", context=32768, price=Price(0, 0), can=frozenset({"json-schema"}))

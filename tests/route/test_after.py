@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from edgekit.errors import ConfigError, RouteError
-from edgekit.route.after import Judgement, check_calibrated, judge, judge_prefix
-from edgekit.route.decide import decide
-from edgekit.route.loops import Loop
-from edgekit.route.schema import LONGEST as LONGEST_SCHEMA
-from edgekit.route.schema import check_schema
-from edgekit.routing import DEVICE, AnswerRules, Finding, OnDevice, Policy, Unknown
+from edgekit.routing.decision.after import Judgement, check_calibrated, judge, judge_prefix
+from edgekit.routing.decision.decide import decide
+from edgekit.routing.decision.loops import Loop
+from edgekit.routing.decision.schema import LONGEST as LONGEST_SCHEMA
+from edgekit.routing.decision.schema import check_schema
+from edgekit.types.routing import DEVICE, AnswerRules, Finding, OnDevice, Policy, Unknown
 from tests.route.cases import GUARANTEE, POLICY, PREFIX, REQUEST, SCORE, SIGNALS, STATE, calibration
 
 PERSON = json.dumps(

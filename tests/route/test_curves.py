@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from edgekit.route import curves, metrics
+from edgekit.routing.decision import curves, metrics
 
 
 def world(n=400, seed=0, cloud=0.9):

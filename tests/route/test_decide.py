@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 
-from edgekit.route.decide import decide, escalate
-from edgekit.route.gates import DEVICE_CHECKS, HARD, TIER_CHECKS
-from edgekit.routing import (
+from edgekit.routing.decision.decide import decide, escalate
+from edgekit.routing.decision.gates import DEVICE_CHECKS, HARD, TIER_CHECKS
+from edgekit.types import Sampling
+from edgekit.types.routing import (
     DEVICE,
     TRUST,
     Bounds,
@@ -26,7 +27,6 @@ from edgekit.routing import (
     Unknown,
     Verdict,
 )
-from edgekit.types import Sampling
 from tests.route.cases import (
     BOX,
     CLOUD,

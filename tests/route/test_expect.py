@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.route.expect import expect_local, expect_tier
-from edgekit.routing import Expected, Price
+from edgekit.routing.decision.expect import expect_local, expect_tier
 from edgekit.types import Energy, Series
+from edgekit.types.routing import Expected, Price
 from tests.route.cases import BOX, CLOUD, measured
 
 METERED = Energy("measured", "RAPL", gross_joules=80.0, net_joules=60.0, seconds=10.0, tokens=500)

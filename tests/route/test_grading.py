@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from edgekit.route.grading import find_number, is_right
-from edgekit.routing import Grading
+from edgekit.routing.decision.grading import find_number, is_right
+from edgekit.types.routing import Grading
 
 CASES = {
     "exact": [

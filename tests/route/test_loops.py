@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from edgekit.route.loops import LONGEST, REPEATS, SPAN, Loop, LoopWatch
+from edgekit.routing.decision.loops import LONGEST, REPEATS, SPAN, Loop, LoopWatch
 
 
 def watched(items: list[str] | list[int]) -> Loop | None:

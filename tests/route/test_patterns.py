@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 
-from edgekit.route.patterns import NO_FORM, compile_schema_pattern, find_fault, matches
+from edgekit.routing.decision.patterns import NO_FORM, compile_schema_pattern, find_fault, matches
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgekit.calibration import Calibration
 from edgekit.errors import RouteError
 from edgekit.record import from_json, to_json
-from edgekit.route import proof
-from edgekit.route.calibration_fit import calibrate
-from edgekit.route.drift import measure_drift, stability_index
-from edgekit.route.proof import Case, Proof, pair_cases, prove
+from edgekit.routing.decision import proof
+from edgekit.routing.decision.calibration_fit import calibrate
+from edgekit.routing.decision.drift import measure_drift, stability_index
+from edgekit.routing.decision.proof import Case, Proof, pair_cases, prove
+from edgekit.types.calibration import Calibration
 from tests.route.answered import cloud_answers, local_answers
 
 

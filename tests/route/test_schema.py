@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import RouteError
-from edgekit.route.schema import DEEPEST, MOST_LISTED, MOST_OBJECTS, check_schema, find_breach
+from edgekit.routing.decision.schema import DEEPEST, MOST_LISTED, MOST_OBJECTS, check_schema, find_breach
 
 
 def doubling(depth: int, keyword: str = "allOf") -> dict:

@@ -8,7 +8,7 @@ from math import log
 import pytest
 
 from edgekit.errors import RouteError
-from edgekit.route.score import FEATURES, RENAMED, feature, raw_score, wrong_probability
+from edgekit.routing.decision.score import FEATURES, RENAMED, feature, raw_score, wrong_probability
 from tests.route.cases import SCORE, SIGNALS
 
 

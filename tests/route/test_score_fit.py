@@ -4,14 +4,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from edgekit.calibration import Signals
 from edgekit.errors import RouteError
 from edgekit.record import from_json, to_json
-from edgekit.route.calibration_fit import FITTING, CalibrationFit, calibrate, split
-from edgekit.route.fit import describe_prefix, fit_prefix, fit_score, give_up_above
-from edgekit.route.metrics import auroc
-from edgekit.route.score import cautious_probability, raw_score, wrong_probability
-from edgekit.route.signals import digest_answer
+from edgekit.routing.decision.calibration_fit import FITTING, CalibrationFit, calibrate, split
+from edgekit.routing.decision.fit import describe_prefix, fit_prefix, fit_score, give_up_above
+from edgekit.routing.decision.metrics import auroc
+from edgekit.routing.decision.score import cautious_probability, raw_score, wrong_probability
+from edgekit.routing.decision.signals import digest_answer
+from edgekit.types.calibration import Signals
 from tests.route.answered import local_answers, probability, signals
 
 
@@ -47,7 +47,7 @@ def test_the_one_signal_that_says_all_is_enough(n):
 def test_the_simpler_is_preferred_only_where_examples_are_few(monkeypatch):
     told, wrong = columns(local_answers(400, seed=1, noise=0.3))
     assert len(fit_score(told, wrong).score.features) > 1
-    monkeypatch.setattr("edgekit.route.fit.EVENTS", 1000)
+    monkeypatch.setattr("edgekit.routing.decision.fit.EVENTS", 1000)
     assert len(fit_score(told, wrong).score.features) == 1
 
 

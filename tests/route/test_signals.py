@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgekit.calibration import Signals
-from edgekit.route.signals import SHORT, SignalTrail, digest_answer
+from edgekit.routing.decision.signals import SHORT, SignalTrail, digest_answer
 from edgekit.types import Emitted
+from edgekit.types.calibration import Signals
 
 RANDOM = np.random.default_rng(3)
 

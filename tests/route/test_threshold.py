@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from edgekit.errors import RouteError
-from edgekit.route.threshold import (
+from edgekit.routing.decision.threshold import (
     Infeasible,
     Rule,
     exact_interval,

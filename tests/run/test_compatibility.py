@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.build import ForNpu, build_bundle
-from edgekit.config import load_target
-from edgekit.emulation import Probe, emulate_build, npu_of
+from edgekit.build.npu_emulate import Probe, emulate_build
+from edgekit.build.npu_plan import npu_of
+from edgekit.build.pipeline import ForNpu, build_bundle
+from edgekit.config.recipe import load_target
 from edgekit.errors import RunError
 from edgekit.run.npu import Mark, installed_sdk, parse_mark, require_compatible
 from edgekit.testing import tiny_checkpoint

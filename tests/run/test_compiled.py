@@ -14,19 +14,19 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.build import ForNpu, build_bundle
+from edgekit.build.npu_emulate import Probe, emulate_build
+from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.bundle import open_bundle
 from edgekit.bundle.reading import read_context
 from edgekit.cli import run
-from edgekit.compiled import NpuBuild
-from edgekit.config import load_target
-from edgekit.device import Target
-from edgekit.emulation import Probe, emulate_build
+from edgekit.config.recipe import load_target
 from edgekit.errors import GateFailed, RunError
 from edgekit.run.npu import compile_graphs
 from edgekit.run.npu.plugin import session_options
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Bundle
+from edgekit.types.device import Target
+from edgekit.types.npu import NpuBuild
 from tests.npus import NEEDS_COMPILER, SLOTS, WIDTH, signed_checkpoint
 
 pytestmark = NEEDS_COMPILER
@@ -265,6 +265,7 @@ class TestANodeOnTheCpu:
 
 
 @pytest.mark.model
+@pytest.mark.timeout(900)  # a minute where nothing else runs
 def test_a_whole_model(tmp_path: Path) -> None:
     """SmolLM2-135M: nothing on the CPU, the bytes a token costs, and what goes to the phone."""
     ask = ForNpu(context=256, emulate=False)

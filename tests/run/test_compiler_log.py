@@ -1,7 +1,7 @@
 """What the provider says while it compiles, read from lines of it: onnxruntime-qnn 2.7.0, two nodes and the bytes."""
 
-from edgekit.compiled import Placed, Traffic
 from edgekit.run.npu.compiler_log import CompilerLog
+from edgekit.types.npu import Placed, Traffic
 
 AT = "2026-03-04 05:06:07.226474015 [V:onnxruntime:, qnn_execution_provider.cc:1713 LogNodeSupport]"
 BYTES = "2026-03-04 05:06:07.512087031 [V:onnxruntime:Default, qnn_backend_manager.cc:519 QnnLogging]"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.run import Tokenizer, generate, load_runner
 from edgekit.run.settings import CHUNK
 from edgekit.testing import tiny_checkpoint

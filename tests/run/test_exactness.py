@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 from edgekit import build_bundle
-from edgekit.arithmetic import NOTHING, Arithmetic
 from edgekit.errors import RunError
 from edgekit.graph import probes
+from edgekit.host.arithmetic import NOTHING, Arithmetic
 from edgekit.run import Interpreter, exactness, load_runner, probing, this_interpreter
 from edgekit.run.exactness import (
     PROMPT_PRODUCTS,

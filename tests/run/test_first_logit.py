@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekit.build import build_bundle
+from edgekit.build.pipeline import build_bundle
 from edgekit.run import load_runner
 from edgekit.run.first_logit import open_first_logit
 from edgekit.run.session import open_session

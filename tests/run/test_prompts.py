@@ -11,13 +11,14 @@ import pytest
 from edgekit import build_bundle
 from edgekit.bundle.reading import read_initializers
 from edgekit.lower import prefill as prefill_module
-from edgekit.quantize import Layout, Packed, unpack
+from edgekit.quantize import Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
 from edgekit.run.expand import _pair_sums, expand
 from edgekit.run.settings import CHUNK, FEW
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle, Expansion, Region
+from edgekit.types.layout import Layout
 
 PROMPT = np.random.default_rng(0).integers(4, 380, CHUNK + 30).tolist()
 

@@ -3,8 +3,8 @@
 import onnx
 import pytest
 
+from edgekit.config.providers import Option, Provider
 from edgekit.errors import RunError
-from edgekit.providers import Option, Provider
 from edgekit.run import load_runner
 from edgekit.run.runtime import onnxruntime
 
@@ -17,7 +17,7 @@ def test_a_missing_provider_lists_those_there_are(bundle_of):
 
 def test_provider_options_reach_the_provider(bundle_of, monkeypatch):
     allowing = Provider("CPUExecutionProvider", (Option("key", ("value",), None),), (), None)
-    monkeypatch.setattr("edgekit.providers.find_provider", lambda name: allowing)
+    monkeypatch.setattr("edgekit.config.providers.find_provider", lambda name: allowing)
     runner = load_runner(bundle_of("append", provider_options=(("key", "value"),)), threads=1)
     assert runner.info.provider_options == (("key", "value"),)
     runner.close()

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tokenizers
 
-from edgekit.cell import Cell
 from edgekit.errors import BundleError, RunError
 from edgekit.run import Tokenizer
 from edgekit.run.text import _open_codec
+from edgekit.strangers.cell import Cell
 from edgekit.testing import CHAT_TEMPLATE, tiny_tokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]

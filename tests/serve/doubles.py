@@ -11,7 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from edgekit.errors import RouteError
-from edgekit.routing import (
+from edgekit.serve.app import Service, Settings
+from edgekit.serve.history import History
+from edgekit.serve.running import Running, address_of, bind
+from edgekit.types.routing import (
     DEVICE,
     Attempt,
     Budget,
@@ -26,9 +29,6 @@ from edgekit.routing import (
     Tier,
     Verdict,
 )
-from edgekit.serve.app import Service, Settings
-from edgekit.serve.history import History
-from edgekit.serve.running import Running, address_of, bind
 
 PASSED = Finding("context", DEVICE, "pass", "12 of 512 tokens", 12, 512, "tokens")
 LOCAL = Verdict(DEVICE, "local", "nothing stood against the device", (PASSED,), Expected(0.1, 0.5), ("edge",))

@@ -106,8 +106,8 @@ def test_prompts_cannot_be_stored_nowhere(bundle, policy):
 
 
 def test_what_was_spent_today_is_handed_to_the_router(bundle, policy, tmp_path):
-    from edgekit.routing import Request
     from edgekit.serve.history import History
+    from edgekit.types.routing import Request
     from tests.serve.doubles import LEFT, routed
 
     url = f"sqlite:///{tmp_path}/h.sqlite"

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import create_engine, select, text
 
 from edgekit.errors import ConfigError
-from edgekit.routing import Message, Request
 from edgekit.serve.history import REQUESTS, History, default_url
+from edgekit.types.routing import Message, Request
 from tests.serve.doubles import LEFT, routed, site
 
 ASKED = Request(messages=(Message("user", "my secret question"),))

@@ -8,10 +8,10 @@ import openai
 import pytest
 
 from edgekit import build_bundle
-from edgekit.router import open_router
-from edgekit.routing import AnswerRules, Expected, Finding, OnDevice, Policy, Tier, Verdict
+from edgekit.routing.router import open_router
 from edgekit.serve.replies import describe_verdict
 from edgekit.testing import tiny_checkpoint
+from edgekit.types.routing import AnswerRules, Expected, Finding, OnDevice, Policy, Tier, Verdict
 from tests.serve.doubles import ScriptedRouter, site
 
 CONTEXT = 128

@@ -5,7 +5,7 @@ import json
 import openai
 import pytest
 
-from edgekit.routing import Message
+from edgekit.types.routing import Message
 from tests.serve.doubles import LOCAL
 
 SAY = [{"role": "user", "content": "hello there"}]

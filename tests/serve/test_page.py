@@ -137,7 +137,7 @@ def test_its_files_allow_nothing_foreign_and_build_no_html(server):
 
 
 def test_energy_is_shown_where_there_is_a_meter(router):
-    from edgekit.routing import Request
+    from edgekit.types.routing import Request
 
     with site(router) as server:
         server.service.live.add(Request(), routed(joules=2.5))

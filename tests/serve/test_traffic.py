@@ -11,12 +11,12 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from edgekit.routing import Piece, Request, Routed
 from edgekit.serve import crossing as crossing_module
 from edgekit.serve.admission import Admission
 from edgekit.serve.app import Settings
 from edgekit.serve.crossing import Crossing
 from edgekit.serve.refusals import Refusal
+from edgekit.types.routing import Piece, Request, Routed
 from tests.serve.doubles import routed, site
 
 

@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from edgekit import build_bundle
-from edgekit.router import open_router
-from edgekit.routing import AnswerRules, Policy, Price, Tier
+from edgekit.routing.router import open_router
 from edgekit.serve.history import History
 from edgekit.testing import tiny_checkpoint
+from edgekit.types.routing import AnswerRules, Policy, Price, Tier
 from tests.serve.doubles import ScriptedRouter, site
 from tests.serve.test_history import rows
 

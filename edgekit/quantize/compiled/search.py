@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.quantize.pack import Layout
     from edgekit.quantize.tensor import Rows
     from edgekit.types import Grid
+    from edgekit.types.layout import Layout
 
 LANES = 64
 """Tiles of 64 blocks of 32 stay in a first-level cache."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.compiled import HIGH, LOW
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
 from edgekit.types import Progress, Range, silent
+from edgekit.types.npu import HIGH, LOW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from edgekit.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.record import from_json, to_json
 from edgekit.run.npu.plugin import session_options
 from edgekit.run.runtime import onnxruntime
+from edgekit.types.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
 
 MARK = "edgekit: "
 

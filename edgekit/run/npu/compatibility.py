@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from edgekit.device import Plugin
+    from edgekit.types.device import Plugin
 
 Pairs = tuple[tuple[str, str], ...]
 

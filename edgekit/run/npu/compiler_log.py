@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from edgekit.compiled import Placed, Traffic
+from edgekit.types.npu import Placed, Traffic
 
 _VERDICT = re.compile(r"Validation (PASSED|FAILED) for \d+ nodes? in OrtNodeUnit")
 _NODE = re.compile(r"^\s*Operator type: (\S+) Node name: (.*?) Node index: \d+")

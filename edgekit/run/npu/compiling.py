@@ -19,8 +19,8 @@ from edgekit.types import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgekit.compiled import Placed, Traffic
-    from edgekit.device import Plugin
+    from edgekit.types.device import Plugin
+    from edgekit.types.npu import Placed, Traffic
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
 from edgekit.errors import RunError
 from edgekit.record import from_json, to_json
 from edgekit.run.npu.compatibility import require_compatible
@@ -22,6 +21,7 @@ from edgekit.run.npu.process import run_program
 from edgekit.run.npu.static_runner import StaticRunner, open_on_cpu
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Progress, silent
+from edgekit.types.device import Plugin  # noqa: TC001 - record.py resolves these annotations at run time
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.requirements import Requirement
 
+from edgekit.config.providers import wrong_option
 from edgekit.errors import RunError
-from edgekit.providers import wrong_option
 from edgekit.run.runtime import onnxruntime
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from edgekit.device import Plugin
+    from edgekit.types.device import Plugin
 
 
 def require_compiler(plugin: Plugin) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.compiled import NEW, PAST
 from edgekit.errors import RunError
 from edgekit.run.runtime import CPU, onnxruntime
+from edgekit.types.npu import NEW, PAST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

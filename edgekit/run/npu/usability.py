@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from edgekit.compiled import Usability, UsabilityReport
 from edgekit.errors import RunError
 from edgekit.run.runtime import CPU, onnxruntime
+from edgekit.types.npu import Usability, UsabilityReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,0 +1,1 @@
+"""What a bundle costs on this machine, and which settings make it fastest."""

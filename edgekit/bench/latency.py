@@ -1,0 +1,140 @@
+"""What a bundle costs on this machine: seconds, bytes, joules, and how far each is from what the machine can do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import __version__, measure
+from edgekit.estimate import needs
+from edgekit.host.processor import cpu_flags
+from edgekit.run import choose_settings, find_tuning, load_runner, physical_cores
+from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, PowerProbe, Progress, Runner, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCHEMA = 2
+"""Version of the measurement record."""
+
+LOADS = 3
+ENERGY_SECONDS = 10.0
+"""Meters refresh once to ten times a second: work for an energy reading lasts at least this long."""
+
+
+def bench_bundle(
+    bundle: Bundle,
+    *,
+    pp: Sequence[int] = (512,),
+    tg: Sequence[int] = (128,),
+    depth: Sequence[int] = (0, 512, 2048),
+    repetitions: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    small_memory: bool = False,
+    meter: PowerProbe | None = None,
+    progress: Progress = silent,
+) -> Measurement:
+    """Measure a bundle: load, prompts, decoding at depths, memory, ceilings, energy. ``record.to_json`` writes it.
+
+    The order is load, latency, peak memory, energy, ceilings, so that no probe's array counts as the model's memory.
+
+    Args:
+        bundle: the opened bundle.
+        pp: prompt lengths.
+        tg: numbers of decoded tokens.
+        depth: tokens of context before decoding; what does not fit the model is left out and said in ``workload``.
+        repetitions: rounds that count.
+        warmup: rounds that do not.
+        threads: of the runtime and of both probes; by default the tuned number, else the physical cores.
+        small_memory: as in load_runner.
+        meter: measures energy; by default the first that surely includes the processor, if there is one.
+        progress: hears of every workload.
+
+    Raises:
+        RunError: the bundle does not load.
+        MeasureError: no workload fits, or a number came out above what the machine can do.
+    """
+    manifest = bundle.manifest
+    settings, tuning = choose_settings(manifest, threads=threads, small_memory=small_memory), find_tuning(manifest)
+    weights = needs.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+
+    measure.reset_peak_memory()
+    runner, load = measure.measure_load(
+        lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
+    )
+    try:
+        latency = measure.measure_latency(
+            runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, progress=progress
+        )
+        peak = measure.peak_memory()
+        energy = _energy(runner, meter, progress)
+        nodes = runner.info.nodes_on_cpu
+        environment = _environment(manifest, settings.threads, runner.arithmetic)
+        settings = runner.settings
+    finally:
+        runner.close()
+    progress("ceilings", 0, 1, "probes")
+    ceilings = measure.measure_ceilings(settings.threads, weights)
+    progress("ceilings", 1, 1, "probes")
+    factor = measure.gemm_factor(manifest.accuracy_level == 4, cpu_flags())
+    return Measurement(
+        schema=SCHEMA,
+        bundle_sha256=bundle.sha256,
+        model=manifest.provenance.id,
+        precision=manifest.recipe.precision,
+        device=manifest.portable.name,
+        time=time,
+        environment=environment,
+        workload=latency.workload,
+        warmup=warmup,
+        series=(load, *latency.series),
+        ceilings=ceilings,
+        peak_rss_bytes=peak,
+        weight_bytes=weights,
+        kv_bytes_per_position=needs.kv_bytes_per_position(manifest.spec),
+        flop_per_token=needs.decode_flop(manifest.spec),
+        nodes_on_cpu=nodes,
+        energy=energy,
+        roofline=measure.roofline(latency.series, ceilings, manifest.spec, weights, factor),
+        gemm_factor=factor,
+        settings=settings,
+        tuned=tuning is not None and settings == tuning.settings,
+    )
+
+
+def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environment:
+    return measure.read_environment(
+        cores=physical_cores(),
+        threads=threads,
+        runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
+        provider=manifest.portable.provider,
+        provider_options=manifest.portable.provider_options,
+        arithmetic=arithmetic,
+    )
+
+
+def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Energy:
+    """Joules of decoding from an empty cache, again and again for some seconds."""
+    if meter is None:
+        meter, reason = measure.choose_meter()
+        if meter is None:
+            return Energy("none", reason=reason)
+    tokens = np.random.default_rng(0).integers(runner.vocab_size, size=min(128, runner.context_length))
+
+    def work() -> int:
+        seconds, rounds = 0.0, 0
+        while seconds < ENERGY_SECONDS:
+            runner.reset()
+            seconds += sum(measure.decode(runner, tokens))
+            rounds += 1
+        return rounds * len(tokens)
+
+    progress("energy", 0, 1, "readings")
+    energy = measure.meter_energy(meter, work, what=f"decoding {len(tokens)} tokens from an empty cache, repeated")
+    progress("energy", 1, 1, "readings")
+    return energy

@@ -1,0 +1,348 @@
+"""The straight line: a checkpoint in, a bundle out.
+
+    source -> graph -> quantize -> lower -> bundle            and, where the device has an NPU, npu.py:
+                               quantize -> lower -> compile -> bundle
+
+Read ``build_bundle`` aloud and you know edgekit. The rooms that need onnx_ir are imported where the line reaches them:
+it takes as long to load as the source takes to be hashed, and so the two run side by side.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from edgekit import __version__
+from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
+from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
+from edgekit.errors import ConfigError
+from edgekit.host.origins import remember_origin
+from edgekit.record import to_json
+from edgekit.source import complete_export, fingerprint, open_model, require_unchanged, source_stamp, try_tokenizer
+from edgekit.types import (
+    Bundle,
+    Checkpoint,
+    GridPolicy,
+    Manifest,
+    NpuBuild,
+    Precision,
+    Prefill,
+    Progress,
+    Provenance,
+    Recipe,
+    Resume,
+    Target,
+    Weights,
+    silent,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+    from edgekit.bundle import Draft
+    from edgekit.types.device import Activations
+
+Exporter = Literal["native", "optimum"]
+
+
+@dataclass(frozen=True)
+class ForNpu:
+    """What to do about NPUs, where the target has one.
+
+    ``activations`` are what it computes in, by default what its file names first for the precision; ``context`` the
+    slots of its cache, by default the file's. ``also`` names more devices whose binaries go into the same bundle.
+    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows; on the CPU,
+    where the device compiles by itself. ``mlpackage``: write Core ML's package of the graphs too.
+    """
+
+    activations: Activations | None = None
+    context: int | None = None
+    also: tuple[str | Target, ...] = ()
+    emulate: bool = True
+    mlpackage: bool = False
+
+
+def build_bundle(
+    model: str,
+    *,
+    out: Path | str,
+    target: str | Target = "cpu",
+    precision: Precision | None = None,
+    recipe: str | Recipe | None = None,
+    exporter: Exporter = "native",
+    size_mb: float | None = None,
+    bits: float | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    force: bool = False,
+    npu: ForNpu = ForNpu(),
+    progress: Progress = silent,
+) -> Bundle:
+    """Build a bundle from a checkpoint. A build that was killed is gone on with by the next one of the same inputs.
+
+    Args:
+        model: a Hugging Face folder, a hub id, a .gguf file, or the name of a packaged model.
+        out: the bundle's folder; must not exist, unless it is a bundle and ``force`` is set.
+        target: a target's name or TOML file.
+        precision: int4, int8, fp16 or fp32; with ``recipe``, must agree with it. By default int4, and for an NPU
+            what its file names first.
+        recipe: a recipe's TOML file, instead of the precision's own recipe.
+        exporter: "native" for the LLaMA family, "optimum" for any decoder that optimum-onnx exports.
+        size_mb: megabytes (10**6) that the whole bundle may take; 8-bit tensors are chosen by sensitivity.
+        bits: true bits per weight to reach, in the same way.
+        revision: of a hub id.
+        offline: never ask the hub.
+        force: replace a bundle that is there.
+        npu: how to build for the NPU of a target that has one.
+        progress: told the bytes done of each step.
+
+    Raises:
+        EdgekitError: of the room that refuses; nothing is left at ``out``.
+    """
+    chosen = load_target(target) if isinstance(target, str) else target
+    devices = _devices(chosen, npu)
+    plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
+    if exporter == "optimum":
+        if devices:
+            raise ConfigError(
+                f"graphs of optimum are not lowered for the NPU of {chosen.title}", "use `exporter=native`"
+            )
+        # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
+        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, fast_prefill=False)
+    with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
+        exported = None
+        if exporter == "optimum":
+            from edgekit.graph import export_with_optimum
+
+            export = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
+            checkpoint, exported = complete_export(export.checkpoint), export.graph
+        else:
+            checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+        stamp = source_stamp(checkpoint)
+        tried = beside.submit(try_tokenizer, checkpoint)
+        provenance = beside.submit(fingerprint, checkpoint)
+        model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
+        tried.result()
+        order = _Order(plan, chosen, devices, exporter, npu, stamp)
+        return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be built, once every name has been looked up."""
+
+    recipe: Recipe
+    target: Target
+    devices: tuple[Target, ...]
+    exporter: Exporter
+    npu: ForNpu
+    stamp: str
+
+    @property
+    def portable(self) -> Target:
+        """Whom the portable graph is lowered for."""
+        return load_target(self.target.fallback) if self.devices else self.target
+
+
+def _write(
+    bundle: Draft,
+    order: _Order,
+    checkpoint: Checkpoint,
+    model_graph: ir.Model,
+    weights: Weights,
+    provenance: Future[Provenance],
+    progress: Progress,
+) -> Bundle:
+    """From the float graph to the finished bundle."""
+    from edgekit.lower import lower
+    from edgekit.quantize import fit_budget, most_bytes, quantize
+
+    plan, portable, wanted = order.recipe, order.portable, order.npu
+    beside = _beside_weights(checkpoint)
+    for_npu = (order.devices, wanted.activations, checkpoint, plan)
+    if order.devices:
+        from edgekit.build.npu_plan import require_buildable
+
+        budget = most_bytes(model_graph, weights, plan, beside)
+        require_buildable(*for_npu, budget, mlpackage=wanted.mlpackage)
+    policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
+    small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
+    quantized = small.model.clone() if order.devices else None
+    lowered = lower(small.model, portable)
+    if quantized is not None:
+        from edgekit.build.npu_plan import require_lowerable
+
+        require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
+    # Nothing has been quantized yet: write_graph asks for each weight's codes when it comes to it.
+    graph = GRAPH_NAMES[plan.precision]
+    key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
+    bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
+    prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
+    bundle.write_side_files(checkpoint.files, checkpoint.spec, portable, graph, plan.precision)
+    npus: tuple[NpuBuild, ...] = ()
+    if quantized is not None:
+        from edgekit.build.npu import compile_for
+        from edgekit.build.npu_plan import Sources
+
+        sources = Sources(checkpoint, plan, quantized, lowered, graph)
+        npus = compile_for(
+            bundle,
+            sources,
+            order.devices,
+            wanted.activations,
+            emulate=wanted.emulate,
+            mlpackage=wanted.mlpackage,
+            progress=progress,
+        )
+    origin = provenance.result()
+    require_unchanged(checkpoint, order.stamp)
+    made = bundle.finish(
+        Manifest(
+            schema=SCHEMA,
+            edgekit=__version__,
+            provenance=replace(origin, location=""),  # a path of this machine's is nobody else's affair
+            spec=checkpoint.spec,
+            recipe=plan,
+            target=order.target,
+            graph=graph,
+            exporter=order.exporter,
+            tools=_tools(),
+            tensors=small.entries(),
+            files=(),
+            prefill=prefill,
+            fallback=order.portable if order.devices else None,
+            npus=npus,
+        )
+    )
+    remember_origin(origin, made.sha256)
+    return made
+
+
+def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:
+    """The devices with an NPU that are built for, the first one first; none where the target has no NPU.
+
+    Raises:
+        ConfigError: one of them has no NPU, or takes another fallback; options for an NPU and no NPU.
+    """
+    named = (target, *(load_target(t) if isinstance(t, str) else t for t in npu.also))
+    without = next((t for t in named if t.npu is None), None)
+    if without is not None and (npu.also or npu.activations or npu.context or npu.mlpackage):
+        raise ConfigError(
+            f"target '{without.name}' has no NPU that graphs are compiled for", "see `edgekit targets list`"
+        )
+    if without is not None:
+        return ()
+    other = next((t for t in named if t.fallback != target.fallback), None)
+    if other is not None:
+        raise ConfigError(
+            f"{other.name} and {target.name} do not share a bundle: their CPUs take other graphs", "build two"
+        )
+    return tuple(replace(t, npu=replace(t.npu, context=npu.context)) if npu.context and t.npu else t for t in named)
+
+
+def _tools() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy"))
+
+
+def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights: Weights, policy: GridPolicy) -> str:
+    """Everything that the bytes of a bundle follow from: a killed build with the same key may be gone on with.
+
+    Empty where the source has no stamp.
+    """
+    if not stamp:
+        return ""
+    grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
+    words = (__version__, repr(_tools()), stamp, to_json(recipe), to_json(target), exporter, *grids)
+    return sha256("\n".join(words).encode()).hexdigest()
+
+
+def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
+    """The float graph of a checkpoint and the weights it reads: smoothed and turned if the recipe says so."""
+    from edgekit.graph import build_graph
+    from edgekit.quantize import RotatedWeights, smooth
+
+    name = checkpoint.provenance.id.rsplit("/", 1)[-1]
+    spec, weights = checkpoint.spec, checkpoint.weights
+    graph = build_graph(spec, weights, opset=opset, name=name)
+    if recipe.smooth:
+        weights = smooth(graph, weights, recipe.smooth)
+    if recipe.rotate:
+        spec, weights = replace(spec, tied=False), RotatedWeights(weights)
+    return build_graph(spec, weights, opset=opset, name=name), weights
+
+
+def _write_prefill(bundle: Draft, written: ir.Model, graph: str) -> Prefill | None:
+    """The graph for prompts beside the one that has been written; None where the dialect has no product to expand."""
+    from edgekit.lower import prefill_graph
+
+    prompts, expansions = prefill_graph(written)
+    if not expansions:
+        return None
+    prefill = Prefill(graph.replace(".onnx", "_prefill.onnx"), expansions)
+    bundle.write_graph(prompts, prefill.graph)
+    return prefill
+
+
+def _plan(
+    precision: Precision | None,
+    recipe: str | Recipe | None,
+    size_mb: float | None,
+    bits: float | None,
+    target: Target,
+    activations: Activations | None,
+) -> Recipe:
+    """The recipe to follow, with the budget of the command line."""
+    if recipe is None:
+        wanted: Precision = precision or (target.precisions[0] if target.npu else "int4")
+        route = None
+        if target.npu and wanted in target.precisions:
+            from edgekit.build.npu_plan import choose_route
+
+            route = choose_route(target, wanted, activations)
+        plan = builtin_recipe(wanted, route)
+    else:
+        plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
+        if precision is not None and precision != plan.precision:
+            raise ConfigError(
+                f"`precision={precision}` and the recipe '{plan.name}' of precision {plan.precision} disagree",
+                "give one of them",
+            )
+    if plan.precision not in target.precisions:
+        raise ConfigError(
+            f"target '{target.name}' does not take {plan.precision}",
+            f"it takes {', '.join(target.precisions)}",
+        )
+    if size_mb is not None and bits is not None:
+        raise ConfigError("`size_mb` and `bits` are two budgets", "give one of them")
+    if size_mb is not None:
+        plan = replace(plan, size_bytes=int(size_mb * 1e6), bits_per_weight=None)
+    if bits is not None:
+        plan = replace(plan, bits_per_weight=bits, size_bytes=None)
+    if (plan.size_bytes or plan.bits_per_weight) and plan.precision != "int4":
+        raise ConfigError(
+            f"a budget mixes 4 and 8 bits; precision {plan.precision} has nothing to choose",
+            "use `precision=int4` with `size_mb` or `bits`",
+        )
+    return plan
+
+
+GRAPH_BYTES = 400_000
+"""What the graph's protobuf, edgekit.json and alignment are allowed in a size budget."""
+
+
+def _beside_weights(checkpoint: Checkpoint) -> int:
+    """Bytes of a bundle that are not weights on a grid: tokenizer and configuration, norms, graph."""
+    files = sum(len(f.data) for f in checkpoint.files)
+    small = sum(
+        4 * prod(checkpoint.weights.shape(n))
+        for n in checkpoint.weights.names()
+        if len(checkpoint.weights.shape(n)) != 2
+    )
+    return files + small + GRAPH_BYTES

@@ -1,0 +1,1 @@
+"""TOML files in, values out: recipes, devices, and what a provider may be told."""

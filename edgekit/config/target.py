@@ -1,0 +1,159 @@
+"""A device's TOML file in, a Target out.
+
+``targets/<name>.toml`` is a device, ``targets/families/<name>.toml`` what the NPUs of one family have in common: how
+graphs are compiled for them and what these must reach. A device that is a file of the user's may have its family in a
+folder ``families`` beside it. ``lint`` asks every number for its source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from edgekit.config.providers import find_provider, targets_folder, wrong_settings
+from edgekit.ranges import PLAIN_NAME
+from edgekit.strangers.toml_table import Table, file_names, is_path
+from edgekit.types.device import (
+    NUMBERS,
+    Activations,
+    Certainty,
+    Gate,
+    Npu,
+    Precision,
+    Route,
+    Runtime,
+    Source,
+    Target,
+    Verified,
+)
+
+if TYPE_CHECKING:
+    from edgekit.config.providers import Provider
+
+_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_KEYS = (
+    *("name", "title", "chip", "provider", "provider_options", "opset", "precisions", "verified", "lacks", "quirks"),
+    *("shared_kv", *NUMBERS, "fallback", "npu", "sources", "notes"),
+)
+_NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
+_FAMILY_KEYS = (
+    *("name", "title", "runtime", "options", "session", "ml_program", "prefill_tokens"),
+    *("largest_graph_bytes", "route", "sources"),
+)
+_RUNTIME_KEYS = ("genai", "options")
+_ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
+_GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
+_SOURCE_KEYS = ("certainty", "text")
+_SOURCED = (*NUMBERS, "npu.context", "npu.efficiency", "npu.options")
+_FAMILY_SOURCED = (
+    *("prefill_tokens", "largest_graph_bytes", "options"),
+    *(f"{a}.{what}" for a in get_args(Activations) for what in ("masked", *(f"gate.{p}" for p in _PRECISIONS))),
+)
+
+
+def list_targets() -> tuple[str, ...]:
+    """The names of the targets that ship with edgekit, sorted."""
+    return file_names(targets_folder())
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Read a target by name, or from a TOML file.
+
+    Raises:
+        ConfigError: no such target, family or file; not TOML; an unknown or missing key; a value of the wrong kind; a
+            file whose name is not its target's; a setting that a file may not make (see providers).
+    """
+    table = Table.open(name_or_path, targets_folder(), "target", _KEYS)
+    provider = table.get("provider", str)
+    target = Target(
+        name=table.get("name", str),
+        title=table.get("title", str),
+        provider=provider,
+        opset=table.whole("opset", at_least=1),
+        precisions=table.words("precisions", _PRECISIONS),
+        verified=table.choice("verified", get_args(Verified)),
+        provider_options=table.texts("provider_options"),
+        lacks=frozenset(table.words("lacks", default=())),
+        quirks=frozenset(table.words("quirks", default=())),
+        shared_kv=table.get("shared_kv", bool, False),
+        accuracy_level=table.choice("accuracy_level", range(5)) if table.has("accuracy_level") else None,
+        max_context=table.whole("max_context", at_least=1) if table.has("max_context") else None,
+        memory_bytes=table.whole("memory_bytes", at_least=1) if table.has("memory_bytes") else None,
+        bandwidth_bytes_per_s=table.positive("bandwidth_bytes_per_s"),
+        peak_int8_ops_per_s=table.positive("peak_int8_ops_per_s"),
+        chip=table.get("chip", str, ""),
+        fallback=table.get("fallback", str, ""),
+        npu=_npu(table.table("npu", _NPU_KEYS), name_or_path, find_provider(provider)) if table.has("npu") else None,
+        sources=_sources(table, _SOURCED),
+        notes=table.get("notes", str, ""),
+    )
+    for key, name in (("name", target.name), ("fallback", target.fallback)):
+        table.require(not name or PLAIN_NAME.holds(name), key, PLAIN_NAME.words, name)
+    for where, why in wrong_settings(target):
+        raise table.error(f"{where}: {why}", "what a provider may be told stands in targets/providers of this edgekit")
+    return target
+
+
+def _npu(table: Table, device: str | Path, provider: Provider | None) -> Npu:
+    named = table.get("family", str)
+    table.require(PLAIN_NAME.holds(named), "family", PLAIN_NAME.words, named)
+    family = _family(named, device)
+    efficiency = table.get("efficiency", list)
+    rising = len(efficiency) == 2 and all(type(e) is float for e in efficiency) and 0 < efficiency[0] <= efficiency[1]
+    table.require(rising and efficiency[1] <= 1, "efficiency", "two fractions, the lower first", efficiency)
+    return Npu(
+        name=table.get("name", str),
+        family=family.get("name", str),
+        plugin=provider.plugin if provider else None,
+        options=tuple(sorted({**dict(family.texts("options")), **dict(table.texts("options"))}.items())),
+        prefill_tokens=family.whole("prefill_tokens", at_least=2),
+        context=table.whole("context", at_least=2),
+        largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
+        efficiency=(efficiency[0], efficiency[1]),
+        routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
+        runtime=_runtime(family.table("runtime", _RUNTIME_KEYS), table) if family.has("runtime") else None,
+        session=family.texts("session"),
+        ml_program=family.get("ml_program", bool, False),
+        sources=_sources(family, _FAMILY_SOURCED),
+    )
+
+
+def _runtime(family: Table, device: Table) -> Runtime:
+    options = {**dict(family.texts("options")), **dict(device.texts("runtime"))}
+    return Runtime(genai=family.get("genai", str), options=tuple(sorted(options.items())))
+
+
+def _family(name: str, device: str | Path) -> Table:
+    """The family's file: beside the device's where that is one of the user's, else one of ours."""
+    beside = Path(device).parent / "families"
+    theirs = is_path(device) and (beside / f"{name}.toml").is_file()
+    return Table.open(name, beside if theirs else targets_folder() / "families", "family", _FAMILY_KEYS)
+
+
+def _route(table: Table) -> Route:
+    precisions = table.words("precisions", _PRECISIONS)
+    gates = table.table("gate", _PRECISIONS) if table.has("gate") else None
+    return Route(
+        activations=table.choice("activations", get_args(Activations)),
+        precisions=precisions,
+        lacks=frozenset(table.words("lacks", default=())),
+        quirks=frozenset(table.words("quirks", default=())),
+        options=table.texts("options"),
+        recipes=tuple((p, name) for p in precisions for key, name in table.texts("recipes") if key == p),
+        gates=tuple(_gate(p, gates.table(p, _GATE_KEYS)) for p in precisions if gates and gates.has(p)),
+        masked=-(table.positive("masked") or 10_000.0),
+    )
+
+
+def _gate(precision: Precision, table: Table) -> Gate:
+    kld, npu_kld = (table.positive(key) or 0.0 for key in ("kld", "npu_kld"))
+    top1, npu_top1, cosine = (table.fraction(key) for key in ("top1", "npu_top1", "npu_cosine"))
+    return Gate(precision, top1, kld, npu_top1, npu_kld, cosine)
+
+
+def _sources(table: Table, keys: tuple[str, ...]) -> tuple[Source, ...]:
+    if not table.has("sources"):
+        return ()
+    sources = table.table("sources", keys)
+    rows = [(key, sources.table(key, _SOURCE_KEYS)) for key in keys if sources.has(key)]
+    return tuple(Source(key, row.choice("certainty", get_args(Certainty)), row.get("text", str)) for key, row in rows)

@@ -1,0 +1,1 @@
+"""The computer this runs on: its processor, its cache folder, and how files are written. Standard library only."""

@@ -1,0 +1,1 @@
+"""What a model is, what it will take, where it fits, and what this machine can do."""

@@ -1,0 +1,256 @@
+"""What this machine can build, run and measure, and how to get what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit import __version__, words
+from edgekit.errors import ConfigError, GraphError, MeasureError, RunError, SourceError
+from edgekit.host.arithmetic import NOTHING
+from edgekit.host.processor import DOT_PRODUCTS, cpu_flags, processor_class
+from edgekit.types import Check, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgekit.types import Progress
+
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+"""Instructions that decide how fast int8 products are."""
+
+_EXTRAS = (
+    ("sentencepiece", "sentencepiece", "models with tokenizer.model only", "pip install 'edgekit[sentencepiece]'"),
+    ("pynvml", "nvidia-ml-py", "energy of NVIDIA GPUs", "pip install 'edgekit[nvidia]'"),
+    ("numba", "numba", "large models built twice as fast, the same bytes", "pip install 'edgekit[large]'"),
+    ("coremltools", "coremltools", "Core ML packages (--mlpackage)", "pip install 'edgekit[coreml]'"),
+    ("cryptography", "cryptography", "signatures (--sign, --key)", "pip install 'edgekit[sign]'"),
+    ("uvicorn", "uvicorn", "the server (edgekit serve)", "pip install 'edgekit[serve]'"),
+    ("onnxruntime_genai", "onnxruntime-genai", "bundles in that runtime", "pip install onnxruntime-genai"),
+)
+"""Module, distribution, what it is for, how to get it."""
+
+
+def examine(root: Path = Path("/")) -> tuple[Check, ...]:
+    """Look at this machine. Nothing is changed and nothing is fetched.
+
+    Args:
+        root: where ``proc`` and ``sys`` are looked for, so that tests can point at a fixture tree.
+    """
+    return (
+        _python(),
+        _dependencies(),
+        _processor(root),
+        _class(root),
+        _instructions(root),
+        *_arithmetic(),
+        _memory(),
+        _disk(),
+        _cache(),
+        _providers(),
+        *_models(),
+        *_meters(root),
+        *_extras(),
+        _optimum(),
+        _arm64(),
+        _node(),
+    )
+
+
+def install_part(name: str, progress: Progress = silent) -> None:
+    """Get an optional part that needs more than one pip command.
+
+    Args:
+        name: ``optimum``: the exporter for other architectures, in an environment of its own; ``arm64``: the system in
+            which qemu runs ARM's kernels.
+        progress: told what has been done.
+
+    Raises:
+        ConfigError: no such part, or another user could write into the cache.
+        GraphError: pip failed.
+        RunError: qemu is not here, or apt-get or pip failed.
+    """
+    if name == "optimum":
+        from edgekit.graph.optimum import install_optimum
+
+        install_optimum(progress)
+    elif name == "arm64":
+        from edgekit.run import arm64
+
+        arm64.install_arm64(progress)
+    else:
+        raise ConfigError(f"'{name}' is not a part that doctor installs", "known: optimum, arm64")
+
+
+def _python() -> Check:
+    return Check("python", "pass", f"{platform.python_version()} at {sys.executable}, {platform.platform()}")
+
+
+def _dependencies() -> Check:
+    """Names come from the installed metadata, so the list cannot go stale."""
+    try:
+        lines = requires("edgekit") or ()
+    except PackageNotFoundError:
+        where = f"edgekit {__version__} from {Path(__file__).parent}, not installed"
+        return Check("packages", "info", where, "pip install -e .")
+    wanted = [re.split(r"[\s<>=!~;\[]", line)[0] for line in lines if "extra ==" not in line]
+    found, missing = [f"edgekit {__version__}"], []
+    for name in wanted:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check("packages", "fail", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Check("packages", "pass", ", ".join(found))
+
+
+def _processor(root: Path) -> Check:
+    from edgekit.measure import read_environment
+    from edgekit.run import physical_cores
+
+    cores = physical_cores(root)
+    environment = read_environment(cores=cores, threads=cores, runtime=(), provider="", root=root)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    detail = (
+        f"{environment.cpu or platform.machine()}: {cores} physical cores to use (affinity and cgroup quota applied), "
+        f"{allowed} of {os.cpu_count()} logical ones allowed, governor {environment.governor or 'unknown'}"
+    )
+    return Check("processor", "pass", detail)
+
+
+def _class(root: Path) -> Check:
+    from edgekit.run import machine_class, runtime_class
+
+    return Check(
+        "tuned as", "info", f"{machine_class(root)}, {runtime_class()}: what `bench --tune` writes settings for"
+    )
+
+
+def _instructions(root: Path) -> Check:
+    flags, kind = cpu_flags(root), processor_class(root)
+    found = [flag for flag in _FLAGS if flag in flags]
+    if not flags:
+        return Check("instructions", "info", "unknown on this system")
+    fast = kind in DOT_PRODUCTS
+    dot = "int8 dot products in hardware" if fast else "no int8 dot products, so 8-bit products are slow"
+    named = f"class {kind or 'unknown'} ({', '.join(found) or 'no flag of note'})"
+    return Check("instructions", "pass" if fast else "info", f"{named}: {dot}")
+
+
+def _arithmetic() -> Iterator[Check]:
+    """What this processor computes exactly: every probe, and the products of prompts as bundles run them."""
+    from edgekit.run import PROMPT_PRODUCTS, check_survey, describe_arithmetic, find_arithmetic, this_interpreter
+
+    yield check_survey("arithmetic", this_interpreter())
+    prompts = find_arithmetic(PROMPT_PRODUCTS, keep=False)
+    yield Check("prompts", "pass" if prompts.exact else "info", describe_arithmetic(NOTHING, prompts))
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Check("memory", "pass", f"{words.size(memory.available)} of {words.size(memory.total)} available")
+
+
+def _disk() -> Check:
+    return Check("disk", "pass", f"{words.size(shutil.disk_usage(Path.cwd()).free)} free in {Path.cwd()}")
+
+
+def _cache() -> Check:
+    from edgekit.host.cache import cache_folder, foreign
+
+    folder = cache_folder()
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    if reason := foreign(folder):
+        return Check("cache", "fail", reason, "set EDGEKIT_CACHE to a folder of your own")
+    if not os.access(nearest, os.W_OK):
+        return Check("cache", "fail", f"{folder} cannot be written", "set EDGEKIT_CACHE to a folder that can")
+    return Check("cache", "pass", f"{folder}, {words.size(shutil.disk_usage(nearest).free)} free")
+
+
+def _providers() -> Check:
+    from edgekit.run.runtime import onnxruntime
+
+    names = ", ".join(onnxruntime.get_available_providers())
+    return Check("providers", "pass", f"onnxruntime {onnxruntime.__version__}: {names}")
+
+
+def _models() -> Iterator[Check]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from edgekit.source.packaged import PACKAGED, fetch_packaged
+
+    for name, row in PACKAGED.items():
+        try:
+            yield Check(f"model {name}", "pass", f"cached, {fetch_packaged(row, offline=True, progress=silent)}")
+        except ConfigError as error:
+            yield Check(f"model {name}", "fail", error.message, error.hint)
+        except SourceError:
+            size = words.size(row.wheel_bytes)
+            hint = f"edgekit build {name} -o {name}-int4 fetches it"
+            yield Check(f"model {name}", "info", f"not fetched yet ({size}, with pip)", hint)
+    repositories = len(list(Path(HF_HUB_CACHE).glob("models--*")))
+    yield Check("hub cache", "info", f"{repositories} models in {HF_HUB_CACHE}")
+
+
+def _meters(root: Path) -> Iterator[Check]:
+    from edgekit.measure import choose_meter, meters
+
+    for probe in meters(root):
+        try:
+            probe.start()
+            probe.stop()
+        except MeasureError as error:
+            yield Check(f"meter {probe.name}", "skip", error.message, error.hint)
+        else:
+            yield Check(f"meter {probe.name}", "pass", f"can be read ({probe.kind})")
+    chosen, reason = choose_meter(root)
+    yield Check("energy", "pass", chosen.name) if chosen else Check("energy", "info", f"none: {reason}")
+
+
+def _extras() -> Iterator[Check]:
+    for module, distribution, purpose, command in _EXTRAS:
+        if find_spec(module):
+            yield Check(distribution, "pass", f"{version(distribution)}: {purpose}")
+        else:
+            yield Check(distribution, "skip", f"not installed: {purpose}", command)
+
+
+def _optimum() -> Check:
+    from edgekit.graph.optimum import INSTALL, find_optimum
+
+    try:
+        python = find_optimum()
+    except ConfigError as error:
+        return Check("optimum", "fail", error.message, error.hint)
+    except GraphError as error:
+        return Check("optimum", "skip", f"{error.message}: other architectures", error.hint or INSTALL)
+    return Check("optimum", "pass", f"{python}: other architectures through --exporter optimum")
+
+
+def _arm64() -> Check:
+    from edgekit.run import find_arm64
+
+    try:
+        interpreter = find_arm64()
+    except ConfigError as error:
+        return Check("arm64", "fail", error.message, error.hint)
+    except RunError as error:
+        return Check("arm64", "skip", f"{error.message}: quality on ARM", error.hint)
+    return Check("arm64", "pass", f"{interpreter.name}: edgekit verify --on arm64")
+
+
+def _node() -> Check:
+    node = shutil.which("node")
+    if node:
+        return Check("node", "pass", f"{node}: bundles can be tried in transformers.js")
+    return Check("node", "skip", "not installed: bundles in transformers.js", "apt-get install nodejs npm")

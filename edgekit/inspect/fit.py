@@ -1,0 +1,467 @@
+"""Which precision of a model fits which device, before a byte of its weights is downloaded.
+
+Sizes of files are those that a build writes. Memory, speed and quality are estimates; ``FORMULAE`` says how they are
+made, and each number that is not known stays unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, get_args
+
+from edgekit import measure, words
+from edgekit.config.recipe import builtin_recipe, list_targets, load_target
+from edgekit.errors import ConfigError, LowerError, QuantizeError
+from edgekit.estimate.memory import RUNTIME_BYTES
+from edgekit.inspect.plan import TOKENIZER_BYTES, Footprint, Plan, npu_token_bytes, plan_bundle, predict_footprint
+from edgekit.run import physical_cores
+from edgekit.source import open_outline
+from edgekit.types import Checkpoint, Precision, Progress, Target, silent
+from edgekit.types.device import Source
+from edgekit.types.generation import PREFILL_CHUNK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+Plans = dict[tuple[str, str, Precision], Plan | str]
+"""By target, model and precision: the bundle, or why it cannot be built."""
+
+HERE = "here"
+"""The target that is this machine: its memory is read, its bandwidth measured."""
+
+CONTEXT = 4096
+"""Tokens of context by default, where the model has as many."""
+
+SYSTEM_SHARE = 0.25
+"""Of a target's memory, left to the system and to other programs."""
+
+EFFICIENCY: Mapping[Precision, tuple[float, float]] = {
+    # int4: onnxruntime-genai 0.25, edgekit 0.32; int8: edgekit 0.33 and 0.35, taken from 0.25 as int4
+    "int4": (0.25, 0.35),
+    "int8": (0.25, 0.35),
+    # onnxruntime-genai 0.48, edgekit 0.96
+    "fp16": (0.48, 0.96),
+    "fp32": (0.48, 0.96),
+}
+"""Lowest and highest fraction of the memory bandwidth that decoding was seen to reach: SmolLM2-135M in ONNX Runtime on
+2 cores of an AMD EPYC (Zen 4), bandwidth measured beside it (`edgekit bench`: MBU). Carried over to other devices."""
+
+FORMULAE = (
+    (
+        "file",
+        "graph, weights and side files as a build writes them; ~ where no tokenizer is at hand and "
+        f"{TOKENIZER_BYTES} bytes for each of its tokens stand in for it",
+    ),
+    (
+        "RAM (estimated)",
+        "weights as ONNX Runtime holds them (floats 4 bytes; on a grid codes, zero points, 8 bytes a block; a tied "
+        "table twice) + KV 2 * layers * kv_heads * head_dim * 4 bytes * context (twice where the cache is not written "
+        f"in place) + workspace (logits and activations of {PREFILL_CHUNK} tokens, attention scores, rope tables) + "
+        f"{words.size(RUNTIME_BYTES)} of runtime",
+    ),
+    (
+        "tok/s (estimated)",
+        "max is bandwidth / (weights + KV that a token reads at the end of the context); of it, "
+        + ", ".join(f"{low:.0%} to {high:.0%} at {p}" for p, (low, high) in EFFICIENCY.items())
+        + " were measured with SmolLM2-135M on 2 cores of an AMD EPYC; other devices are carried over",
+    ),
+    (
+        "given up (measured)",
+        "KL divergence from FP32 on WikiText-2 with SmolLM2-135M, carried over to other models; the smallest precision "
+        f"below {measure.UNSEEN} nats a token is chosen: one per cent of the perplexity, which nobody sees",
+    ),
+    ("allowed RAM", f"the limit given, or {1 - SYSTEM_SHARE:.0%} of the target's memory: the system takes the rest"),
+)
+"""What the numbers are made of, by what they are called."""
+
+NPU_FORMULAE = (
+    (
+        "a token on an NPU reads (estimated)",
+        "weights as the file has them (floats 2 bytes) + KV 2 * layers * kv_heads * head_dim * 2 bytes * npu.context",
+    ),
+    (
+        "file and RAM on an NPU",
+        "those of the graph for its CPU, which the bundle holds too; what the compiled ones add is not known here",
+    ),
+    (
+        "context on an NPU",
+        "its graphs are made for npu.context tokens: more is refused, and where no context is asked for they are "
+        "judged at that many",
+    ),
+)
+"""What is different where graphs are compiled for an NPU; its efficiency is each target's own."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a choice must keep to; None is no limit. ``memory`` and ``size`` in bytes, ``speed`` in tok/s."""
+
+    memory: int | None = None
+    size: int | None = None
+    speed: float | None = None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Decoded tokens a second, estimated: ``at_most`` is the roofline, ``low`` and ``high`` its likely fractions."""
+
+    at_most: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Option:
+    """A model at a precision on a target. It fits when there is nothing in ``refusals`` and nothing in ``unknown``.
+
+    ``context`` is what it was judged at. ``footprint`` is None when it cannot be built for the target, ``speed`` when
+    the bandwidth is not known.
+    """
+
+    model: str
+    target: str
+    precision: Precision
+    context: int
+    footprint: Footprint | None
+    speed: Speed | None
+    refusals: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether it surely keeps to every limit, by the estimates."""
+        return not self.refusals and not self.unknown
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The precision for a model on a target, None where none fits; ``reason`` says what it and the others cost."""
+
+    target: str
+    model: str
+    precision: Precision | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A model at a precision against its bytes: ``loss`` in nats above an unlimited model's, estimated.
+
+    ``best`` is True when nothing as small is better.
+    """
+
+    model: str
+    precision: Precision
+    parameters: int
+    bytes: int
+    loss: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class ModelFit:
+    """A model as its configuration tells it, and the context that was asked about."""
+
+    name: str
+    architecture: str
+    parameters: int
+    context: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The whole answer. ``ranks`` and ``best`` (one a target) are for several models; ``incomparable`` says why not."""
+
+    models: tuple[ModelFit, ...]
+    targets: tuple[Target, ...]
+    limits: Limits
+    options: tuple[Option, ...]
+    choices: tuple[Choice, ...]
+    ranks: tuple[Rank, ...]
+    best: tuple[Choice, ...]
+    incomparable: str
+    formulae: tuple[tuple[str, str], ...]
+
+
+def fit_models(
+    models: Sequence[str],
+    *,
+    targets: Sequence[str] = (),
+    context: int | None = None,
+    limits: Limits | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress = silent,
+) -> Fit:
+    """Say which precision of each model fits which target. Weights are neither downloaded nor read.
+
+    Args:
+        models: folders with a config.json, hub ids, ``.gguf`` files or packaged names.
+        targets: names or TOML files; ``here`` is this machine, measured. All that ship by default.
+        context: tokens of context; by default at most 4096, and on an NPU at most what its graphs hold.
+        limits: what a choice must keep to besides the target's memory.
+        revision: of the hub ids.
+        offline: never ask the hub.
+        progress: told the bundles planned.
+
+    Raises:
+        SourceError: a model has no configuration, or one of a kind we do not know.
+        ConfigError: an unknown target, or a context that a model does not have.
+    """
+    limits = limits or Limits()
+    known = [_load(name) for name in dict.fromkeys(targets or list_targets())]
+    named = dict.fromkeys(models)
+    outlines = [open_outline(name, revision=revision, offline=offline) for name in named]
+    lengths = {name: _context(name, outline, context) for name, outline in zip(named, outlines, strict=True)}
+    plans = _plan_all(dict(zip(named, outlines, strict=True)), known, progress)
+    known = [_measure_here(t, plans, lengths) if t.name == HERE else t for t in known]
+    options = tuple(
+        _judge(
+            name,
+            target,
+            precision,
+            plans[target.name, name, precision],
+            _judged_at(target, lengths[name], context),
+            limits,
+        )
+        for target in known
+        for name in named
+        for precision in get_args(Precision)
+    )
+    described = tuple(
+        ModelFit(name, o.spec.architecture, _parameters(o), lengths[name], o.spec.context_length)
+        for name, o in zip(named, outlines, strict=True)
+    )
+    why = _why_incomparable(described, outlines)
+    comparable = len(described) > 1 and not why
+    return Fit(
+        models=described,
+        targets=tuple(known),
+        limits=limits,
+        options=options,
+        choices=tuple(_choose(t.name, name, options) for t in known for name in named),
+        ranks=_rank(described, options) if comparable else (),
+        best=tuple(_choose_model(t.name, described, options) for t in known) if comparable else (),
+        incomparable=why,
+        formulae=(*_formulae(known), *((("loss (estimated)", measure.FORMULA),) if comparable else ())),
+    )
+
+
+# --- what is asked about ----------------------------------------------------------------------
+
+
+def _load(name: str) -> Target:
+    if name != HERE:
+        return load_target(name)
+    return replace(load_target("cpu"), name=HERE, title="this machine")
+
+
+def _context(name: str, outline: Checkpoint, context: int | None) -> int:
+    limit = outline.spec.context_length
+    if context is not None and not 1 <= context <= limit:
+        raise ConfigError(f"context={context}: {name} holds 1 to {limit} tokens", f"ask for {limit} or less")
+    return context or min(CONTEXT, limit)
+
+
+def _judged_at(target: Target, length: int, asked: int | None) -> int:
+    """Tokens of context that a target is judged at: an NPU's graphs have a number of their own."""
+    return length if asked or target.npu is None else min(length, target.npu.context)
+
+
+def _efficiency(target: Target, precision: Precision) -> tuple[float, float]:
+    """Lowest and highest fraction of the bandwidth that decoding is expected to reach."""
+    return target.npu.efficiency if target.npu else EFFICIENCY[precision]
+
+
+def _formulae(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
+    """What the numbers are made of on these targets."""
+    ranges = [f"{low:.0%} to {high:.0%} on {t.name}" for t in targets if t.npu for low, high in (t.npu.efficiency,)]
+    if not ranges:
+        return FORMULAE
+    speed = f"of the same max {', '.join(ranges)}: chosen in the target's file (npu.efficiency), not measured"
+    return (*FORMULAE, ("tok/s on an NPU (estimated)", speed), *NPU_FORMULAE)
+
+
+def _parameters(outline: Checkpoint) -> int:
+    return sum(prod(outline.weights.shape(name)) for name in outline.weights.names())
+
+
+def _plan_all(outlines: Mapping[str, Checkpoint], targets: Sequence[Target], progress: Progress) -> Plans:
+    plans: Plans = {}
+    drawn: dict[tuple[object, ...], Plan] = {}
+    for i, (name, outline) in enumerate(outlines.items()):
+        progress("planning bundles", i, len(outlines), "models")
+        for target in targets:
+            for precision in get_args(Precision):
+                plans[target.name, name, precision] = _plan(outline, precision, target, drawn)
+    progress("planning bundles", len(outlines), len(outlines), "models")
+    return plans
+
+
+def _plan(
+    outline: Checkpoint, precision: Precision, target: Target, drawn: dict[tuple[object, ...], Plan]
+) -> Plan | str:
+    """The bundle, drawn once for all targets of a dialect; or why it cannot be built."""
+    if precision not in target.precisions:
+        return f"the target does not take {precision}"
+    route = next((r for r in target.npu.routes if precision in r.precisions), None) if target.npu else None
+    recipe = builtin_recipe(precision, route)
+    target = _on_cpu(target)
+    dialect = (target.opset, target.lacks, target.quirks, target.accuracy_level, target.shared_kv)
+    key = (outline.provenance, recipe.name, *dialect)
+    if key not in drawn:
+        try:
+            drawn[key] = plan_bundle(outline, recipe, target)
+        except (QuantizeError, LowerError) as error:
+            return error.message
+    return drawn[key]
+
+
+def _on_cpu(target: Target) -> Target:
+    """Whose graph runs on the CPU: a bundle for an NPU holds that of its fallback beside the compiled ones."""
+    return load_target(target.fallback) if target.fallback else target
+
+
+def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> Target:
+    """The target with this machine's memory, and the bandwidth at the smallest working set, which is the highest."""
+    threads = physical_cores()
+    machine = measure.read_environment(cores=threads, threads=threads, runtime=(), provider=target.provider)
+    sizes = [
+        predict_footprint(plan, lengths[name], shared_kv=target.shared_kv).token
+        for (_, name, _), plan in plans.items()
+        if isinstance(plan, Plan)
+    ]
+    series = measure.measure_bandwidth(threads, min(sizes, default=0))
+    return replace(
+        target,
+        title=f"this machine: {machine.cpu or 'unknown processor'}",
+        memory_bytes=machine.memory_bytes,
+        bandwidth_bytes_per_s=max(series.samples),
+        sources=(
+            Source("memory_bytes", "measured", "as the system tells it"),
+            Source("bandwidth_bytes_per_s", "measured", f"now: {series.name}, best of {series.n}"),
+        ),
+    )
+
+
+# --- what fits --------------------------------------------------------------------------------
+
+
+def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, context: int, limits: Limits) -> Option:
+    """Hold one model at one precision against a target and the limits."""
+    if isinstance(plan, str):
+        return Option(model, target.name, precision, context, None, None, (plan,), ())
+    footprint = predict_footprint(plan, context, shared_kv=_on_cpu(target).shared_kv)
+    if target.npu:
+        footprint = replace(footprint, token=npu_token_bytes(plan, target.npu.context))
+    speed = None
+    if target.bandwidth_bytes_per_s is not None:
+        most = target.bandwidth_bytes_per_s / footprint.token
+        low, high = _efficiency(target, precision)
+        speed = Speed(most, low * most, high * most)
+    refusals, unknown = [], []
+    if target.max_context is not None and context > target.max_context:
+        refusals.append(f"the target holds {target.max_context} tokens")
+    if target.npu is not None and context > target.npu.context:
+        refusals.append(f"the NPU's graphs hold {target.npu.context} tokens")
+    allowed = limits.memory
+    if allowed is None and target.memory_bytes is not None:
+        allowed = int((1 - SYSTEM_SHARE) * target.memory_bytes)
+    if allowed is None:
+        unknown.append("memory")
+    elif footprint.memory.total > allowed:
+        refusals.append(f"{words.size(footprint.memory.total)} of RAM, {words.size(allowed)} allowed")
+    if limits.size is not None and footprint.file > limits.size:
+        refusals.append(f"a file of {words.size(footprint.file)}, {words.size(limits.size)} allowed")
+    if limits.speed is not None and speed is None:
+        unknown.append("bandwidth")
+    elif limits.speed is not None and speed is not None and speed.low < limits.speed:
+        likely = f"{words.number(speed.low)} to {words.number(speed.high)} tok/s likely"
+        refusals.append(f"{likely}, at most {words.number(speed.at_most)}, {words.number(limits.speed)} wanted")
+    return Option(model, target.name, precision, context, footprint, speed, tuple(refusals), tuple(unknown))
+
+
+def _choose(target: str, model: str, options: Iterable[Option]) -> Choice:
+    """The smallest of a model's options that fit and lose nothing that can be seen; else the one that loses least."""
+    obstacles: dict[str, list[str]] = {}
+    fitting: list[tuple[Option, int]] = []
+    for option in (o for o in options if o.target == target and o.model == model):
+        if option.fits and option.footprint is not None:
+            fitting.append((option, option.footprint.file))
+        else:
+            obstacles.setdefault(_obstacle(option), []).append(option.precision)
+    refused = [f"{', '.join(precisions)}: {obstacle}" for obstacle, precisions in obstacles.items()]
+    if not fitting:
+        return Choice(target, model, None, "; ".join(refused))
+    losses = measure.PRECISION_LOSS
+    least = max(measure.UNSEEN, min(losses[o.precision] for o, _ in fitting))
+    chosen, size = min(((o, s) for o, s in fitting if losses[o.precision] <= least), key=lambda found: found[1])
+    prices = [_price(o.precision, s, size) for o, s in fitting if o is not chosen]
+    return Choice(target, model, chosen.precision, "; ".join([_loss(chosen.precision), *prices, *refused]))
+
+
+def _loss(precision: Precision) -> str:
+    """What the chosen precision gives up."""
+    loss = measure.PRECISION_LOSS[precision]
+    if not loss:
+        return f"{precision} gives up nothing that was measured"
+    seen = "which nobody sees" if loss <= measure.UNSEEN else "the least of what fits"
+    return f"{precision} gives up {words.number(loss)} nats a token, {seen}"
+
+
+def _price(precision: Precision, size: int, chosen: int) -> str:
+    """What another precision that fits costs beside the chosen one, in quality and in bytes."""
+    change = f"{words.size(abs(size - chosen))} {'more' if size > chosen else 'less'}"
+    return f"{precision}: {words.number(measure.PRECISION_LOSS[precision])} nats for {change}"
+
+
+def _obstacle(option: Option) -> str:
+    if option.refusals:
+        return ", ".join(option.refusals)
+    return f"{' and '.join(option.unknown)} unknown"
+
+
+# --- several models ---------------------------------------------------------------------------
+
+
+def _why_incomparable(models: Sequence[ModelFit], outlines: Sequence[Checkpoint]) -> str:
+    if len(models) < 2:
+        return ""
+    return measure.why_incomparable([o.spec for o in outlines], [m.parameters for m in models])
+
+
+def _rank(models: Sequence[ModelFit], options: Sequence[Option]) -> tuple[Rank, ...]:
+    """Every model at every precision by its bytes, as the first target has them; the best at its bytes is marked."""
+    points: dict[tuple[str, Precision], Rank] = {}
+    parameters = {m.name: m.parameters for m in models}
+    for option in options:
+        key = option.model, option.precision
+        if option.footprint is not None and key not in points:
+            loss = measure.estimate_loss(parameters[option.model], option.precision)
+            points[key] = Rank(*key, parameters[option.model], option.footprint.file, loss, best=False)
+    return tuple(_mark_best(sorted(points.values(), key=lambda r: (r.bytes, r.loss))))
+
+
+def _mark_best(ranks: Iterable[Rank]) -> Iterator[Rank]:
+    least = float("inf")
+    for rank in ranks:
+        yield replace(rank, best=rank.loss < least)
+        least = min(least, rank.loss)
+
+
+def _choose_model(target: str, models: Sequence[ModelFit], options: Iterable[Option]) -> Choice:
+    """Of everything that fits a target: the smallest whose estimated loss nobody can tell from the least."""
+    parameters = {m.name: m.parameters for m in models}
+    fitting = [
+        (measure.estimate_loss(parameters[o.model], o.precision), o.footprint.file, o)
+        for o in options
+        if o.target == target and o.fits and o.footprint is not None
+    ]
+    if not fitting:
+        return Choice(target, "", None, "nothing fits, or memory or speed is unknown")
+    least = min(loss for loss, _, _ in fitting) + measure.UNSEEN
+    loss, size, option = min((found for found in fitting if found[0] <= least), key=lambda found: found[1])
+    reason = f"the least loss that fits, or as good as that: {words.number(loss)} nats (estimated), {words.size(size)}"
+    return Choice(target, option.model, option.precision, reason)

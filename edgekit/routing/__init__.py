@@ -1,0 +1,1 @@
+"""Local when you can, cloud when you must."""

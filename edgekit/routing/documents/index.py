@@ -1,0 +1,108 @@
+"""Search by words: BM25 over the passages of the user's documents (Robertson et al., Okapi at TREC-3), by bm25s."""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import ConfigError
+from edgekit.routing.documents.documents import split
+from edgekit.routing.documents.quotes import PrivateText
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edgekit.routing.documents.documents import Document
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document that may hold an answer. ``score`` is BM25's, comparable within one search only."""
+
+    path: str
+    text: str
+    score: float
+    private: bool
+
+
+class Index:
+    """The passages of some documents, searchable from any thread. Nothing is written and nothing leaves.
+
+    Args:
+        documents: of ``read_documents``.
+
+    Raises:
+        ConfigError: the extra ``serve`` is not installed.
+    """
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.passages = tuple(Passage(d.path, text, 0.0, bool(d.private)) for d in documents for text in split(d.text))
+        self.private_text = PrivateText()
+        for document in documents:
+            if document.private:
+                self.private_text.add(document.text, f"the document {document.path} is private", lasting=True)
+        bm25s = _load()
+        tokens = [self._words(p.text) for p in self.passages]
+        self._vocabulary = frozenset(w for words in tokens for w in words)
+        self._scorer = None
+        if self._vocabulary:
+            self._scorer = bm25s.BM25(method="lucene", k1=1.5, b=0.75)
+            self._scorer.index(tokens, show_progress=False)
+
+    def search(
+        self,
+        question: str,
+        k: int = 4,
+        at_most_tokens: int | None = None,
+        *,
+        count: Callable[[str], int] | None = None,
+        public_only: bool = False,
+    ) -> tuple[Passage, ...]:
+        """The passages that share most, and the rarest, words with a question, best first; none without a shared word.
+
+        Args:
+            question: words.
+            k: passages at most.
+            at_most_tokens: of all passages together; those that do not fit any more are left out. None: no limit.
+            count: tokens of a text; four thirds of its words, or a third of its characters, where it is None.
+            public_only: leave private documents out.
+        """
+        words = [w for w in self._words(question) if w in self._vocabulary]
+        if not words or self._scorer is None or k < 1:
+            return ()
+        scores = self._scorer.get_scores(words)
+        tokens_of = count or _estimate
+        left = float("inf") if at_most_tokens is None else at_most_tokens
+        found: list[Passage] = []
+        for place in (-scores).argsort(kind="stable"):
+            if scores[place] <= 0 or len(found) == k:
+                break
+            passage = self.passages[place]
+            if (public_only and passage.private) or (needed := tokens_of(passage.text)) > left:
+                continue
+            left -= needed
+            found.append(Passage(passage.path, passage.text, float(scores[place]), passage.private))
+        return tuple(found)
+
+    def _words(self, text: str) -> list[str]:
+        """As bm25s cuts a text by default: lower case, two letters at least, without English stop words."""
+        composed = unicodedata.normalize("NFKC", text)
+        words: list[list[str]] = _load().tokenize([composed], return_ids=False, show_progress=False)
+        return words[0]
+
+
+def _estimate(text: str) -> int:
+    return max(4 * len(text.split()), len(text)) // 3 + 1
+
+
+def _load() -> Any:
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ConfigError(
+            f"searching documents needs {error.name or 'bm25s'}", "pip install 'edgekit[serve]'"
+        ) from error
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG itself, past the root's level
+    return bm25s

@@ -1,0 +1,1 @@
+"""What the rule is worth on questions whose answers are known."""

@@ -1,0 +1,267 @@
+"""Questions with known answers, and a cloud's answers to them: two kinds of JSON lines, read strictly.
+
+A line of examples, UTF-8::
+
+    {"prompt": "What is 6 times 7?", "answer": "42", "grading": "number"}
+
+========== ========================================================================================================
+id         text or a whole number; the number of the line where it is missing
+prompt     a question, put to the model as one turn of a conversation
+messages   or a whole conversation: a list of {"role": "system" | "user" | "assistant", "content": text}
+raw        true: ``prompt`` is a text that is continued as it is
+answer     the right answer, or a list of which any is right
+grading    how the two are compared: exact (default), prefix, contains, number, choice; see route/grading.py
+choices    for ``choice``: what might be answered, a list of words with the right one among them
+max_tokens most tokens of the answer; 256 where it is missing
+stop       a text, or a list of texts, that end the answer
+========== ========================================================================================================
+
+A line of a cloud's answers, one for each example: ``id`` and ``answer`` (or ``text``); and where they are known
+``right`` (else the answer is graded here), ``prompt_tokens``, ``new_tokens``, ``seconds``, ``cost``. null is the same
+as nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from edgekit.errors import RouteError, did_you_mean
+from edgekit.routing.decision.grading import find_number, is_right
+from edgekit.strangers import read_plain
+from edgekit.types import Sampling
+from edgekit.types.routing import CloudAnswer, Example, Grading, Message, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXAMPLE_KEYS = ("id", "prompt", "messages", "raw", "answer", "grading", "choices", "max_tokens", "stop")
+ANSWER_KEYS = ("id", "answer", "text", "right", "prompt_tokens", "new_tokens", "seconds", "cost")
+GRADINGS: tuple[Grading, ...] = get_args(Grading)
+ROLES = ("system", "user", "assistant")
+
+LARGEST = 200_000_000
+"""Bytes of a file."""
+MOST = 10**9
+"""Of any number in it: tokens, seconds, money."""
+
+_EXAMPLE = 'a line looks like {"prompt": "What is 6 times 7?", "answer": "42", "grading": "number"}'
+_ANSWER = 'a line looks like {"id": "17", "answer": "42", "seconds": 0.8}'
+
+
+def read_examples(path: Path | str) -> tuple[Example, ...]:
+    """Read a file of examples; its lines are explained at the top of this module.
+
+    Raises:
+        RouteError: there is no such file, it is empty, or a line is not as it should be; names file, line and key.
+    """
+    examples: dict[str, Example] = {}
+    places: dict[str, str] = {}
+    for line in _lines(Path(path), EXAMPLE_KEYS, _EXAMPLE):
+        example = _example(line)
+        if example.id in examples:
+            raise line.error(
+                f"the id '{example.id}' is taken by {places[example.id]}", "give every line an id of its own"
+            )
+        examples[example.id] = example
+        places[example.id] = line.place
+    return tuple(examples.values())
+
+
+def read_answers(path: Path | str, examples: tuple[Example, ...]) -> tuple[CloudAnswer, ...]:
+    """Read a cloud's answers to ``examples``; they come back in the order of these.
+
+    Raises:
+        RouteError: as read_examples; or an answer belongs to no example, or an example has none.
+    """
+    known = {example.id: example for example in examples}
+    answers: dict[str, CloudAnswer] = {}
+    for line in _lines(Path(path), ANSWER_KEYS, _ANSWER):
+        name = line.id()
+        if name is None:
+            raise line.error("'id' is missing: whose answer is it?", _ANSWER)
+        if name not in known:
+            raise line.error(f"there is no example '{name}' in the data", did_you_mean(name, list(known)).strip())
+        if name in answers:
+            raise line.error(f"a second answer to '{name}'", "keep one of the two")
+        answers[name] = _answer(line, known[name])
+    missing = [name for name in known if name not in answers]
+    if missing:
+        some = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+        raise RouteError(
+            f"{path}: no answer to {len(missing)} of {len(known)} examples: {some}",
+            "the answers must be of the same data: one line for each of its ids",
+        )
+    return tuple(answers[name] for name in known)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file, an object of JSON with known keys only."""
+
+    place: str
+    number: int
+    values: dict[str, Any]
+    looks: str
+
+    def error(self, problem: str, hint: str = "") -> RouteError:
+        """A RouteError that names file and line; without a hint of its own it says how a line looks."""
+        return RouteError(f"{self.place}: {problem}", hint or self.looks)
+
+    def get(self, key: str, kind: type, expected: str) -> Any:
+        """The value of ``key``, exactly of ``kind``; None where there is none."""
+        value = self.values.get(key)
+        if value is not None and type(value) is not kind:
+            raise self.error(f"'{key}' must be {expected}, not {_shown(value)}")
+        return value
+
+    def id(self) -> str | None:
+        """The id as text."""
+        value = self.values.get("id")
+        if value is not None and (type(value) not in (str, int) or value == ""):
+            raise self.error(f"'id' must be text or a whole number, not {_shown(value)}")
+        return None if value is None else str(value)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A text or a list of texts, none of them empty; () where there is nothing."""
+        value = self.values.get(key)
+        texts = value if type(value) is list else [] if value is None else [value]
+        for text in texts:
+            if type(text) is not str or not text:
+                raise self.error(f"'{key}' must be a text that is not empty, or a list of such, not {_shown(text)}")
+        return tuple(texts)
+
+    def whole(self, key: str, least: int) -> int | None:
+        """A whole number."""
+        value: int | None = self.get(key, int, "a whole number")
+        if value is not None and not least <= value <= MOST:
+            limit = f"at least {least}" if value < least else f"at most {MOST:,}"
+            raise self.error(f"'{key}' must be {limit}, not {_shown(value)}")
+        return value
+
+    def amount(self, key: str) -> float | None:
+        """A number that is not negative."""
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if type(value) not in (int, float) or not 0 <= value <= MOST:  # NaN is not, either
+            raise self.error(f"'{key}' must be a number that is not negative, not {_shown(value)}", f"at most {MOST:,}")
+        return float(value)
+
+
+def _lines(path: Path, keys: tuple[str, ...], looks: str) -> Iterator[Line]:
+    """The lines that are not blank. One object at least."""
+    content = read_plain(path, LARGEST, error=RouteError)
+    found = False
+    for number, data in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if data.strip():
+            found = True
+            yield _parse(f"{path}:{number}", number, data, keys, looks)
+    if not found:
+        raise RouteError(f"{path}: the file is empty", looks)
+
+
+def _parse(place: str, number: int, data: bytes, keys: tuple[str, ...], looks: str) -> Line:
+    try:
+        values = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        json.dumps(values, ensure_ascii=False).encode("utf-8")  # an escape may stand for half a character
+    except UnicodeError as error:
+        raise RouteError(f"{place}: not UTF-8: {error}", "save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise RouteError(f"{place}: not JSON: {str(error)[:200]}", f"one object a line; {looks}") from error
+    if type(values) is not dict:
+        raise RouteError(f"{place}: an object is expected, not {_shown(values)}", looks)
+    for key in values:
+        if key not in keys:
+            raise RouteError(
+                f"{place}: unknown key '{key[:60]}'", f"{did_you_mean(key, keys)}known keys: {', '.join(keys)}"
+            )
+    return Line(place, number, values, looks)
+
+
+def _example(line: Line) -> Example:
+    grading: Grading = line.get("grading", str, f"one of {', '.join(GRADINGS)}") or "exact"
+    if grading not in GRADINGS:
+        raise line.error(
+            f"unknown grading '{grading}'", f"{did_you_mean(grading, GRADINGS)}known: {', '.join(GRADINGS)}"
+        )
+    answers, choices = line.texts("answer"), line.texts("choices")
+    if not answers:
+        raise line.error("no 'answer': nothing can be learnt from a question whose answer is not known", _EXAMPLE)
+    _check_answers(line, answers, choices, grading)
+    # What is judged must be the same each time, wherever it is answered.
+    sampling = Sampling(temperature=0.0, seed=0, max_new_tokens=line.whole("max_tokens", 1), stop=line.texts("stop"))
+    prompt, raw = line.get("prompt", str, "text"), line.get("raw", bool, "true or false")
+    messages = _messages(line)
+    if (prompt is None) == (messages is None):
+        problem = "neither 'prompt' nor 'messages'" if prompt is None else "'prompt' and 'messages' in one line"
+        raise line.error(problem, "give one of them")
+    if raw and messages is not None:
+        raise line.error("'raw' is for a 'prompt': 'messages' always go through the chat template", "leave 'raw' out")
+    if prompt == "":
+        raise line.error("'prompt' is empty", _EXAMPLE)
+    if messages is None and not raw:
+        messages = (Message("user", prompt),)
+    request = Request(messages=messages or (), prompt="" if messages else prompt, sampling=sampling)
+    return Example(line.id() or str(line.number), request, answers, grading, choices)
+
+
+def _check_answers(line: Line, answers: tuple[str, ...], choices: tuple[str, ...], grading: Grading) -> None:
+    """Refuse answers that nothing could ever equal."""
+    if (grading == "choice") != bool(choices):
+        problem = "the grading 'choice' needs 'choices'" if not choices else f"'choices' mean nothing to '{grading}'"
+        raise line.error(problem, '"grading": "choice", "choices": ["positive", "negative"]')
+    for answer in answers:
+        if not answer.strip():
+            raise line.error("the answer is blank", _EXAMPLE)
+        if grading == "number" and find_number(answer) is None:
+            raise line.error(f"the answer {_shown(answer)} holds no number", "or choose another grading")
+        if not is_right(answer, answers, grading):
+            raise line.error(f"the answer {_shown(answer)} holds no word to look for", "grade it 'exact'")
+        if choices and not any(is_right(choice, [answer], "exact") for choice in choices):
+            raise line.error(f"the answer {_shown(answer)} is not among the choices {', '.join(choices)}")
+
+
+def _messages(line: Line) -> tuple[Message, ...] | None:
+    turns = line.get("messages", list, "a list")
+    if turns is None:
+        return None
+    if not turns:
+        raise line.error("'messages' is empty", _EXAMPLE)
+    for turn in turns:
+        if type(turn) is not dict or set(turn) != {"role", "content"} or type(turn["content"]) is not str:
+            raise line.error(f"a message is {{'role': ..., 'content': text}}, not {_shown(turn)}")
+        if turn["role"] not in ROLES:
+            raise line.error(f"unknown role {_shown(turn['role'])}", f"known: {', '.join(ROLES)}")
+    return tuple(Message(turn["role"], turn["content"]) for turn in turns)
+
+
+def _answer(line: Line, example: Example) -> CloudAnswer:
+    if (line.values.get("answer") is None) == (line.values.get("text") is None):
+        raise line.error("one of 'answer' and 'text' must hold what was answered", _ANSWER)
+    key = "text" if line.values.get("answer") is None else "answer"
+    text: str = line.get(key, str, "text")
+    right: bool | None = line.get("right", bool, "true or false")
+    return CloudAnswer(
+        id=example.id,
+        text=text,
+        right=is_right(text, example.answers, example.grading, example.choices) if right is None else right,
+        prompt_tokens=line.whole("prompt_tokens", 0),
+        new_tokens=line.whole("new_tokens", 0),
+        seconds=line.amount("seconds"),
+        cost=line.amount("cost"),
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

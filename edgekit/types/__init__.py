@@ -1,0 +1,62 @@
+"""The nouns that pass between rooms, and the seams. Standard library only.
+
+Every value is a frozen dataclass; the only other thing that crosses rooms is an ``onnx_ir.Model``.
+"""
+
+from edgekit.types.bundle import EXPANDED as EXPANDED
+from edgekit.types.bundle import Bundle as Bundle
+from edgekit.types.bundle import Expansion as Expansion
+from edgekit.types.bundle import FileEntry as FileEntry
+from edgekit.types.bundle import Manifest as Manifest
+from edgekit.types.bundle import Prefill as Prefill
+from edgekit.types.bundle import Region as Region
+from edgekit.types.bundle import TensorEntry as TensorEntry
+from edgekit.types.calibration import Calibration as Calibration
+from edgekit.types.device import Activations as Activations
+from edgekit.types.device import Precision as Precision
+from edgekit.types.device import Target as Target
+from edgekit.types.generation import Emitted as Emitted
+from edgekit.types.generation import Predictor as Predictor
+from edgekit.types.generation import Runner as Runner
+from edgekit.types.generation import Sampling as Sampling
+from edgekit.types.generation import Settings as Settings
+from edgekit.types.inspection import Check as Check
+from edgekit.types.inspection import Inspection as Inspection
+from edgekit.types.inspection import SizePart as SizePart
+from edgekit.types.inspection import Verification as Verification
+from edgekit.types.interval import Interval as Interval
+from edgekit.types.measurement import Ceilings as Ceilings
+from edgekit.types.measurement import Energy as Energy
+from edgekit.types.measurement import Environment as Environment
+from edgekit.types.measurement import Measurement as Measurement
+from edgekit.types.measurement import PowerProbe as PowerProbe
+from edgekit.types.measurement import Series as Series
+from edgekit.types.measurement import Trial as Trial
+from edgekit.types.measurement import Tuning as Tuning
+from edgekit.types.model import Checkpoint as Checkpoint
+from edgekit.types.model import ModelSpec as ModelSpec
+from edgekit.types.model import Provenance as Provenance
+from edgekit.types.model import Rope as Rope
+from edgekit.types.model import RopeKind as RopeKind
+from edgekit.types.model import SideFile as SideFile
+from edgekit.types.model import Weights as Weights
+from edgekit.types.npu import NpuBuild as NpuBuild
+from edgekit.types.progress import LEFT_ALONE as LEFT_ALONE
+from edgekit.types.progress import RESUMED as RESUMED
+from edgekit.types.progress import Progress as Progress
+from edgekit.types.progress import Resume as Resume
+from edgekit.types.progress import silent as silent
+from edgekit.types.quality import ArmQuality as ArmQuality
+from edgekit.types.quality import Kernels as Kernels
+from edgekit.types.quality import KernelScore as KernelScore
+from edgekit.types.quality import Quality as Quality
+from edgekit.types.quantization import FIRST_LOGIT as FIRST_LOGIT
+from edgekit.types.quantization import INSIDE as INSIDE
+from edgekit.types.quantization import JOINED as JOINED
+from edgekit.types.quantization import SHARED_WITH as SHARED_WITH
+from edgekit.types.quantization import Grid as Grid
+from edgekit.types.quantization import GridPolicy as GridPolicy
+from edgekit.types.quantization import Override as Override
+from edgekit.types.quantization import Range as Range
+from edgekit.types.quantization import Recipe as Recipe
+from edgekit.types.quantization import ScaleType as ScaleType

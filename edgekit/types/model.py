@@ -1,0 +1,137 @@
+"""A model as its checkpoint has it: configuration, weights, and the files beside them. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from edgekit import ranges
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RopeKind = Literal["default", "linear", "llama3", "yarn", "longrope"]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding. Names follow transformers' ``rope_parameters``.
+
+    ``dim`` counts the rotated dimensions of a head; it is less than head_dim for partial rotary.
+    ``original_context`` is the context the rope was trained for, before scaling.
+    """
+
+    theta: ranges.NotNegative
+    dim: ranges.RotaryDim
+    kind: RopeKind = "default"
+    factor: ranges.NotNegative = 1.0
+    original_context: ranges.Count = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A decoder of the LLaMA family, as numbers. Everything the graph needs besides the weights.
+
+    ``windows[i]`` is layer i's sliding window in tokens, or None for full attention.
+    ``rotary[i]`` says whether layer i rotates its queries and keys (SmolLM3 leaves some out).
+    ``vocab_size`` counts the embedding's rows, padding included.
+    """
+
+    architecture: str
+    hidden_size: ranges.Hidden
+    intermediate_size: ranges.Intermediate
+    layers: ranges.Layers
+    heads: ranges.Heads
+    kv_heads: ranges.Heads
+    head_dim: ranges.HeadSize
+    vocab_size: ranges.Vocabulary
+    context_length: ranges.Context
+    norm_eps: ranges.Epsilon
+    rope: Rope
+    tied: bool
+    windows: tuple[ranges.Window | None, ...]
+    rotary: tuple[bool, ...]
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    bos_token_id: ranges.Token | None = None
+    eos_token_ids: tuple[ranges.Token, ...] = ()
+    pad_token_id: ranges.Token | None = None
+
+
+class Weights(Protocol):
+    """Named tensors that are read when asked for and not held afterwards.
+
+    Names are Hugging Face's for LLaMA, whatever the checkpoint calls them:
+    ``model.embed_tokens.weight``, ``model.layers.{i}.self_attn.{q,k,v,o}_proj.{weight,bias}``,
+    ``model.layers.{i}.self_attn.{q,k}_norm.weight``, ``model.layers.{i}.mlp.{gate,up,down}_proj.{weight,bias}``,
+    ``model.layers.{i}.{input,post_attention}_layernorm.weight``, ``model.norm.weight`` and, unless
+    tied, ``lm_head.weight``. Linear weights are [outputs, inputs].
+    """
+
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in model order."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it. Raises SourceError for an unknown name."""
+
+    def stored(self, name: str) -> str:
+        """How the checkpoint stores it: ``F32``, ``BF16``, ``Q4_1`` ..."""
+
+    def nbytes(self, name: str) -> int:
+        """Bytes it occupies in the checkpoint."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of the first axis as a new float32 array.
+
+        Raises SourceError when the file is truncated or a value is NaN or infinite.
+        """
+
+
+@dataclass(frozen=True)
+class SideFile:
+    """A file that travels from the checkpoint into the bundle as it is: tokenizer.json, config.json ..."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes; a bundle leaves ``location`` out."""
+
+    id: str
+    kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
+    sha256: ranges.Digest
+    revision: str = ""
+    location: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it was given to us: the spec, lazy weights and the files beside them.
+
+    ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
+    and, where the model has one, chat_template.jinja; those of an outline (see source/outline.py) may be absent.
+    """
+
+    spec: ModelSpec
+    weights: Weights
+    files: tuple[SideFile, ...]
+    provenance: Provenance
+
+    def file(self, name: str) -> bytes | None:
+        """The content of a side file, or None."""
+        return next((f.data for f in self.files if f.name == name), None)

@@ -1,0 +1,461 @@
+"""Is a bundle what it says it is? Files, source, tokenizer, graph, weights, quality, and its part for an NPU."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit import measure
+from edgekit.build.pipeline import build_bundle, draw
+from edgekit.bundle import check_signature, open_bundle
+from edgekit.bundle.reading import count_operators, graph_at_level, read_initializers
+from edgekit.errors import BundleError, ConfigError, EdgekitError
+from edgekit.host.cache import cache_folder, make_own, require_own
+from edgekit.host.origins import find_origin
+from edgekit.host.processor import processor_class
+from edgekit.run import Tokenizer, default_settings, load_runner
+from edgekit.source import complete_export, fingerprint, open_model, spec_changes
+from edgekit.types import (
+    Bundle,
+    Check,
+    Checkpoint,
+    NpuBuild,
+    Precision,
+    Progress,
+    Quality,
+    Runner,
+    Verification,
+    silent,
+)
+from edgekit.verify.text import NAME_SOURCE, REBUILD, check_text
+from edgekit.verify.weights import expected_error, weight_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgekit.build.pipeline import Exporter
+    from edgekit.measure import Reference, Text
+    from edgekit.run import OnnxRunner
+    from edgekit.verify.npu import OnEmulator
+
+    Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The worst mean KL divergence (nats) and top-1 agreement that pass."""
+
+    max_kld: float
+    min_top1: float
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to measure quality on, and whether anyone insists on it."""
+
+    text: Text
+    tokens: int
+    window: int
+    limits: Limits
+    asked: bool
+
+
+@dataclass(frozen=True)
+class _Continuation:
+    """Tokens, and the logits [n, V] of the last n of them: one by one, and at once."""
+
+    tokens: list[int]
+    steps: Logits
+    whole: Logits
+
+
+TOKENS = 4096
+WINDOW = 512
+
+LIMITS: dict[Precision, Limits] = {
+    "fp32": Limits(1e-5, 0.999),
+    "fp16": Limits(1e-3, 0.98),
+    "int8": Limits(0.01, 0.95),
+    "int4": Limits(0.5, 0.6),
+}
+
+
+_DECODED = 24
+_SAMPLE = 12
+_STEP_TOLERANCE = 1e-3
+"""Most that prompt and step-by-step logits may differ in floating point, as a share of their spread: 4e-6 on SmolLM2. A
+cache one token off gives 0.7 and more."""
+_ROUNDING = {"tokens": 0.25, "prompts": 0.35}
+"""Most that 8-bit activations may move the logits, by who computes them. SmolLM2, on AVX2 and on AVX512-VNNI: tokens
+0.05 to 0.13, prompts on a graph of their own 0.16 to 0.25. A wrong weight or scale gives 0.5 and more."""
+
+
+def verify_bundle(
+    bundle: Bundle | Path | str,
+    *,
+    source: str | None = None,
+    text: Path | str | None = None,
+    tokens: int = TOKENS,
+    window: int = WINDOW,
+    max_kld: float | None = None,
+    min_top1: float | None = None,
+    npu: OnEmulator | None = None,
+    keys: Sequence[bytes] = (),
+    progress: Progress = silent,
+) -> Verification:
+    """Check a bundle. A check that cannot be made is a skip when nobody asked for it and a failure otherwise.
+
+    Args:
+        bundle: the bundle or its folder.
+        source: the checkpoint it was built from; by default where it lay when this machine built the bundle, or its
+            hub id or packaged name, without network.
+        text: a UTF-8 file to measure quality on; CPython's help topics by default.
+        tokens: how many to score, rounded up to whole windows.
+        window: tokens in a window, at most the model's context.
+        max_kld: mean KL divergence that still passes; by default by precision (LIMITS).
+        min_top1: top-1 agreement that still passes; by default by precision.
+        npu: what to run on the emulator of the NPU that it is for; by default as a build does, on ``text``.
+        keys: one of them must have signed the bundle (``bundle.load_keys``); where none has, nothing of it is run.
+        progress: hears of hashing, building and scoring.
+
+    Raises:
+        MeasureError: the text cannot be read or is too short.
+        ConfigError: ``npu`` for a bundle that holds nothing for one.
+    """
+    path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
+    chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
+    opened, checks = check_files(path, progress, keys)
+    if opened is None:
+        return Verification(str(path), checks)
+    if npu and not opened.manifest.npus:
+        raise ConfigError(f"{path} holds nothing for an NPU", "build it for a device with one: `edgekit targets list`")
+    limits = limits_of(opened, max_kld, min_top1)
+    asked = source is not None or max_kld is not None or min_top1 is not None
+    request = _Request(chosen, tokens, window, limits, asked)
+    checkpoint, found = open_source(opened, source, asked, progress)
+    checks += (found, *check_text(opened, checkpoint))
+    quality, computed = _check_computing(opened, checkpoint, request, progress)
+    checks += computed
+    npus: tuple[NpuBuild, ...] = ()
+    if opened.manifest.npus:
+        from edgekit.verify.npu import OnEmulator, verify_npus
+
+        binaries, npus = verify_npus(
+            opened, checkpoint, npu or OnEmulator(), text=chosen if text else None, progress=progress
+        )
+        checks += binaries
+    return Verification(str(path), checks, quality, npus=npus)
+
+
+def _check_computing(
+    bundle: Bundle, checkpoint: Checkpoint | None, request: _Request, progress: Progress
+) -> tuple[Quality | None, tuple[Check, ...]]:
+    """The graph for a CPU: what it is made of, what it computes, how good that is."""
+    try:
+        # Quality belongs to the file: no tuning of this machine may choose another graph for it.
+        runner = load_runner(bundle, settings=default_settings(bundle.manifest))
+    except EdgekitError as error:
+        return None, (Check("graph", "fail", error.message, error.hint),)
+    try:
+        checks = (
+            _check_graph(bundle, runner),
+            _check_arithmetic(bundle, runner),
+            *_check_decode(bundle, runner),
+            _check_weights(bundle, checkpoint),
+        )
+        quality, check = _check_quality(bundle, runner, checkpoint, request, progress)
+    finally:
+        runner.close()
+    return quality, (*checks, check)
+
+
+def limits_of(bundle: Bundle, max_kld: float | None, min_top1: float | None) -> Limits:
+    """Those that were asked for, else those of the bundle's precision."""
+    usual = LIMITS[bundle.manifest.recipe.precision]
+    return Limits(
+        usual.max_kld if max_kld is None else max_kld,
+        usual.min_top1 if min_top1 is None else min_top1,
+    )
+
+
+def check_files(path: Path, progress: Progress, keys: Sequence[bytes] = ()) -> tuple[Bundle | None, tuple[Check, ...]]:
+    """Open a bundle; None where a check of its manifest, its files or, with ``keys``, its signature failed."""
+    try:
+        bundle = open_bundle(path, check=False)
+    except EdgekitError as error:
+        return None, (Check("manifest", "fail", error.message, error.hint),)
+    manifest = bundle.manifest
+    what = f"{manifest.recipe.precision} of {manifest.provenance.id}"
+    schema = Check("manifest", "pass", f"schema {manifest.schema}, {what} by edgekit {manifest.edgekit}")
+    try:
+        open_bundle(path, check=True, progress=progress)
+    except EdgekitError as error:
+        return None, (schema, Check("files", "fail", error.message, error.hint))
+    detail = f"{len(manifest.files)} files, {manifest.bytes:,} bytes, each with the sha256 it was built with"
+    files = Check("files", "pass", detail)
+    if not keys:
+        return bundle, (schema, files)
+    try:
+        detail = f"by {check_signature(bundle, keys)}, over the manifest and with it every file's sha256"
+    except BundleError as error:
+        return None, (schema, files, Check("signature", "fail", error.message, error.hint))
+    return bundle, (schema, files, Check("signature", "pass", detail))
+
+
+def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progress) -> tuple[Checkpoint | None, Check]:
+    """The checkpoint, if it is there and is the one."""
+    made = bundle.manifest.provenance
+    name = source or find_origin(made, bundle.sha256)
+    if not name:
+        return None, Check(
+            "source", "fail" if asked else "skip", f"where {made.id} lies is not known here", NAME_SOURCE
+        )
+    try:
+        checkpoint = _open(name, _exporter(bundle), offline=source is None, progress=progress)
+        found = fingerprint(checkpoint, progress)
+    except EdgekitError as error:
+        return None, Check("source", "fail" if asked else "skip", error.message, error.hint if source else NAME_SOURCE)
+    if found.sha256 != made.sha256:
+        detail = f"{name} is another checkpoint: sha256 {found.sha256[:12]}, the bundle's is {made.sha256[:12]}"
+        return None, Check("source", "fail" if asked else "skip", detail, NAME_SOURCE)
+    if changes := spec_changes(bundle.manifest.spec, checkpoint.spec):
+        detail = f"{name} has the bundle's weights under another configuration: {'; '.join(changes)}"
+        return None, Check("source", "fail" if asked else "skip", detail, f"{NAME_SOURCE}; or {REBUILD}")
+    return checkpoint, Check("source", "pass", f"{name}, sha256 {made.sha256[:12]} as in the manifest")
+
+
+def _exporter(bundle: Bundle) -> Exporter:
+    return "optimum" if bundle.manifest.exporter == "optimum" else "native"
+
+
+def _open(name: str, exporter: Exporter, *, offline: bool, progress: Progress) -> Checkpoint:
+    if exporter == "native":
+        return open_model(name, offline=offline, progress=progress)
+    from edgekit.graph import export_with_optimum
+
+    return complete_export(export_with_optimum(name, offline=offline, progress=progress).checkpoint)
+
+
+def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
+    """Some weights read back from the shipped file: as far from the source's as the manifest says."""
+    if checkpoint is None:
+        return Check("weights", "skip", "the source is not here to compare with", NAME_SOURCE)
+    stored = read_initializers(bundle)
+    manifest = bundle.manifest
+    weights = checkpoint.weights
+    if manifest.recipe.smooth or manifest.recipe.rotate:
+        _, weights = draw(checkpoint, manifest.recipe, manifest.portable.opset)
+    entries = [e for e in bundle.manifest.tensors if not e.shared_with]
+    sample = entries[:: -(-len(entries) // _SAMPLE)]
+    worst, wrong = 0.0, []
+    for entry in sample:
+        error, expected = weight_error(stored, entry, weights), expected_error(entry)
+        if error is None or error > expected * 1.001 + 1e-7:
+            found = "not in the graph" if error is None else f"off by {error:.2e}, built with {expected:.2e}"
+            wrong.append(f"{entry.name} ({found})")
+        else:
+            worst = max(worst, error)
+    if wrong:
+        return Check("weights", "fail", ", ".join(wrong), REBUILD)
+    detail = f"{len(sample)} of {len(entries)} read back, as near to the source as when built; farthest {worst:.2e}"
+    return Check("weights", "pass", detail)
+
+
+def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
+    """Inputs and outputs of the contract, and no operator that the target lacks."""
+    layers = range(bundle.manifest.spec.layers)
+    cache = [f"{i}.{kind}" for i in layers for kind in ("key", "value")]
+    past, present = ({f"{side}.{c}" for c in cache} for side in ("past_key_values", "present"))
+    inputs, outputs = set(runner.info.inputs), set(runner.info.outputs)
+    allowed = past | {"input_ids", "attention_mask", "position_ids"}
+    wrong = sorted((inputs - allowed) | ((past | {"input_ids"}) - inputs) | (outputs ^ (present | {"logits"})))
+    if wrong:
+        return Check(
+            "graph", "fail", f"inputs or outputs outside the contract, or missing: {', '.join(wrong)}", REBUILD
+        )
+    if runner.vocab_size != bundle.manifest.spec.vocab_size:
+        detail = f"{runner.vocab_size} logits for a vocabulary of {bundle.manifest.spec.vocab_size}"
+        return Check("graph", "fail", detail, REBUILD)
+    operators = count_operators(bundle)
+    lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.portable.lacks})
+    if lacking:
+        target = bundle.manifest.portable.name
+        return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", REBUILD)
+    domains = sorted({domain or "ai.onnx" for domain, _ in operators})
+    nodes = sum(operators.values())
+    return Check("graph", "pass", f"loads; inputs and outputs as agreed; {nodes} nodes of {', '.join(domains)}")
+
+
+def _check_decode(bundle: Bundle, runner: OnnxRunner) -> tuple[Check, ...]:
+    """The cache and the positions, in floating point; and what rounding activations to 8 bits moves the logits by.
+
+    Apart, since rounding hides a third of an error: in floating point both ways agree to the last digits.
+    """
+    try:
+        with closing(_open_in_float(bundle)) as exact:
+            decode, told = _check_steps(exact)
+        if told is None or not bundle.manifest.accuracy_level:
+            return (decode,)
+        return decode, _check_rounding(runner, told)
+    except EdgekitError as error:
+        return (Check("decode", "fail", error.message, error.hint),)
+
+
+def _check_steps(runner: Runner) -> tuple[Check, _Continuation | None]:
+    """A greedy continuation, token by token, against the same tokens fed at once."""
+    try:
+        told = _continue(runner)
+    except EdgekitError as error:
+        return Check("decode", "fail", error.message, error.hint), None
+    if not (np.isfinite(told.steps).all() and np.isfinite(told.whole).all()):
+        return Check("decode", "fail", "the logits hold NaN or infinity", REBUILD), None
+    off = _spread(told.steps, told.whole)
+    detail = f"{len(told.steps)} greedy tokens one by one and at once, in floating point: logits differ by {off:.1e} "
+    if off > _STEP_TOLERANCE:
+        return Check("decode", "fail", f"{detail}of their spread", REBUILD), None
+    return Check("decode", "pass", f"{detail}of their spread"), told
+
+
+def _check_rounding(runner: OnnxRunner, exact: _Continuation) -> Check:
+    """How far the shipped graphs are from floating point, on the same tokens."""
+    fed = len(exact.tokens) - len(exact.whole)
+    moved = {}
+    if runner.settings.prompt_graph == "own":
+        moved["prompts"] = _spread(runner.logits(exact.tokens)[fed:], exact.whole)
+    runner.reset()
+    rows = [runner.step(token).copy() for token in exact.tokens]
+    moved["tokens"] = _spread(np.stack(rows[fed:]), exact.whole)
+    told = ", ".join(f"{name} {share:.1%} (limit {_ROUNDING[name]:.0%})" for name, share in moved.items())
+    detail = f"8-bit activations move the logits by, of their spread: {told}"
+    if any(share > _ROUNDING[name] for name, share in moved.items()):
+        return Check("rounding", "fail", detail, REBUILD)
+    return Check("rounding", "pass", detail)
+
+
+def _open_in_float(bundle: Bundle) -> OnnxRunner:
+    """The decoder's graph with the same weights and activations that are not rounded."""
+    m = bundle.manifest
+    exact = replace(
+        m,
+        recipe=replace(m.recipe, accuracy_level=0),
+        target=replace(m.target, accuracy_level=0),
+        fallback=m.fallback and replace(m.fallback, accuracy_level=0),
+        prefill=None,
+    )
+    # At level 0 already, the graph is the file itself.
+    graph = graph_at_level(bundle, 0) if m.accuracy_level else None
+    return load_runner(Bundle(bundle.path, exact), settings=default_settings(exact), graph=graph)
+
+
+def _continue(runner: Runner) -> _Continuation:
+    """Feed random tokens, then the likeliest ones."""
+    random = np.random.default_rng(0)
+    room = min(2 * _DECODED, runner.context_length)
+    tokens = random.integers(runner.vocab_size, size=max(1, room - _DECODED)).tolist()
+    fed = len(tokens)
+    runner.reset()
+    rows = [runner.prefill(tokens).copy()]
+    while len(tokens) < room:
+        tokens.append(int(rows[-1].argmax()))
+        rows.append(runner.step(tokens[-1]).copy())
+    return _Continuation(tokens, np.stack(rows), runner.logits(tokens)[fed - 1 :].copy())
+
+
+def _spread(logits: Logits, exact: Logits) -> float:
+    """The distance of logits [S, V] as a share of how far apart those of a position are."""
+    return float(np.linalg.norm(logits - exact) / np.linalg.norm(exact - exact.mean(axis=-1, keepdims=True)))
+
+
+def _check_arithmetic(bundle: Bundle, runner: OnnxRunner) -> Check:
+    """What makes the products exact here, and where the recorded quality was measured."""
+    here, recorded = processor_class() or "a processor of an unknown class", bundle.manifest.quality
+    detail = f"{here}: {runner.arithmetic}"
+    if recorded and recorded.processor_class != processor_class():
+        there = recorded.processor_class or "a processor whose class was not kept"
+        detail += f"; the recorded quality was measured on {there}"
+    return Check("arithmetic", "pass", detail)
+
+
+def _check_quality(
+    bundle: Bundle, runner: OnnxRunner, checkpoint: Checkpoint | None, request: _Request, progress: Progress
+) -> tuple[Quality | None, Check]:
+    manifest, text = bundle.manifest, request.text
+    window = min(request.window, runner.context_length)
+    windows = measure.cut_windows(text, Tokenizer.of(bundle).encode, window, request.tokens)
+    try:
+        reference = find_reference(bundle, checkpoint, text, windows, progress)
+    except EdgekitError as error:
+        return None, Check("quality", "fail", f"no FP32 reference: {error.message}", error.hint)
+    if reference is None:
+        detail = "neither the source nor a cached FP32 reference of it is here to compare with"
+        return None, Check("quality", "fail" if request.asked else "skip", detail, NAME_SOURCE)
+    try:
+        quality = measure.score(
+            runner,
+            reference,
+            text=text.name,
+            text_sha256=text.sha256,
+            reference_name=f"{manifest.provenance.id} in FP32, sha256 {manifest.provenance.sha256[:12]}",
+            runtime=" ".join(runner.info.runtime[0]),
+            accuracy_level=manifest.accuracy_level,
+            processor_class=processor_class(),
+            progress=progress,
+        )
+    except EdgekitError as error:
+        return None, Check("quality", "fail", error.message, error.hint)
+    return quality, judge(quality, request.limits)
+
+
+def judge(quality: Quality, limits: Limits) -> Check:
+    """Quality against the limits."""
+    kld, top1 = quality.kld_mean, quality.top1
+    passed = kld.value <= limits.max_kld and top1.value >= limits.min_top1
+    detail = (
+        f"KLD {kld.value:.3g} [{kld.low:.3g}, {kld.high:.3g}] (limit {limits.max_kld:g}), "
+        f"top-1 {top1.value:.1%} [{top1.low:.1%}, {top1.high:.1%}] (limit {limits.min_top1:.1%}), "
+        f"perplexity x {quality.ppl_ratio.value:.4f}; {quality.tokens} tokens of {quality.text}"
+    )
+    hint = "" if passed else "build it with more bits: --bits, --size-mb or --precision int8; or set other limits"
+    return Check("quality", "pass" if passed else "fail", detail, hint)
+
+
+def find_reference(
+    bundle: Bundle, checkpoint: Checkpoint | None, text: Text, windows: NDArray[np.int64], progress: Progress
+) -> Reference | None:
+    """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""
+    key = measure.reference_key(measure.source_key(bundle.manifest), text.sha256, windows)
+    path = require_own(cache_folder() / "references" / f"{key}.npz")
+    reference = measure.load_reference(path)
+    if reference is None and checkpoint is not None:
+        with _fp32_runner(bundle, checkpoint, progress) as runner:
+            reference = measure.make_reference(runner, windows, progress=progress)
+        make_own(path.parent)
+        measure.save_reference(reference, path)
+    return reference
+
+
+@contextmanager
+def _fp32_runner(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Iterator[OnnxRunner]:
+    # The cache lies on a disk; /tmp is often memory, and an FP32 model is large.
+    with TemporaryDirectory(prefix="fp32-", dir=make_own(cache_folder())) as folder:
+        model = checkpoint.provenance.location or checkpoint.provenance.id
+        made = build_bundle(
+            model,
+            target="cpu",
+            precision="fp32",
+            out=Path(folder) / "bundle",
+            exporter=_exporter(bundle),
+            progress=progress,
+        )
+        runner = load_runner(made)
+        try:
+            yield runner
+        finally:
+            runner.close()
