@@ -28,7 +28,7 @@ from results import append_lines, results_file
 from edgekit.bundle import open_bundle
 from edgekit.measure import embedded_text, read_text
 from edgekit.run import OnnxRunner, Tokenizer, generate, load_runner
-from edgekit.run.lookup import EXACT, ROUNDING, Pace
+from edgekit.run.speculative import EXACT, ROUNDING, DraftPolicy
 from edgekit.types import Sampling
 
 TASKS = {
@@ -116,7 +116,7 @@ def answer(
 ) -> Answer:
     runner.reset()
     logits = runner.prefill(work.prompt)
-    runner.pace = Pace(rounding)
+    runner.pace = DraftPolicy(rounding)
     # The prompt's time is not of interest: its last logits stand ready.
     prefill, runner.prefill = runner.prefill, lambda _: logits
     reset, runner.reset = runner.reset, lambda: None

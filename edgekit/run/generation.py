@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from edgekit.errors import RunError
-from edgekit.run.lookup import Lookahead, Verifier
 from edgekit.run.sampling import choose, is_greedy
 from edgekit.run.sampling import signals as measure_signals
+from edgekit.run.speculative import SpeculativeDecoder, Verifier
 from edgekit.types import Emitted
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def generate(
         signals: fill in ``logprob``, ``logprob_margin``, ``prob_margin`` and ``entropy`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
         lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
-            ``lookup.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
+            ``speculative.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
 
     Raises:
         RunError: at the first token, when the prompt is empty or leaves no room for one new token.
@@ -85,7 +85,7 @@ class Generation(Iterator[Emitted]):
         self._most_new = sys.maxsize if limit is None else limit
         self._gate = StopGate(sampling.stop)
         self._drafts = lookup if is_greedy(sampling) and sampling.repetition_penalty == 1.0 else False
-        self._lookahead: Lookahead | None = None
+        self._lookahead: SpeculativeDecoder | None = None
         self._steps = self._generate(prompt, signals, cached)
 
     @property
@@ -124,7 +124,7 @@ class Generation(Iterator[Emitted]):
             logits = runner.prefill(prompt[cached:])
             seen[list(prompt)] = True
             if self._drafts is not False and isinstance(runner, Verifier) and (self._drafts or runner.pace.exact):
-                self._lookahead = Lookahead(runner, prompt, logits)
+                self._lookahead = SpeculativeDecoder(runner, prompt, logits)
             while self.finish is None:
                 token = choose(logits, seen, self._sampling, random)
                 seen[token] = True

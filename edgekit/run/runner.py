@@ -20,9 +20,9 @@ from edgekit.run.exactness import (
     folding_entry,
     require_exact,
 )
-from edgekit.run.lookup import EXACT, LENGTHS, ROUNDING, Pace
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 from edgekit.run.settings import choose_settings
+from edgekit.run.speculative import EXACT, LENGTHS, ROUNDING, DraftPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +122,7 @@ class OnnxRunner:
         self._vocab = self._tokens.vocab_size
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
         self._several: NDArray[Any] | None = None
-        self.pace = Pace(rounding)
+        self.pace = DraftPolicy(rounding)
 
     @property
     def arithmetic(self) -> str:

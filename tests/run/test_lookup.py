@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 
 from edgekit.run import Tokenizer, generate, load_runner, lookup
-from edgekit.run.lookup import LENGTHS, Drafter, Lookahead, Pace, Verifier, top2_logit_gap
+from edgekit.run.speculative import LENGTHS, DraftPolicy, NgramDrafter, SpeculativeDecoder, Verifier, top2_logit_gap
 from edgekit.testing import FakeRunner, tiny_tokenizer
 from edgekit.types import Sampling
 
@@ -24,7 +24,7 @@ class Copyist(FakeRunner):
         self._leads = leads or {}
         self._error = error
         self._rows = np.zeros((16, self.vocab_size), np.float32)
-        self.pace = Pace(rounding)
+        self.pace = DraftPolicy(rounding)
         self.runs = []
 
     def _row(self, position, error=0.0):
@@ -84,27 +84,27 @@ def assert_same(plain, drafted):
 
 
 def test_a_draft_is_what_followed_the_last_time():
-    assert Drafter([1, 2, 3, 4, 5, 1, 2, 3]).draft(2) == [4, 5]
-    assert Drafter([1, 2, 3, 4, 9, 1, 2, 3, 5, 9, 1, 2, 3]).draft(2) == [5, 9]
-    assert Drafter([8, 2, 3, 4, 9, 7, 2, 3]).draft(2) == [4, 9]
+    assert NgramDrafter([1, 2, 3, 4, 5, 1, 2, 3]).draft(2) == [4, 5]
+    assert NgramDrafter([1, 2, 3, 4, 9, 1, 2, 3, 5, 9, 1, 2, 3]).draft(2) == [5, 9]
+    assert NgramDrafter([8, 2, 3, 4, 9, 7, 2, 3]).draft(2) == [4, 9]
     # three tokens say more than the two that came later
-    assert Drafter([1, 2, 3, 4, 9, 7, 2, 3, 5, 9, 1, 2, 3]).draft(1) == [4]
+    assert NgramDrafter([1, 2, 3, 4, 9, 7, 2, 3, 5, 9, 1, 2, 3]).draft(1) == [4]
 
 
 def test_no_draft_where_nothing_matches():
     for tokens in ([], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4, 3, 2]):
-        drafter = Drafter(tokens)
+        drafter = NgramDrafter(tokens)
         assert drafter.guess is None and drafter.draft(5) == []
 
 
 def test_a_draft_that_reaches_the_end_goes_round():
-    drafter = Drafter([9, 1, 2, 3, 1, 2, 3])
+    drafter = NgramDrafter([9, 1, 2, 3, 1, 2, 3])
     assert drafter.draft(7) == [1, 2, 3, 1, 2, 3, 1]
     assert drafter.guess == 1
 
 
 def test_a_match_is_followed_while_it_is_right():
-    drafter = Drafter([1, 2, 3, 4, 5, 6, 7, 1, 2, 3])
+    drafter = NgramDrafter([1, 2, 3, 4, 5, 6, 7, 1, 2, 3])
     assert drafter.run == 0
     for token, run in ((4, 1), (5, 2), (6, 3), (9, 0)):
         drafter.push(token)
@@ -115,7 +115,7 @@ def test_a_match_is_followed_while_it_is_right():
 def test_drafts_against_a_search_of_all_tokens():
     random = np.random.default_rng(3)
     tokens = random.integers(0, 4, 300).tolist()
-    drafter, following = Drafter(tokens[:3]), 0
+    drafter, following = NgramDrafter(tokens[:3]), 0
     for at in range(3, len(tokens)):
         if drafter.guess != tokens[at]:
             drafter.push(tokens[at])
@@ -239,7 +239,7 @@ def test_the_guard_grows_with_what_is_seen(tokenizer):
     runner.pace.guard = 0.15
     list(generate(runner, tokenizer, PROMPT, Sampling(max_new_tokens=60)))
     assert runner.pace.guard == pytest.approx(0.15)
-    pace = Pace(0.5)
+    pace = DraftPolicy(0.5)
     pace.begin(np.array([0, 2, 0, 2], np.float32))
     assert pace.guard == 0.5
     pace.compared(np.array([1, 2], np.float32), np.array([1, 1.25], np.float32))
@@ -295,7 +295,7 @@ def test_guesses_that_are_wrong_are_not_run(tokenizer):
 
 
 def test_pace_drafts_longer_the_longer_it_was_right():
-    pace = Pace()
+    pace = DraftPolicy()
     pace.stepped(1.0)
     lengths = [pace.length(run, 15) for run in (0, 1, 2, 4, 8, 16)]
     assert lengths[0] == 0 and lengths == sorted(lengths) and lengths[-1] >= 7
@@ -339,10 +339,10 @@ def test_a_run_over_a_draft_equals_its_steps(bundle_of, dialect):
 
 
 def test_lookahead_feeds_in_order(tokenizer):
-    """A Lookahead alone: its logits are the script's, and settling leaves what was fed."""
+    """A SpeculativeDecoder alone: its logits are the script's, and settling leaves what was fed."""
     script = tokenizer.encode(TEXT)
     runner = Copyist(script)
-    ahead = Lookahead(runner, PROMPT, runner.prefill(PROMPT))
+    ahead = SpeculativeDecoder(runner, PROMPT, runner.prefill(PROMPT))
     for i, token in enumerate(script[:-1]):
         assert int(ahead.step(token, 200).argmax()) == script[i + 1]
     ahead.settle()

@@ -53,7 +53,7 @@ class Verifier(Runner, Protocol):
     """A Runner that can look at several next tokens at once, and go back."""
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> DraftPolicy:
         """What is known of its runs over several tokens; it lives as long as the runner."""
 
     def verify(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -63,7 +63,7 @@ class Verifier(Runner, Protocol):
         """Forget the tokens from position ``length`` on."""
 
 
-class Drafter:
+class NgramDrafter:
     """Looks the last three tokens up in all the tokens before them, else the last two. A few microseconds a token.
 
     A match is followed as long as it is right, so that the longest wins; of several the latest does.
@@ -114,7 +114,7 @@ class Drafter:
         return found
 
 
-class Pace:
+class DraftPolicy:
     """How often drafts are right and what runs cost here: decides how long the next draft is.
 
     Attributes:
@@ -188,7 +188,7 @@ class Pace:
         return self._right[at] / self._tried[at]
 
 
-class Lookahead:
+class SpeculativeDecoder:
     """Steps of a runner, some of them taken from runs ahead over drafts. For greedy answers only.
 
     Attributes:
@@ -201,7 +201,7 @@ class Lookahead:
         self.drafted = self.accepted = 0
         self._runner = runner
         self._pace = runner.pace
-        self._drafter = Drafter(prompt)
+        self._drafter = NgramDrafter(prompt)
         self._fed = len(prompt)
         self._logits = logits
         self._ahead: list[NDArray[np.float32]] = []
