@@ -13,7 +13,7 @@ from edgekit.run.exactness import (
 )
 from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
-from edgekit.run.held import HeldPrompt
+from edgekit.run.prefix_cache import HeldPrompt
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
 from edgekit.run.settings import choose_settings, default_settings, find_tuning, machine_class, runtime_class

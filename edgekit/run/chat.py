@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from edgekit.run.held import HeldPrompt
+from edgekit.run.prefix_cache import HeldPrompt
 from edgekit.run.runner import load_runner
 from edgekit.run.text import Tokenizer
 from edgekit.types import Sampling
