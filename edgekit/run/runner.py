@@ -10,7 +10,6 @@ import numpy as np
 
 from edgekit.errors import RunError
 from edgekit.host.arithmetic import NOTHING
-from edgekit.run.bound import BoundGraph
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
 from edgekit.run.exactness import (
     PROMPT_PRODUCTS,
@@ -20,6 +19,7 @@ from edgekit.run.exactness import (
     folding_entry,
     require_exact,
 )
+from edgekit.run.io_binding import BoundGraph
 from edgekit.run.session import Session, SessionInfo, open_prompt_session, open_session
 from edgekit.run.settings import choose_settings
 from edgekit.run.speculative import EXACT, LENGTHS, ROUNDING, DraftPolicy
