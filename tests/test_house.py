@@ -87,7 +87,7 @@ def test_modules_are_nouns_that_mean_something(path):
     assert not re.search(r"util|helper|manager|handler|misc|common", path.stem)
 
 
-OF_THE_RUNTIME = {"edgekit/run/runtime.py", "edgekit/run/driver.py", "edgekit/run/probing.py"}
+OF_THE_RUNTIME = {"edgekit/run/runtime.py", "edgekit/run/predictor_worker.py", "edgekit/run/probing.py"}
 """What knows the provider that is part of every ONNX Runtime."""
 
 

@@ -124,7 +124,7 @@ def node_names(path: Path) -> tuple[tuple[str, str], ...]:
 def graph_at_level(bundle: Bundle, level: int) -> bytes:
     """The graph with another accuracy level in its MatMulNBits nodes, as an ONNX file; its weights stay in the bundle.
 
-    Whoever loads it has to name the folder of the bundle's graph for external data (see run/driver.py).
+    Whoever loads it has to name the folder of the bundle's graph for external data (see run/predictor_worker.py).
     """
     model = _load(bundle.graph)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]

@@ -2,7 +2,6 @@
 
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat
-from edgekit.run.driven import DrivenGraph, Interpreter, this_interpreter
 from edgekit.run.exactness import (
     PROMPT_PRODUCTS,
     check_survey,
@@ -17,6 +16,7 @@ from edgekit.run.prefix_cache import HeldPrompt
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo
 from edgekit.run.settings import choose_settings, default_settings, find_tuning, machine_class, runtime_class
+from edgekit.run.subprocess_predictor import DrivenGraph, Interpreter, this_interpreter
 from edgekit.run.text import Tokenizer, chat_template
 from edgekit.run.threads import core_cpus, physical_cores
 

@@ -22,8 +22,8 @@ from edgekit.errors import RunError
 from edgekit.host.cache import cache_folder, make_own, require_own
 from edgekit.host.processor import processor_class
 from edgekit.locks import STRICT, pins
-from edgekit.run.driven import Interpreter, this_interpreter
 from edgekit.run.runtime import onnxruntime
+from edgekit.run.subprocess_predictor import Interpreter, this_interpreter
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:

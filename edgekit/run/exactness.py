@@ -29,7 +29,7 @@ from edgekit.types.tensor_names import EMBEDDING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgekit.run.driven import Interpreter
+    from edgekit.run.subprocess_predictor import Interpreter
     from edgekit.types import Grid, Manifest
 
     Entries = tuple[tuple[str, str], ...]

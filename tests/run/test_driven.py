@@ -78,7 +78,7 @@ def test_entries_reach_the_session(bundle_of):
 def test_the_driver_imports_nothing_of_edgekit():
     import ast
 
-    from edgekit.run.driven import DRIVER
+    from edgekit.run.subprocess_predictor import DRIVER
 
     tree = ast.parse(DRIVER.read_text(encoding="utf-8"))
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
