@@ -75,11 +75,11 @@ def test_memory_is_what_footprint_says(tmp_path: Path) -> None:
 
 
 def test_the_prompts_graph_holds_its_weights_once_more(tmp_path: Path) -> None:
-    from edgekit.types import Expansion, Prefill, Region
+    from edgekit.types import Int8Repack, Prefill, Region
 
     manifest = made.bundle().manifest
     region = Region(0, 1)
-    own = Prefill("onnx/p.onnx", (Expansion("w", 1000, 2000, 4, 32, region, region, True, None),))
+    own = Prefill("onnx/p.onnx", (Int8Repack("w", 1000, 2000, 4, 32, region, region, True, None),))
     one, two = (Gauge(m, loaded=False, root=tmp_path) for m in (manifest, replace(manifest, prefill=own)))
     assert two.memory_needed(10) - one.memory_needed(10) == 2_000_000
     small = Gauge(replace(manifest, prefill=own), loaded=False, small_memory=True, root=tmp_path)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from edgekit.types import Calibration, Expansion, Manifest, ModelSpec, NpuBuild, Target
+    from edgekit.types import Calibration, Int8Repack, Manifest, ModelSpec, NpuBuild, Target
 
 DATA = (".bin", ".jinja", ".json", ".mlmodel", ".model", ".onnx", ".onnx_data", ".txt")
 """How the names of a bundle's files may end. None of these is run or imported by anything."""
@@ -226,7 +226,7 @@ def _npu(build: NpuBuild, manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "package", f"{build.package!r} holds none of the bundle's files"
 
 
-def _expansions(expansions: tuple[Expansion, ...], manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _expansions(expansions: tuple[Int8Repack, ...], manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Every region lies in the data file and holds what the shape needs: no more is made than there are codes for."""
     data = next((f.bytes for f in manifest.files if f.path == f"{manifest.graph}_data"), 0)
     if len({e.name for e in expansions}) < len(expansions) or sum(e.codes.bytes for e in expansions) > data:

@@ -3,12 +3,12 @@
 A prompt is bound by arithmetic, a decoded token by bytes. Products of 4-bit weights unpack them for every few tokens;
 products of 8-bit integers with one scale a token and one a channel run three to four times as fast (8-bit dot products,
 AVX-VNNI or ARM's DOT). Their weights are not stored: ``run`` expands them from the codes in the file when it opens
-the bundle, as ``Expansion`` says.
+the bundle, as ``Int8Repack`` says.
 
     scale[t] = max |x[t]| / 127,  q[t] = round(x[t] / scale[t]) + 128  (uint8),
     y[t,n] = scale[t] * channel[n] * sum_k (q[t,k] - 128) * w[k,n]
 
-The sums are exact on every class of processor: see ``run/expand.py``.
+The sums are exact on every class of processor: see ``run/prefill_weights.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.lower.patch import Patch, initializer, nodes_of
-from edgekit.types import EXPANDED, Expansion, Region
+from edgekit.types import EXPANDED, Int8Repack, Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FLOAT, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
 
 
-def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Expansion, ...]]:
+def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Int8Repack, ...]]:
     """The prompt's graph of a model that has been written, and how its weights come out of the written file.
 
     The head keeps its grid: it is multiplied with one token. Weights that are not expanded are the same bytes of the
@@ -57,7 +57,7 @@ class _Rewriting:
     """What is known while the products of a graph are replaced, in its order."""
 
     def __init__(self, model: ir.Model) -> None:
-        self.expansions: list[Expansion] = []
+        self.expansions: list[Int8Repack] = []
         self._model = model
         self._middles = _middles(model)
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
@@ -112,7 +112,7 @@ class _Rewriting:
                 return scale
         return None
 
-    def _product(self, patch: Patch, expansion: Expansion, rounded: ir.Value, scale: ir.Value) -> ir.Value:
+    def _product(self, patch: Patch, expansion: Int8Repack, rounded: ir.Value, scale: ir.Value) -> ir.Value:
         self.expansions.append(expansion)
         weight, channel = (initializer(patch.graph, tensor) for tensor in _expanded(expansion))
         one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)
@@ -133,9 +133,9 @@ def _only_split(node: ir.Node) -> ir.Node | None:
     return users[0] if sizes is not None and sizes.const_value is not None else None
 
 
-def _expansion(patch: Patch) -> Expansion:
+def _expansion(patch: Patch) -> Int8Repack:
     codes, scales = _region(patch, 1), _region(patch, 2)
-    return Expansion(
+    return Int8Repack(
         name=str(patch.node.name),
         rows=patch.attribute("N", 0),
         columns=patch.attribute("K", 0),
@@ -148,7 +148,7 @@ def _expansion(patch: Patch) -> Expansion:
     )
 
 
-def _take_rows(whole: Expansion, start: int, count: int) -> Expansion:
+def _take_rows(whole: Int8Repack, start: int, count: int) -> Int8Repack:
     """Some rows of a weight: codes, scales and zero points lie row after row."""
 
     def cut(region: Region) -> Region:
@@ -184,7 +184,7 @@ def _middles(model: ir.Model) -> ir.Value:
     return middles
 
 
-def _expanded(expansion: Expansion) -> Iterator[ir.ExternalTensor]:
+def _expanded(expansion: Int8Repack) -> Iterator[ir.ExternalTensor]:
     """The initializers that ``run`` will fill: weight [K,N] int8 and channel scales [N]."""
     shapes = ((expansion.columns, expansion.rows), INT8), ((expansion.rows,), FLOAT)
     for name, (shape, dtype) in zip(expansion.initializers, shapes, strict=True):

@@ -10,8 +10,8 @@ from edgekit.run.exactness import (
     find_arithmetic,
     folding_entry,
 )
-from edgekit.run.expand import save_expanded
 from edgekit.run.generation import Finish, Generation, generate
+from edgekit.run.prefill_weights import save_expanded
 from edgekit.run.prefix_cache import HeldPrompt
 from edgekit.run.runner import OnnxRunner, load_runner
 from edgekit.run.session import SessionInfo

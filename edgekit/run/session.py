@@ -10,8 +10,8 @@ from edgekit.config.providers import find_provider, wrong_entry, wrong_option
 from edgekit.errors import RunError
 from edgekit.host.arithmetic import NOTHING, Arithmetic
 from edgekit.run.exactness import folding_entry
-from edgekit.run.expand import expand
 from edgekit.run.first_logit import open_first_logit
+from edgekit.run.prefill_weights import expand
 from edgekit.run.runtime import onnxruntime
 from edgekit.run.threads import core_cpus
 

@@ -5,8 +5,8 @@ Every value is a frozen dataclass; the only other thing that crosses rooms is an
 
 from edgekit.types.bundle import EXPANDED as EXPANDED
 from edgekit.types.bundle import Bundle as Bundle
-from edgekit.types.bundle import Expansion as Expansion
 from edgekit.types.bundle import FileEntry as FileEntry
+from edgekit.types.bundle import Int8Repack as Int8Repack
 from edgekit.types.bundle import Manifest as Manifest
 from edgekit.types.bundle import Prefill as Prefill
 from edgekit.types.bundle import Region as Region

@@ -55,7 +55,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Expansion:
+class Int8Repack:
     """A weight of the prompt's graph, and where in the data file its codes on a grid lie, laid out as MatMulNBits'.
 
     ``codes`` uint8 [rows, blocks, block * bits / 8]; ``scales`` float16 or float32 [rows, blocks], or [rows, 1] per
@@ -83,7 +83,7 @@ class Prefill:
     """The graph for prompts, a path in the bundle, and the weights that it needs made."""
 
     graph: str
-    expansions: tuple[Expansion, ...]
+    expansions: tuple[Int8Repack, ...]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from edgekit.run.expand import expand
+from edgekit.run.prefill_weights import expand
 from edgekit.types import EXPANDED
 
 if TYPE_CHECKING:

@@ -111,7 +111,7 @@ def check_machine(machine, kind, bundles, exact, folder):
 
 @on_x86
 def test_weights_whose_pairs_saturate_are_found_by_the_comparison(bundles, tmp_path, monkeypatch):
-    monkeypatch.setattr("edgekit.run.expand.PAIR", 2 * 127)
+    monkeypatch.setattr("edgekit.run.prefill_weights.PAIR", 2 * 127)
     exact = {("fast", graph, True): exact_logits(bundles["fast"], TOKENS, prompts=graph) for graph in (False, True)}
     machine = hidden("avx2", tmp_path)
     interpreter = Interpreter("AVX2", (sys.executable,), machine.whole_environment(tmp_path))

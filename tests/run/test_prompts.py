@@ -14,10 +14,10 @@ from edgekit.lower import prefill as prefill_module
 from edgekit.quantize import Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
-from edgekit.run.expand import _pair_sums, expand
+from edgekit.run.prefill_weights import _pair_sums, expand
 from edgekit.run.settings import CHUNK, FEW
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import Bundle, Expansion, Region
+from edgekit.types import Bundle, Int8Repack, Region
 from edgekit.types.layout import Layout
 
 PROMPT = np.random.default_rng(0).integers(4, 380, CHUNK + 30).tolist()
@@ -100,7 +100,7 @@ def test_pairs_of_eight_and_of_four_bits_are_summed_alike() -> None:
     zeros = random.integers(0, 16, (3, 2)).astype(np.int16)
     codes = random.integers(0, 16, (3, 64)).astype(np.uint8)
     region = Region(0, 0)
-    eight = Expansion("x", 3, 64, 8, 32, region, region, half_scales=False, zeros=None)
+    eight = Int8Repack("x", 3, 64, 8, 32, region, region, half_scales=False, zeros=None)
     packed = codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
     found = _pair_sums(packed, zeros, replace(eight, bits=4))
     np.testing.assert_array_equal(found, _pair_sums(codes, zeros, eight))

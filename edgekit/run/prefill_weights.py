@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgekit.types import Bundle, Expansion, Region
+    from edgekit.types import Bundle, Int8Repack, Region
 
 PAIR = 127
 """Most that the weights of one sign in a pair may sum up to, before they are rounded."""
@@ -35,7 +35,7 @@ BAND = 1 << 18
 """Weights expanded at once by a thread: their 16-bit copies stay in its cache."""
 
 
-def expand(file: Path, expansions: Sequence[Expansion], threads: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
+def expand(file: Path, expansions: Sequence[Int8Repack], threads: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """The initializers of the prompt's graph: name and array, weights [K,N] int8, channel scales [N] float32.
 
     Args:
@@ -58,7 +58,7 @@ def save_expanded(bundle: Bundle, path: Path) -> None:
     np.savez(path, **arrays)
 
 
-def _expand(data: NDArray[np.uint8], e: Expansion) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def _expand(data: NDArray[np.uint8], e: Int8Repack) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     blocks = -(-e.columns // e.block)
     codes = _take(data, e.codes).reshape(e.rows, -1)
     scales = _take(data, e.scales).view(np.float16 if e.half_scales else np.float32).reshape(e.rows, -1)
@@ -78,7 +78,7 @@ def _expand(data: NDArray[np.uint8], e: Expansion) -> tuple[NDArray[np.int8], ND
     return weight, channel
 
 
-def _pair_sums(codes: NDArray[np.uint8], zeros: NDArray[np.int16], e: Expansion) -> NDArray[np.float32]:
+def _pair_sums(codes: NDArray[np.uint8], zeros: NDArray[np.int16], e: Int8Repack) -> NDArray[np.float32]:
     """The largest sum of steps of one sign in a pair, by block [rows, blocks]. A byte holds a pair of 4-bit codes."""
     rows, blocks = zeros.shape
     sums = np.empty((rows, blocks), np.float32)
@@ -138,7 +138,7 @@ def _from_bytes(
     return np.clip(wide, -127, 127, out=wide).reshape(rows, -1).astype(np.int8)
 
 
-def _zeros(data: NDArray[np.uint8], e: Expansion, blocks: int) -> NDArray[np.int16]:
+def _zeros(data: NDArray[np.uint8], e: Int8Repack, blocks: int) -> NDArray[np.int16]:
     if e.zeros is None:
         return np.full((e.rows, blocks), 2 ** (e.bits - 1), np.int16)
     packed = _take(data, e.zeros).reshape(e.rows, -1)
