@@ -83,7 +83,7 @@ class Generation(Iterator[Emitted]):
         self._sampling = sampling
         limit = sampling.max_new_tokens
         self._most_new = sys.maxsize if limit is None else limit
-        self._gate = StopGate(sampling.stop)
+        self._gate = StopBuffer(sampling.stop)
         self._drafts = lookup if is_greedy(sampling) and sampling.repetition_penalty == 1.0 else False
         self._lookahead: SpeculativeDecoder | None = None
         self._steps = self._generate(prompt, signals, cached)
@@ -166,7 +166,7 @@ class Generation(Iterator[Emitted]):
         return "context" if prompt_length + len(self.tokens) > self._runner.context_length else None
 
 
-class StopGate:
+class StopBuffer:
     """Lets text through up to the first stop string, and keeps back what may be the beginning of one.
 
     Attributes:

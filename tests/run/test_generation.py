@@ -8,7 +8,7 @@ import tokenizers
 
 from edgekit.errors import RunError
 from edgekit.run import Tokenizer, generate
-from edgekit.run.generation import StopGate
+from edgekit.run.generation import StopBuffer
 from edgekit.testing import FakeRunner, tiny_tokenizer
 from edgekit.types import Sampling
 
@@ -100,7 +100,7 @@ def test_stop_gate_against_a_search_of_the_whole_text():
     for _ in range(500):
         text = "".join(random.choice(list("ab"), 12))
         stops = ["".join(random.choice(list("ab"), int(random.integers(2, 6)))) for _ in range(2)]
-        gate, shown = StopGate(stops), ""
+        gate, shown = StopBuffer(stops), ""
         for i, letter in enumerate(text):
             shown += gate.push(letter)
             ends = [text[: i + 1].find(s) for s in stops if s in text[: i + 1]]
@@ -243,7 +243,7 @@ def test_stop_gate_with_hidden_text_against_a_search_of_the_whole_text():
     for _ in range(500):
         pieces = [("".join(random.choice(list("ab"), 2)), bool(random.integers(2))) for _ in range(7)]
         stops = ["".join(random.choice(list("ab"), int(random.integers(3, 7)))) for _ in range(2)]
-        whole, gate, said = "".join(text for text, _ in pieces), StopGate(stops), ""
+        whole, gate, said = "".join(text for text, _ in pieces), StopBuffer(stops), ""
         visible = [shown for text, shown in pieces for _ in text]
         for text, shown in pieces:
             said += gate.push(text, shown=shown)
