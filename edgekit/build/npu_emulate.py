@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.types.device import Gate, Npu, Plugin, Target
+    from edgekit.types.device import AccuracyLimits, Npu, Plugin, Target
     from edgekit.measure import Text
     from edgekit.types import Checkpoint
 
@@ -74,7 +74,7 @@ def make_probe(checkpoint: Checkpoint, count: int, *, text: Text | None = None, 
     return Probe(tuple(tokens), logits, text.name)
 
 
-def require_gate(target: Target, gate: Gate | None, emulations: Sequence[Emulation]) -> None:
+def require_gate(target: Target, gate: AccuracyLimits | None, emulations: Sequence[Emulation]) -> None:
     """Raise unless the emulator's logits are as near as a gate asks; without a gate there is nothing to ask.
 
     Raises:
@@ -88,7 +88,7 @@ def require_gate(target: Target, gate: Gate | None, emulations: Sequence[Emulati
         )
 
 
-def shortfalls(gate: Gate, emulation: Emulation) -> tuple[str, ...]:
+def shortfalls(gate: AccuracyLimits, emulation: Emulation) -> tuple[str, ...]:
     """What of an emulation is worse than a gate allows, in words. Shares are judged to the nearest token."""
     slack = 0.5 / emulation.tokens
     lines = []

@@ -1,7 +1,7 @@
 """The two streams: results to stdout, talk to stderr. Everything edgekit prints goes through here.
 
 And through one gate: model output, file names, checkpoint metadata and what endpoints answer are strangers' text, and a
-terminal obeys control characters. ``gated`` puts a Gate in the place of both streams, so that whoever writes to them, a
+terminal obeys control characters. ``gated`` puts a SafeStream in the place of both streams, so that whoever writes to them, a
 library's warning and a traceback included, writes text that is only shown. Colours, bars and help are rich's own escape
 sequences around text that went through ``visible`` before; they alone are written beside the gate, with a model's text
 to a pipe, which stays as it is byte for byte.
@@ -42,7 +42,7 @@ def _spell(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-class Gate:
+class SafeStream:
     """A text stream whose writer cannot be obeyed: all is made visible on its way to ``stream``, the rest is its."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -64,9 +64,9 @@ class Gate:
 
 @contextmanager
 def gated() -> Iterator[None]:
-    """Let everything that is written to stdout and stderr go through a Gate."""
+    """Let everything that is written to stdout and stderr go through a SafeStream."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Gate(_bare(sys.stdout)), Gate(_bare(sys.stderr))
+    sys.stdout, sys.stderr = SafeStream(_bare(sys.stdout)), SafeStream(_bare(sys.stderr))
     try:
         yield
     finally:
@@ -141,7 +141,7 @@ def stream(text: str) -> None:
 
 def _bare(stream: TextIO) -> TextIO:
     """The stream behind the gate, where there is one."""
-    return stream.stream if isinstance(stream, Gate) else stream
+    return stream.stream if isinstance(stream, SafeStream) else stream
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from edgekit import words
 from edgekit.cli.layout import columns, facts
-from edgekit.types.device import Gate
+from edgekit.types.device import AccuracyLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -109,12 +109,12 @@ def _target_rows(t: Target) -> Iterator[tuple[str, str]]:
         yield "notes", t.notes
 
 
-def _numbers_table(numbers: Mapping[str, Value | Gate], sources: Sequence[Source]) -> Table:
+def _numbers_table(numbers: Mapping[str, Value | AccuracyLimits], sources: Sequence[Source]) -> Table:
     """A row for each number that needs a source."""
     table = columns("number", "value>", "certainty", "source")
     by_key = {source.key: source for source in sources}
     for key, value in numbers.items():
-        if isinstance(value, Gate):
+        if isinstance(value, AccuracyLimits):
             continue
         source = by_key.pop(key, None)
         cells = (source.certainty, source.text) if source else (Text("no source", style="red"), "")

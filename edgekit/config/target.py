@@ -15,9 +15,9 @@ from edgekit.ranges import PLAIN_NAME
 from edgekit.strangers.toml_table import Table, file_names, is_path
 from edgekit.types.device import (
     NUMBERS,
+    AccuracyLimits,
     Activations,
     Certainty,
-    Gate,
     Npu,
     Precision,
     Route,
@@ -145,10 +145,10 @@ def _route(table: Table) -> Route:
     )
 
 
-def _gate(precision: Precision, table: Table) -> Gate:
+def _gate(precision: Precision, table: Table) -> AccuracyLimits:
     kld, npu_kld = (table.positive(key) or 0.0 for key in ("kld", "npu_kld"))
     top1, npu_top1, cosine = (table.fraction(key) for key in ("top1", "npu_top1", "npu_cosine"))
-    return Gate(precision, top1, kld, npu_top1, npu_kld, cosine)
+    return AccuracyLimits(precision, top1, kld, npu_top1, npu_kld, cosine)
 
 
 def _sources(table: Table, keys: tuple[str, ...]) -> tuple[Source, ...]:

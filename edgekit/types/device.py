@@ -78,7 +78,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccuracyLimits:
     """What a compiled graph must reach on the emulator, at one precision.
 
     ``top1`` and ``kld`` (nats per token) against FP32: what quantization and NPU lose together. ``npu_top1``,
@@ -106,7 +106,7 @@ class Route:
     quirks: frozenset[str]
     options: tuple[tuple[str, str], ...]
     recipes: tuple[tuple[Precision, str], ...]
-    gates: tuple[Gate, ...]
+    gates: tuple[AccuracyLimits, ...]
     masked: float
 
     @property
@@ -114,7 +114,7 @@ class Route:
         """Whether the activations' scales are found on tokens before the build, not while the model runs."""
         return self.activations == "uint16"
 
-    def gate(self, precision: Precision) -> Gate | None:
+    def gate(self, precision: Precision) -> AccuracyLimits | None:
         """The limits of a precision, None where none are set."""
         return next((g for g in self.gates if g.precision == precision), None)
 
@@ -145,9 +145,9 @@ class Npu:
     ml_program: bool = False
     sources: tuple[Source, ...] = ()
 
-    def numbers(self) -> dict[str, Value | Gate]:
+    def numbers(self) -> dict[str, Value | AccuracyLimits]:
         """The family's numbers that need a source, by the source's key."""
-        found: dict[str, Value | Gate] = {
+        found: dict[str, Value | AccuracyLimits] = {
             "prefill_tokens": self.prefill_tokens,
             "largest_graph_bytes": self.largest_graph_bytes,
         }

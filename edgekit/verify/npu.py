@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekit.build.npu_emulate import Probe
     from edgekit.measure import Text
     from edgekit.types import Bundle, Checkpoint
-    from edgekit.types.device import Gate
+    from edgekit.types.device import AccuracyLimits
     from edgekit.types.npu import CompiledGraph, Emulation, NpuBuild
 
 
@@ -170,7 +170,7 @@ def _judge(bundle: Bundle, build: NpuBuild, emulations: tuple[Emulation, ...]) -
         yield Check(name, "pass", f"{emulation_words(emulation, gate)}; {tokens} of {emulation.text}")
 
 
-def emulation_words(emulation: Emulation, gate: Gate | None) -> str:
+def emulation_words(emulation: Emulation, gate: AccuracyLimits | None) -> str:
     """What an emulated graph's logits are worth, with the limits where there are any."""
     total, npu = emulation.total, emulation.npu
     limits = (f" (limit {words.percent(gate.top1)})", f" (limit {gate.kld:g})") if gate else ("", "")
