@@ -20,7 +20,7 @@ from edgekit.strangers.toml_table import is_path
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from edgekit.types.device import Npu, Route, Source, Target
+    from edgekit.types.device import Npu, Route, Evidence, Target
 
 
 HALF_FLOATS = "floats:float32"
@@ -150,7 +150,7 @@ def _lint_recipes(file: str, route: Route) -> Iterator[Problem]:
 
 
 def _lint_sources(
-    file: str, numbers: Mapping[str, object], sources: Sequence[Source], optional: Collection[str] = ()
+    file: str, numbers: Mapping[str, object], sources: Sequence[Evidence], optional: Collection[str] = ()
 ) -> Iterator[Problem]:
     known = {source.key for source in sources}
     for key in (key for key in numbers if key not in known):

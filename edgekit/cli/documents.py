@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
-    from edgekit.types.device import AccuracyLimits, Npu, Route, Source
+    from edgekit.types.device import AccuracyLimits, Evidence, Npu, Route
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class RouteCard:
     """A way to compute on an NPU: each of its limits with where it comes from, and its rewrites."""
 
     route: Route
-    gates: tuple[tuple[AccuracyLimits, Source | None], ...]
+    gates: tuple[tuple[AccuracyLimits, Evidence | None], ...]
     rewrites: tuple[Rewrite, ...]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from edgekit.build.target_lint import Lint
     from edgekit.cli.documents import Rewrite, RouteCard, TargetCard
-    from edgekit.types.device import Source, Target, Value
+    from edgekit.types.device import Evidence, Target, Value
 
 _UNKNOWN = "unknown"
 
@@ -109,7 +109,7 @@ def _target_rows(t: Target) -> Iterator[tuple[str, str]]:
         yield "notes", t.notes
 
 
-def _numbers_table(numbers: Mapping[str, Value | AccuracyLimits], sources: Sequence[Source]) -> Table:
+def _numbers_table(numbers: Mapping[str, Value | AccuracyLimits], sources: Sequence[Evidence]) -> Table:
     """A row for each number that needs a source."""
     table = columns("number", "value>", "certainty", "source")
     by_key = {source.key: source for source in sources}

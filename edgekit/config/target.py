@@ -18,11 +18,11 @@ from edgekit.types.device import (
     AccuracyLimits,
     Activations,
     Certainty,
+    Evidence,
     Npu,
     Precision,
     Route,
     Runtime,
-    Source,
     Target,
     Verified,
 )
@@ -151,9 +151,9 @@ def _gate(precision: Precision, table: Table) -> AccuracyLimits:
     return AccuracyLimits(precision, top1, kld, npu_top1, npu_kld, cosine)
 
 
-def _sources(table: Table, keys: tuple[str, ...]) -> tuple[Source, ...]:
+def _sources(table: Table, keys: tuple[str, ...]) -> tuple[Evidence, ...]:
     if not table.has("sources"):
         return ()
     sources = table.table("sources", keys)
     rows = [(key, sources.table(key, _SOURCE_KEYS)) for key in keys if sources.has(key)]
-    return tuple(Source(key, row.choice("certainty", get_args(Certainty)), row.get("text", str)) for key, row in rows)
+    return tuple(Evidence(key, row.choice("certainty", get_args(Certainty)), row.get("text", str)) for key, row in rows)

@@ -18,7 +18,7 @@ from edgekit.inspect.plan import TOKENIZER_BYTES, Footprint, Plan, npu_token_byt
 from edgekit.run import physical_cores
 from edgekit.source import open_outline
 from edgekit.types import Checkpoint, Precision, Progress, Target, silent
-from edgekit.types.device import Source
+from edgekit.types.device import Evidence
 from edgekit.types.generation import PREFILL_CHUNK
 
 if TYPE_CHECKING:
@@ -340,8 +340,8 @@ def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> T
         memory_bytes=machine.memory_bytes,
         bandwidth_bytes_per_s=max(series.samples),
         sources=(
-            Source("memory_bytes", "measured", "as the system tells it"),
-            Source("bandwidth_bytes_per_s", "measured", f"now: {series.name}, best of {series.n}"),
+            Evidence("memory_bytes", "measured", "as the system tells it"),
+            Evidence("bandwidth_bytes_per_s", "measured", f"now: {series.name}, best of {series.n}"),
         ),
     )
 

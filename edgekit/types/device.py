@@ -31,7 +31,7 @@ Value = int | float | tuple[float, float] | tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class Evidence:
     """Where the number called ``key`` comes from."""
 
     key: str
@@ -143,7 +143,7 @@ class Npu:
     runtime: Runtime | None = None
     session: tuple[tuple[str, str], ...] = ()
     ml_program: bool = False
-    sources: tuple[Source, ...] = ()
+    sources: tuple[Evidence, ...] = ()
 
     def numbers(self) -> dict[str, Value | AccuracyLimits]:
         """The family's numbers that need a source, by the source's key."""
@@ -187,7 +187,7 @@ class Target:
     fallback: str = ""
     npu: Npu | None = None
     window: Window | None = None
-    sources: tuple[Source, ...] = ()
+    sources: tuple[Evidence, ...] = ()
     notes: str = ""
 
     def compiled(self, route: Route, window: Window) -> Self:
@@ -203,6 +203,6 @@ class Target:
             found["npu.options"] = self.npu.options
         return found
 
-    def source(self, key: str) -> Source | None:
+    def source(self, key: str) -> Evidence | None:
         """Where the number called ``key`` comes from, None where the file does not say."""
         return next((source for source in self.sources if source.key == key), None)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from edgekit.cli import console, run
-from edgekit.cli.console import AccuracyLimits, visible
+from edgekit.cli.console import SafeStream, visible
 from edgekit.cli.progress import Bars
 from edgekit.errors import CloudError
 from edgekit.testing import serve_fake_openai
@@ -274,7 +274,7 @@ def test_every_language_and_emoji_survive(text, screen):
 
 def test_what_no_stream_can_encode_is_spelled_out():
     raw = io.BytesIO()
-    stream = AccuracyLimits(io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    stream = SafeStream(io.TextIOWrapper(raw, encoding="ascii", write_through=True))
     stream.write("caf\xe9 \udc9b\n")
     assert raw.getvalue() == rb"caf\xe9 \udc9b" + b"\n"
     assert visible("\udc9b") == r"\udc9b"
