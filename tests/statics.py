@@ -14,7 +14,7 @@ from edgekit.lower.static import StaticGraphs
 from edgekit.run.npu import StaticRunner
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Checkpoint
-from edgekit.types.device import Npu, Route
+from edgekit.types.device import Npu, NpuScheme
 from tests.graph.pairs import Decoder
 
 WIDTH, SLOTS = 8, 40
@@ -26,13 +26,13 @@ def npu_of(largest: int = 10**9) -> Npu:
     return replace(PHONE.npu, prefill_tokens=WIDTH, context=SLOTS, largest_graph_bytes=largest)
 
 
-def route_of(activations: str = "float16", *, half: bool = False) -> Route:
+def route_of(activations: str = "float16", *, half: bool = False) -> NpuScheme:
     """A route of the phone; its cache in float32, which rounds nothing, unless ``half``."""
     (route,) = (r for r in npu_of().routes if r.activations == activations)
     return route if half else replace(route, quirks=route.quirks - {"cache:float32"})
 
 
-def lowered(model: ir.Model, route: Route, largest: int = 10**9) -> StaticGraphs:
+def lowered(model: ir.Model, route: NpuScheme, largest: int = 10**9) -> StaticGraphs:
     return lower_static(model, PHONE, npu_of(largest), route)
 
 

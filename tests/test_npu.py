@@ -14,7 +14,7 @@ import pytest
 
 import edgekit.build.npu
 from edgekit.build.npu import require_placed
-from edgekit.build.npu_plan import check_room, choose_route
+from edgekit.build.npu_plan import check_room, choose_scheme
 from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.config.recipe import load_recipe, load_target
 from edgekit.errors import BundleError, ConfigError, EdgekitError, GateFailed, LowerError, RunError
@@ -196,7 +196,7 @@ class TestTheDevice:
         error = refused(ConfigError, "'qcs6490' does not take fp16", target="qcs6490", precision="fp16")
         assert error.hint == "it takes int8, int4"
         with pytest.raises(ConfigError, match="does not take fp16 weights") as caught:
-            choose_route(V68, "fp16")
+            choose_scheme(V68, "fp16")
         assert caught.value.hint == "it takes int8 or int4"
 
     def test_does_not_compute_in_what_is_asked_for(self, refused: Callable[..., EdgekitError]) -> None:

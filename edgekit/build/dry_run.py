@@ -13,19 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from edgekit.build.npu import NpuLine, calibration_windows, require_placed
+from edgekit.build.npu_plan import NpuInputs, choose_scheme, npu_of, plugin_of, require_context
 from edgekit.build.pipeline import draw
 from edgekit.bundle import GRAPH_NAMES, draft
-from edgekit.types.npu import ROLES
 from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.estimate.npu_cost import estimate
-from edgekit.build.npu_plan import npu_of, plugin_of
 from edgekit.lower import fixes, lower
-from edgekit.build.npu import NpuLine, calibration_windows, require_placed
-from edgekit.build.npu_plan import Sources, choose_route, require_context
 from edgekit.quantize import quantize
 from edgekit.run.npu import require_compiler
 from edgekit.source import open_model
 from edgekit.types import Progress, silent
+from edgekit.types.npu import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.bundle import Draft
-    from edgekit.types.npu import Placement, Role, Traffic
     from edgekit.estimate.npu_cost import Estimate
-    from edgekit.types.device import Route
     from edgekit.types import Activations, Checkpoint, Precision, Recipe, Target, Weights
+    from edgekit.types.device import NpuScheme
+    from edgekit.types.npu import Placement, Role, Traffic
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _NUMBERED = re.compile(r"layers\.(\d|\{last\})")
@@ -107,7 +106,7 @@ def check_targets(
         model: as ``build_bundle``'s.
         targets: devices with an NPU.
         precision: by default what each device's file names first.
-        activations: as ``choose_route``'s.
+        activations: as ``choose_scheme``'s.
         contexts: slots of cache, each compiled; by default the device's own.
         whole: all layers, not one.
         revision: of a hub id.
@@ -166,7 +165,7 @@ class _Order:
 
     target: Target
     sized: tuple[Target, ...]
-    route: Route
+    route: NpuScheme
     recipe: Recipe
 
     @classmethod
@@ -175,7 +174,7 @@ class _Order:
     ) -> _Order:
         npu = npu_of(target)
         wanted = precision or target.precisions[0]
-        route = choose_route(target, wanted, activations)
+        route = choose_scheme(target, wanted, activations)
         recipe = builtin_recipe(wanted, route)
         kept = tuple(o for o in recipe.overrides if not _NUMBERED.search(o.match))
         sized = tuple(replace(target, npu=replace(npu, context=c)) for c in dict.fromkeys(contexts or (npu.context,)))
@@ -192,7 +191,7 @@ def _line(
     quantized = small.clone()
     name, written = GRAPH_NAMES[recipe.precision], lower(small, portable)
     bundle.write_graph(written, name, progress=progress)
-    return NpuLine(bundle, Sources(checkpoint, recipe, quantized, written, name), windows, progress)
+    return NpuLine(bundle, NpuInputs(checkpoint, recipe, quantized, written, name), windows, progress)
 
 
 def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:

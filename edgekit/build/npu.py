@@ -5,24 +5,20 @@ It begins where ``build`` has a quantized model, and ends with what goes to the 
 
 from __future__ import annotations
 
-from edgekit.build.npu_plan import Sources, choose_route
-
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgekit import measure
+from edgekit.build.npu_emulate import STEPS, TOKENS, emulate_build, make_probe, require_gate
+from edgekit.build.npu_plan import NpuInputs, choose_scheme, npu_of, plugin_of
+from edgekit.build.npu_static import leave_graphs
 from edgekit.bundle.external import write_model
 from edgekit.bundle.pipeline import CONFIG, pipeline_config, tokenizer_files
 from edgekit.bundle.reading import node_names, read_context
-from edgekit.types.npu import ROLES, CompiledGraph, NpuBuild, Placed, Placement, Role, file_names, width
-from edgekit.build.npu_emulate import STEPS, TOKENS, emulate_build, make_probe, require_gate
-from edgekit.build.npu_plan import npu_of, plugin_of
-from edgekit.errors import ConfigError, GateFailed, RunError
+from edgekit.errors import GateFailed, RunError
 from edgekit.lower import cache_graph, fixes, lower_static, share_bytes
-from edgekit.build.npu_static import leave_graphs
-from edgekit.build.npu_plan import require_ml_program, require_whole
 from edgekit.quantize import observed, quantize_activations
 from edgekit.record import to_json
 from edgekit.run import physical_cores
@@ -30,10 +26,10 @@ from edgekit.run.npu import (
     compile_graphs,
     observe_ranges,
     plugin_versions,
-    require_compiler,
 )
 from edgekit.source import source_tokenizer
 from edgekit.types import Progress, silent
+from edgekit.types.npu import ROLES, CompiledGraph, NpuBuild, Placed, Placement, Role, file_names, width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,33 +38,19 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from edgekit.bundle import Draft
-    from edgekit.types.device import Activations, Npu, Precision, Route, Target
     from edgekit.build.npu_emulate import Probe
+    from edgekit.bundle import Draft
     from edgekit.run.npu import Compilation
-    from edgekit.types import Checkpoint, ModelSpec, Recipe
+    from edgekit.types import Checkpoint
+    from edgekit.types.device import Activations, Npu, NpuScheme, Precision, Target
 
 CALIBRATION_TOKENS, WINDOW, CALIBRATION_CHARACTERS = 2048, 128, 60_000
 """How many tokens scales are found on, in windows of how many, from how many characters of text."""
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def compile_for(
     bundle: Draft,
-    sources: Sources,
+    sources: NpuInputs,
     targets: Sequence[Target],
     activations: Activations | None,
     *,
@@ -82,7 +64,7 @@ def compile_for(
         bundle: its portable graph is written.
         sources: the model.
         targets: devices with an NPU.
-        activations: as ``choose_route``'s.
+        activations: as ``choose_scheme``'s.
         emulate: execute the graphs too.
         mlpackage: write Core ML's package too, where a device takes one.
         progress: told each step.
@@ -100,7 +82,7 @@ def compile_for(
     line = NpuLine(bundle, sources, windows, progress)
     builds = []
     for target in targets:
-        route = choose_route(target, precision, activations)
+        route = choose_scheme(target, precision, activations)
         if npu_of(target).plugin:
             build = line.build(target, route, precision, probe)
             _write_pipeline(bundle, build, sources.checkpoint)
@@ -135,7 +117,7 @@ def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int6
 class NpuLine:
     """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
 
-    def __init__(self, bundle: Draft, sources: Sources, windows: NDArray[np.int64], progress: Progress) -> None:
+    def __init__(self, bundle: Draft, sources: NpuInputs, windows: NDArray[np.int64], progress: Progress) -> None:
         """The portable graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
         self._stem = sources.graph.removesuffix(".onnx")
@@ -143,7 +125,7 @@ class NpuLine:
         self._static: dict[str, dict[Role, tuple[_Static, ...]]] = {}
         self._caches: dict[str, ir.Model] = {}
 
-    def build(self, target: Target, route: Route, precision: Precision, probe: Probe | None) -> NpuBuild:
+    def build(self, target: Target, route: NpuScheme, precision: Precision, probe: Probe | None) -> NpuBuild:
         """Compile for one device, prove where each node runs and, with a probe, execute.
 
         Raises:
@@ -177,7 +159,7 @@ class NpuLine:
         require_gate(target, route.gate(precision), emulations)
         return made.emulated(emulations)
 
-    def attempt(self, target: Target, route: Route) -> tuple[Attempt, ...]:
+    def attempt(self, target: Target, route: NpuScheme) -> tuple[Attempt, ...]:
         """Compile each graph alone, keep nothing, and say how it went: nothing is refused here.
 
         Raises:
@@ -193,7 +175,7 @@ class NpuLine:
             attempts.append(Attempt(job[0].role, job[0].part, width(npu, job[0].role), placement, done))
         return tuple(attempts)
 
-    def _write_static(self, target: Target, npu: Npu, route: Route, folder: str) -> dict[Role, tuple[_Static, ...]]:
+    def _write_static(self, target: Target, npu: Npu, route: NpuScheme, folder: str) -> dict[Role, tuple[_Static, ...]]:
         """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
         lowered = lower_static(self._model, target, npu, route)
         self._bundle.write_graph(lowered.host, f"{folder}/host.onnx")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from edgekit.build.npu_plan import npu_of, plugin_of
-
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgekit import measure
-from edgekit.types.npu import ROLES, Emulation, NpuBuild
-from edgekit.errors import ConfigError, GateFailed
+from edgekit.build.npu_plan import npu_of, plugin_of
+from edgekit.errors import GateFailed
 from edgekit.graph import build_graph
 from edgekit.quantize import reference_logits
 from edgekit.run import physical_cores
 from edgekit.run.npu import StaticRunner, Task, emulate, open_on_cpu, run_graphs
 from edgekit.source import source_tokenizer
 from edgekit.types import Progress, silent
+from edgekit.types.npu import ROLES, Emulation, NpuBuild
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.types.device import AccuracyLimits, Npu, Plugin, Target
     from edgekit.measure import Text
     from edgekit.types import Checkpoint
+    from edgekit.types.device import AccuracyLimits, Target
 
 TOKENS, STEPS = 64, 8
 """What a build runs on the emulator: tokens of a prompt, then tokens one by one."""
@@ -46,10 +45,6 @@ class Probe:
     def prompt(self, steps: int) -> int:
         """How many tokens are run at once, before ``steps`` of them, but at most half, one by one."""
         return len(self.tokens) - min(steps, len(self.tokens) // 2)
-
-
-
-
 
 
 def make_probe(checkpoint: Checkpoint, count: int, *, text: Text | None = None, progress: Progress = silent) -> Probe:

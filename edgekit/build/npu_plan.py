@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.types import Checkpoint, ModelSpec, Recipe
-    from edgekit.types.device import Activations, Npu, Route, Plugin, Precision, Target
+    from edgekit.types.device import Activations, Npu, NpuScheme, Plugin, Precision, Target
 
 
-def choose_route(target: Target, precision: Precision, activations: Activations | None = None) -> Route:
+def choose_scheme(target: Target, precision: Precision, activations: Activations | None = None) -> NpuScheme:
     """How to compute on a target's NPU: the first route that takes the precision, or the one asked for.
 
     Raises:
@@ -68,7 +68,7 @@ def require_context(target: Target, spec: ModelSpec) -> None:
         )
 
 
-def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
+def check_signs(target: Target, route: NpuScheme, recipe: Recipe) -> None:
     """Raise where a method makes scales below zero for 16-bit activations: the compiler drops their sign silently.
 
     Raises:
@@ -83,7 +83,7 @@ def check_signs(target: Target, route: Route, recipe: Recipe) -> None:
 
 
 @dataclass(frozen=True)
-class Sources:
+class NpuInputs:
     """What the graphs for an NPU are made of.
 
     ``quantized`` is the model before any cure, ``written`` its portable form, which lies at ``graph``. What that file
@@ -113,7 +113,7 @@ def require_buildable(
 
     Args:
         targets: devices with an NPU.
-        activations: as ``choose_route``'s.
+        activations: as ``choose_scheme``'s.
         checkpoint: the model.
         recipe: how its weights become small.
         budget: bytes of weights that the recipe's budget allows; None without one.
@@ -128,7 +128,7 @@ def require_buildable(
     for target in targets:
         require_context(target, checkpoint.spec)
         check_room(target, checkpoint.spec, budget or 0)
-        check_signs(target, choose_route(target, recipe.precision, activations), recipe)
+        check_signs(target, choose_scheme(target, recipe.precision, activations), recipe)
         if plugin := npu_of(target).plugin:
             require_compiler(plugin)
         if mlpackage:
@@ -149,7 +149,7 @@ def require_lowerable(
 
     Args:
         targets: devices with an NPU.
-        activations: as ``choose_route``'s.
+        activations: as ``choose_scheme``'s.
         checkpoint: the model.
         recipe: how its weights were put on grids.
         quantized: its graph, not lowered; it is not changed.
@@ -163,7 +163,7 @@ def require_lowerable(
     weight_bytes = sum(v.const_value.nbytes for v in quantized.graph.initializers.values() if v.const_value)
     for target in targets:
         check_room(target, checkpoint.spec, weight_bytes)
-        route = choose_route(target, recipe.precision, activations)
+        route = choose_scheme(target, recipe.precision, activations)
         parts = len(lower_static(quantized, target, npu_of(target), route).prefill)
         if mlpackage:
             require_whole(parts)

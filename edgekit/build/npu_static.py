@@ -12,32 +12,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit import measure
-from edgekit.bundle.mlpackage import make_mlpackage, require_coremltools
-from edgekit.types.npu import ROLES, NpuBuild, OnCpu, Role, StaticGraph, file_names, width
 from edgekit.build.npu_emulate import STEPS
-from edgekit.errors import BundleError, ConfigError
+from edgekit.bundle.mlpackage import make_mlpackage, require_coremltools
 from edgekit.lower import lower_static
 from edgekit.record import to_json
 from edgekit.run import physical_cores
 from edgekit.run.npu import StaticRunner, check_usability, open_on_cpu
 from edgekit.types import Progress, silent
+from edgekit.types.npu import ROLES, NpuBuild, OnCpu, Role, StaticGraph, file_names, width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import onnx_ir as ir
 
-    from edgekit.bundle import Draft
-    from edgekit.types.device import Npu, Route, Target
     from edgekit.build.npu_emulate import Probe
-    from edgekit.build.npu_plan import Sources
+    from edgekit.build.npu_plan import NpuInputs
+    from edgekit.bundle import Draft
+    from edgekit.types.device import Npu, NpuScheme, Target
 
 
 def leave_graphs(
     bundle: Draft,
-    sources: Sources,
+    sources: NpuInputs,
     target: Target,
-    route: Route,
+    route: NpuScheme,
     probe: Probe | None,
     *,
     mlpackage: bool = False,
@@ -85,10 +84,6 @@ def leave_graphs(
         on_cpu=run_on_cpu(bundle, host, static, probe) if probe else (),
         package=package,
     )
-
-
-
-
 
 
 def run_on_cpu(

@@ -189,9 +189,9 @@ def _write(
     npus: tuple[NpuBuild, ...] = ()
     if quantized is not None:
         from edgekit.build.npu import compile_for
-        from edgekit.build.npu_plan import Sources
+        from edgekit.build.npu_plan import NpuInputs
 
-        sources = Sources(checkpoint, plan, quantized, lowered, graph)
+        sources = NpuInputs(checkpoint, plan, quantized, lowered, graph)
         npus = compile_for(
             bundle,
             sources,
@@ -303,9 +303,9 @@ def _plan(
         wanted: Precision = precision or (target.precisions[0] if target.npu else "int4")
         route = None
         if target.npu and wanted in target.precisions:
-            from edgekit.build.npu_plan import choose_route
+            from edgekit.build.npu_plan import choose_scheme
 
-            route = choose_route(target, wanted, activations)
+            route = choose_scheme(target, wanted, activations)
         plan = builtin_recipe(wanted, route)
     else:
         plan = load_recipe(recipe) if isinstance(recipe, str) else recipe

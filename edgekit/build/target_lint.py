@@ -11,16 +11,16 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.config.providers import find_provider
 from edgekit.config.recipe import list_targets, load_recipe, load_target
 from edgekit.errors import ConfigError, did_you_mean
 from edgekit.lower import fixes
-from edgekit.config.providers import find_provider
 from edgekit.strangers.toml_table import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from edgekit.types.device import Npu, Route, Evidence, Target
+    from edgekit.types.device import Evidence, Npu, NpuScheme, Target
 
 
 HALF_FLOATS = "floats:float32"
@@ -117,7 +117,9 @@ def _lint_family(npu: Npu, provider: str) -> Iterator[Problem]:
         yield from _lint_activations(file, route, (*npu.options, *route.options), provider)
 
 
-def _lint_activations(file: str, route: Route, options: Sequence[tuple[str, str]], provider: str) -> Iterator[Problem]:
+def _lint_activations(
+    file: str, route: NpuScheme, options: Sequence[tuple[str, str]], provider: str
+) -> Iterator[Problem]:
     """What a route says it computes in, against what its graphs and the provider's options make of it."""
     known = find_provider(provider)
     switched = known is not None and (known.half_precision, "1") in options
@@ -138,7 +140,7 @@ def _lint_activations(file: str, route: Route, options: Sequence[tuple[str, str]
         )
 
 
-def _lint_recipes(file: str, route: Route) -> Iterator[Problem]:
+def _lint_recipes(file: str, route: NpuScheme) -> Iterator[Problem]:
     for precision, name in route.recipes:
         try:
             recipe = load_recipe(name)

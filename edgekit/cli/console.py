@@ -2,9 +2,9 @@
 
 And through one gate: model output, file names, checkpoint metadata and what endpoints answer are strangers' text, and a
 terminal obeys control characters. ``gated`` puts a SafeStream in the place of both streams, so that whoever writes to
-them, a library's warning and a traceback included, writes text that is only shown. Colours, bars and help are rich's own escape
-sequences around text that went through ``visible`` before; they alone are written beside the gate, with a model's text
-to a pipe, which stays as it is byte for byte.
+them, a library's warning and a traceback included, writes text that is only shown. Colours, bars and help are rich's
+own escape sequences around text that went through ``visible`` before; they alone are written beside the gate, with a
+model's text to a pipe, which stays as it is byte for byte.
 """
 
 from __future__ import annotations

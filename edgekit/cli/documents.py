@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
-    from edgekit.types.device import AccuracyLimits, Evidence, Npu, Route
+    from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Rewrite:
 class RouteCard:
     """A way to compute on an NPU: each of its limits with where it comes from, and its rewrites."""
 
-    route: Route
+    route: NpuScheme
     gates: tuple[tuple[AccuracyLimits, Evidence | None], ...]
     rewrites: tuple[Rewrite, ...]
 
@@ -161,13 +161,13 @@ class TargetCard:
         )
 
 
-def _route(npu: Npu, route: Route, fixes: dict[str, str]) -> RouteCard:
+def _route(npu: Npu, route: NpuScheme, fixes: dict[str, str]) -> RouteCard:
     sources = {source.key: source for source in npu.sources}
     gates = tuple((gate, sources.get(f"{route.activations}.gate.{gate.precision}")) for gate in route.gates)
     return RouteCard(route, gates, _rewrites(route, fixes))
 
 
-def _rewrites(place: Target | Route, fixes: dict[str, str]) -> tuple[Rewrite, ...]:
+def _rewrites(place: Target | NpuScheme, fixes: dict[str, str]) -> tuple[Rewrite, ...]:
     return tuple(Rewrite(name, fixes.get(name)) for name in sorted(place.lacks | place.quirks))
 
 

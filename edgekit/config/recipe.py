@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
     from pathlib import Path
 
-    from edgekit.types.device import Route
+    from edgekit.types.device import NpuScheme
+
 
 __all__ = ["PRECISIONS", "builtin_recipe", "list_targets", "load_recipe", "load_target"]
 
@@ -34,7 +35,7 @@ _RECIPE_KEYS = (
 )
 
 
-def builtin_recipe(precision: Precision, route: Route | None = None) -> Recipe:
+def builtin_recipe(precision: Precision, route: NpuScheme | None = None) -> Recipe:
     """The recipe that ``--precision`` stands for; an NPU's route may name one of its own."""
     return load_recipe(dict(route.recipes if route else ()).get(precision, precision))
 

@@ -20,8 +20,8 @@ from edgekit.types.device import (
     Certainty,
     Evidence,
     Npu,
+    NpuScheme,
     Precision,
-    Route,
     Runtime,
     Target,
     Verified,
@@ -130,10 +130,10 @@ def _family(name: str, device: str | Path) -> Table:
     return Table.open(name, beside if theirs else targets_folder() / "families", "family", _FAMILY_KEYS)
 
 
-def _route(table: Table) -> Route:
+def _route(table: Table) -> NpuScheme:
     precisions = table.words("precisions", _PRECISIONS)
     gates = table.table("gate", _PRECISIONS) if table.has("gate") else None
-    return Route(
+    return NpuScheme(
         activations=table.choice("activations", get_args(Activations)),
         precisions=precisions,
         lacks=frozenset(table.words("lacks", default=())),

@@ -18,12 +18,12 @@ from edgekit.errors import LowerError
 from edgekit.lower.cures import lower
 from edgekit.lower.host_inputs import host_graph
 from edgekit.lower.pipeline_graphs import piece_graph
-from edgekit.types.device import Window
+from edgekit.types.device import NpuScheme, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgekit.types.device import Npu, Route, Target
+    from edgekit.types.device import Npu, Target
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
@@ -41,7 +41,7 @@ class StaticGraphs:
     decode: tuple[ir.Model, ...]
 
 
-def lower_static(model: ir.Model, target: Target, npu: Npu, route: Route) -> StaticGraphs:
+def lower_static(model: ir.Model, target: Target, npu: Npu, route: NpuScheme) -> StaticGraphs:
     """Lower copies of a quantized model, one for each width.
 
     Args:

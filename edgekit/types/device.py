@@ -94,7 +94,7 @@ class AccuracyLimits:
 
 
 @dataclass(frozen=True)
-class Route:
+class NpuScheme:
     """One way to compute on an NPU: what its graphs lack, which recipe makes the weights, what it must reach.
 
     ``masked`` is added to attention scores where a token must not look; it must fit the activations' range.
@@ -139,7 +139,7 @@ class Npu:
     context: ranges.Context
     largest_graph_bytes: ranges.Bytes
     efficiency: tuple[float, float]
-    routes: tuple[Route, ...]
+    routes: tuple[NpuScheme, ...]
     runtime: Runtime | None = None
     session: tuple[tuple[str, str], ...] = ()
     ml_program: bool = False
@@ -190,7 +190,7 @@ class Target:
     sources: tuple[Evidence, ...] = ()
     notes: str = ""
 
-    def compiled(self, route: Route, window: Window) -> Self:
+    def compiled(self, route: NpuScheme, window: Window) -> Self:
         """The target that one static graph for its NPU is lowered for: the route's lacks and quirks, a width."""
         return replace(self, lacks=route.lacks, quirks=route.quirks, window=window)
 

@@ -13,7 +13,7 @@ from edgekit.lower import lower
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Checkpoint
-from edgekit.types.device import Route, Window
+from edgekit.types.device import NpuScheme, Window
 
 NORM = {"op:SkipSimplifiedLayerNormalization", "op:SimplifiedLayerNormalization"}
 QUIRKS = {"inputs:token-ids", "attention:fused", "shapes:dynamic", "floats:float32"}
@@ -21,7 +21,7 @@ HIDDEN = 64
 
 
 def lowered(checkpoint: Checkpoint, *quirks: str, tokens: int = 4) -> ir.Model:
-    route = Route(
+    route = NpuScheme(
         "float16", ("fp16",), frozenset({*NORM, "op:FusedMatMul"}), frozenset(QUIRKS | {*quirks}), (), (), (), -1e4
     )
     model = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
@@ -94,7 +94,9 @@ def test_half_precision_is_near_single(checkpoint, rows):
     assert {v.dtype for v in half.graph.outputs} == {ir.DataType.FLOAT16}
     found = evaluate(half, rows)["logits"]
     route_of_single = QUIRKS - {"floats:float32"}
-    route = Route("float16", ("fp16",), frozenset({*NORM, "op:FusedMatMul"}), frozenset(route_of_single), (), (), (), 0)
+    route = NpuScheme(
+        "float16", ("fp16",), frozenset({*NORM, "op:FusedMatMul"}), frozenset(route_of_single), (), (), (), 0
+    )
     model = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
     single = evaluate(lower(model, load_target("cpu").compiled(route, Window(4, 8))), rows)["logits"]
     assert single.dtype == np.float32
