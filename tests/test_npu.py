@@ -69,7 +69,7 @@ def before_the_work(
             pytest.fail("the long work has begun")
 
         compile_nothing(monkeypatch)
-        for name in ("edgekit.quantize.model.quantize_weight", "edgekit.bundle.write.Draft.write_graph", *more):
+        for name in ("edgekit.quantize.model.quantize_weight", "edgekit.bundle.write.BundleWriter.write_graph", *more):
             monkeypatch.setattr(name, work)
         return refused(kind, match, **arguments)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edgekit.build.npu import NpuLine, calibration_windows, require_placed
 from edgekit.build.npu_plan import NpuInputs, choose_scheme, npu_of, plugin_of, require_context
 from edgekit.build.pipeline import draw
-from edgekit.bundle import GRAPH_NAMES, draft
+from edgekit.bundle import GRAPH_NAMES, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.estimate.npu_cost import estimate
 from edgekit.lower import fixes, lower
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.bundle import Draft
+    from edgekit.bundle import BundleWriter
     from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Activations, Checkpoint, Precision, Recipe, Target, Weights
     from edgekit.types.device import NpuScheme
@@ -133,7 +133,7 @@ def check_targets(
         for order in orders:
             key = (order.recipe.name, order.target.fallback)
             if key not in lines:
-                bundle = stack.enter_context(draft(Path(folder) / str(len(lines))))
+                bundle = stack.enter_context(write_bundle(Path(folder) / str(len(lines))))
                 lines[key] = _line(bundle, order, small, windows, progress)
             tried.append(_try(lines[key], order, whole))
     off = {n.operator for t in tried for g in t.graphs for n in g.placement.off(t.target.provider)}
@@ -182,7 +182,7 @@ class _Order:
 
 
 def _line(
-    bundle: Draft, order: _Order, checkpoint: Checkpoint, windows: NDArray[np.int64], progress: Progress
+    bundle: BundleWriter, order: _Order, checkpoint: Checkpoint, windows: NDArray[np.int64], progress: Progress
 ) -> NpuLine:
     """The line of a build as far as its portable graph, whose bytes the static ones use."""
     portable, recipe = load_target(order.target.fallback), order.recipe

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.build.npu_emulate import Probe
-    from edgekit.bundle import Draft
+    from edgekit.bundle import BundleWriter
     from edgekit.run.npu import Compilation
     from edgekit.types import Checkpoint
     from edgekit.types.device import Activations, Npu, NpuScheme, Precision, Target
@@ -49,7 +49,7 @@ CALIBRATION_TOKENS, WINDOW, CALIBRATION_CHARACTERS = 2048, 128, 60_000
 
 
 def compile_for(
-    bundle: Draft,
+    bundle: BundleWriter,
     sources: NpuInputs,
     targets: Sequence[Target],
     activations: Activations | None,
@@ -92,7 +92,7 @@ def compile_for(
     return tuple(builds)
 
 
-def _write_pipeline(bundle: Draft, build: NpuBuild, checkpoint: Checkpoint) -> None:
+def _write_pipeline(bundle: BundleWriter, build: NpuBuild, checkpoint: Checkpoint) -> None:
     """Make a device's folder one that onnxruntime-genai opens: its configuration, and the tokenizer's files again."""
     npu, folder = npu_of(build.target), bundle.folder / build.folder
     if npu.runtime is None:
@@ -117,7 +117,9 @@ def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int6
 class NpuLine:
     """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
 
-    def __init__(self, bundle: Draft, sources: NpuInputs, windows: NDArray[np.int64], progress: Progress) -> None:
+    def __init__(
+        self, bundle: BundleWriter, sources: NpuInputs, windows: NDArray[np.int64], progress: Progress
+    ) -> None:
         """The portable graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
         self._stem = sources.graph.removesuffix(".onnx")

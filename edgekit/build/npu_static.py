@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from edgekit.build.npu_emulate import Probe
     from edgekit.build.npu_plan import NpuInputs
-    from edgekit.bundle import Draft
+    from edgekit.bundle import BundleWriter
     from edgekit.types.device import Npu, NpuScheme, Target
 
 
 def leave_graphs(
-    bundle: Draft,
+    bundle: BundleWriter,
     sources: NpuInputs,
     target: Target,
     route: NpuScheme,
@@ -87,7 +87,7 @@ def leave_graphs(
 
 
 def run_on_cpu(
-    bundle: Draft, host: str, static: Sequence[StaticGraph], probe: Probe, *, steps: int = STEPS
+    bundle: BundleWriter, host: str, static: Sequence[StaticGraph], probe: Probe, *, steps: int = STEPS
 ) -> tuple[OnCpu, ...]:
     """Logits of a bundle's static graphs against FP32: the last ``steps`` tokens one by one, those before as a prompt.
 
@@ -112,7 +112,7 @@ def run_on_cpu(
 
 
 def _write(
-    bundle: Draft, npu: Npu, folder: str, role: Role, chain: Sequence[ir.Model], progress: Progress
+    bundle: BundleWriter, npu: Npu, folder: str, role: Role, chain: Sequence[ir.Model], progress: Progress
 ) -> Iterator[StaticGraph]:
     for part, (name, model) in enumerate(zip(file_names(role, len(chain)), chain, strict=True)):
         path = f"{folder}/{name}"
@@ -120,7 +120,7 @@ def _write(
         yield StaticGraph(role, part, width(npu, role), path, len(model.graph))
 
 
-def _write_package(bundle: Draft, folder: str, static: Sequence[StaticGraph], progress: Progress) -> str:
+def _write_package(bundle: BundleWriter, folder: str, static: Sequence[StaticGraph], progress: Progress) -> str:
     """The graphs as functions of one package, each under its role's name; the package's path."""
     package = f"{folder}/model.mlpackage"
     progress("writing model.mlpackage", 0, 1, "packages")

@@ -17,7 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__
-from edgekit.bundle import GRAPH_NAMES, SCHEMA, draft
+from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
 from edgekit.host.origins import remember_origin
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from edgekit.bundle import Draft
+    from edgekit.bundle import BundleWriter
     from edgekit.types.device import Activations
 
 Exporter = Literal["native", "optimum"]
@@ -116,7 +116,7 @@ def build_bundle(
             )
         # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, fast_prefill=False)
-    with draft(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
+    with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
             from edgekit.graph import export_with_optimum
@@ -152,7 +152,7 @@ class _Order:
 
 
 def _write(
-    bundle: Draft,
+    bundle: BundleWriter,
     order: _Order,
     checkpoint: Checkpoint,
     model_graph: ir.Model,
@@ -278,7 +278,7 @@ def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, 
     return build_graph(spec, weights, opset=opset, name=name), weights
 
 
-def _write_prefill(bundle: Draft, written: ir.Model, graph: str) -> Prefill | None:
+def _write_prefill(bundle: BundleWriter, written: ir.Model, graph: str) -> Prefill | None:
     """The graph for prompts beside the one that has been written; None where the dialect has no product to expand."""
     from edgekit.lower import prefill_graph
 

@@ -7,16 +7,15 @@ from edgekit.bundle.manifest import SCHEMA, open_bundle
 from edgekit.bundle.recording import record
 from edgekit.bundle.signing import Signer, check_signature, load_keys, load_signer, sign_bundle, signed_by, statement
 from edgekit.bundle.size import BundleSize, predict_size
-from edgekit.bundle.write import Draft, draft
+from edgekit.bundle.write import BundleWriter, write_bundle
 
 __all__ = [
     "GRAPH_NAMES",
     "SCHEMA",
     "BundleSize",
-    "Draft",
+    "BundleWriter",
     "Signer",
     "check_signature",
-    "draft",
     "load_keys",
     "load_signer",
     "open_bundle",
@@ -25,4 +24,5 @@ __all__ = [
     "sign_bundle",
     "signed_by",
     "statement",
+    "write_bundle",
 ]

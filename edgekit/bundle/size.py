@@ -28,7 +28,7 @@ class BundleSize:
 def predict_size(
     model: ir.Model, files: Sequence[SideFile], spec: ModelSpec, target: Target, precision: Precision
 ) -> BundleSize:
-    """The bytes of the bundle that ``draft`` would write; no tensor is evaluated, nothing is written.
+    """The bytes of the bundle that ``write_bundle`` would write; no tensor is evaluated, nothing is written.
 
     Args:
         model: the lowered graph; changed in place, and good for nothing afterwards.

@@ -45,8 +45,8 @@ BUNDLE = "bundle"
 _ASIDE, _LOCK = "replaced", "lock"
 
 
-class Draft:
-    """The files written so far. Made by ``draft``; nothing of it is seen at ``out`` before ``finish``.
+class BundleWriter:
+    """The files written so far. Made by ``write_bundle``; nothing of it is seen at ``out`` before ``finish``.
 
     ``folder`` is where they lie until then. ``leftovers`` are of killed builds of the same place; ``others`` counts
     those that other users could have put there, which are left alone.
@@ -144,7 +144,7 @@ class Draft:
 
 
 @contextmanager
-def draft(out: Path | str, *, force: bool = False) -> Iterator[Draft]:
+def write_bundle(out: Path | str, *, force: bool = False) -> Iterator[BundleWriter]:
     """Begin a bundle at ``out``. Leaving the block without ``finish``, for whatever reason, leaves nothing behind.
 
     What is in the making lies in a hidden folder beside ``out`` that only this user can look into, and whose lock the
@@ -173,7 +173,7 @@ def draft(out: Path | str, *, force: bool = False) -> Iterator[Draft]:
             folder = workshop.path / BUNDLE
             folder.mkdir()  # with the mode that a new folder gets
         try:
-            yield Draft(out, folder, force, leftovers, others)
+            yield BundleWriter(out, folder, force, leftovers, others)
         except BundleError as error:
             # The hidden folder is gone when this is read.
             raise BundleError(error.message.replace(str(folder), str(out)), error.hint) from error

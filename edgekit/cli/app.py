@@ -365,7 +365,7 @@ def run(
         bool | None,
         typer.Option(
             "--lookup/--no-lookup",
-            help="Draft what was said before and check it in one run; greedy answers only.",
+            help="BundleWriter what was said before and check it in one run; greedy answers only.",
             show_default="where it changes no answer",
         ),
     ] = None,

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.bundle import SCHEMA, draft
+from edgekit.bundle import SCHEMA, write_bundle
 from edgekit.config.recipe import load_recipe, load_target
 from edgekit.types import Bundle, Manifest, ModelSpec, Provenance, Rope, SideFile
 
@@ -111,7 +111,7 @@ def build(
     """Write a whole bundle at a path."""
 
     def make(out: Path, *, force: bool = False, **replace: Weight) -> Bundle:
-        with draft(out, force=force) as folder:
+        with write_bundle(out, force=force) as folder:
             folder.write_graph(make_model(**replace), GRAPH)
             folder.write_side_files(side_files, manifest.spec, manifest.target, GRAPH, "int4")
             return folder.finish(manifest)

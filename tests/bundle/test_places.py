@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.bundle import draft, open_bundle
+from edgekit.bundle import open_bundle, write_bundle
 from edgekit.bundle.disk import inside
 from edgekit.errors import BundleError
 from edgekit.types import LEFT_ALONE, Bundle, Resume
@@ -128,7 +128,7 @@ def test_a_bundle_has_the_mode_that_the_umask_leaves_and_keeps_it(tmp_path: Path
 
 
 def test_nobody_else_looks_into_a_bundle_in_the_making(tmp_path: Path) -> None:
-    with draft(tmp_path / "out") as folder:
+    with write_bundle(tmp_path / "out") as folder:
         (hidden,) = tmp_path.iterdir()
         assert stat.S_IMODE(hidden.stat().st_mode) == 0o700
         assert folder.folder.parent == hidden
@@ -136,7 +136,7 @@ def test_nobody_else_looks_into_a_bundle_in_the_making(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("Read.txt", "read.TXT"), ("a/b", "A/b"), ("EDGEKIT.json", "")])
 def test_files_that_differ_by_case_alone_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
-    with pytest.raises(BundleError, match="written twice"), draft(tmp_path / "out") as folder:
+    with pytest.raises(BundleError, match="written twice"), write_bundle(tmp_path / "out") as folder:
         for name in names:
             folder.write_file(name, b"x")
 
@@ -161,7 +161,7 @@ class Leftover:
     def __init__(self, tmp_path: Path, make_model: Make) -> None:
         self.make_model = make_model
         self.out = tmp_path / "out"
-        with draft(tmp_path / "first") as folder:
+        with write_bundle(tmp_path / "first") as folder:
             folder.write_graph(make_model(), GRAPH, resume=Resume("key", {}))
             (hidden,) = (p for p in tmp_path.iterdir() if p.name.startswith("."))
             self.path = tmp_path / hidden.name.replace("first", "out")
@@ -171,7 +171,7 @@ class Leftover:
     def resumed(self) -> tuple[int, int]:
         """Build again: the bytes gone on with, and the leftovers left alone."""
         said = {}
-        with draft(self.out) as folder:
+        with write_bundle(self.out) as folder:
             folder.write_graph(
                 self.make_model(),
                 GRAPH,
@@ -256,7 +256,7 @@ def test_a_pipe_in_place_of_the_lock_is_not_waited_for(left: Leftover) -> None:
 def test_the_old_bundle_is_whole_when_another_build_was_faster(
     tmp_path: Path, build: Build, make_model: Make, manifest: object
 ) -> None:
-    with pytest.raises(BundleError, match="there is a bundle already"), draft(tmp_path / "out") as folder:
+    with pytest.raises(BundleError, match="there is a bundle already"), write_bundle(tmp_path / "out") as folder:
         folder.write_graph(make_model(last=lambda: ir.Tensor(np.ones((7, 50), np.float32))), GRAPH)
         before = build(tmp_path / "out")
         folder.finish(manifest)  # type: ignore[arg-type]

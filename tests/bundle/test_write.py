@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.bundle import draft, open_bundle
 from edgekit.bundle import external as external_module
+from edgekit.bundle import open_bundle, write_bundle
 from edgekit.bundle import write as write_module
 from edgekit.errors import BundleError, SourceError
 from edgekit.host.disk import try_lock
@@ -44,7 +44,7 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path, build: Build) -> None:
 
 def test_nothing_is_seen_before_finish(tmp_path: Path, make_model: Callable[..., ir.Model]) -> None:
     out = tmp_path / "out"
-    with draft(out) as folder:
+    with write_bundle(out) as folder:
         folder.write_graph(make_model(), "onnx/model_q4.onnx")
         assert not out.exists()
     assert list(tmp_path.iterdir()) == []
@@ -236,14 +236,14 @@ def test_a_bundle_set_aside_by_a_killed_build_comes_back(tmp_path: Path, build: 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\evil", "c:evil", "", ".", "a//b"])
 def test_a_side_file_cannot_leave_the_bundle(tmp_path: Path, name: str) -> None:
-    with draft(tmp_path / "out") as folder, pytest.raises(BundleError, match="not a path inside the bundle"):
+    with write_bundle(tmp_path / "out") as folder, pytest.raises(BundleError, match="not a path inside the bundle"):
         folder.write_file(name, b"x")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["edgekit.json", "onnx/model_q4.onnx"])
 def test_a_side_file_cannot_replace_ours(tmp_path: Path, make_model: Callable[..., ir.Model], name: str) -> None:
-    with draft(tmp_path / "out") as folder:
+    with write_bundle(tmp_path / "out") as folder:
         folder.write_graph(make_model(), "onnx/model_q4.onnx")
         with pytest.raises(BundleError, match="written twice"):
             folder.write_file(name, b"x")
@@ -252,7 +252,7 @@ def test_a_side_file_cannot_replace_ours(tmp_path: Path, make_model: Callable[..
 def test_a_checkpoint_without_config_is_refused(
     tmp_path: Path, make_model: Callable[..., ir.Model], manifest: Manifest
 ) -> None:
-    with draft(tmp_path / "out") as folder:
+    with write_bundle(tmp_path / "out") as folder:
         folder.write_graph(make_model(), "onnx/model_q4.onnx")
         with pytest.raises(BundleError, match=r"config\.json: not JSON, or not there"):
             files = (SideFile("tokenizer.json", b"{}"),)
