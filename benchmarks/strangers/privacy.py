@@ -21,8 +21,8 @@ from urllib.parse import quote, quote_plus
 
 from edgekit import build_bundle
 from edgekit.routing.router import open_router
+from edgekit.serve.api_errors import Refusal
 from edgekit.serve.protocol import Chat, Completion
-from edgekit.serve.refusals import Refusal
 from edgekit.testing import serve_fake_openai, tiny_checkpoint
 from edgekit.types.routing import Bounds, Policy, Privacy, PrivacyRule, Tier
 

@@ -12,7 +12,7 @@ from statistics import median
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from edgekit.serve.refusals import Refusal
+from edgekit.serve.api_errors import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

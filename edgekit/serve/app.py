@@ -18,12 +18,12 @@ from starlette.routing import Route
 
 from edgekit import __version__
 from edgekit.serve.admission import Admission
-from edgekit.serve.crossing import Crossing
+from edgekit.serve.api_errors import Refusal, explain_error
+from edgekit.serve.async_bridge import Crossing
 from edgekit.serve.guard import Guard, read_body, refuse
-from edgekit.serve.live import Live
 from edgekit.serve.memory import give_back
+from edgekit.serve.metrics import Live
 from edgekit.serve.protocol import ALIAS, OVERRIDE_HEADER, Asked, Chat, Completion
-from edgekit.serve.refusals import Refusal, explain_error
 from edgekit.serve.replies import Kind, Reply, describe_verdict, event, list_models, verdict_header
 from edgekit.types.routing import DEVICE, Opening, Piece, Routed
 

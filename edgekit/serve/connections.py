@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from edgekit.serve.refusals import Refusal, bad_request
+from edgekit.serve.api_errors import Refusal, bad_request
 
 if TYPE_CHECKING:
     import asyncio

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from edgekit.serve.api_errors import Refusal, bad_request, explain_error
 from edgekit.serve.connections import PROVED
-from edgekit.serve.refusals import Refusal, bad_request, explain_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

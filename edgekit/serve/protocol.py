@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from edgekit.errors import did_you_mean
-from edgekit.serve.refusals import Refusal, bad_request
+from edgekit.serve.api_errors import Refusal, bad_request
 from edgekit.types import Sampling
 from edgekit.types.routing import Ability, Message, Override, Request
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from edgekit.serve import connections, guard
+from edgekit.serve.api_errors import Refusal
 from edgekit.serve.app import Settings
+from edgekit.serve.async_bridge import Crossing
 from edgekit.serve.connections import Stage
-from edgekit.serve.crossing import Crossing
-from edgekit.serve.refusals import Refusal
 from tests.serve.doubles import ScriptedRouter, site
 
 TOKEN = "a-token-of-some-length"

@@ -7,8 +7,8 @@ import subprocess
 import httpx
 import pytest
 
+from edgekit.serve.api_errors import Refusal
 from edgekit.serve.protocol import Chat, Completion
-from edgekit.serve.refusals import Refusal
 from edgekit.types import Sampling
 
 USER = [{"role": "user", "content": "hi"}]

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from edgekit.serve import crossing as crossing_module
+from edgekit.serve import async_bridge as crossing_module
 from edgekit.serve.admission import Admission
+from edgekit.serve.api_errors import Refusal
 from edgekit.serve.app import Settings
-from edgekit.serve.crossing import Crossing
-from edgekit.serve.refusals import Refusal
+from edgekit.serve.async_bridge import Crossing
 from edgekit.types.routing import Piece, Request, Routed
 from tests.serve.doubles import routed, site
 
