@@ -45,7 +45,7 @@ from edgekit.errors import RouteError
 from edgekit.host.processor import processor_class, processor_name
 from edgekit.record import to_json
 from edgekit.report.routing_plot import draw_routing
-from edgekit.routing.decision.after import judge
+from edgekit.routing.decision.answer_checks import judge
 from edgekit.routing.decision.decide import decide
 from edgekit.routing.decision.metrics import auroc_interval
 from edgekit.routing.decision.proof import RANDOM, ROUTER, Operation, Proof

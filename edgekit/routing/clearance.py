@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.routing.decision.gates import find_ceiling
+from edgekit.routing.decision.prechecks import find_ceiling
 from edgekit.types.outgoing import Cleared
 
 if TYPE_CHECKING:

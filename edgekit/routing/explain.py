@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from edgekit import words
 from edgekit.bundle import open_bundle
-from edgekit.routing.decision.after import check_calibrated
+from edgekit.routing.decision.answer_checks import check_calibrated
 from edgekit.routing.decision.decide import decide
-from edgekit.routing.decision.gates import open_case, seat_device, seat_tier
 from edgekit.routing.decision.lengths import least_tokens
+from edgekit.routing.decision.prechecks import device_candidate, open_case, tier_candidate
 from edgekit.routing.decision.schema import check_schema
 from edgekit.routing.policy_file import load_policy
 from edgekit.routing.prepare import Counter
@@ -97,7 +97,7 @@ def explain_request(
     seen = state or read_state(manifest, least_tokens(request))
     verdict = decide(request, rule, seen, measurement)
     case = open_case(request, rule, seen)
-    seats = [seat_device(case, measurement), *(seat_tier(case, tier) for tier in rule.tiers)]
+    candidates = [device_candidate(case, measurement), *(tier_candidate(case, tier) for tier in rule.tiers)]
     return Explanation(
         bundle=str(opened.path),
         bundle_sha256=opened.sha256,
@@ -113,7 +113,7 @@ def explain_request(
         else "no measurement, so no joules",
         calibration=_calibration(opened, rule),
         state=seen,
-        expected=tuple((seat.name, seat.expected) for seat in seats),
+        expected=tuple((candidate.name, candidate.expected) for candidate in candidates),
         verdict=verdict,
     )
 

@@ -21,7 +21,7 @@ from edgekit.measure import choose_meter
 from edgekit.routing.binding import check_binding, check_second
 from edgekit.routing.budget import Ledger
 from edgekit.routing.clearance import clear
-from edgekit.routing.decision.after import check_calibrated, judge, judge_prefix
+from edgekit.routing.decision.answer_checks import check_calibrated, judge, judge_prefix
 from edgekit.routing.decision.decide import decide, escalate
 from edgekit.routing.decision.drift import measure_drift
 from edgekit.routing.decision.lengths import least_tokens, limited

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgekit.errors import ConfigError, RouteError
-from edgekit.routing.decision.after import Judgement, check_calibrated, judge, judge_prefix
+from edgekit.routing.decision.answer_checks import Judgement, check_calibrated, judge, judge_prefix
 from edgekit.routing.decision.decide import decide
 from edgekit.routing.decision.loops import Loop
 from edgekit.routing.decision.schema import LONGEST as LONGEST_SCHEMA

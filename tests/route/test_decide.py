@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from edgekit.routing.decision.decide import decide, escalate
-from edgekit.routing.decision.gates import DEVICE_CHECKS, HARD, TIER_CHECKS
+from edgekit.routing.decision.prechecks import DEVICE_CHECKS, HARD, TIER_CHECKS
 from edgekit.types import Sampling
 from edgekit.types.routing import (
     DEVICE,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgekit.routing.decision.expect import expect_local, expect_tier
+from edgekit.routing.decision.latency_model import expect_local, expect_tier
 from edgekit.types import Energy, Series
 from edgekit.types.routing import Expected, Price
 from tests.route.cases import BOX, CLOUD, measured

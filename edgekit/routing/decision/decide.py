@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.routing.decision.gates import (
+from edgekit.routing.decision.prechecks import (
     DEVICE_CHECKS,
     HARD,
     TIER_CHECKS,
@@ -17,9 +17,9 @@ from edgekit.routing.decision.gates import (
     check_privacy,
     check_prompt,
     check_reachable,
+    device_candidate,
     open_case,
-    seat_device,
-    seat_tier,
+    tier_candidate,
 )
 from edgekit.types.routing import DEVICE, Expected, Finding, Verdict
 
@@ -57,19 +57,19 @@ def decide(request: Request, policy: Policy, state: DeviceState, measurement: Me
         measurement: of this bundle on this kind of machine, None where there is none.
     """
     case = open_case(request, policy, state)
-    device = seat_device(case, measurement)
-    tiers = [seat_tier(case, tier) for tier in policy.tiers]
+    device = device_candidate(case, measurement)
+    tiers = [tier_candidate(case, tier) for tier in policy.tiers]
     own = check_prompt(case) + tuple(check(case, device) for check in DEVICE_CHECKS)
-    theirs = {seat.name: tuple(check(case, seat) for check in TIER_CHECKS) for seat in tiers}
+    theirs = {candidate.name: tuple(check(case, candidate) for check in TIER_CHECKS) for candidate in tiers}
     findings = own + tuple(finding for found in theirs.values() for finding in found)
-    ladder = tuple(seat.name for seat in tiers if not _failed(theirs[seat.name]))
+    ladder = tuple(candidate.name for candidate in tiers if not _failed(theirs[candidate.name]))
     against = next((f for f in own if f.check not in UNFIT and _stands_against(f, policy)), None)
     # What could not be counted is unknown for that reason, and leaves for no other.
     if request.unfit and (against is None or against.outcome == "unknown"):
         return Verdict("", own[0].check, own[0].detail, findings)
     if against is None:
         return Verdict(DEVICE, LOCAL, _praise(own), findings, device.expected, ladder)
-    expected = {seat.name: seat.expected for seat in tiers}
+    expected = {candidate.name: candidate.expected for candidate in tiers}
     if ladder:
         reason = f"{against.detail}: {ladder[0]} answers"
         return Verdict(ladder[0], against.check, reason, findings, expected[ladder[0]], ladder[1:])
@@ -100,22 +100,22 @@ def escalate(
         measurement: as in decide.
     """
     case = open_case(request, policy, state)
-    seats = {tier.name: seat_tier(case, tier) for tier in policy.tiers}
+    candidates = {tier.name: tier_candidate(case, tier) for tier in policy.tiers}
     findings = _renewed(verdict.findings, (finding,))
-    for seat in seats.values():
+    for candidate in candidates.values():
         # Who has failed for good stays so, whatever is known of him now.
-        if not any(f.tier == seat.name and _blocks(f) for f in findings):
-            fresh = check_privacy(case, seat), check_money(case, seat), check_reachable(case, seat)
+        if not any(f.tier == candidate.name and _blocks(f) for f in findings):
+            fresh = check_privacy(case, candidate), check_money(case, candidate), check_reachable(case, candidate)
             findings = _renewed(findings, fresh)
     failed = {f.tier for f in findings if f.outcome == "fail"}
-    left = [name for name in verdict.ladder if name in seats and name not in failed]
+    left = [name for name in verdict.ladder if name in candidates and name not in failed]
     if left:
         reason = f"{finding.detail}: {left[0]} answers"
         # Why the device did not answer stays the code, whoever fails after it.
         code = finding.check if finding.tier == DEVICE else verdict.code
-        return Verdict(left[0], code, reason, findings, seats[left[0]].expected, tuple(left[1:]))
-    expected = {name: seat.expected for name, seat in seats.items()}
-    expected[DEVICE] = seat_device(case, measurement).expected
+        return Verdict(left[0], code, reason, findings, candidates[left[0]].expected, tuple(left[1:]))
+    expected = {name: candidate.expected for name, candidate in candidates.items()}
+    expected[DEVICE] = device_candidate(case, measurement).expected
     return _last_resort(findings, finding, policy, expected)
 
 

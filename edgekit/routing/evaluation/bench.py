@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from edgekit.errors import CloudError, ConfigError, RouteError, did_you_mean
 from edgekit.routing.binding import check_second, require_calibration
 from edgekit.routing.clearance import clear
-from edgekit.routing.decision.after import check_calibrated
+from edgekit.routing.decision.answer_checks import check_calibrated
 from edgekit.routing.decision.drift import Drift, measure_drift
-from edgekit.routing.decision.expect import expect_local
-from edgekit.routing.decision.gates import check_privacy, open_case, seat_tier
 from edgekit.routing.decision.grading import is_right
+from edgekit.routing.decision.latency_model import expect_local
+from edgekit.routing.decision.prechecks import check_privacy, open_case, tier_candidate
 from edgekit.routing.decision.proof import (
     CLOUD,
     LOCAL,
@@ -271,7 +271,7 @@ def panel_of(title: str, proof: Proof) -> RoutingPanel:
 def _may_leave(example: Example, policy: Policy, tier: Tier) -> bool:
     """Whether privacy lets an example go to a tier: the same check as before every request."""
     case = open_case(example.request, replace(policy, tiers=(tier,)), DeviceState(context=0))
-    return check_privacy(case, seat_tier(case, tier)).outcome == "pass"
+    return check_privacy(case, tier_candidate(case, tier)).outcome == "pass"
 
 
 def ask_all(
