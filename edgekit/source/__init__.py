@@ -1,7 +1,7 @@
 """Checkpoints: Hugging Face folder, hub id, GGUF file or packaged model -> ModelSpec, lazy weights, side files."""
 
 from edgekit.source.architectures import ARCHITECTURES
-from edgekit.source.corpus import AWKWARD
+from edgekit.source.corpus import TOKENIZER_EDGE_CASES
 from edgekit.source.model import open_model
 from edgekit.source.oracle import source_readers, source_tokenizer, try_tokenizer
 from edgekit.source.outline import open_outline
@@ -11,8 +11,8 @@ from edgekit.source.sidefiles import complete_export
 
 __all__ = [
     "ARCHITECTURES",
-    "AWKWARD",
     "PACKAGED",
+    "TOKENIZER_EDGE_CASES",
     "complete_export",
     "fingerprint",
     "open_model",

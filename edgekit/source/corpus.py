@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-AWKWARD: tuple[str, ...] = (
+TOKENIZER_EDGE_CASES: tuple[str, ...] = (
     "",
     " ",
     "   leading and trailing   ",

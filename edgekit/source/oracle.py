@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import SourceError
-from edgekit.source.corpus import AWKWARD
+from edgekit.source.corpus import TOKENIZER_EDGE_CASES
 from edgekit.source.fields import shown
 from edgekit.source.sentencepiece_model import read_pieces
 from edgekit.strangers.cell import LARGE_MEMORY, Cell
@@ -44,7 +44,7 @@ def try_tokenizer(checkpoint: Checkpoint) -> None:
                     f"{what} says that {shown(token)} is token {i}, and its runtime makes it {ids.get(token)}",
                     "the ids of added tokens must go on from the vocabulary's without a gap",
                 )
-        for text in AWKWARD:
+        for text in TOKENIZER_EDGE_CASES:
             request = {"do": "encode", "text": text, "special": True}
             found = cell.ask(request, seconds=SECONDS, what=what, error=SourceError, hint=hint)["ids"]
             if max(found, default=0) >= checkpoint.spec.vocab_size:
@@ -67,11 +67,11 @@ def _compare_with_sentencepiece(checkpoint: Checkpoint, cell: Cell, what: str) -
         request = {"do": "encode", "text": text, "special": False}
         return list(cell.ask(request, seconds=SECONDS, what=what, error=SourceError, hint="")["ids"])
 
-    wrong = [text for text in AWKWARD if ours(text) != own.encode(text)]
+    wrong = [text for text in TOKENIZER_EDGE_CASES if ours(text) != own.encode(text)]
     if wrong:
         raise SourceError(
             f"{place / 'tokenizer.model'} cannot be converted to tokenizer.json: {own.name} splits {len(wrong)} of "
-            f"{len(AWKWARD)} awkward strings differently, first {shown(wrong[0][:40])}",
+            f"{len(TOKENIZER_EDGE_CASES)} awkward strings differently, first {shown(wrong[0][:40])}",
             "copy tokenizer.json from the model's page into the folder",
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import EdgekitError
 from edgekit.run import Tokenizer
-from edgekit.source import AWKWARD, source_readers
+from edgekit.source import TOKENIZER_EDGE_CASES, source_readers
 from edgekit.types import Check
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ def check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
     rows = bundle.manifest.spec.vocab_size
     wrong = {}
     for reader in readers:
-        pairs = [(text, ours(text), reader.encode(text)) for text in AWKWARD]
+        pairs = [(text, ours(text), reader.encode(text)) for text in TOKENIZER_EDGE_CASES]
         # A token without a row in the embedding is no token of the model.
         wrong[reader.name] = [text for text, mine, its in pairs if mine != its and max(its, default=0) < rows]
     trusted = readers[0].name
     told = "; ".join(
-        f"{name} splits {len(texts)} of {len(AWKWARD)} awkward strings differently, first {texts[0][:40]!r}"
+        f"{name} splits {len(texts)} of {len(TOKENIZER_EDGE_CASES)} awkward strings differently, first {texts[0][:40]!r}"
         for name, texts in wrong.items()
         if texts
     )
     if not told:
-        return Check("tokenizer", "pass", f"{len(AWKWARD)} awkward strings give the source's own tokens")
+        return Check("tokenizer", "pass", f"{len(TOKENIZER_EDGE_CASES)} awkward strings give the source's own tokens")
     if not wrong[trusted]:
         detail = f"agrees with {trusted}; the source's own library reads this differently: {told}"
         return Check("tokenizer", "pass", detail)

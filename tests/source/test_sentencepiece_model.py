@@ -11,7 +11,7 @@ from sentencepieces import train, write
 from tokenizers import Tokenizer
 
 from edgekit.errors import SourceError
-from edgekit.source import AWKWARD, open_model, oracle, source_readers
+from edgekit.source import TOKENIZER_EDGE_CASES, open_model, oracle, source_readers
 from edgekit.source.oracle import try_tokenizer
 from edgekit.source.sentencepiece_model import NORMAL, Pieces, convert_pieces, read_pieces
 from edgekit.testing import tiny_checkpoint
@@ -77,7 +77,7 @@ def test_agrees_with_sentencepiece(folder: Path, prefix: bool, options: dict[str
 
     checkpoint, ours = opened(folder, add_dummy_prefix=prefix, **options)
     theirs = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
-    for text in (*AWKWARD, " Hello  world"):
+    for text in (*TOKENIZER_EDGE_CASES, " Hello  world"):
         if not any(mark in text for mark in ("<s>", "</s>", "<unk>")):
             assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text), text
     try_tokenizer(checkpoint)
@@ -118,7 +118,7 @@ def test_the_oracle_is_sentencepiece(folder: Path) -> None:
     readers = source_readers(checkpoint)
     assert readers[0].name.startswith("sentencepiece 0.")
     assert readers[-1].name.startswith("transformers ")
-    for text in (MARKS, *AWKWARD):
+    for text in (MARKS, *TOKENIZER_EDGE_CASES):
         assert readers[0].encode(text) == ours.encode(text, add_special_tokens=False).ids
 
 

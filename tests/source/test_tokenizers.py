@@ -8,7 +8,7 @@ import pytest
 from ggufs import byte_level_entries, sentencepiece_entries, write_gguf
 from tokenizers import Tokenizer
 
-from edgekit.source import AWKWARD, open_model, source_tokenizer
+from edgekit.source import TOKENIZER_EDGE_CASES, open_model, source_tokenizer
 from edgekit.source.gguf_tokenizer import SPLITS
 from edgekit.testing import tiny_checkpoint, tiny_tokenizer
 from edgekit.types import Checkpoint
@@ -21,7 +21,9 @@ def shipped(checkpoint: Checkpoint) -> Tokenizer:
 def differences(checkpoint: Checkpoint) -> list[str]:
     """Awkward strings that the shipped tokenizer and the source's encode differently."""
     ours, theirs = shipped(checkpoint), source_tokenizer(checkpoint)
-    return [text[:60] for text in AWKWARD if ours.encode(text, add_special_tokens=False).ids != theirs(text)]
+    return [
+        text[:60] for text in TOKENIZER_EDGE_CASES if ours.encode(text, add_special_tokens=False).ids != theirs(text)
+    ]
 
 
 def gguf(tmp_path: Path, architecture: str = "llama", **options: Any) -> Checkpoint:
@@ -30,12 +32,12 @@ def gguf(tmp_path: Path, architecture: str = "llama", **options: Any) -> Checkpo
 
 
 def test_the_corpus_is_awkward() -> None:
-    text = "".join(AWKWARD)
+    text = "".join(TOKENIZER_EDGE_CASES)
     for needed in ("🙂", "\u200d", "生活", "اللغة", "\t\t", "\x1b", "1234567", "\r\n", "\u0301", "<|im_start|>"):
         assert needed in text
-    assert "" in AWKWARD
-    assert any(len(s) >= 10_000 and " " not in s for s in AWKWARD)
-    assert any(s.endswith(" ") for s in AWKWARD)
+    assert "" in TOKENIZER_EDGE_CASES
+    assert any(len(s) >= 10_000 and " " not in s for s in TOKENIZER_EDGE_CASES)
+    assert any(s.endswith(" ") for s in TOKENIZER_EDGE_CASES)
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -57,7 +59,7 @@ def test_a_wrong_tokenizer_is_noticed(tmp_path: Path) -> None:
 def test_gguf_gives_back_the_tokenizer_it_was_made_from(tmp_path: Path) -> None:
     checkpoint = gguf(tmp_path)
     ours, original = shipped(checkpoint), Tokenizer.from_str(tiny_tokenizer())
-    for text in AWKWARD:
+    for text in TOKENIZER_EDGE_CASES:
         ids = original.encode(text).ids
         assert ours.encode(text).ids == ids
         assert ours.decode(ids, skip_special_tokens=False) == original.decode(ids, skip_special_tokens=False)
@@ -131,7 +133,7 @@ def test_transformers_loads_what_a_gguf_gives(tmp_path: Path) -> None:
         (folder / file.name).write_bytes(file.data)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ours = shipped(checkpoint)
-    for text in AWKWARD:
+    for text in TOKENIZER_EDGE_CASES:
         assert tokenizer(text, verbose=False)["input_ids"] == ours.encode(text).ids
     assert tokenizer.eos_token_id == checkpoint.spec.eos_token_ids[0]
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
@@ -148,5 +150,5 @@ def test_smollm2() -> None:
     assert tokenizer.encode("x 42").tokens == ["x", "Ġ", "4", "2"]
     assert tokenizer.encode("<|im_start|>user\nHi<|im_end|>").ids == [1, 4093, 198, 26843, 2]
     assert tokenizer.encode("Hello, world!").ids == [19556, 28, 905, 17]
-    for text in AWKWARD:
+    for text in TOKENIZER_EDGE_CASES:
         assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
