@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edgekit import measure
 from edgekit.build.npu_emulate import STEPS, TOKENS, emulate_build, make_probe, require_gate
 from edgekit.build.npu_plan import NpuInputs, choose_scheme, npu_of, plugin_of
-from edgekit.build.npu_static import leave_graphs
+from edgekit.build.npu_static import export_static_graphs
 from edgekit.bundle.external import write_model
 from edgekit.bundle.pipeline import CONFIG, pipeline_config, tokenizer_files
 from edgekit.bundle.reading import node_names, read_context
@@ -87,7 +87,7 @@ def compile_for(
             build = line.build(target, route, precision, probe)
             _write_pipeline(bundle, build, sources.checkpoint)
         else:
-            build = leave_graphs(bundle, sources, target, route, probe, mlpackage=mlpackage, progress=progress)
+            build = export_static_graphs(bundle, sources, target, route, probe, mlpackage=mlpackage, progress=progress)
         builds.append(build)
     return tuple(builds)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edgekit.types.device import Npu, NpuScheme, Target
 
 
-def leave_graphs(
+def export_static_graphs(
     bundle: BundleWriter,
     sources: NpuInputs,
     target: Target,
