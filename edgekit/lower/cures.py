@@ -34,10 +34,10 @@ ORDER = (
     "simplified_layer_normalization",
     "matmul_nbits",
     "gather_block_quantized",
-    "flat_products",
+    "matmul_2d",
     "fused_matmul",
     "half_floats",
-    "narrow_products",
+    "fuse_parallel_matmuls",
     "static_shapes",
     "weights_inside",
 )

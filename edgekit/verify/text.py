@@ -38,8 +38,9 @@ def check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
         # A token without a row in the embedding is no token of the model.
         wrong[reader.name] = [text for text, mine, its in pairs if mine != its and max(its, default=0) < rows]
     trusted = readers[0].name
+    count = len(TOKENIZER_EDGE_CASES)
     told = "; ".join(
-        f"{name} splits {len(texts)} of {len(TOKENIZER_EDGE_CASES)} awkward strings differently, first {texts[0][:40]!r}"
+        f"{name} splits {len(texts)} of {count} awkward strings differently, first {texts[0][:40]!r}"
         for name, texts in wrong.items()
         if texts
     )

@@ -21,7 +21,7 @@ from edgekit.types.device import Window
 
 FOLDER = Path(edgekit.lower.__file__).parent
 PASSES = [path.stem for path in sorted(FOLDER.glob("*.py")) if "\nFIXES = " in path.read_text(encoding="utf-8")]
-ON_GRIDS = {"symmetric_products", "matmul_nbits", "gather_block_quantized", "narrow_products"}
+ON_GRIDS = {"symmetric_products", "matmul_nbits", "gather_block_quantized", "fuse_parallel_matmuls"}
 
 
 def target_for(*files: str) -> Target:

@@ -164,7 +164,8 @@ def check_context(case: Case, candidate: Candidate) -> Finding:
     if candidate.most_new is not None and new is not None and new > candidate.most_new:
         return Finding(
             "context", candidate.name, "fail",
-            f"up to {words.count(new)} new tokens are asked for, {_the(candidate)} writes {words.count(candidate.most_new)}",
+            f"up to {words.count(new)} new tokens are asked for, "
+            f"{_the(candidate)} writes {words.count(candidate.most_new)}",
             float(new), float(candidate.most_new), "tokens",
         )  # fmt: skip
     if candidate.prompt is None:
@@ -226,7 +227,8 @@ def check_latency(case: Case, candidate: Candidate) -> Finding:
                 source = "the request sets no limit to its answer"
             return _unknown(candidate, "latency", source, case.policy.unknown.latency)
         if value > limit:
-            late = f"{words.seconds(value)} {what} are expected, more than {words.seconds(limit)}{_waiting(case, candidate)}"
+            expected = f"{words.seconds(value)} {what} are expected"
+            late = f"{expected}, more than {words.seconds(limit)}{_waiting(case, candidate)}"
             return Finding("latency", candidate.name, "fail", late, value, limit, "s")
         said.append(f"{words.seconds(value)} {what} of {words.seconds(limit)}")
     if said:
