@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 OWNERS = {
     "serve": ("serve/", "routing/"),
-    "large": ("quantize/compiled/",),
+    "large": ("quantize/jit/",),
     "nvidia": ("measure/power/nvml.py",),
     "coreml": ("bundle/mlprogram.py",),
     "sign": ("bundle/signing.py",),

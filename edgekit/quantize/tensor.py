@@ -115,7 +115,7 @@ def _compiled(fit: Fit) -> Quantizer | None:
     """
     method = fit.__module__.rpartition(".")[2]
     try:
-        quantize_rows = import_module(f"edgekit.quantize.compiled.{method}").quantize_rows
+        quantize_rows = import_module(f"edgekit.quantize.jit.{method}").quantize_rows
     except ImportError:
         return None
     w = np.random.default_rng(0).standard_normal((64, 64), np.float32)

@@ -42,7 +42,7 @@ class OneWeight:
 def compiled():
     pytest.importorskip("numba")
     tensor._compiled.cache_clear()
-    yield importlib.import_module("edgekit.quantize.compiled.search")
+    yield importlib.import_module("edgekit.quantize.jit.search")
     tensor._compiled.cache_clear()
 
 
@@ -134,7 +134,7 @@ def test_a_method_without_a_twin_has_none(compiled):
 
 def test_all_methods_are_there_without_numba(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "edgekit.quantize.compiled.search", raising=False)
+    monkeypatch.delitem(sys.modules, "edgekit.quantize.jit.search", raising=False)
     tensor._compiled.cache_clear()
     try:
         assert "search" in methods()
