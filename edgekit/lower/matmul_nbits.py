@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.lower.patch import Patch, initializer, lazy, nodes_of
+from edgekit.numerics.nibbles import pack_bits
 from edgekit.types import SHARED_WITH
 
 if TYPE_CHECKING:
@@ -73,33 +74,15 @@ def _columns(
     bits: int = dtype.bitwidth
 
     def compute() -> NDArray[np.uint8 | np.int8]:
-        codes = _unpack(source.numpy().reshape(rows, -1), bits)[:, :columns].T
+        codes = unpack_bits(source.numpy().reshape(rows, -1), bits, columns).T
         if signed:
             codes = codes ^ np.uint8(1 << (bits - 1))  # u - 2**(bits-1), in two's complement
-        filled = _pack(codes, bits)
+        # As ONNX packs 4-bit types: flat, across rows.
+        filled = np.ascontiguousarray(codes) if bits == 8 else pack_bits(codes.ravel(), bits)
         return filled.view(np.int8) if dtype == ir.DataType.INT8 else filled
 
     turned = [columns, rows] if columns > 1 else [rows]
     return initializer(patch.graph, lazy(name, dtype, turned, compute))
-
-
-def _unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """One code a byte; two 4-bit codes a byte come low nibble first."""
-    if bits == 8:
-        return packed
-    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
-    codes[:, 0::2], codes[:, 1::2] = packed & 15, packed >> 4
-    return codes
-
-
-def _pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of _unpack for a whole tensor, as ONNX packs 4-bit types: flat, across rows."""
-    if bits == 8:
-        return np.ascontiguousarray(codes)
-    flat = codes.ravel()
-    if flat.size % 2:
-        flat = np.append(flat, np.uint8(0))
-    return np.asarray((flat[0::2] & 15) | (flat[1::2] << 4), np.uint8)
 
 
 def _scales(patch: Patch, n: int, blocks: int) -> ir.Value:

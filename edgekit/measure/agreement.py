@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import MeasureError
+from edgekit.numerics.softmax import log_softmax
 from edgekit.types.npu import Agreement
 
 if TYPE_CHECKING:
@@ -31,13 +32,7 @@ def agree(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Agreem
         p, q = (a[start : start + _ROWS].astype(np.float64) for a in (reference, logits))
         same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
         cosine += float(((p * q).sum(axis=1) / np.linalg.norm(p, axis=1) / np.linalg.norm(q, axis=1)).sum())
-        log_p, log_q = _log_softmax(p), _log_softmax(q)
+        log_p, log_q = log_softmax(p), log_softmax(q)
         kld += float((np.exp(log_p) * (log_p - log_q)).sum())
     count = len(reference)
     return Agreement(same / count, max(0.0, kld / count), cosine / count)
-
-
-def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = x - x.max(axis=1, keepdims=True)
-    out: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return out

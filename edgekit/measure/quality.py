@@ -22,6 +22,7 @@ import numpy as np
 from edgekit import __version__
 from edgekit.errors import MeasureError
 from edgekit.host.disk import make_parent, write_whole
+from edgekit.numerics.softmax import log_softmax
 from edgekit.record import to_json
 from edgekit.types import Interval, Predictor, Progress, Quality, silent
 
@@ -282,19 +283,13 @@ def _walk(
             raise MeasureError(f"{task}: logits of window {i} hold NaN or infinity", "build it again with more bits")
         for start in range(0, len(window) - 1, _ROWS):
             stop = min(start + _ROWS, len(window) - 1)
-            visit(_log_softmax(logits[start:stop].astype(np.float64)), window[start + 1 : stop + 1])
+            visit(log_softmax(logits[start:stop].astype(np.float64)), window[start + 1 : stop + 1])
     progress(task, len(tokens), len(tokens), "windows")
 
 
 def _pick(logprobs: Floats, ids: NDArray[np.int64]) -> Floats:
     """One value of each row [n]."""
     return logprobs[np.arange(len(ids)), ids]
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted: Floats = logits - logits.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
 
 
 def _log_rest(logprobs: Floats, ids: NDArray[np.int64]) -> Floats:

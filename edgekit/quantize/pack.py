@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.numerics.nibbles import pack_bits, unpack_bits
 from edgekit.quantize.grid import decode
 from edgekit.types.layout import Layout
 
@@ -35,17 +36,6 @@ class Packed:
     error: float
 
 
-def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes [..., n] to bytes [..., ceil(n * bits / 8)]; two 4-bit codes a byte, low nibble first."""
-    if bits == 8:
-        return codes
-    if codes.shape[-1] % 2:
-        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
-    packed: NDArray[np.uint8] = codes[..., 1::2] << np.uint8(4)
-    packed |= codes[..., 0::2]
-    return packed
-
-
 def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     """Codes [block, n], whole numbers as float32, to bytes [n, block * bits / 8], as pack_bits orders them.
 
@@ -59,14 +49,6 @@ def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
         codes, bits = pairs, 2 * bits
     turned: NDArray[np.uint16] = np.ascontiguousarray(codes.astype("<u2").T)
     return turned.view(np.uint8)
-
-
-def unpack_bits(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """The inverse of pack_bits: bytes [..., m] to the first ``count`` codes."""
-    if bits == 8:
-        return packed[..., :count]
-    codes = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)
-    return codes.reshape(*packed.shape[:-1], -1)[..., :count]
 
 
 def unpack(packed: Packed, shape: tuple[int, ...], grid: Grid) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.numerics.softmax import log_softmax
 from edgekit.quantize.evaluate import multiply, random_tokens, run_until
 from edgekit.quantize.pack import unpack
 from edgekit.quantize.tensor import Fit, cores, quantize_weight
@@ -93,18 +94,12 @@ def _measure(
     columns = table.const_value.numpy()
     if head.op_type == "FusedMatMul":
         columns = columns.T
-    reference = _log_softmax(multiply(hidden[:1, -SCORED:], columns))
+    reference = log_softmax(multiply(hidden[:1, -SCORED:], columns))
     probability = np.exp(reference)
     gains: dict[str, float] = {}
     for i in range(0, len(order), TOGETHER):
-        changed = _log_softmax(multiply(hidden[i + 1 : i + 1 + TOGETHER, -SCORED:], columns))
+        changed = log_softmax(multiply(hidden[i + 1 : i + 1 + TOGETHER, -SCORED:], columns))
         divergence = np.sum(probability * (reference - changed), axis=-1).mean(axis=-1)
         gains.update(zip(order[i : i + TOGETHER], map(float, divergence), strict=True))
         progress("measuring sensitivity", before + (len(order) + i) // 2, total, "tensors")
     return gains
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted: NDArray[np.float32] = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
-    return shifted

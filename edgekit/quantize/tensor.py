@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from edgekit.errors import QuantizeError
+from edgekit.numerics.nibbles import pack_bits
 from edgekit.quantize.grid import decode, encode
-from edgekit.quantize.pack import Packed, pack_bits, pack_columns
+from edgekit.quantize.pack import Packed, pack_columns
 from edgekit.types import Grid
 from edgekit.types.layout import Layout
 

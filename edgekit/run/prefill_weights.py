@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.numerics.nibbles import unpack_bits
 from edgekit.run.threads import physical_cores
 
 if TYPE_CHECKING:
@@ -141,10 +142,8 @@ def _from_bytes(
 def _zeros(data: NDArray[np.uint8], e: Int8Repack, blocks: int) -> NDArray[np.int16]:
     if e.zeros is None:
         return np.full((e.rows, blocks), 2 ** (e.bits - 1), np.int16)
-    packed = _take(data, e.zeros).reshape(e.rows, -1)
-    if e.bits == 4:
-        packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(e.rows, -1)
-    return np.broadcast_to(packed[:, :blocks], (e.rows, blocks)).astype(np.int16)
+    zeros = unpack_bits(_take(data, e.zeros).reshape(e.rows, -1), e.bits, blocks)
+    return np.broadcast_to(zeros, (e.rows, blocks)).astype(np.int16)
 
 
 def _take(data: NDArray[np.uint8], region: Region) -> NDArray[np.uint8]:

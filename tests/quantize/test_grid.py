@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from edgekit.errors import QuantizeError
+from edgekit.numerics.nibbles import pack_bits, unpack_bits
 from edgekit.quantize import rtn, search, tensor
 from edgekit.quantize.grid import decode, encode, storable
-from edgekit.quantize.pack import Packed, pack_bits, pack_columns, unpack, unpack_bits
+from edgekit.quantize.pack import Packed, pack_columns, unpack
 from edgekit.quantize.tensor import quantize_weight
 from edgekit.types import Grid
 from edgekit.types.layout import Layout

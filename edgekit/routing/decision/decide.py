@@ -48,7 +48,7 @@ def decide(request: Request, policy: Policy, state: DeviceState, measurement: Me
     4. Nobody: ``tier`` is "".
 
     ``code`` is the first check that stood against the device, in every case but the first. Checks that fail for good
-    are those of ``gates.HARD``.
+    are those of ``prechecks.HARD``.
 
     Args:
         request: with the prompt's tokens counted.

@@ -227,8 +227,8 @@ def check_latency(case: Case, candidate: Candidate) -> Finding:
                 source = "the request sets no limit to its answer"
             return _unknown(candidate, "latency", source, case.policy.unknown.latency)
         if value > limit:
-            said = f"{words.seconds(value)} {what} are expected"
-            late = f"{said}, more than {words.seconds(limit)}{_waiting(case, candidate)}"
+            wanted = f"{words.seconds(value)} {what} are expected"
+            late = f"{wanted}, more than {words.seconds(limit)}{_waiting(case, candidate)}"
             return Finding("latency", candidate.name, "fail", late, value, limit, "s")
         said.append(f"{words.seconds(value)} {what} of {words.seconds(limit)}")
     if said:

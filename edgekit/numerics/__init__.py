@@ -1,0 +1,1 @@
+"""Arithmetic that several rooms need, in numpy alone."""
