@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import edgekit.build.npu
+import edgekit.build.npu_plan
 from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.config.recipe import load_target
 from edgekit.run import load_runner
@@ -84,7 +85,7 @@ def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
-    monkeypatch.setattr(edgekit.build.npu, "require_compiler", lambda plugin: None)
+    monkeypatch.setattr(edgekit.build.npu_plan, "require_compiler", lambda plugin: None)
     monkeypatch.setattr(edgekit.build.npu, "plugin_versions", lambda plugin: (("onnxruntime-qnn", "2.7.0"),))
 
 

@@ -153,7 +153,7 @@ def test_a_guarantee_in_words():
     assert parse_guarantee("0.05@0.95") == (0.05, 0.05)
     assert parse_guarantee("0.1@0.9") == (0.1, 0.1)
     for text in ("0.05", "5@95", "0@0.9", "a@b", "0.1@0.9@0.9", "nan@0.9"):
-        with pytest.raises(ConfigError, match="--guarantee"):
+        with pytest.raises(ConfigError, match="`guarantee`"):
             parse_guarantee(text)
 
 

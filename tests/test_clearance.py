@@ -87,13 +87,13 @@ def calls(name: str) -> list[tuple[str, ast.Call]]:
 
 
 def test_the_package_asks_endpoints_what_was_cleared_and_nothing_else():
-    assert [place for place, _ in calls("Cleared")] == ["clearance.py"]
+    assert [place for place, _ in calls("Cleared")] == ["routing/clearance.py"]
     asked = [
         (place, ast.unparse(call.args[0])) for place, call in calls("ask") if ast.unparse(call.func) == "endpoint.ask"
     ]
-    assert [place for place, _ in asked] == ["route_bench.py", "router.py"]
+    assert [place for place, _ in asked] == ["routing/evaluation/bench.py", "routing/router.py"]
     assert all(argument.startswith("clear(") for _, argument in asked)
-    assert [place for place, _ in calls("make_body")] == ["cloud/endpoint.py"] * 2
+    assert [place for place, _ in calls("make_body")] == ["routing/endpoints/endpoint.py"] * 2
 
 
 def test_an_endpoint_takes_nothing_that_is_not_read():

@@ -159,7 +159,7 @@ def test_another_edgekit_processor_or_runtime_is_asked_again(bundle, tmp_path, m
     asked, store = Asked(monkeypatch), tmp_path / "answers.jsonl"
     for _ in range(2):
         collect_local(bundle, EXAMPLES[:1], store=store)
-    monkeypatch.setattr(f"edgekit.routing.evaluation.collect.{name}", other)
+    monkeypatch.setattr(f"edgekit.routing.binding.{name}", other)
     collect_local(bundle, EXAMPLES[:1], store=store)
     assert asked.ids == ["raw"] * 2
 

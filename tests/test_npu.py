@@ -13,6 +13,7 @@ import onnx_ir as ir
 import pytest
 
 import edgekit.build.npu
+import edgekit.build.npu_plan
 from edgekit.build.npu import require_placed
 from edgekit.build.npu_plan import check_room, choose_scheme
 from edgekit.build.pipeline import ForNpu, build_bundle
@@ -176,7 +177,7 @@ class TestTheDevice:
     def test_takes_a_package_only_whole(
         self, before_the_work: Callable[..., EdgekitError], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(edgekit.build.npu, "require_ml_program", lambda _: None)
+        monkeypatch.setattr(edgekit.build.npu_plan, "require_ml_program", lambda _: None)
         target = load_target("iphone-16")
         assert target.npu is not None
         target = replace(target, npu=replace(target.npu, largest_graph_bytes=150_000))

@@ -93,7 +93,7 @@ def test_each_answer_gets_the_other_ones_opinion(built, tmp_path, monkeypatch):
     other = add_second(built[2], EXAMPLES, answers, store=store)
     assert [a.signals.second_logprob for a in other] != [a.signals.second_logprob for a in judged]
     kept = store.read_bytes()
-    monkeypatch.setattr("edgekit.routing.evaluation.collect.__version__", "9.9")
+    monkeypatch.setattr("edgekit.routing.binding.__version__", "9.9")
     add_second(built[1], EXAMPLES, answers, store=store)
     assert store.read_bytes() != kept, "an opinion of another edgekit was taken for this one's"
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.lower.patch import Patch, initializer, lazy, nodes_of
-from edgekit.numerics.nibbles import pack_bits
+from edgekit.numerics.nibbles import pack_bits, unpack_bits
 from edgekit.types import SHARED_WITH
 
 if TYPE_CHECKING:

@@ -94,6 +94,6 @@ def cut_windows(text: Text, encode: Callable[[str], list[int]], window: int, tok
     if len(ids) < needed:
         raise MeasureError(
             f"{text.name}: {len(ids)} tokens, and {count} windows of {window} need {needed}",
-            f"give a longer text, or ask for fewer: `tokens={len(ids) // window * window or window}",
+            f"give a longer text, or ask for fewer: `tokens={len(ids) // window * window or window}`",
         )
     return np.array(ids[:needed], np.int64).reshape(count, window)

@@ -155,7 +155,7 @@ def test_a_bundle_is_replaced_only_by_force(tmp_path: Path, build: Build) -> Non
     build(tmp_path / "out")
     with pytest.raises(BundleError, match="there is a bundle already") as caught:
         build(tmp_path / "out")
-    assert "--force" in caught.value.hint
+    assert "`force`" in caught.value.hint
     other = ir.Tensor(np.ones((7, 50), np.float32))
     after = build(tmp_path / "out", force=True, last=lambda: other)
     assert open_bundle(tmp_path / "out") == after

@@ -224,7 +224,8 @@ def _reseal(path: Path, _: Step) -> None:
     document = _load(manifest)
     for entry in document["files"]:
         file = path / entry["path"]
-        if file.is_file():
+        # A link may lead to what is a file and cannot be read, such as a process's memory.
+        if file.is_file() and not file.is_symlink():
             data = file.read_bytes()
             entry["bytes"], entry["sha256"] = len(data), sha256(data).hexdigest()
     _save(manifest, json.dumps(document, indent=1))

@@ -5,16 +5,16 @@ import pytest
 
 from edgekit.build.pipeline import build_bundle
 from edgekit.run import Tokenizer, generate, load_runner
-from edgekit.run.settings import CHUNK
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
+from edgekit.types.generation import PREFILL_CHUNK
 
-PROMPT = np.random.default_rng(0).integers(4, 380, CHUNK + 30).tolist()
+PROMPT = np.random.default_rng(0).integers(4, 380, PREFILL_CHUNK + 30).tolist()
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=CHUNK + 100)
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=PREFILL_CHUNK + 100)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from edgekit.quantize import Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
 from edgekit.run.prefill_weights import _pair_sums, expand
-from edgekit.run.settings import CHUNK, FEW
+from edgekit.run.settings import FEW
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle, Int8Repack, Region
+from edgekit.types.generation import PREFILL_CHUNK
 from edgekit.types.layout import Layout
 
-PROMPT = np.random.default_rng(0).integers(4, 380, CHUNK + 30).tolist()
+PROMPT = np.random.default_rng(0).integers(4, 380, PREFILL_CHUNK + 30).tolist()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from edgekit.errors import RunError
 from edgekit.run import load_runner
 from edgekit.run.cache import FIRST_POSITIONS
-from edgekit.run.settings import CHUNK
+from edgekit.types.generation import PREFILL_CHUNK
 
 DIALECTS = pytest.mark.parametrize("dialect", ["in place", "append"])
 TOKENS = np.random.default_rng(1).integers(0, 50, 1100).tolist()
@@ -28,7 +28,7 @@ def runner_of(bundle_of):
 @DIALECTS
 def test_prefill_chunks_and_steps_agree(runner_of, dialect):
     runner = runner_of(dialect)
-    assert len(TOKENS) > 2 * CHUNK
+    assert len(TOKENS) > 2 * PREFILL_CHUNK
     whole = runner.logits(TOKENS)
     assert whole.shape == (len(TOKENS), runner.vocab_size)
     assert whole.std() > 0.1

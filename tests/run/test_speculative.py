@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from edgekit.run import Tokenizer, generate, load_runner, lookup
+from edgekit.run import Tokenizer, generate, load_runner, speculative
 from edgekit.run.speculative import LENGTHS, DraftPolicy, NgramDrafter, SpeculativeDecoder, Verifier, top2_logit_gap
 from edgekit.testing import FakeRunner, tiny_tokenizer
 from edgekit.types import Sampling
@@ -63,7 +63,7 @@ def tokenizer():
 def clock(monkeypatch):
     """Every look at the clock is a second later: a run over a draft costs one step."""
     seconds = count()
-    monkeypatch.setattr(lookup, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(speculative, "perf_counter", lambda: next(seconds))
 
 
 def both(make, tokenizer, sampling, prompt=PROMPT, **options):
@@ -250,7 +250,7 @@ def test_the_guard_grows_with_what_is_seen(tokenizer):
 
 def test_runs_that_cost_too_much_stop_and_are_tried_again(tokenizer, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(lookup, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(speculative, "perf_counter", lambda: now[0])
 
     class Timed(Copyist):
         price = 30.0
