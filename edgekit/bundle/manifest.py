@@ -28,6 +28,11 @@ SCHEMA = 5
 MAX_BYTES = 16 << 20
 """Of edgekit.json; that of the largest models has one."""
 
+MAX_TEXT = 64 << 20
+"""Bytes of any other file of _TEXTS, before it is hashed; the largest tokenizer.json published has 33 MB."""
+
+_TEXTS = frozenset({".json", ".jinja"})
+
 _CHUNK = 1 << 18
 _REBUILD = "build it again, or copy it again from where it came"
 
@@ -55,6 +60,8 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
         if file.stat().st_size != entry.bytes:
             found = f"{file.stat().st_size:,} bytes, the manifest says {entry.bytes:,}"
             raise BundleError(f"{path}: {entry.path} has changed: {found}", _REBUILD)
+        if file.suffix in _TEXTS and entry.bytes > MAX_TEXT:
+            raise BundleError(f"{path}: {entry.path} has {entry.bytes:,} bytes; {MAX_TEXT:,} are read", _REBUILD)
     _refuse_strangers(path, manifest.files)
     for entry in manifest.files:
         if PurePosixPath(entry.path).name == GENAI:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgekit.bundle import SCHEMA, open_bundle, record
+from edgekit.bundle.manifest import MAX_TEXT
 from edgekit.errors import BundleError
 from edgekit.types import Bundle, Interval, Quality
 
@@ -142,6 +144,16 @@ def test_a_manifest_of_another_shape_is_refused(
 def test_a_broken_manifest_is_refused(bundle: Bundle, text: str) -> None:
     (bundle.path / "edgekit.json").write_text(text)
     assert "edgekit.json" in refusal(bundle.path).message
+
+
+def test_a_text_without_end_is_refused_before_it_is_hashed(bundle: Bundle) -> None:
+    manifest = bundle.path / "edgekit.json"
+    document = json.loads(manifest.read_text())
+    (entry,) = (file for file in document["files"] if file["path"] == "config.json")
+    entry["bytes"] = MAX_TEXT + 1
+    os.truncate(bundle.path / "config.json", MAX_TEXT + 1)
+    manifest.write_text(json.dumps(document))
+    assert "config.json has 67,108,865 bytes; 67,108,864 are read" in refusal(bundle.path).message
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:

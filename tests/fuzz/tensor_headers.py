@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
+from edgekit.source.safetensors_file import MAX_TENSORS
 from tests.fuzz.case import Case, Step, pack, put
 from tests.fuzz.checkpoints import COMMANDS
 from tests.fuzz.values import RAW, damaged_bytes, places
@@ -67,7 +68,11 @@ def cases(seed: Callable[[str], Path]) -> st.SearchStrategy[Case]:
 
     def many(count: int) -> tuple:
         entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-        return f"{count} tensors", again(json.dumps({**{f"t{n}": entry for n in range(count)}, **header})), True
+        return (
+            f"{count} tensors",
+            again(json.dumps({**{f"t{n}": entry for n in range(count)}, **header})),
+            count > MAX_TENSORS,
+        )
 
     name = st.sampled_from(names)
     change = st.one_of(

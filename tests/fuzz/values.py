@@ -208,7 +208,7 @@ def odd_files(path: str) -> st.SearchStrategy[Any]:
         ("unreadable", (write(path, "x"), Step("mode", path, length=0)), True),
         ("empty", (write(path, ""),), False),
         ("of 20 GB", (write(path, ""), Step("truncate", path, length=20_000_000_000)), True),
-        ("of 100 MB", (write(path, ""), Step("truncate", path, length=100_000_000)), True),
+        ("of 101 MB", (write(path, ""), Step("truncate", path, length=101_000_000)), True),
         ("a process's memory", (Step("link", path, "/proc/self/mem"),), True),
     ])  # fmt: skip
 
