@@ -161,6 +161,9 @@ def read_gguf(path: Path) -> GgufFile:
             raise SourceError(f"{path} has a damaged header: {error}", _DAMAGED) from error
 
 
+_COUNT = struct.Struct("<Q")
+
+
 class _Header:
     """Reads from the front of a file, and never more than is there or than a header may have."""
 
@@ -211,7 +214,27 @@ class _Header:
             raise ValueError(f"its arrays have more than {MAX_ITEMS:,} elements, or are nested")
         if code:
             return list(struct.unpack(f"<{length}{code}", self.take(length * struct.calcsize(code))))
+        if inner == GGUFValueType.STRING:
+            return self._strings(length)
         return [self.value(inner, depth + 1) for _ in range(length)]
+
+    def _strings(self, length: int) -> list[str]:
+        """``string`` of a whole vocabulary: 100,000 texts, for which its calls would take longer than their bytes."""
+        texts: list[str] = []
+        for _ in range(length):
+            (count,) = _COUNT.unpack(self._file.read(_COUNT.size))
+            if count > MAX_TEXT:
+                raise ValueError(f"{count:,} bytes of a text; {MAX_TEXT:,} are the most")
+            self.at += _COUNT.size + count
+            if self.at > self.size:
+                raise EOFError
+            if self.at > MAX_HEADER:
+                raise ValueError(f"it has more than {MAX_HEADER:,} bytes")
+            data = self._file.read(count)
+            if len(data) < count:
+                raise EOFError
+            texts.append(data.decode("utf-8"))
+        return texts
 
 
 def _read_header(header: _Header, path: Path) -> GgufFile:
