@@ -1,9 +1,9 @@
 """What a bundle will take, from a model's configuration alone: bytes on disk, in memory, and per decoded token.
 
 The graph is drawn, quantized and lowered as ``build`` does it, with weights of which only the shapes are known, so the
-bytes on disk are those that a build writes. Memory is an estimate, by the formulae below: within 9 % of the peak of a
-process for SmolLM2-135M in both dialects and an untied model of 600 million parameters, at every precision and 512 to
-4096 tokens (benchmarks/footprint.py).
+bytes on disk are those that a build writes. Memory is an estimate, by the formulae of ``estimate.memory``: within
+9 % of the peak of a process for SmolLM2-135M in both dialects and an untied model of 600 million parameters, at every
+precision and 512 to 4096 tokens (benchmarks/footprint.py).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def generate(
         signals: fill in ``logprob``, ``logprob_margin``, ``prob_margin`` and ``entropy`` of every token.
         cached: how many of the prompt's first tokens the runner holds already, and nothing else.
         lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
-            ``speculative.Verifier``. None: only where answers do not depend on it; lookup.py says what is exact.
+            ``speculative.Verifier``. None: only where answers do not depend on it; speculative.py says what is exact.
 
     Raises:
         RunError: at the first token, when the prompt is empty or leaves no room for one new token.

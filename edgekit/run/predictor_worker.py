@@ -1,10 +1,10 @@
 """A program: answers windows of token ids with logits, wherever there are numpy and onnxruntime.
 
-``python driver.py GRAPH FOLDER WEIGHTS THREADS [KEY=VALUE ...]``: the ONNX file, the folder of its external data, an
-.npz of weights that lie nowhere else or "", and session config entries. It prints a line of JSON about itself; then,
-for each line of stdin (a JSON list of S token ids), a line with the JSON list [S, V] and the logits of every position
-of a fresh sequence, S * V little-endian float32. It imports nothing of edgekit: the Python that runs it may belong to
-another processor.
+``python predictor_worker.py GRAPH FOLDER WEIGHTS THREADS [KEY=VALUE ...]``: the ONNX file, the folder of its external
+data, an .npz of weights that lie nowhere else or "", and session config entries. It prints a line of JSON about itself;
+then, for each line of stdin (a JSON list of S token ids), a line with the JSON list [S, V] and the logits of every
+position of a fresh sequence, S * V little-endian float32. It imports nothing of edgekit: the Python that runs it may
+belong to another processor.
 """
 
 import json

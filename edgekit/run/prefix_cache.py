@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class HeldPrompt:
     """One runner, answering one prompt after another.
 
-    A token that was decoded and one that was read in a prompt round differently (see lookup.py), and so may what
+    A token that was decoded and one that was read in a prompt round differently (see speculative.py), and so may what
     follows them. ``at_least`` says how many first tokens two prompts must share before the second one profits.
     """
 

@@ -193,7 +193,7 @@ class OnnxRunner:
     def verify(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Feed a draft, up to 16 tokens, on the graph of the steps; return all their logits [S, V].
 
-        The array is reused by the next call. The numbers are not a step's to the bit: see lookup.py.
+        The array is reused by the next call. The numbers are not a step's to the bit: see speculative.py.
 
         Raises:
             RunError: as prefill.

@@ -1,4 +1,4 @@
-"""A graph that another Python runs, on this processor or on an emulated one; the program is ``driver.py``.
+"""A graph that another Python runs, on this processor or on an emulated one; the program is ``predictor_worker.py``.
 
 The numbers are those of that processor's kernels. No time is taken here, for an emulator's says nothing about a device.
 """

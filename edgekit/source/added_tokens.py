@@ -65,9 +65,11 @@ class TokenFiles:
         """
         said = self.combined()
         name = str(said.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
+        unsaid = {key: text for key, text in _OF_CLASSES.get(name, {}).items() if key not in said}
+        if not unsaid:
+            return self
         known = {entry["content"] for entry in document.get("added_tokens") or []} | _vocabulary(document).keys()
-        implied = {k: text for k, text in _OF_CLASSES.get(name, {}).items() if k not in said and text in known}
-        return replace(self, settings={**self.settings, **implied})
+        return replace(self, settings={**self.settings, **{k: text for k, text in unsaid.items() if text in known}})
 
 
 def require_tokens(values: Mapping[str, Any], where: str) -> None:

@@ -18,7 +18,7 @@ class Signals:
     ``mean_prob_margin`` of the likeliest token's probability over the second's (UCCI's signal); ``mean_entropy`` and
     ``first_entropy`` in nats. ``first_logprob`` and ``first_prob_margin`` are the first token's. ``second_logprob``:
     mean log-probability of the same answer by another local bundle, None where none was asked. ``answer`` tells a short
-    answer from others without its words (see route/signals.py), "" for a longer one: where few answers are possible, a
+    answer from others without its words (decision/signals.py), "" for a longer one: where few answers are possible, a
     model is readier to give one than another.
     """
 

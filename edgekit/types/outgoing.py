@@ -1,6 +1,6 @@
 """What an endpoint is sent of a request, made in one place: vetoes read it, and only what they have read is sent.
 
-``compose`` makes it, ``clearance.clear`` lets the vetoes read it, and ``cloud`` posts nothing but what was cleared.
+``compose`` makes it, ``clearance.clear`` lets the vetoes read it, and ``endpoints`` posts nothing but what was cleared.
 """
 
 from __future__ import annotations

@@ -399,7 +399,7 @@ Event = Opening | Piece | Routed
 # --- examples and answers -----------------------------------------------------------------------
 
 Grading = Literal["exact", "prefix", "contains", "number", "choice"]
-"""How an answer is compared with the reference: see route/grading.py."""
+"""How an answer is compared with the reference: see decision/grading.py."""
 
 
 @dataclass(frozen=True)

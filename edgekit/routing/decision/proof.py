@@ -82,7 +82,7 @@ class Operation:
 class Strategy:
     """One way to decide who answers, over all thresholds and at one. None: not defined.
 
-    ``apgr``, ``cpt50``, ``cpt80``, ``cpt95``, ``aiq``: see route/curves.py. ``cost95``: least cost at 95 % of the
+    ``apgr``, ``cpt50``, ``cpt80``, ``cpt95``, ``aiq``: see curves.py. ``cost95``: least cost at 95 % of the
     cloud's quality, as a share of always-cloud's. ``auroc`` and ``aurc`` of the score for a wrong local answer; ``ece``
     and ``brier`` only of a probability. ``curve``: (share to the cloud, quality).
     """

@@ -10,7 +10,7 @@ prompt     a question, put to the model as one turn of a conversation
 messages   or a whole conversation: a list of {"role": "system" | "user" | "assistant", "content": text}
 raw        true: ``prompt`` is a text that is continued as it is
 answer     the right answer, or a list of which any is right
-grading    how the two are compared: exact (default), prefix, contains, number, choice; see route/grading.py
+grading    how the two are compared: exact (default), prefix, contains, number, choice; see decision/grading.py
 choices    for ``choice``: what might be answered, a list of words with the right one among them
 max_tokens most tokens of the answer; 256 where it is missing
 stop       a text, or a list of texts, that end the answer
