@@ -48,7 +48,7 @@ def bundle(built, tmp_path):
 def test_a_calibration_is_bound_to_what_it_was_made_of(bundle, data):
     made = fit_calibration(bundle, data, local_answers(400)).calibration
     assert made.bundle_sha256 == bundle.sha256
-    assert made.provider == bundle.manifest.portable.provider
+    assert made.provider == bundle.manifest.cpu_target.provider
     assert {name for name, _ in made.runtime} == {"edgekit", "onnxruntime", "processor"}
     assert len(made.template_sha256) == len(made.data_sha256) == 64
     assert made.data == "dev.jsonl"

@@ -75,10 +75,10 @@ def statuses(checks):
 def test_the_graph_for_the_cpu_runs_on_the_provider_that_it_was_lowered_for(doubled):
     manifest = open_bundle(doubled.path).manifest
     assert manifest.target.provider == "QNNExecutionProvider"
-    assert manifest.portable == load_target(manifest.target.fallback)
+    assert manifest.cpu_target == load_target(manifest.target.fallback)
     runner = load_runner(doubled)
     try:
-        assert runner.info.provider == manifest.portable.provider == "CPUExecutionProvider"
+        assert runner.info.provider == manifest.cpu_target.provider == "CPUExecutionProvider"
         assert runner.logits([3, 4, 5]).shape == (3, 384)
     finally:
         runner.close()
@@ -87,7 +87,7 @@ def test_the_graph_for_the_cpu_runs_on_the_provider_that_it_was_lowered_for(doub
 def test_other_bundles_have_one_target(tmp_path, doubled):
     made = build_bundle(find_origin(doubled.manifest.provenance), target="cpu", precision="fp32", out=tmp_path / "b")
     assert made.manifest.fallback is None
-    assert made.manifest.portable is made.manifest.target
+    assert made.manifest.cpu_target is made.manifest.target
     with pytest.raises(ConfigError, match="nothing for an NPU"):
         verify_bundle(made, npu=OnEmulator(), **FAST)
 

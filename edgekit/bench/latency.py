@@ -87,7 +87,7 @@ def bench_bundle(
         bundle_sha256=bundle.sha256,
         model=manifest.provenance.id,
         precision=manifest.recipe.precision,
-        device=manifest.portable.name,
+        device=manifest.cpu_target.name,
         time=time,
         environment=environment,
         workload=latency.workload,
@@ -112,8 +112,8 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
         cores=physical_cores(),
         threads=threads,
         runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
-        provider=manifest.portable.provider,
-        provider_options=manifest.portable.provider_options,
+        provider=manifest.cpu_target.provider,
+        provider_options=manifest.cpu_target.provider_options,
         arithmetic=arithmetic,
     )
 

@@ -220,7 +220,7 @@ def _stages(bench: _Bench, default: Settings, threads_given: bool) -> tuple[tupl
         left_out.append("a graph for each phase: the bundle has one")
     else:
         stages.append(((bench.prompt,), (("prompts on the decoder's graph", _on_decoder),)))
-    left_out.append(f"execution provider: the target names one, {bench.bundle.manifest.portable.provider}")
+    left_out.append(f"execution provider: the target names one, {bench.bundle.manifest.cpu_target.provider}")
     sizes = [size for size in CHUNKS if size // 2 < bench.prompt.tokens]
     stages.append(((bench.prompt,), tuple((f"chunk {size}", _chunk(size)) for size in sizes)))
     return tuple(stages), tuple(left_out)

@@ -184,12 +184,12 @@ class _Order:
 def _line(
     bundle: BundleWriter, order: _Order, checkpoint: Checkpoint, windows: NDArray[np.int64], progress: Progress
 ) -> NpuLine:
-    """The line of a build as far as its portable graph, whose bytes the static ones use."""
-    portable, recipe = load_target(order.target.fallback), order.recipe
+    """The line of a build as far as its CPU graph, whose bytes the static ones use."""
+    cpu, recipe = load_target(order.target.fallback), order.recipe
     graph, weights = draw(checkpoint, recipe, order.target.opset)
-    small = quantize(graph, weights, recipe, accuracy_level=portable.accuracy_level).model
+    small = quantize(graph, weights, recipe, accuracy_level=cpu.accuracy_level).model
     quantized = small.clone()
-    name, written = GRAPH_NAMES[recipe.precision], lower(small, portable)
+    name, written = GRAPH_NAMES[recipe.precision], lower(small, cpu)
     bundle.write_graph(written, name, progress=progress)
     return NpuLine(bundle, NpuInputs(checkpoint, recipe, quantized, written, name), windows, progress)
 

@@ -61,7 +61,7 @@ def compile_for(
     """Compile a model for the NPUs of several devices, into one bundle.
 
     Args:
-        bundle: its portable graph is written.
+        bundle: its CPU graph is written.
         sources: the model.
         targets: devices with an NPU.
         activations: as ``choose_scheme``'s.

@@ -45,7 +45,7 @@ def export_static_graphs(
     """Write the static graphs of a device, check what can be checked here and, with a probe, run them on the CPU.
 
     Args:
-        bundle: its portable graph is written.
+        bundle: its CPU graph is written.
         sources: the model.
         target: the device; its NPU has no plugin.
         route: how it computes.

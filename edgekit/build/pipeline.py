@@ -146,8 +146,8 @@ class _Order:
     stamp: str
 
     @property
-    def portable(self) -> Target:
-        """Whom the portable graph is lowered for."""
+    def cpu_target(self) -> Target:
+        """The target that the CPU graph is lowered for."""
         return load_target(self.target.fallback) if self.devices else self.target
 
 
@@ -164,7 +164,7 @@ def _write(
     from edgekit.lower import lower
     from edgekit.quantize import fit_budget, most_bytes, quantize
 
-    plan, portable, wanted = order.recipe, order.portable, order.npu
+    plan, cpu, wanted = order.recipe, order.cpu_target, order.npu
     beside = _beside_weights(checkpoint)
     for_npu = (order.devices, wanted.activations, checkpoint, plan)
     if order.devices:
@@ -173,9 +173,9 @@ def _write(
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, mlpackage=wanted.mlpackage)
     policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
-    small = quantize(model_graph, weights, plan, accuracy_level=portable.accuracy_level, policy=policy)
+    small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy)
     quantized = small.model.clone() if order.devices else None
-    lowered = lower(small.model, portable)
+    lowered = lower(small.model, cpu)
     if quantized is not None:
         from edgekit.build.npu_plan import require_lowerable
 
@@ -185,7 +185,7 @@ def _write(
     key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
     prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
-    bundle.write_side_files(checkpoint.files, checkpoint.spec, portable, graph, plan.precision)
+    bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)
     npus: tuple[NpuBuild, ...] = ()
     if quantized is not None:
         from edgekit.build.npu import compile_for
@@ -217,7 +217,7 @@ def _write(
             tensors=small.entries(),
             files=(),
             prefill=prefill,
-            fallback=order.portable if order.devices else None,
+            fallback=order.cpu_target if order.devices else None,
             npus=npus,
         )
     )

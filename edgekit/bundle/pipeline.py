@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CONFIG = "genai_config.json"
 
 _ALONE = ("config.json", "generation_config.json", "genai_config.json")
-"""Files of a bundle that are about its portable graph."""
+"""Files of a bundle that are about its CPU graph."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Binding:
         template = chat_template(bundle)
         return cls(
             bundle_sha256=bundle.sha256,
-            provider=bundle.manifest.portable.provider,
+            provider=bundle.manifest.cpu_target.provider,
             runtime=(
                 ("edgekit", __version__),
                 ("onnxruntime", version("onnxruntime")),

@@ -44,7 +44,7 @@ class Gauge:
         spec = manifest.spec
         self._context = min(context or manifest.context_length, manifest.context_length)
         self._spec = spec
-        self._row = kv_bytes_per_position(spec) * (1 if manifest.portable.shared_kv else 2)
+        self._row = kv_bytes_per_position(spec) * (1 if manifest.cpu_target.shared_kv else 2)
         self._held = 0 if loaded else RUNTIME_BYTES + held_bytes(manifest.tensors, tied=spec.tied)
         if not loaded and manifest.prefill:
             own = choose_settings(manifest, small_memory=small_memory).prompt_graph == "own"

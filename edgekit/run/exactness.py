@@ -80,7 +80,7 @@ class Survey:
 def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
     """What the decoder's graph of a bundle multiplies: names of products by the probe that holds them."""
     found: dict[str, set[str]] = {}
-    lacks, level = manifest.portable.lacks, manifest.accuracy_level
+    lacks, level = manifest.cpu_target.lacks, manifest.accuracy_level
     for grid, table in {(t.grid, t.name == EMBEDDING) for t in manifest.tensors if t.grid}:
         if "op:MatMulNBits" in lacks:
             found.setdefault("dequantize_matmul", set()).add(_folded(grid))

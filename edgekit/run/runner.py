@@ -77,7 +77,7 @@ def load_runner(
         session,
         settings=settings,
         context=context or limit,
-        shared_kv=manifest.portable.shared_kv,
+        shared_kv=manifest.cpu_target.shared_kv,
         small_memory=small_memory,
         prompts=None if prompts is None else prompts.result(),
         prompt_arithmetic=exact_prompts,

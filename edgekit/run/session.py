@@ -106,7 +106,7 @@ def _open(
     *,
     small_memory: bool = False,
 ) -> Session:
-    target = bundle.manifest.portable
+    target = bundle.manifest.cpu_target
     available = onnxruntime.get_available_providers()
     if target.provider not in available:
         raise RunError(
@@ -148,7 +148,7 @@ def _open(
 
 def _refuse_settings(bundle: Bundle) -> None:
     """Raise where a bundle sets what is not its to set: opening it refused that, and here is where it would count."""
-    target = bundle.manifest.portable
+    target = bundle.manifest.cpu_target
     known = find_provider(target.provider) is not None
     wrong = wrong_option(target.provider, target.provider_options) or wrong_entry(bundle.manifest.kernels)
     if wrong or not known:

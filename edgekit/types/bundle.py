@@ -90,7 +90,7 @@ class Prefill:
 class Manifest:
     """edgekit.json: what the bundle is, how it was made, and what has been measured on it.
 
-    ``fallback``: whom ``graph`` is for where ``target`` has an NPU, whose own graphs are in ``npus``.
+    ``fallback``: the CPU target of ``graph`` where ``target`` has an NPU, whose own graphs are in ``npus``.
     """
 
     schema: int
@@ -114,14 +114,14 @@ class Manifest:
     calibration: Calibration | None = None
 
     @property
-    def portable(self) -> Target:
-        """Whom ``graph`` was lowered for: what runs it, and what its numbers are of."""
+    def cpu_target(self) -> Target:
+        """The target that ``graph`` was lowered for: it runs the graph, and its numbers are measured on it."""
         return self.fallback or self.target
 
     @property
     def context_length(self) -> int:
         """Most tokens that the model and the graph's target allow."""
-        limit = self.portable.max_context
+        limit = self.cpu_target.max_context
         return self.spec.context_length if limit is None else min(limit, self.spec.context_length)
 
     @property
@@ -132,7 +132,7 @@ class Manifest:
     @property
     def accuracy_level(self) -> int:
         """MatMulNBits' level in the graph: its target's, which wins over the recipe's."""
-        level = self.portable.accuracy_level
+        level = self.cpu_target.accuracy_level
         return self.recipe.accuracy_level if level is None else level
 
     @property

@@ -251,7 +251,7 @@ def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
     manifest = bundle.manifest
     weights = checkpoint.weights
     if manifest.recipe.smooth or manifest.recipe.rotate:
-        _, weights = draw(checkpoint, manifest.recipe, manifest.portable.opset)
+        _, weights = draw(checkpoint, manifest.recipe, manifest.cpu_target.opset)
     entries = [e for e in bundle.manifest.tensors if not e.shared_with]
     sample = entries[:: -(-len(entries) // _SAMPLE)]
     worst, wrong = 0.0, []
@@ -284,9 +284,9 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
         detail = f"{runner.vocab_size} logits for a vocabulary of {bundle.manifest.spec.vocab_size}"
         return Check("graph", "fail", detail, REBUILD)
     operators = count_operators(bundle)
-    lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.portable.lacks})
+    lacking = sorted({name for _, name in operators if f"op:{name}" in bundle.manifest.cpu_target.lacks})
     if lacking:
-        target = bundle.manifest.portable.name
+        target = bundle.manifest.cpu_target.name
         return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", REBUILD)
     domains = sorted({domain or "ai.onnx" for domain, _ in operators})
     nodes = sum(operators.values())
