@@ -120,7 +120,7 @@ class NpuLine:
     def __init__(
         self, bundle: BundleWriter, sources: NpuInputs, windows: NDArray[np.int64], progress: Progress
     ) -> None:
-        """The portable graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
+        """The CPU graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
         self._stem = sources.graph.removesuffix(".onnx")
         self._bytes = dict(sources.written.graph.initializers)
