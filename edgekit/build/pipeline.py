@@ -115,7 +115,7 @@ def build_bundle(
                 f"graphs of optimum are not lowered for the NPU of {chosen.title}", "use `exporter=native`"
             )
         # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
-        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, fast_prefill=False)
+        chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, w8a8_prefill=False)
     with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
@@ -184,7 +184,7 @@ def _write(
     graph = GRAPH_NAMES[plan.precision]
     key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
-    prefill = _write_prefill(bundle, lowered, graph) if plan.fast_prefill else None
+    prefill = _write_prefill(bundle, lowered, graph) if plan.w8a8_prefill else None
     bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)
     npus: tuple[NpuBuild, ...] = ()
     if quantized is not None:

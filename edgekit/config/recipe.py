@@ -29,7 +29,7 @@ _BLOCKS = (0, 16, 32, 64, 128, 256)
 _GRID_KEYS = ("bits", "block", "symmetric", "scale")
 _OVERRIDE_KEYS = ("match", "grid", "keep")
 _RECIPE_KEYS = (
-    *("name", "precision", "method", "accuracy_level", "smooth", "rotate", "fast_prefill"),
+    *("name", "precision", "method", "accuracy_level", "smooth", "rotate", "w8a8_prefill"),
     *("size_mb", "bits_per_weight"),
     *("linear", "embedding", "override"),
 )
@@ -62,7 +62,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         accuracy_level=table.choice("accuracy_level", _ACCURACY_LEVELS, 0),
         smooth=_smooth(table),
         rotate=table.get("rotate", bool, False),
-        fast_prefill=table.get("fast_prefill", bool, False),
+        w8a8_prefill=table.get("w8a8_prefill", bool, False),
         size_bytes=None if size_mb is None else int(size_mb * 1e6),
         bits_per_weight=table.positive("bits_per_weight"),
     )

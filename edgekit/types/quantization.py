@@ -68,7 +68,7 @@ class Recipe:
     ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity. ``smooth``
     (0..1): how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     ``rotate``: the residual stream is turned, exactly, so that no channel stands out (see quantize/rotate.py).
-    ``fast_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
+    ``w8a8_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
     """
 
     name: str
@@ -80,7 +80,7 @@ class Recipe:
     accuracy_level: ranges.Level = 0  # MatMulNBits': 0: the runtime decides, 1: fp32, 4: int8 activations
     smooth: ranges.Share = 0.0
     rotate: bool = False
-    fast_prefill: bool = False
+    w8a8_prefill: bool = False
     size_bytes: ranges.Bytes | None = None
     bits_per_weight: ranges.NotNegative | None = None
 

@@ -148,4 +148,4 @@ def test_the_graph_for_prompts_needs_a_written_one(tmp_path: Path) -> None:
 def test_a_dialect_without_the_product_has_no_graph_for_prompts(tmp_path: Path) -> None:
     folder = str(tiny_checkpoint(tmp_path / "tiny"))
     assert build_bundle(folder, recipe="fast", target="portable", out=tmp_path / "out").manifest.prefill is None
-    assert not builtin_recipe("int4").fast_prefill
+    assert not builtin_recipe("int4").w8a8_prefill
