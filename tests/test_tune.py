@@ -22,7 +22,9 @@ from edgekit.run import default_settings, load_runner, machine_class, runtime_cl
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Ceilings, Series, Settings, Trial, Tuning
 
-OTHERS = Settings(threads=1, spinning=False, pinned=True, prompt_graph="decoder", chunk=64, few=2)
+OTHERS = Settings(
+    threads=1, spinning=False, pinned=True, prompt_graph="decoder", prefill_chunk=64, decode_graph_max_tokens=2
+)
 SHARED = {"settings": OTHERS, "kept": False, "left_out": ("why",), "waited": 0.02, "time": "2026-01-01T00:00:00+00:00"}
 
 
@@ -101,8 +103,10 @@ def test_where_nothing_matters_the_defaults_stay(built, monkeypatch):
 def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
     def speed(settings, workload):
         if workload.kind == "few":
-            return 2.0 if settings.few >= workload.tokens else 1.0  # the decoder's graph is faster up to any length
-        gain = {64: 0.8, 128: 1.0, 256: 1.2, 512: 1.1}[settings.chunk] if workload.kind == "prompt" else 1.0
+            return (
+                2.0 if settings.decode_graph_max_tokens >= workload.tokens else 1.0
+            )  # the decoder's graph is faster up to any length
+        gain = {64: 0.8, 128: 1.0, 256: 1.2, 512: 1.1}[settings.prefill_chunk] if workload.kind == "prompt" else 1.0
         return gain * (1.0 if settings.spinning else 1.3)
 
     speeds(monkeypatch, speed)
@@ -116,23 +120,23 @@ def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
 
 def test_the_crossing_goes_down_where_the_prompts_graph_is_faster(built, monkeypatch):
     def speed(settings, workload):
-        return 2.0 if workload.kind == "few" and settings.few < workload.tokens else 1.0
+        return 2.0 if workload.kind == "few" and settings.decode_graph_max_tokens < workload.tokens else 1.0
 
     speeds(monkeypatch, speed)
-    assert tune_bundle(built, threads=1).settings.few == 1
+    assert tune_bundle(built, threads=1).settings.decode_graph_max_tokens == 1
 
 
 def test_the_crossing_stays_where_one_length_between_would_lose(built, monkeypatch):
     """Four tokens fill a tile of the decoder's kernels, three do not."""
 
     def speed(settings, workload):
-        if workload.kind != "few" or settings.few >= workload.tokens:
+        if workload.kind != "few" or settings.decode_graph_max_tokens >= workload.tokens:
             return 1.0
         return 0.7 if workload.tokens == 4 else 1.2
 
     speeds(monkeypatch, speed)
     found = tune_bundle(built, threads=1)
-    assert found.settings.few == 4
+    assert found.settings.decode_graph_max_tokens == 4
     assert [s.name for t in found.trials if t.change == "few 2" for s in t.ratios] == ["pp3@480", "pp4@480"]
 
 
@@ -183,7 +187,7 @@ def test_it_is_recorded_once_a_machine_and_the_bundle_keeps_its_hash(bundle):
         (lambda t: t.update(surprise=1), "surprise"),
         (lambda t: t["settings"].pop("few"), "few"),
         (lambda t: t["settings"].update(prompt_graph="fastest"), "prompt_graph"),
-        (lambda t: t["settings"].update(chunk=0), "expected a number from 1 to"),
+        (lambda t: t["settings"].update(prefill_chunk=0), "expected a number from 1 to"),
         (lambda t: t["settings"].update(threads=-2), "expected a number from 1 to"),
     ],
 )

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 RECORDS = 50
 """What each of two recorders records."""
 
-_SETTINGS = Settings(threads=1, spinning=False, pinned=False, prompt_graph="own", chunk=64, few=1)
+_SETTINGS = Settings(
+    threads=1, spinning=False, pinned=False, prompt_graph="own", prefill_chunk=64, decode_graph_max_tokens=1
+)
 
 
 @dataclass

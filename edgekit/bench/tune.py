@@ -159,7 +159,11 @@ def tune_bundle(
         best, few = _tune_few(bench, best)
         trials += few
     if best != default:
-        short = bench.few(best.few, default.few) if best.few != default.few else ()
+        short = (
+            bench.few(best.decode_graph_max_tokens, default.decode_graph_max_tokens)
+            if best.decode_graph_max_tokens != default.decode_graph_max_tokens
+            else ()
+        )
         last = bench.trial("all together, against the defaults", default, best, (*bench.phases, *short))
         trials.append(last)
         best = best if last.won else default
@@ -231,7 +235,7 @@ def _threads(count: int) -> _Change:
 
 
 def _chunk(size: int) -> _Change:
-    return lambda settings: replace(settings, chunk=size)
+    return lambda settings: replace(settings, prefill_chunk=size)
 
 
 def _on_decoder(settings: Settings) -> Settings:
@@ -241,18 +245,23 @@ def _on_decoder(settings: Settings) -> Settings:
 def _tune_few(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
     """Move the crossing of the two graphs up while the decoder's is the faster, else down while it is the slower."""
     trials: list[Trial] = []
-    at = FEWS.index(best.few) if best.few in FEWS else None
+    at = FEWS.index(best.decode_graph_max_tokens) if best.decode_graph_max_tokens in FEWS else None
     if at is None:
         return best, trials
     for steps in (FEWS[at + 1 :], FEWS[:at][::-1]):
-        began = best.few
+        began = best.decode_graph_max_tokens
         for few in steps:
-            trial = bench.trial(f"few {few}", best, replace(best, few=few), bench.few(few, best.few))
+            trial = bench.trial(
+                f"few {few}",
+                best,
+                replace(best, decode_graph_max_tokens=few),
+                bench.few(few, best.decode_graph_max_tokens),
+            )
             trials.append(trial)
             if not trial.won:
                 break
-            best = replace(best, few=few)
-        if best.few != began:
+            best = replace(best, decode_graph_max_tokens=few)
+        if best.decode_graph_max_tokens != began:
             break
     return best, trials
 

@@ -403,8 +403,8 @@ def _ladder_rows(m: Measurement) -> Iterator[tuple[str, str]]:
 def settings_words(s: Settings) -> str:
     """``2 threads, spinning, prompts on a graph of their own in runs of 128, from 5 tokens on``."""
     threads = f"{s.threads} thread{'s' * (s.threads != 1)}{', pinned' if s.pinned else ''}"
-    own = f"a graph of their own in runs of {s.chunk}, from {s.few + 1} tokens on"
-    graph = own if s.prompt_graph == "own" else f"the decoder's graph in runs of {s.chunk}"
+    own = f"a graph of their own in runs of {s.prefill_chunk}, from {s.decode_graph_max_tokens + 1} tokens on"
+    graph = own if s.prompt_graph == "own" else f"the decoder's graph in runs of {s.prefill_chunk}"
     return f"{threads}, {'spinning' if s.spinning else 'not spinning'}, prompts on {graph}"
 
 

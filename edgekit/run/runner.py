@@ -112,7 +112,7 @@ class OnnxRunner:
         self.info: SessionInfo = session.info
         self.settings = settings
         self.prompt_arithmetic = prompt_arithmetic
-        self._chunk = min(settings.chunk, context)
+        self._chunk = min(settings.prefill_chunk, context)
         self._context = context
         self._cache: Cache = (
             InPlaceCache(slots, context, tight=small_memory) if shared_kv else AppendCache(slots, context)
@@ -169,7 +169,7 @@ class OnnxRunner:
             RunError: no tokens, a token outside the vocabulary, or more than the context holds.
         """
         ids = self._accept(tokens)
-        graph = self._prompts if len(ids) > self.settings.few else self._tokens
+        graph = self._prompts if len(ids) > self.settings.decode_graph_max_tokens else self._tokens
         rows = self._last if graph.last_only else np.empty((min(self._chunk, len(ids)), self._vocab), graph.dtype)
         for start in range(0, len(ids), self._chunk):
             chunk = ids[start : start + self._chunk]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SMALL_CHUNK = 64
 """Tokens fed in one run where memory is short: what a run needs besides the weights grows with them."""
 
-FEW = 4
+DECODE_GRAPH_MAX_TOKENS = 4
 """Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
 
 
@@ -54,8 +54,8 @@ def default_settings(manifest: Manifest) -> Settings:
         spinning=True,
         pinned=False,
         prompt_graph="decoder" if manifest.prefill is None else "own",
-        chunk=PREFILL_CHUNK,
-        few=FEW,
+        prefill_chunk=PREFILL_CHUNK,
+        decode_graph_max_tokens=DECODE_GRAPH_MAX_TOKENS,
     )
 
 
@@ -83,5 +83,5 @@ def choose_settings(
     if small_memory or manifest.prefill is None:
         settings = replace(settings, prompt_graph="decoder")
     if small_memory:
-        settings = replace(settings, chunk=min(settings.chunk, SMALL_CHUNK))
+        settings = replace(settings, prefill_chunk=min(settings.prefill_chunk, SMALL_CHUNK))
     return settings

@@ -24,8 +24,8 @@ class Settings:
     """How a bundle is run. They change the speed; the logits only by rounding, or by the graph that prompts take.
 
     ``spinning``: threads wait for work in a loop instead of asleep. ``pinned``: each thread but the caller's keeps to
-    one physical core. ``prompt_graph``: ``own`` is the bundle's graph for prompts. ``chunk``: most tokens of one run of
-    a prompt. ``few``: up to this many tokens at once run on the decoder's graph, whatever ``prompt_graph`` says.
+    one physical core. ``prompt_graph``: ``own`` is the bundle's graph for prompts. ``prefill_chunk``: most tokens of one run of
+    a prompt. ``decode_graph_max_tokens``: up to this many tokens at once run on the decoder's graph, whatever ``prompt_graph`` says.
 
     Raises ValueError where a number is below 1.
     """
@@ -34,12 +34,14 @@ class Settings:
     spinning: bool
     pinned: bool
     prompt_graph: Literal["own", "decoder"]
-    chunk: ranges.Chunk
-    few: ranges.Chunk
+    prefill_chunk: ranges.Chunk
+    decode_graph_max_tokens: ranges.Chunk
 
     def __post_init__(self) -> None:
-        if min(self.threads, self.chunk, self.few) < 1:
-            raise ValueError(f"threads {self.threads}, chunk {self.chunk} and few {self.few} count from 1")
+        if min(self.threads, self.prefill_chunk, self.decode_graph_max_tokens) < 1:
+            raise ValueError(
+                f"threads {self.threads}, chunk {self.prefill_chunk} and few {self.decode_graph_max_tokens} count from 1"
+            )
 
 
 class Predictor(Protocol):

@@ -109,7 +109,11 @@ CASES: list[tuple[str, Change, str]] = [
     ("a device that is a path", lambda m: m["npus"][0]["target"].update(name="../../x"), "npus[0].target.name"),
     ("a program", lambda m: m["files"][0].update(path="numpy.py"), "files[0].path: 'numpy.py' is no kind of file"),
     ("a million threads", lambda m: m.update(tunings=[tuning(threads=1_000_000)]), "tunings[0].settings.threads"),
-    ("runs of a billion tokens", lambda m: m.update(tunings=[tuning(chunk=10**9)]), "tunings[0].settings.chunk"),
+    (
+        "runs of a billion tokens",
+        lambda m: m.update(tunings=[tuning(prefill_chunk=10**9)]),
+        "tunings[0].settings.prefill_chunk",
+    ),
     ("heads without end", lambda m: m["spec"].update(heads=2**40), "spec.heads: expected a number from 1 to 1,024"),
     ("layers that are not there", lambda m: m["spec"].update(layers=3), "spec.layers: 3 layers with 2 windows"),
     ("a token outside", lambda m: m["spec"].update(eos_token_ids=[10**6]), "outside the vocabulary"),

@@ -28,7 +28,9 @@ QUALITY = Quality(
     reference="fp32", text="topics", text_sha256="0" * 64, window=512, tokens=4096, top_k=64, runtime="onnxruntime",
     accuracy_level=0,
 )  # fmt: skip
-SETTINGS = Settings(threads=1, spinning=False, pinned=False, prompt_graph="own", chunk=64, few=1)
+SETTINGS = Settings(
+    threads=1, spinning=False, pinned=False, prompt_graph="own", prefill_chunk=64, decode_graph_max_tokens=1
+)
 TUNING = Tuning("machine", "1", SETTINGS, kept=True, trials=(), left_out=(), waited=None, time="2026-01-01T00:00:00Z")
 
 

@@ -15,7 +15,7 @@ from edgekit.quantize import Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
 from edgekit.run.prefill_weights import _pair_sums, expand
-from edgekit.run.settings import FEW
+from edgekit.run.settings import DECODE_GRAPH_MAX_TOKENS
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Bundle, Int8Repack, Region
 from edgekit.types.generation import PREFILL_CHUNK
@@ -162,9 +162,9 @@ def test_a_few_tokens_are_no_prompt(bundle: Bundle, monkeypatch: pytest.MonkeyPa
         raise AssertionError("the graph for prompts was run")
 
     monkeypatch.setattr(runner._prompts, "feed", refuse)
-    runner.prefill(PROMPT[:FEW])
+    runner.prefill(PROMPT[:DECODE_GRAPH_MAX_TOKENS])
     with pytest.raises(AssertionError):
-        runner.prefill(PROMPT[: FEW + 1])
+        runner.prefill(PROMPT[: DECODE_GRAPH_MAX_TOKENS + 1])
 
 
 def test_small_memory_makes_no_second_session(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
