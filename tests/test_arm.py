@@ -24,7 +24,7 @@ from edgekit.verify import arm
 from edgekit.verify.arm import Rival, advise, choices, choose, verify_on_arm
 from edgekit.verify.bundle import Limits
 
-DECODE_GRAPH_MAX_TOKENS = {"tokens": 8, "window": 4}
+SMALL = {"tokens": 8, "window": 4}
 
 
 def at(value, low=None, high=None):
@@ -147,7 +147,7 @@ def statuses(verification):
 
 
 def test_a_machine_against_itself(bundle, native):
-    got = verify_on_arm(bundle.path, **DECODE_GRAPH_MAX_TOKENS)
+    got = verify_on_arm(bundle.path, **SMALL)
     assert list(statuses(got)) == [
         "manifest", "files", "source", "arithmetic on arm64", "here", "arm64, default kernels",
         "arm64, without KleidiAI", "arm64, accuracy level 0", "quality on arm64", "kernels", "accuracy level", "block",
@@ -165,7 +165,7 @@ def test_a_machine_against_itself(bundle, native):
 def test_a_graph_for_prompts_is_scored_too(checkpoint, native, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     bundle = build_bundle(str(checkpoint), recipe="fast", out=tmp_path / "fast")
-    got = verify_on_arm(bundle.path, max_kld=0.0, **DECODE_GRAPH_MAX_TOKENS)
+    got = verify_on_arm(bundle.path, max_kld=0.0, **SMALL)
     assert statuses(got)["prompts on arm64"] == "fail"
     assert all("on this machine too" in c.hint for c in got.checks if c.status == "fail")
     assert "arm64, prompts" in statuses(got)
@@ -177,19 +177,19 @@ def test_a_graph_for_prompts_is_scored_too(checkpoint, native, tmp_path, monkeyp
 
 def test_bundles_beside(bundle, checkpoint, native, tmp_path):
     fp32 = build_bundle(str(checkpoint), precision="fp32", out=tmp_path / "fp32")
-    got = verify_on_arm(bundle.path, beside=[fp32.path], max_kld=100.0, min_top1=0.0, **DECODE_GRAPH_MAX_TOKENS)
+    got = verify_on_arm(bundle.path, beside=[fp32.path], max_kld=100.0, min_top1=0.0, **SMALL)
     block = next(c for c in got.checks if c.name == "block")
     assert block.detail.startswith("take fp32: fp32 (no grid, +")
     stranger = build_bundle(
         str(tiny_checkpoint(tmp_path / "other", seed=1)), precision="int4", out=tmp_path / "stranger"
     )
     with pytest.raises(BundleError, match="another source"):
-        verify_on_arm(bundle.path, beside=[stranger.path], **DECODE_GRAPH_MAX_TOKENS)
+        verify_on_arm(bundle.path, beside=[stranger.path], **SMALL)
 
 
 def test_without_the_source_there_is_nothing_to_compare_with(bundle, native):
     shutil.rmtree(cache_folder() / "origins")
-    got = verify_on_arm(bundle.path, **DECODE_GRAPH_MAX_TOKENS)
+    got = verify_on_arm(bundle.path, **SMALL)
     assert statuses(got)["quality on arm64"] == "fail"
     assert "--source" in got.checks[-1].hint
 
@@ -197,7 +197,7 @@ def test_without_the_source_there_is_nothing_to_compare_with(bundle, native):
 def test_a_damaged_bundle_ends_it(bundle, native):
     with bundle.graph.open("ab") as file:
         file.write(b"x")
-    assert statuses(verify_on_arm(bundle.path, **DECODE_GRAPH_MAX_TOKENS)) == {"manifest": "fail"}
+    assert statuses(verify_on_arm(bundle.path, **SMALL)) == {"manifest": "fail"}
 
 
 def test_the_gate_the_record_and_what_opening_does_with_it(bundle, native, capsys):
@@ -277,7 +277,7 @@ def test_eight_tokens_on_emulated_arm(emulated, checkpoint, tmp_path, monkeypatc
     assert recipe.linear
     symmetric = replace(recipe, linear=replace(recipe.linear, symmetric=True))
     bundle = build_bundle(str(checkpoint), recipe=symmetric, out=tmp_path / "int4")
-    got = verify_on_arm(bundle.path, max_kld=100.0, min_top1=0.0, **DECODE_GRAPH_MAX_TOKENS)
+    got = verify_on_arm(bundle.path, max_kld=100.0, min_top1=0.0, **SMALL)
     assert {name: status for name, status in statuses(got).items() if status not in ("pass", "info")} == {}
     default, plain, exact = got.arm.scores
     assert "aarch64" not in got.arm.here.runtime or Path("/proc/device-tree").exists()

@@ -29,7 +29,7 @@ SHARED = {"settings": OTHERS, "kept": False, "left_out": ("why",), "waited": 0.0
 
 
 def tuning(machine: str | None = None, runtime: str | None = None, **change: object) -> Tuning:
-    trials = (Trial("chunk 64", (Series("pp512", "x", (1.1, 1.2)),), True),)
+    trials = (Trial("prefill chunk 64", (Series("pp512", "x", (1.1, 1.2)),), True),)
     here = {"machine": machine or machine_class(), "runtime": runtime or runtime_class(), "trials": trials}
     return Tuning(**(here | SHARED | change))
 
@@ -94,15 +94,16 @@ def test_where_nothing_matters_the_defaults_stay(built, monkeypatch):
     assert found.settings == replace(default_settings(built.manifest), threads=2)
     assert not any(t.won for t in found.trials)
     assert {t.change for t in found.trials} == {
-        "spinning off", "pinned to cores", "prompts on the decoder's graph", "chunk 64", "chunk 256", "chunk 512",
-        "few 8", "few 2",
+        "spinning off", "pinned to cores", "prompts on the decoder's graph", "prefill chunk 64",
+        "prefill chunk 256", "prefill chunk 512",
+        "decoder's graph up to 8", "decoder's graph up to 2",
     }  # fmt: skip
     assert any(words.startswith("threads: 2 asked for") for words in found.left_out)
 
 
 def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
     def speed(settings, workload):
-        if workload.kind == "few":
+        if workload.kind == "short prompt":
             return (
                 2.0 if settings.decode_graph_max_tokens >= workload.tokens else 1.0
             )  # the decoder's graph is faster up to any length
@@ -120,7 +121,7 @@ def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
 
 def test_the_crossing_goes_down_where_the_prompts_graph_is_faster(built, monkeypatch):
     def speed(settings, workload):
-        return 2.0 if workload.kind == "few" and settings.decode_graph_max_tokens < workload.tokens else 1.0
+        return 2.0 if workload.kind == "short prompt" and settings.decode_graph_max_tokens < workload.tokens else 1.0
 
     speeds(monkeypatch, speed)
     assert tune_bundle(built, threads=1).settings.decode_graph_max_tokens == 1
@@ -130,14 +131,17 @@ def test_the_crossing_stays_where_one_length_between_would_lose(built, monkeypat
     """Four tokens fill a tile of the decoder's kernels, three do not."""
 
     def speed(settings, workload):
-        if workload.kind != "few" or settings.decode_graph_max_tokens >= workload.tokens:
+        if workload.kind != "short prompt" or settings.decode_graph_max_tokens >= workload.tokens:
             return 1.0
         return 0.7 if workload.tokens == 4 else 1.2
 
     speeds(monkeypatch, speed)
     found = tune_bundle(built, threads=1)
     assert found.settings.decode_graph_max_tokens == 4
-    assert [s.name for t in found.trials if t.change == "few 2" for s in t.ratios] == ["pp3@480", "pp4@480"]
+    assert [s.name for t in found.trials if t.change == "decoder's graph up to 2" for s in t.ratios] == [
+        "pp3@480",
+        "pp4@480",
+    ]
 
 
 def test_a_winner_that_does_not_win_again_is_dropped(built, monkeypatch):
@@ -185,7 +189,7 @@ def test_it_is_recorded_once_a_machine_and_the_bundle_keeps_its_hash(bundle):
     ("change", "message"),
     [
         (lambda t: t.update(surprise=1), "surprise"),
-        (lambda t: t["settings"].pop("few"), "few"),
+        (lambda t: t["settings"].pop("decode_graph_max_tokens"), "decode_graph_max_tokens"),
         (lambda t: t["settings"].update(prompt_graph="fastest"), "prompt_graph"),
         (lambda t: t["settings"].update(prefill_chunk=0), "expected a number from 1 to"),
         (lambda t: t["settings"].update(threads=-2), "expected a number from 1 to"),
@@ -271,7 +275,7 @@ def test_a_real_tuning_is_written_and_the_bundle_still_opens(bundle, capsys, mon
     arguments = ["bench", str(bundle.path), "--tune", "--pp", "48", "--repetitions", "2"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
-    for words in ("spinning off", "chunk 64", "pp48", "tg32@48", "not tried", "the defaults stay"):
+    for words in ("spinning off", "prefill chunk 64", "pp48", "tg32@48", "not tried", "the defaults stay"):
         assert words in shown
     opened = open_bundle(bundle.path)
     (found,) = opened.manifest.tunings

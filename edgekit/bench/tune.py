@@ -51,7 +51,7 @@ On two cores the trials' own threads wait for each other up to a ninth of the ti
 
 TOKENS = 32
 CHUNKS = (64, 256, 512)
-FEWS = (1, 2, 4, 8, 16)
+THRESHOLDS = (1, 2, 4, 8, 16)
 SHORT = 8
 """Prompts of a few tokens are this many to one sample."""
 
@@ -60,10 +60,10 @@ Verdict = Literal["faster", "slower", "no difference"]
 
 @dataclass(frozen=True)
 class _Workload:
-    """Tokens after ``depth`` others: a ``prompt``, ``decode`` one by one, or SHORT prompts of a ``few``."""
+    """Tokens after ``depth`` others: a ``prompt``, ``decode`` one by one, or SHORT short prompts."""
 
     name: str
-    kind: Literal["prompt", "decode", "few"]
+    kind: Literal["prompt", "decode", "short prompt"]
     tokens: int
     depth: int
 
@@ -85,14 +85,14 @@ class _Bench:
         """Both phases of an answer."""
         return self.prompt, self.decode
 
-    def few(self, one: int, other: int) -> tuple[_Workload, ...]:
-        """Short prompts after a long one: the shortest and the longest whose graph ``few`` decides, here or there.
+    def short_prompts(self, one: int, other: int) -> tuple[_Workload, ...]:
+        """Short prompts after a long one: the shortest and the longest on whose graph two thresholds disagree.
 
         Both, because kernels work on tiles of rows: four tokens may be cheaper than three.
         """
         depth = self.prompt.tokens
         lengths = sorted({min(one, other) + 1, max(one, other)})
-        return tuple(_Workload(f"pp{n}@{depth}", "few", n, depth) for n in lengths)
+        return tuple(_Workload(f"pp{n}@{depth}", "short prompt", n, depth) for n in lengths)
 
     def trial(self, change: str, base: Settings, other: Settings, workloads: Sequence[_Workload]) -> Trial:
         """Measure ``other`` beside ``base``."""
@@ -128,9 +128,9 @@ def tune_bundle(
         raise MeasureError("rounds and the prompt's tokens must be 1 or more", "raise what is below")
     context = bundle.manifest.context_length
     prompt = min(prompt, context - TOKENS)
-    if prompt < 2 * FEWS[-1]:
+    if prompt < 2 * THRESHOLDS[-1]:
         raise MeasureError(
-            f"nothing to tune on: {TOKENS} tokens after a prompt of {2 * FEWS[-1]} or more, in a context of {context}",
+            f"a context of {context} is too short to tune: it takes a prompt of {2 * THRESHOLDS[-1]} tokens and {TOKENS} more",
             "leave `tune` out: the default settings are used",
         )
     bench = _Bench(
@@ -156,14 +156,11 @@ def tune_bundle(
         if won:
             best = max(won, key=lambda pair: pair[0])[1]
     if best.prompt_graph == "own":
-        best, few = _tune_few(bench, best)
-        trials += few
+        best, more = _tune_threshold(bench, best)
+        trials += more
     if best != default:
-        short = (
-            bench.few(best.decode_graph_max_tokens, default.decode_graph_max_tokens)
-            if best.decode_graph_max_tokens != default.decode_graph_max_tokens
-            else ()
-        )
+        found, usual = best.decode_graph_max_tokens, default.decode_graph_max_tokens
+        short = bench.short_prompts(found, usual) if found != usual else ()
         last = bench.trial("all together, against the defaults", default, best, (*bench.phases, *short))
         trials.append(last)
         best = best if last.won else default
@@ -226,7 +223,7 @@ def _stages(bench: _Bench, default: Settings, threads_given: bool) -> tuple[tupl
         stages.append(((bench.prompt,), (("prompts on the decoder's graph", _on_decoder),)))
     left_out.append(f"execution provider: the target names one, {bench.bundle.manifest.cpu_target.provider}")
     sizes = [size for size in CHUNKS if size // 2 < bench.prompt.tokens]
-    stages.append(((bench.prompt,), tuple((f"chunk {size}", _chunk(size)) for size in sizes)))
+    stages.append(((bench.prompt,), tuple((f"prefill chunk {size}", _chunk(size)) for size in sizes)))
     return tuple(stages), tuple(left_out)
 
 
@@ -242,25 +239,22 @@ def _on_decoder(settings: Settings) -> Settings:
     return replace(settings, prompt_graph="decoder")
 
 
-def _tune_few(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
-    """Move the crossing of the two graphs up while the decoder's is the faster, else down while it is the slower."""
+def _tune_threshold(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
+    """Raise the length up to which prompts run on the decoder's graph while that is faster; else lower it likewise."""
     trials: list[Trial] = []
-    at = FEWS.index(best.decode_graph_max_tokens) if best.decode_graph_max_tokens in FEWS else None
-    if at is None:
+    began = best.decode_graph_max_tokens
+    if began not in THRESHOLDS:
         return best, trials
-    for steps in (FEWS[at + 1 :], FEWS[:at][::-1]):
-        began = best.decode_graph_max_tokens
-        for few in steps:
-            trial = bench.trial(
-                f"few {few}",
-                best,
-                replace(best, decode_graph_max_tokens=few),
-                bench.few(few, best.decode_graph_max_tokens),
-            )
+    at = THRESHOLDS.index(began)
+    for steps in (THRESHOLDS[at + 1 :], THRESHOLDS[:at][::-1]):
+        for length in steps:
+            other = replace(best, decode_graph_max_tokens=length)
+            workloads = bench.short_prompts(length, best.decode_graph_max_tokens)
+            trial = bench.trial(f"decoder's graph up to {length}", best, other, workloads)
             trials.append(trial)
             if not trial.won:
                 break
-            best = replace(best, decode_graph_max_tokens=few)
+            best = other
         if best.decode_graph_max_tokens != began:
             break
     return best, trials
@@ -303,7 +297,7 @@ def _compare(
 def _measure(runner: OnnxRunner, tokens: NDArray[np.int64], workloads: Sequence[_Workload]) -> list[float]:
     """Seconds of each workload. Some tokens are fed before, untimed: the other model's threads may still spin."""
     runner.reset()
-    runner.prefill(tokens[: FEWS[-1]].tolist())
+    runner.prefill(tokens[: THRESHOLDS[-1]].tolist())
     seconds = []
     for w in workloads:
         if w.kind == "prompt" or runner.length < w.depth:
@@ -315,7 +309,7 @@ def _measure(runner: OnnxRunner, tokens: NDArray[np.int64], workloads: Sequence[
             runner.rewind(w.depth)
         if w.kind == "decode":
             taken = sum(measure.decode(runner, tokens[: w.tokens]))
-        elif w.kind == "few":
+        elif w.kind == "short prompt":
             taken = 0.0
             for start in range(SHORT):
                 runner.rewind(w.depth)

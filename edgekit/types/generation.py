@@ -24,8 +24,9 @@ class Settings:
     """How a bundle is run. They change the speed; the logits only by rounding, or by the graph that prompts take.
 
     ``spinning``: threads wait for work in a loop instead of asleep. ``pinned``: each thread but the caller's keeps to
-    one physical core. ``prompt_graph``: ``own`` is the bundle's graph for prompts. ``prefill_chunk``: most tokens of one run of
-    a prompt. ``decode_graph_max_tokens``: up to this many tokens at once run on the decoder's graph, whatever ``prompt_graph`` says.
+    one physical core. ``prompt_graph``: ``own`` is the bundle's graph for prompts. ``prefill_chunk``: most tokens of
+    one run of a prompt. ``decode_graph_max_tokens``: up to this many tokens at once run on the decoder's graph,
+    whatever ``prompt_graph`` says.
 
     Raises ValueError where a number is below 1.
     """
@@ -38,10 +39,9 @@ class Settings:
     decode_graph_max_tokens: ranges.Chunk
 
     def __post_init__(self) -> None:
-        if min(self.threads, self.prefill_chunk, self.decode_graph_max_tokens) < 1:
-            raise ValueError(
-                f"threads {self.threads}, chunk {self.prefill_chunk} and few {self.decode_graph_max_tokens} count from 1"
-            )
+        counts = {name: getattr(self, name) for name in ("threads", "prefill_chunk", "decode_graph_max_tokens")}
+        if min(counts.values()) < 1:
+            raise ValueError(f"{', '.join(f'{name} {count}' for name, count in counts.items())}: all count from 1")
 
 
 class Predictor(Protocol):

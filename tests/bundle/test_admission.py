@@ -123,7 +123,14 @@ CASES: list[tuple[str, Change, str]] = [
 
 
 def tuning(**changes: Any) -> dict[str, Any]:
-    settings = {"threads": 1, "spinning": True, "pinned": False, "prompt_graph": "decoder", "chunk": 128, "few": 4}
+    settings = {
+        "threads": 1,
+        "spinning": True,
+        "pinned": False,
+        "prompt_graph": "decoder",
+        "prefill_chunk": 128,
+        "decode_graph_max_tokens": 4,
+    }
     return {
         "machine": "m",
         "runtime": "r",
