@@ -27,7 +27,7 @@ name = "mine"
 precision = "int4"
 [linear]
 bits = 4
-block = 64
+block_size = 64
 symmetric = false
 """
 
@@ -119,16 +119,16 @@ accuracy_level = 4
 size_mb = 1.5
 [linear]
 bits = 4
-block = 0
+block_size = 0
 symmetric = false
 scale = "float32"
 [embedding]
 bits = 8
-block = 16
+block_size = 16
 symmetric = true
 [[override]]
 match = "*.v_proj.weight"
-grid = { bits = 8, block = 32, symmetric = true }
+grid = { bits = 8, block_size = 32, symmetric = true }
 [[override]]
 match = "*.down_proj.weight"
 keep = "float"

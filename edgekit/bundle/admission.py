@@ -233,13 +233,13 @@ def _expansions(expansions: tuple[Int8Repack, ...], manifest: Manifest) -> Itera
         yield "prefill.expansions", "they stand twice, or overlap"
     for i, e in enumerate(expansions):
         key = f"prefill.expansions[{i}]"
-        if e.bits not in (4, 8) or e.block < 16 or e.block & (e.block - 1):
-            yield key, f"{e.bits} bits in blocks of {e.block}"
+        if e.bits not in (4, 8) or e.block_size < 16 or e.block_size & (e.block_size - 1):
+            yield key, f"{e.bits} bits in blocks of {e.block_size}"
             continue
-        blocks = -(-e.columns // e.block)
+        blocks = -(-e.columns // e.block_size)
         width = 2 if e.half_scales else 4
         zeros = e.rows * -(-blocks * e.bits // 8)
-        codes = e.rows * blocks * e.block * e.bits // 8
+        codes = e.rows * blocks * e.block_size * e.bits // 8
         wanted = [("codes", e.codes, (codes, codes))]
         wanted += [("scales", e.scales, (e.rows * blocks * width, e.rows * width))]
         wanted += [("zeros", e.zeros, (zeros, e.rows * -(-e.bits // 8)))] if e.zeros else []

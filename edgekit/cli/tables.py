@@ -172,7 +172,7 @@ def _stored(tensor: TensorEntry) -> str:
 
 def grid_words(grid: Grid) -> str:
     """``4 bits, block 32, asymmetric``."""
-    block = f"block {grid.block}" if grid.block else "per channel"
+    block = f"block {grid.block_size}" if grid.block_size else "per channel"
     return f"{grid.bits} bits, {block}, {'symmetric' if grid.symmetric else 'asymmetric'}"
 
 

@@ -26,7 +26,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _ACCURACY_LEVELS = range(5)
 _BLOCKS = (0, 16, 32, 64, 128, 256)
 
-_GRID_KEYS = ("bits", "block", "symmetric", "scale")
+_GRID_KEYS = ("bits", "block_size", "symmetric", "scale")
 _OVERRIDE_KEYS = ("match", "grid", "keep")
 _RECIPE_KEYS = (
     *("name", "precision", "method", "accuracy_level", "smooth", "rotate", "w8a8_prefill"),
@@ -68,7 +68,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     )
     quantized = precision in ("int8", "int4")
     if quantized and recipe.linear is None:
-        raise table.error(f"precision {precision} needs a [linear] table", "add one: bits, block, symmetric, scale")
+        raise table.error(
+            f"precision {precision} needs a [linear] table", "add one: bits, block_size, symmetric, scale"
+        )
     if not quantized and (recipe.linear or recipe.embedding or recipe.overrides):
         raise table.error(f"precision {precision} has no grids", "remove the grids, or set precision to int8 or int4")
     if recipe.size_bytes is not None and recipe.bits_per_weight is not None:
@@ -88,7 +90,7 @@ def _grid(table: Table, key: str) -> Grid | None:
     grid = table.table(key, _GRID_KEYS)
     return Grid(
         bits=grid.choice("bits", (4, 8)),
-        block=grid.choice("block", _BLOCKS),
+        block_size=grid.choice("block_size", _BLOCKS),
         symmetric=grid.get("symmetric", bool),
         scale=grid.choice("scale", get_args(ScaleType), "float16"),
     )

@@ -140,7 +140,7 @@ def _expansion(patch: Patch) -> Int8Repack:
         rows=patch.attribute("N", 0),
         columns=patch.attribute("K", 0),
         bits=patch.attribute("bits", 4),
-        block=patch.attribute("block_size", 0),
+        block_size=patch.attribute("block_size", 0),
         codes=codes,
         scales=scales,
         half_scales=patch.stored(2)[1].dtype == ir.DataType.FLOAT16,

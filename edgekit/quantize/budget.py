@@ -165,10 +165,10 @@ def _slope(a: Option, b: Option) -> float:
 def _grids(linear: Grid, shape: tuple[int, ...]) -> tuple[Grid, ...]:
     """The choices for a weight of this shape."""
     wide = replace(linear, bits=8, symmetric=True)
-    grids = (linear, replace(wide, block=0), wide)
-    block = linear.block * 2
+    grids = (linear, replace(wide, block_size=0), wide)
+    block = linear.block_size * 2
     if 0 < block <= LARGEST_BLOCK and shape[1] % block == 0:
-        return replace(linear, block=block), *grids
+        return replace(linear, block_size=block), *grids
     return grids
 
 

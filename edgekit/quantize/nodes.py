@@ -53,7 +53,7 @@ class QuantizedTensor:
     def _node(self, kind: str, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, int]) -> ir.Node:
         """A node on this weight's grid: scales and zero points follow the inputs."""
         inputs += [self._folded[part] for part in ("scales", "zeros") if part in self._folded]
-        attributes |= {"bits": self.grid.bits, "block_size": self.layout.block}
+        attributes |= {"bits": self.grid.bits, "block_size": self.layout.block_size}
         output = ir.Value(name=f"{node.name}.quantized")
         return ir.node(kind, inputs, attributes, domain=CONTRIB, name=node.name, outputs=[output])
 
@@ -134,10 +134,10 @@ def check_layout(name: str, grid: Grid, layout: Layout, *, gathered: bool) -> No
     Raises:
         QuantizeError: a token table whose rows are no multiple of the block.
     """
-    if gathered and layout.blocks * layout.block != layout.columns:
+    if gathered and layout.blocks * layout.block_size != layout.columns:
         fitting = [b for b in (256, 128, 64, 32, 16) if layout.columns % b == 0]
         raise QuantizeError(
-            f"{name}: blocks of {grid.block} do not divide its rows of {layout.columns}",
+            f"{name}: blocks of {grid.block_size} do not divide its rows of {layout.columns}",
             f"choose {', '.join(map(str, fitting))} for the embedding" if fitting else "keep the embedding in float",
         )
 

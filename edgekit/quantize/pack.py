@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Packed:
     """A weight [rows, columns] on a grid.
 
-    ``codes``: uint8 [rows, blocks, block * bits / 8], low nibble first. ``scales``: the grid's scale type
+    ``codes``: uint8 [rows, blocks, block_size * bits / 8], low nibble first. ``scales``: the grid's scale type
     [rows, blocks], or [rows, 1] per channel. ``zeros``: uint8 [rows, ceil(blocks * bits / 8)], packed like codes, or
     [rows, 1] per channel (both nibbles the same); None on a symmetric grid. ``error``: ||W - Q(W)|| / ||W||.
     """
@@ -54,7 +54,7 @@ def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
 def unpack(packed: Packed, shape: tuple[int, ...], grid: Grid) -> NDArray[np.float32]:
     """The float32 weight [rows, columns] that the bytes stand for."""
     layout = Layout.of(shape, grid)
-    codes = unpack_bits(packed.codes, grid.bits, layout.block).astype(np.float32)
+    codes = unpack_bits(packed.codes, grid.bits, layout.block_size).astype(np.float32)
     scales = np.broadcast_to(packed.scales.astype(np.float32), (layout.rows, layout.blocks))
     if packed.zeros is None:
         zeros = np.full(scales.shape, 2 ** (grid.bits - 1), np.float32)

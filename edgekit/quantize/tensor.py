@@ -103,7 +103,7 @@ def _keep_memory() -> None:
 
 
 def _is_worth_compiling(weights: Weights, layout: Layout) -> bool:
-    if layout.per_channel or layout.block >= LONG:
+    if layout.per_channel or layout.block_size >= LONG:
         return False
     return sum(prod(weights.shape(name)) for name in weights.names()) >= LARGE
 
@@ -130,13 +130,13 @@ def _compiled(fit: Fit) -> Quantizer | None:
 
 
 def _pad(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
-    padding = layout.blocks * layout.block - layout.columns
+    padding = layout.blocks * layout.block_size - layout.columns
     return np.pad(w, ((0, 0), (0, padding))) if padding else w
 
 
 def _quantize_rows(w: NDArray[np.float32], layout: Layout, grid: Grid, fit: Fit) -> Rows:
     """Padded rows, fitted and encoded a piece at a time."""
-    size = w.shape[1] if layout.per_channel else layout.block
+    size = w.shape[1] if layout.per_channel else layout.block_size
     blocks = w.reshape(-1, size).T
     x = blocks if size >= LONG else _columns(blocks)
     scale, zero = fit(x, grid)

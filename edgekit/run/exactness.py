@@ -232,11 +232,11 @@ def _here(root: Path) -> tuple[str, ...]:
 def _kind(grid: Grid) -> str:
     """A grid as the probes name it."""
     zeros = "symmetric" if grid.symmetric else "zero points"
-    return f"{grid.bits} bits, block {_nearest(grid.block, _BLOCKS)}, {zeros}"
+    return f"{grid.bits} bits, block {_nearest(grid.block_size, _BLOCKS)}, {zeros}"
 
 
 def _folded(grid: Grid) -> str:
-    return f"DequantizeLinear + MatMul, {grid.bits} bits, block {_nearest(grid.block, _FOLDED_BLOCKS)}"
+    return f"DequantizeLinear + MatMul, {grid.bits} bits, block {_nearest(grid.block_size, _FOLDED_BLOCKS)}"
 
 
 def _nearest(block: int, blocks: tuple[int, ...]) -> int:

@@ -60,7 +60,7 @@ def save_expanded(bundle: Bundle, path: Path) -> None:
 
 
 def _expand(data: NDArray[np.uint8], e: Int8Repack) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    blocks = -(-e.columns // e.block)
+    blocks = -(-e.columns // e.block_size)
     codes = _take(data, e.codes).reshape(e.rows, -1)
     scales = _take(data, e.scales).view(np.float16 if e.half_scales else np.float32).reshape(e.rows, -1)
     scales = np.broadcast_to(scales.astype(np.float32), (e.rows, blocks))
@@ -69,12 +69,12 @@ def _expand(data: NDArray[np.uint8], e: Int8Repack) -> tuple[NDArray[np.int8], N
     channel = np.maximum(reach.max(axis=1), np.float32(1e-30)) / np.float32(PAIR)
     weight = np.empty((e.columns, e.rows), np.int8)
     if e.bits == 4:
-        _from_nibbles(codes, zeros, scales / channel[:, None], e.block, weight)
+        _from_nibbles(codes, zeros, scales / channel[:, None], e.block_size, weight)
         return weight, channel
     step = max(1, BAND // e.columns)
     for start in range(0, e.rows, step):
         rows = slice(start, start + step)
-        band = _from_bytes(codes[rows], zeros[rows], scales[rows] / channel[rows, None], e.block)
+        band = _from_bytes(codes[rows], zeros[rows], scales[rows] / channel[rows, None], e.block_size)
         weight[:, rows] = band[:, : e.columns].T
     return weight, channel
 

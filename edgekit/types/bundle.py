@@ -58,7 +58,7 @@ class Region:
 class Int8Repack:
     """A weight of the prompt's graph, and where in the data file its codes on a grid lie, laid out as MatMulNBits'.
 
-    ``codes`` uint8 [rows, blocks, block * bits / 8]; ``scales`` float16 or float32 [rows, blocks], or [rows, 1] per
+    ``codes`` uint8 [rows, blocks, block_size * bits / 8]; ``scales`` float16 or float32 [rows, blocks], or [rows, 1] per
     channel; ``zeros`` packed like the codes, None on a symmetric grid.
     """
 
@@ -66,7 +66,7 @@ class Int8Repack:
     rows: ranges.Rows
     columns: ranges.Width
     bits: ranges.Bits
-    block: ranges.Block
+    block_size: ranges.Block
     codes: Region
     scales: Region
     half_scales: bool

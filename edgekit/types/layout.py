@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a [rows, columns] weight on a grid is cut: into ``blocks`` of ``block`` weights a row, padding included."""
+    """How a [rows, columns] weight on a grid is cut: into ``blocks`` of ``block_size`` weights a row, padding included."""
 
     rows: int
     columns: int
-    block: int
+    block_size: int
     blocks: int
     per_channel: bool
 
@@ -24,12 +24,12 @@ class Layout:
     def of(cls, shape: tuple[int, ...], grid: Grid) -> Layout:
         """The layout for a weight's shape. Per channel takes the largest kernel block that divides the row."""
         rows, columns = shape
-        block = grid.block or next((b for b in (256, 128, 64, 32) if columns % b == 0), 16)
-        return cls(rows, columns, block, ceil(columns / block), grid.block == 0)
+        block = grid.block_size or next((b for b in (256, 128, 64, 32) if columns % b == 0), 16)
+        return cls(rows, columns, block, ceil(columns / block), grid.block_size == 0)
 
     def code_bytes(self, grid: Grid) -> int:
         """Bytes of one block's codes."""
-        return self.block * grid.bits // 8
+        return self.block_size * grid.bits // 8
 
     def zero_bytes(self, grid: Grid) -> int:
         """Bytes of one row's zero points."""

@@ -16,13 +16,13 @@ ScaleType = Literal["float16", "float32"]
 class Grid:
     """The values a weight may take: ``(q - zero_point) * scale``, one scale (and zero point) a block.
 
-    A block is ``block`` consecutive weights of one row (one output channel); 0 is the whole row
+    A block is ``block_size`` consecutive weights of one row (one output channel); 0 is the whole row
     (per-channel). ``q`` is unsigned, 0 .. 2**bits - 1. A symmetric grid has the zero point 2**(bits-1)
     and stores none.
     """
 
     bits: ranges.Bits
-    block: ranges.Block
+    block_size: ranges.Block
     symmetric: bool
     scale: ScaleType = "float16"
 

@@ -129,7 +129,7 @@ def grids(blocks: tuple[int, ...]) -> list[Grid]:
 
 
 def named(grid: Grid) -> str:
-    return f"{grid.bits} bits by {grid.block}, {'symmetric' if grid.symmetric else 'asymmetric'}, {grid.scale}"
+    return f"{grid.bits} bits by {grid.block_size}, {'symmetric' if grid.symmetric else 'asymmetric'}, {grid.scale}"
 
 
 @pytest.mark.parametrize("columns", [64, 72, 96, 200])

@@ -15,8 +15,8 @@ from edgekit.types import Grid
 from edgekit.types.layout import Layout
 
 GRIDS = [
-    Grid(bits, block, symmetric, scale)
-    for bits, block, symmetric, scale in product(
+    Grid(bits, block_size, symmetric, scale)
+    for bits, block_size, symmetric, scale in product(
         (4, 8), (0, 16, 32, 64, 128, 256), (True, False), ("float16", "float32")
     )
 ]
@@ -84,7 +84,7 @@ def test_no_weight_is_further_from_its_value_than_the_step_allows(grid, fit):
     packed = quantized(weight, grid, fit)
     layout = Layout.of(weight.shape, grid)
     step = np.abs(np.broadcast_to(packed.scales.astype(np.float32), (24, layout.blocks)))
-    step = np.repeat(step, layout.block, axis=1)[:, :256]
+    step = np.repeat(step, layout.block_size, axis=1)[:, :256]
     allowed = 1.02 if fit is rtn.fit else 3.0
     assert np.all(np.abs(unpack(packed, weight.shape, grid) - weight) <= allowed * step)
     lost = np.linalg.norm(unpack(packed, weight.shape, grid) - weight) / np.linalg.norm(weight)
@@ -104,7 +104,7 @@ def test_search_is_never_worse_than_round_to_nearest_in_any_block(grid):
 
     def squared(fit):
         difference = unpack(quantized(weight, grid, fit), weight.shape, grid) - weight
-        size = 512 if layout.per_channel else layout.block
+        size = 512 if layout.per_channel else layout.block_size
         return np.square(difference).reshape(-1, size).sum(axis=1)
 
     assert np.all(squared(search.fit) <= squared(rtn.fit) * (1 + 1e-4))
@@ -123,7 +123,7 @@ def test_zero_blocks_and_constant_blocks_survive():
     weight = np.zeros((4, 64), np.float32)
     weight[1], weight[2] = 3.5, -3.5
     for grid in GRIDS:
-        if grid.block in (0, 16, 32, 64):
+        if grid.block_size in (0, 16, 32, 64):
             back = unpack(quantized(weight, grid), weight.shape, grid)
             assert np.array_equal(back[0], weight[0]), grid
             assert np.allclose(back, weight, rtol=2e-3), grid
@@ -176,7 +176,7 @@ def test_bits_are_packed_low_nibble_first():
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_rows_are_read_in_pieces_and_the_result_does_not_depend_on_them(grid, monkeypatch):
-    weight = normal(64, 1024 if grid.block == 0 else 256)
+    weight = normal(64, 1024 if grid.block_size == 0 else 256)
     whole = quantized(weight, grid)
     monkeypatch.setattr(tensor, "PIECE", weight.shape[1] * 10)
     source = OneWeight(weight)

@@ -57,7 +57,7 @@ def quantize_rows(w: NDArray[np.float32], layout: Layout, grid: Grid) -> Rows:
     codes = np.empty((count, layout.code_bytes(grid) // 4), np.uint32)
     scale, zero, lost, total = (np.empty(count, np.float32) for _ in range(4))
     spans = np.array(SPANS[grid.bits], np.float32)
-    blocks = np.ascontiguousarray(w).reshape(count, layout.block)
+    blocks = np.ascontiguousarray(w).reshape(count, layout.block_size)
     half = grid.scale == "float16"
     if not _quantize(blocks, grid.bits, grid.symmetric, half, spans, codes, scale, zero, lost, total):
         raise unstorable()
@@ -78,7 +78,7 @@ def _quantize(
     total: Any,
 ) -> Any:
     """All blocks [count, block], tile by tile; False when a scale cannot be stored."""
-    count, block = blocks.shape
+    count, block_size = blocks.shape
     x, d = np.zeros((block, LANES), np.float32), np.empty((block, LANES), np.float32)
     low, high, scale, zero = _lanes(), _lanes(), _lanes(), _lanes()
     best_error, best_scale, best_zero, along, length = _lanes(), _lanes(), _lanes(), _lanes(), _lanes()
