@@ -130,7 +130,7 @@ def tune_bundle(
     prompt = min(prompt, context - TOKENS)
     if prompt < 2 * THRESHOLDS[-1]:
         raise MeasureError(
-            f"a context of {context} is too short to tune: it takes a prompt of {2 * THRESHOLDS[-1]} tokens and {TOKENS} more",
+            f"context of {context} too short to tune: {2 * THRESHOLDS[-1]} of prompt and {TOKENS} more are needed",
             "leave `tune` out: the default settings are used",
         )
     bench = _Bench(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MANIFEST = "edgekit.json"
 SIGNATURE = f"{MANIFEST}.sig"
 """Of the manifest, so not listed in it; see signing.py."""
-SCHEMA = 5
+SCHEMA = 6
 """Version of edgekit.json that this edgekit writes, and the newest it reads."""
 
 MAX_BYTES = 16 << 20
@@ -108,6 +108,12 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; "
             f"this edgekit reads up to {SCHEMA}",
             "upgrade edgekit, or build the bundle again with this one",
+        )
+    if schema < SCHEMA:
+        raise BundleError(
+            f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; this edgekit reads {SCHEMA}, "
+            "where recipes, grids and tunings have other names",
+            "build the bundle again, then verify, calibrate and tune it again: its records are of the old file",
         )
     try:
         return from_json(Manifest, data.decode())

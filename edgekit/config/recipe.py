@@ -68,9 +68,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     )
     quantized = precision in ("int8", "int4")
     if quantized and recipe.linear is None:
-        raise table.error(
-            f"precision {precision} needs a [linear] table", "add one: bits, block_size, symmetric, scale"
-        )
+        raise table.error(f"precision {precision} needs a [linear] table", "add bits, block_size, symmetric and scale")
     if not quantized and (recipe.linear or recipe.embedding or recipe.overrides):
         raise table.error(f"precision {precision} has no grids", "remove the grids, or set precision to int8 or int4")
     if recipe.size_bytes is not None and recipe.bits_per_weight is not None:

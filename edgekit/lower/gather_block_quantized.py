@@ -27,7 +27,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     """Rewrite every node: codes [V, H*bits/8] uint8, ids [B,S], scales [V, blocks], packed zero points or none."""
     for node in nodes_of(model, "GatherBlockQuantized"):
         patch = Patch(model, node)
-        bits, block_size = patch.attribute("bits", 4), patch.attribute("block_size", 128)
+        bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 128)
         table = patch.stored(0)[1]
         if table.dtype != UINT8 or bits not in (4, 8) or patch.attribute("gather_axis", 0):
             raise patch.refuse(f"{bits} bits in {table.dtype} is not what edgekit packs")

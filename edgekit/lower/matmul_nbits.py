@@ -36,7 +36,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     """Rewrite every node: A [..,K] times codes [N, blocks, bytes], scales [N, blocks], packed zero points or none."""
     for node in nodes_of(model, "MatMulNBits"):
         patch = Patch(model, node)
-        bits, block_size = patch.attribute("bits", 4), patch.attribute("block_size", 0)
+        bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 0)
         k, n = patch.attribute("K", 0), patch.attribute("N", 0)
         if bits not in (4, 8) or patch.input(4) is not None:
             raise patch.refuse(f"{bits} bits with {len(node.inputs)} inputs is not what edgekit packs")

@@ -58,8 +58,8 @@ class Region:
 class Int8Repack:
     """A weight of the prompt's graph, and where in the data file its codes on a grid lie, laid out as MatMulNBits'.
 
-    ``codes`` uint8 [rows, blocks, block_size * bits / 8]; ``scales`` float16 or float32 [rows, blocks], or [rows, 1] per
-    channel; ``zeros`` packed like the codes, None on a symmetric grid.
+    ``codes`` uint8 [rows, blocks, block_size * bits / 8]; ``scales`` float16 or float32 [rows, blocks],
+    or [rows, 1] per channel; ``zeros`` packed like the codes, None on a symmetric grid.
     """
 
     name: str

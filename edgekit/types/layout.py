@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a [rows, columns] weight on a grid is cut: into ``blocks`` of ``block_size`` weights a row, padding included."""
+    """How a [rows, columns] weight on a grid is cut: ``blocks`` of ``block_size`` weights a row, padding included."""
 
     rows: int
     columns: int

@@ -62,7 +62,7 @@ class Rival:
     """
 
     name: str
-    block_size: int | None
+    block: int | None
     kld: float
     excess: Interval
     more_bits: float
@@ -207,9 +207,7 @@ def _block_words(chosen: KernelScore, exact: KernelScore | None, block: int, riv
         parts += f": the weights' ({blocks}) {_kld(exact)}, the activations' {lost}"
     if not rivals:
         return f"{parts}; --beside another bundle of this source compares blocks"
-    told = "; ".join(
-        f"{r.name} ({_blocks(r.block_size)}, {r.more_bits:+.2f} bits a weight) {r.kld:.3g}" for r in rivals
-    )
+    told = "; ".join(f"{r.name} ({_blocks(r.block)}, {r.more_bits:+.2f} bits a weight) {r.kld:.3g}" for r in rivals)
     nearer = [r for r in rivals if r.excess.high < 0]
     if not nearer:
         return f"keep {blocks}: {parts}; none given is nearer beyond doubt: {told}"

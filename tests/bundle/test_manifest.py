@@ -97,9 +97,12 @@ def test_a_newer_schema_says_who_wrote_it(bundle: Bundle) -> None:
     assert "upgrade" in error.hint
 
 
-def test_a_bundle_of_the_schema_before_is_read(bundle: Bundle) -> None:
-    rewrite(bundle, lambda d: d.update(schema=4))
-    assert open_bundle(bundle.path).manifest.schema == 4
+@pytest.mark.parametrize("schema", [SCHEMA - 1, 1, 0, -1])
+def test_an_older_schema_says_what_to_do(bundle: Bundle, schema: int) -> None:
+    rewrite(bundle, lambda d: d.update(schema=schema, edgekit="0.0.9"))
+    error = refusal(bundle.path)
+    assert f"written by edgekit 0.0.9 with schema {schema}; this edgekit reads {SCHEMA}" in error.message
+    assert error.hint.startswith("build the bundle again")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "onnx/../../outside", "..\\outside", "C:outside", ""])

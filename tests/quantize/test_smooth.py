@@ -168,7 +168,7 @@ def test_smoothing_saves_what_8_bit_activations_lose_to_loud_channels(tmp_path):
 def test_a_recipe_that_asks_for_too_much_is_refused(tmp_path, value):
     file = tmp_path / "r.toml"
     file.write_text(
-        f'name = "r"\nprecision = "int8"\nsmooth = {value}\n[linear]\nbits = 8\nblock = 32\nsymmetric = true\n'
+        f'name = "r"\nprecision = "int8"\nsmooth = {value}\n[linear]\nbits = 8\nblock_size = 32\nsymmetric = true\n'
     )
     with pytest.raises(ConfigError, match="smooth"):
         load_recipe(file)

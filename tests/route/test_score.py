@@ -8,7 +8,7 @@ from math import log
 import pytest
 
 from edgekit.errors import RouteError
-from edgekit.routing.decision.score import FEATURES, RENAMED, feature, raw_score, wrong_probability
+from edgekit.routing.decision.score import FEATURES, feature, raw_score, wrong_probability
 from tests.route.cases import SCORE, SIGNALS
 
 
@@ -36,16 +36,6 @@ def test_features() -> None:
     assert feature(replace(SIGNALS, tokens=0), "log_tokens") == 0
     assert feature(SIGNALS, "tokens") == 20.0
     assert all(isinstance(feature(SIGNALS, name), float) for name in FEATURES)
-
-
-def test_features_of_older_calibrations_go_by_their_old_names() -> None:
-    told = replace(SIGNALS, mean_prob_margin=0.25, first_prob_margin=0.75)
-    assert feature(told, "mean_margin") == feature(told, "mean_prob_margin") == 0.25
-    assert feature(told, "first_margin") == feature(told, "first_prob_margin") == 0.75
-    assert set(RENAMED.values()) <= set(FEATURES)
-    assert not set(RENAMED) & set(FEATURES)
-    old = replace(SCORE, features=("mean_margin",), weights=(2.0,), intercept=0.0)
-    assert raw_score(old, told) == 0.5
 
 
 def test_what_no_score_can_be_made_of() -> None:

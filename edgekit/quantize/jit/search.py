@@ -78,7 +78,7 @@ def _quantize(
     total: Any,
 ) -> Any:
     """All blocks [count, block], tile by tile; False when a scale cannot be stored."""
-    count, block_size = blocks.shape
+    count, block = blocks.shape
     x, d = np.zeros((block, LANES), np.float32), np.empty((block, LANES), np.float32)
     low, high, scale, zero = _lanes(), _lanes(), _lanes(), _lanes()
     best_error, best_scale, best_zero, along, length = _lanes(), _lanes(), _lanes(), _lanes(), _lanes()

@@ -19,9 +19,6 @@ ANSWER = "answer"
 FEATURES = (*(f.name for f in fields(Signals) if f.name != ANSWER), LOG_TOKENS)
 """What a score may be made of, besides ``answer:`` and a digest."""
 
-RENAMED = {"mean_margin": "mean_prob_margin", "first_margin": "first_prob_margin"}
-"""What features are called in calibrations that were recorded before bundles had schema 5."""
-
 
 def wrong_probability(score: Score, signals: Signals) -> float:
     """The probability that the answer is wrong, 0 to 1.
@@ -81,7 +78,6 @@ def feature(signals: Signals, name: str) -> float:
     Raises:
         RouteError: nobody knows a feature of that name.
     """
-    name = RENAMED.get(name, name)
     if name.startswith(f"{ANSWER}:"):
         return float(signals.answer == name.removeprefix(f"{ANSWER}:"))
     if name == LOG_TOKENS:
