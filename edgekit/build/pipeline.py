@@ -264,7 +264,7 @@ def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights
 
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
-    """The float graph of a checkpoint and the weights it reads: smoothed and turned if the recipe says so."""
+    """The float graph of a checkpoint and the weights it reads: smoothed and rotated if the recipe says so."""
     from edgekit.graph import build_graph
     from edgekit.quantize import RotatedWeights, smooth
 

@@ -194,16 +194,16 @@ def _unfold_gemms(graph: ir.Graph) -> None:
 
 
 def _transpose(weight: ir.Value) -> None:
-    """Turn an initializer's [N, K] into [K, N], when it is read."""
+    """Transpose an initializer's [N, K] into [K, N], when it is read."""
     tensor = weight.const_value
     assert tensor is not None
     rows, columns = tensor.shape.numpy()
 
-    def turned() -> ir.TensorProtocol:
+    def transposed() -> ir.TensorProtocol:
         return ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=weight.name)
 
     weight.const_value = ir.LazyTensor(
-        turned, dtype=tensor.dtype, shape=ir.Shape((columns, rows)), name=weight.name, cache=False
+        transposed, dtype=tensor.dtype, shape=ir.Shape((columns, rows)), name=weight.name, cache=False
     )
     weight.shape = ir.Shape((columns, rows))
 
@@ -246,7 +246,7 @@ def _rename(graph: ir.Graph, weight: ir.Value, name: str) -> None:
 
 
 def _tie_head(model: ir.Model) -> None:
-    """Where the head is the token table turned round, use the table itself: one weight instead of two equal ones."""
+    """Where the head is the token table transposed, use the table itself: one weight instead of two equal ones."""
     graph = model.graph
     head, table = graph.initializers.get(HEAD), graph.initializers.get(EMBEDDING)
     if head is None or table is None or head.const_value is None or table.const_value is None:
@@ -265,7 +265,7 @@ def _tie_head(model: ir.Model) -> None:
 
 
 class ExportedWeights:
-    """The graph's floating-point initializers as ``types.Weights``: linear weights turned to [outputs, inputs]."""
+    """The graph's floating-point initializers as ``types.Weights``: linear weights transposed to [outputs, inputs]."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.keeper: object = None
@@ -282,9 +282,9 @@ class ExportedWeights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it. Raises SourceError for an unknown name."""
-        tensor, turned = self._find(name)
+        tensor, transposed = self._find(name)
         shape = tuple(tensor.shape.numpy())
-        return shape[::-1] if turned else shape
+        return shape[::-1] if transposed else shape
 
     def stored(self, name: str) -> str:
         """Its type: ``F32``."""
@@ -299,9 +299,9 @@ class ExportedWeights:
 
         Raises SourceError when the name is unknown or a value is NaN or infinite.
         """
-        tensor, turned = self._find(name)
+        tensor, transposed = self._find(name)
         array = tensor.numpy()
-        rows = np.array((array.T if turned else array)[start:stop], np.float32, order="C")
+        rows = np.array((array.T if transposed else array)[start:stop], np.float32, order="C")
         if not np.isfinite(rows).all():
             raise SourceError(f"{name}: holds NaN or infinite values", "the checkpoint is damaged")
         return rows

@@ -47,7 +47,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def _rotate(patch: Patch, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
-    """[B,S,heads,D] -> the same, its first rotated dimensions turned by the angles of ``cos`` and ``sin``."""
+    """[B,S,heads,D] -> the same, its first dimensions rotated by the angles of ``cos`` and ``sin``."""
     dim = patch.attribute("rotary_embedding_dim", 0)
     if dim:
         bounds = (0, dim // 2, dim, END)

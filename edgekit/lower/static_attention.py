@@ -64,7 +64,7 @@ def _attend(patch: Patch) -> None:
     query = patch.op("Reshape", [query, patch.constant("shape.group", [0, kv_heads, -1, size])], "q_grouped")
     keys = patch.op("Concat", [past_key, key], "keys", axis=2)
     values = patch.op("Concat", [past_value, value], "values", axis=2)
-    turned = patch.op("Transpose", [keys], "keys_turned", perm=[0, 1, 3, 2])
+    turned = patch.op("Transpose", [keys], "keys_transposed", perm=[0, 1, 3, 2])
     scores = patch.op("MatMul", [query, turned], "scores")
     # The mask is the same for all heads: it is added where they lie apart.
     apart = patch.op("Reshape", [scores, patch.constant("shape.apart", [0, heads, -1, 0])], "scores_apart")
@@ -92,7 +92,7 @@ def _rotate_node(patch: Patch) -> None:
 
 
 def _rotate(patch: Patch, x: ir.Value, name: str, half: int, size: int) -> ir.Value:
-    """Turn the first ``2 * half`` dimensions of every head of [B,heads,S,size]."""
+    """Rotate the first ``2 * half`` dimensions of every head of [B,heads,S,size]."""
     cos, sin = _input(patch, COS, half), _input(patch, SIN, half)
     sizes = [half, half, *([size - 2 * half] if size > 2 * half else [])]
     parts = patch.op(

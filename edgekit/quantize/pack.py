@@ -39,7 +39,7 @@ class Packed:
 def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     """Codes [block, n], whole numbers as float32, to bytes [n, block * bits / 8], as pack_bits orders them.
 
-    Four codes, or two of 8 bits, become one number of 16 bits while they still lie in columns: fewer to turn.
+    Four codes, or two of 8 bits, become one number of 16 bits while they still lie in columns: fewer to transpose.
     """
     if codes.flags.f_contiguous:
         return pack_bits(codes.T.astype(np.uint8), bits)
@@ -47,8 +47,8 @@ def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
         pairs = codes[1::2] * np.float32(2**bits)
         pairs += codes[0::2]
         codes, bits = pairs, 2 * bits
-    turned: NDArray[np.uint16] = np.ascontiguousarray(codes.astype("<u2").T)
-    return turned.view(np.uint8)
+    transposed: NDArray[np.uint16] = np.ascontiguousarray(codes.astype("<u2").T)
+    return transposed.view(np.uint8)
 
 
 def unpack(packed: Packed, shape: tuple[int, ...], grid: Grid) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Turn the residual stream so that no channel of it stands out. Exact in floating point, and free when the model runs.
+"""Rotate the residual stream so that no channel of it stands out. Exact in floating point, and free when the model runs.
 
 A LLaMA's residual stream has channels thousands of times as large as the others; a scale for the whole tensor leaves
 the small ones nothing. With an orthogonal R, and because a root mean square does not change under it,
@@ -50,7 +50,7 @@ def factors(width: int) -> tuple[NDArray[np.float32], ...]:
     return (*found, _cosine(rest)) if rest > 1 or not found else tuple(found)
 
 
-def turn(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def rotate_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """``x @ R`` for the last axis of x [..., width], one factor after another."""
     shape, matrices = x.shape, factors(x.shape[-1])
     for i, matrix in enumerate(matrices):
@@ -60,7 +60,7 @@ def turn(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class RotatedWeights:
-    """Weights of the turned model, which has a head of its own. Computes the same function as the weights it wraps."""
+    """Weights of the rotated model, which has a head of its own. Computes the same function as the weights it wraps."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -85,20 +85,20 @@ class RotatedWeights:
         return self._weights.nbytes(self._stored(name))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows [start, stop), turned."""
+        """Rows [start, stop), rotated."""
         if _NORM.search(name):
             return np.ones_like(self._weights.read(name, start, stop))
         if _ADDS.match(name):
-            # A turned row is made of all rows: the whole matrix is turned once, and the last one kept.
+            # A rotated row is made of all rows: the whole matrix is rotated once, and the last one kept.
             with self._lock:
                 if self._held[0] != name:
-                    self._held = name, np.ascontiguousarray(turn(self._weights.read(name).T).T)
+                    self._held = name, np.ascontiguousarray(rotate_rows(self._weights.read(name).T).T)
                 return self._held[1][start:stop].copy()
         rows = self._weights.read(self._stored(name), start, stop)
         norm = self._norm_before(name)
         if norm:
             rows *= self._weights.read(norm)
-        return turn(rows) if norm or name == EMBEDDING else rows
+        return rotate_rows(rows) if norm or name == EMBEDDING else rows
 
     def _stored(self, name: str) -> str:
         return EMBEDDING if self._tied and name == HEAD else name

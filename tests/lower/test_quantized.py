@@ -49,7 +49,7 @@ class Random:
 
 def value_of(build: tape.Tape, weights: Random, name: str, *, turned: bool = False) -> ir.Value:
     array = weights.read(name)
-    return build.initializer(ir.tensor(array.T.copy() if turned else array, name=name))
+    return build.initializer(ir.tensor(array.T.copy() if transposed else array, name=name))
 
 
 def model_of(build: tape.Tape, inputs: list[ir.Value], outputs: list[ir.Value]) -> ir.Model:

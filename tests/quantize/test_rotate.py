@@ -36,7 +36,7 @@ def test_factors_are_orthogonal_small_and_make_the_width(width: int) -> None:
 def test_turning_is_a_product_with_one_orthogonal_matrix(width: int) -> None:
     whole = reduce(np.kron, factors(width))
     x = np.random.default_rng(0).standard_normal((3, 2, width)).astype(np.float32)
-    np.testing.assert_allclose(turn(x), x @ whole, atol=1e-5)
+    np.testing.assert_allclose(rotate_rows(x), x @ whole, atol=1e-5)
     np.testing.assert_allclose(turn(np.eye(width, dtype=np.float32)) @ whole.T, np.eye(width), atol=1e-5)
 
 
