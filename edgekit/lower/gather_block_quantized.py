@@ -40,7 +40,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         if patch.input(3) is not None:
             zeros = patch.op("Cast", [_rows(patch, 3, bits, "zeros")], "zeros.float", to=FLOAT)
             values = patch.op("Sub", [values, _spread(patch, zeros, width, block, "zeros.wide")], "centred")
-        elif _turned(patch, 0) is None:  # the head's symmetric codes are signed already
+        elif _transposed(patch, 0) is None:  # the head's symmetric codes are signed already
             centre = patch.constant(f"centre.{bits}", 2.0 ** (bits - 1), np.float32)
             values = patch.op("Sub", [values, centre], "centred")
         scales = patch.op("Cast", [_rows(patch, 2, 8, "scales")], "scales.float", to=FLOAT)
@@ -48,7 +48,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     return model
 
 
-def _turned(patch: Patch, index: int) -> ir.Value | None:
+def _transposed(patch: Patch, index: int) -> ir.Value | None:
     """The head's table [n,V] of the same numbers, if it was rewritten and Gather can read it."""
     codes = patch.graph.initializers.get(columns_name(patch.stored(0)[0]))
     if codes is None or codes.dtype is None or codes.dtype.bitwidth != 8:
@@ -59,11 +59,11 @@ def _turned(patch: Patch, index: int) -> ir.Value | None:
 def _rows(patch: Patch, index: int, bits: int, name: str) -> ir.Value:
     """The tokens' rows of a stored table, one number an element: [B,S,n]."""
     ids = patch.input(1)
-    if (turned := _turned(patch, index)) is not None:
-        if turned.shape is not None and len(turned.shape) == 1:
-            gathered = patch.op("Gather", [turned, ids], f"{name}.flat")
+    if (transposed := _transposed(patch, index)) is not None:
+        if transposed.shape is not None and len(transposed.shape) == 1:
+            gathered = patch.op("Gather", [transposed, ids], f"{name}.flat")
             return patch.op("Unsqueeze", [gathered, patch.constant("axis.last", [-1])], name)
-        gathered = patch.op("Gather", [turned, ids], f"{name}.turned", axis=1)
+        gathered = patch.op("Gather", [transposed, ids], f"{name}.transposed", axis=1)
         return patch.op("Transpose", [gathered], name, perm=[1, 2, 0])
     rows = patch.op("Gather", [patch.stored(index)[0], ids], name)
     if bits == 8:

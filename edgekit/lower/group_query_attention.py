@@ -48,14 +48,14 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
             query = patch.op("Reshape", [query, patch.constant("shape.group", [0, kv_heads, -1, size])], "q_grouped")
         present_key = patch.op("Concat", [past, _split(patch, key, "k", kv_heads)], "key", axis=2)
         present_value = patch.op("Concat", [patch.input(4), _split(patch, value, "v", kv_heads)], "value", axis=2)
-        turned = patch.op("Transpose", [present_key], "key_transposed", perm=[0, 1, 3, 2])
-        scores = patch.op("MatMul", [query, turned], "scores")
+        transposed = patch.op("Transpose", [present_key], "key_transposed", perm=[0, 1, 3, 2])
+        scores = patch.op("MatMul", [query, transposed], "scores")
         scores = patch.op("Add", [scores, masks[window, group]], "masked")
         shares = patch.op("Softmax", [scores], "shares", axis=-1)
         mixed = patch.op("MatMul", [shares, present_value], "mixed")
         if group > 1:
             mixed = patch.op("Reshape", [mixed, patch.constant("shape.ungroup", [0, heads, -1, size])], "ungrouped")
-        mixed = patch.op("Transpose", [mixed], "mixed_turned", perm=[0, 2, 1, 3])
+        mixed = patch.op("Transpose", [mixed], "mixed_transposed", perm=[0, 2, 1, 3])
         joined = patch.op("Reshape", [mixed, patch.constant("shape.join", [0, 0, -1])], "joined")
         patch.replace(joined, present_key, present_value)
     return model

@@ -81,20 +81,20 @@ def _columns(
         filled = np.ascontiguousarray(codes) if bits == 8 else pack_bits(codes.ravel(), bits)
         return filled.view(np.int8) if dtype == ir.DataType.INT8 else filled
 
-    turned = [columns, rows] if columns > 1 else [rows]
-    return initializer(patch.graph, lazy(name, dtype, turned, compute))
+    transposed = [columns, rows] if columns > 1 else [rows]
+    return initializer(patch.graph, lazy(name, dtype, transposed, compute))
 
 
 def _scales(patch: Patch, n: int, blocks: int) -> ir.Value:
     """The scales [blocks, N], or [N], in float32, from what is stored in float16 or float32."""
     value, source = patch.stored(2)
     name = columns_name(value)
-    turned = patch.graph.initializers.get(name)
-    if turned is None:
+    stored = patch.graph.initializers.get(name)
+    if stored is None:
         shape = [blocks, n] if blocks > 1 else [n]
 
         def compute() -> NDArray[np.generic]:
             return np.ascontiguousarray(source.numpy().reshape(n, blocks).T).reshape(shape)
 
-        turned = initializer(patch.graph, lazy(name, source.dtype, shape, compute))
-    return turned if source.dtype == ir.DataType.FLOAT else patch.op("Cast", [turned], "scales", to=ir.DataType.FLOAT)
+        stored = initializer(patch.graph, lazy(name, source.dtype, shape, compute))
+    return stored if source.dtype == ir.DataType.FLOAT else patch.op("Cast", [stored], "scales", to=ir.DataType.FLOAT)

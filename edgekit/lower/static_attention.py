@@ -64,8 +64,8 @@ def _attend(patch: Patch) -> None:
     query = patch.op("Reshape", [query, patch.constant("shape.group", [0, kv_heads, -1, size])], "q_grouped")
     keys = patch.op("Concat", [past_key, key], "keys", axis=2)
     values = patch.op("Concat", [past_value, value], "values", axis=2)
-    turned = patch.op("Transpose", [keys], "keys_transposed", perm=[0, 1, 3, 2])
-    scores = patch.op("MatMul", [query, turned], "scores")
+    transposed = patch.op("Transpose", [keys], "keys_transposed", perm=[0, 1, 3, 2])
+    scores = patch.op("MatMul", [query, transposed], "scores")
     # The mask is the same for all heads: it is added where they lie apart.
     apart = patch.op("Reshape", [scores, patch.constant("shape.apart", [0, heads, -1, 0])], "scores_apart")
     bias = _input(patch, bias_name(patch.attribute("local_window_size", -1)), "slots")
@@ -73,7 +73,7 @@ def _attend(patch: Patch) -> None:
     shares = patch.op("Reshape", [shares, patch.constant("shape.stacked", [0, kv_heads, -1, 0])], "shares_stacked")
     mixed = patch.op("MatMul", [shares, values], "mixed")
     mixed = patch.op("Reshape", [mixed, patch.constant("shape.ungroup", [0, heads, -1, size])], "ungrouped")
-    mixed = patch.op("Transpose", [mixed], "mixed_turned", perm=[0, 2, 1, 3])
+    mixed = patch.op("Transpose", [mixed], "mixed_transposed", perm=[0, 2, 1, 3])
     joined = patch.op("Reshape", [mixed, patch.constant("shape.join", [0, 0, -1])], "joined")
     patch.replace(joined, key, value)
 
@@ -86,9 +86,9 @@ def _rotate_node(patch: Patch) -> None:
     half = fixed_size(patch.input(2), 1)
     apart = _split(patch, x, "apart", heads)
     size = fixed_size(next(v for v in patch.graph.inputs if str(v.name).startswith("past_key_values.")), 3)
-    turned = _rotate(patch, apart, "turned", half, size)
-    turned = patch.op("Transpose", [turned], "back", perm=[0, 2, 1, 3])
-    patch.replace(patch.op("Reshape", [turned, patch.constant("shape.join", [0, 0, -1])], "joined"))
+    rotated = _rotate(patch, apart, "rotated", half, size)
+    joined = patch.op("Transpose", [rotated], "back", perm=[0, 2, 1, 3])
+    patch.replace(patch.op("Reshape", [joined, patch.constant("shape.join", [0, 0, -1])], "joined"))
 
 
 def _rotate(patch: Patch, x: ir.Value, name: str, half: int, size: int) -> ir.Value:

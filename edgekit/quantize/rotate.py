@@ -1,4 +1,4 @@
-"""Rotate the residual stream so that no channel of it stands out. Exact in floating point, and free when the model runs.
+"""Rotate the residual stream so that no channel of it stands out. Exact in floating point, and free at run time.
 
 A LLaMA's residual stream has channels thousands of times as large as the others; a scale for the whole tensor leaves
 the small ones nothing. With an orthogonal R, and because a root mean square does not change under it,

@@ -112,7 +112,7 @@ _NIBBLE_SUMS = _nibble_sums()
 def _from_nibbles(
     codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int, weight: NDArray[np.int8]
 ) -> None:
-    """Fill ``weight`` [K,N] block by block. Bytes are transposed while they hold two codes, so all steps run along N."""
+    """Fill ``weight`` [K,N] block by block. Bytes are transposed while they hold two codes: all steps run along N."""
     bytes_by_column, zeros_by_block = np.ascontiguousarray(codes.T), np.ascontiguousarray(zeros.T)
     multipliers = np.ascontiguousarray(np.rint(ratio * np.float32(256)).astype(np.int16).T)
     for i, (zero, multiplier) in enumerate(zip(zeros_by_block, multipliers, strict=True)):

@@ -47,7 +47,7 @@ class Random:
         return self._arrays[name][start:stop]
 
 
-def value_of(build: tape.Tape, weights: Random, name: str, *, turned: bool = False) -> ir.Value:
+def value_of(build: tape.Tape, weights: Random, name: str, *, transposed: bool = False) -> ir.Value:
     array = weights.read(name)
     return build.initializer(ir.tensor(array.T.copy() if transposed else array, name=name))
 
@@ -67,7 +67,7 @@ def linear(weights: Random) -> ir.Model:
     build = tape.Tape()
     rows, columns = weights.shape(LINEAR)
     x = ir.val("x", ir.DataType.FLOAT, ("B", "S", columns))
-    multiplied = build.op("MatMul", [x, value_of(build, weights, LINEAR, turned=True)], name="linear")
+    multiplied = build.op("MatMul", [x, value_of(build, weights, LINEAR, transposed=True)], name="linear")
     bias = build.initializer(ir.tensor(np.arange(rows, dtype=np.float32), name="bias"))
     return model_of(build, [x], [build.op("Add", [multiplied, bias], name="add")])
 
@@ -177,9 +177,9 @@ def test_a_tied_embedding(grid: Grid, columns: int) -> None:
     model = standard(model)
     for level in OPTIMIZATIONS:
         check(level)
-    turned = [f"{EMBEDDING}.{part}.columns" for part in parts]
-    rows = [] if grid.bits == 8 else [name.removesuffix(".columns") for name in turned]
-    assert sorted(n for n in model.graph.initializers if n.startswith(EMBEDDING)) == sorted(turned + rows)
+    transposed = [f"{EMBEDDING}.{part}.columns" for part in parts]
+    rows = [] if grid.bits == 8 else [name.removesuffix(".columns") for name in transposed]
+    assert sorted(n for n in model.graph.initializers if n.startswith(EMBEDDING)) == sorted(transposed + rows)
 
 
 @pytest.mark.parametrize("grid", grids((0,)), ids=named)

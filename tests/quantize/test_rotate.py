@@ -12,7 +12,7 @@ from edgekit.build.pipeline import draw
 from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.lower import lower
 from edgekit.quantize import RotatedWeights
-from edgekit.quantize.rotate import factors, turn
+from edgekit.quantize.rotate import factors, rotate_rows
 from tests.graph.pairs import CONFIGS, Decoder, Pair, distance, make_pair
 
 WIDTHS = [64, 96, 576, 960, 4096]
@@ -37,15 +37,15 @@ def test_turning_is_a_product_with_one_orthogonal_matrix(width: int) -> None:
     whole = reduce(np.kron, factors(width))
     x = np.random.default_rng(0).standard_normal((3, 2, width)).astype(np.float32)
     np.testing.assert_allclose(rotate_rows(x), x @ whole, atol=1e-5)
-    np.testing.assert_allclose(turn(np.eye(width, dtype=np.float32)) @ whole.T, np.eye(width), atol=1e-5)
+    np.testing.assert_allclose(rotate_rows(np.eye(width, dtype=np.float32)) @ whole.T, np.eye(width), atol=1e-5)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_channel_stands_out_afterwards(width: int) -> None:
     spike = np.zeros((1, width), np.float32)
     spike[0, width // 3] = 1000
-    assert np.abs(turn(spike)).max() < 0.3 * 1000
-    np.testing.assert_allclose(np.linalg.norm(turn(spike)), 1000, rtol=1e-5)
+    assert np.abs(rotate_rows(spike)).max() < 0.3 * 1000
+    np.testing.assert_allclose(np.linalg.norm(rotate_rows(spike)), 1000, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
