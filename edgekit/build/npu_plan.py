@@ -86,7 +86,7 @@ def check_signs(target: Target, route: NpuScheme, recipe: Recipe) -> None:
 class NpuInputs:
     """What the graphs for an NPU are made of.
 
-    ``quantized`` is the model before any cure, ``written`` its form for the CPU, which lies at ``graph``. What
+    ``quantized`` is the model before any pass, ``written`` its form for the CPU, which lies at ``graph``. What
     that file holds is read from there, and not quantized once more.
     """
 

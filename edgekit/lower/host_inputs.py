@@ -65,7 +65,7 @@ def host_graph(model: ir.Model, past: int, masked: float) -> ir.Model:
     static width come last: no other sees them.
 
     Args:
-        model: the decoder's graph before any cure; it is not changed.
+        model: the decoder's graph before any pass; it is not changed.
         past: slots of the cache.
         masked: what is added to the scores where a token must not look.
 

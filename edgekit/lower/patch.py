@@ -1,4 +1,4 @@
-"""A patch: new nodes that take the place of one old node. Every cure is written with it."""
+"""A patch: new nodes that take the place of one old node. Every pass is written with it."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgekit.errors import LowerError
-from edgekit.lower.cures import lower
 from edgekit.lower.host_inputs import host_graph
+from edgekit.lower.passes import lower
 from edgekit.lower.pipeline_graphs import piece_graph
 from edgekit.types.device import NpuScheme, Window
 

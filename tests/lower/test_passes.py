@@ -12,7 +12,7 @@ import pytest
 import edgekit.lower
 from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.graph import build_graph
-from edgekit.lower import CureFailed, cures, lower
+from edgekit.lower import PassFailed, cures, lower
 from edgekit.quantize import quantize
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
@@ -44,7 +44,7 @@ def show(tmp_path):
 
 def test_every_pass_is_in_the_order_once():
     assert len(PASSES) > 15
-    assert sorted(cures.ORDER) == PASSES
+    assert sorted(passes.ORDER) == PASSES
 
 
 @pytest.mark.parametrize("file", PASSES)
@@ -63,7 +63,7 @@ def test_a_pass_says_what_it_cures_and_how(file):
 def test_a_pass_that_does_nothing_is_caught(file, show, monkeypatch):
     monkeypatch.setattr(f"edgekit.lower.{file}.apply", lambda model, _: model)
     with pytest.raises(
-        CureFailed, match=rf"lower/{file}\.py has run, and \d+ of what it cures .* for test, first '.+'"
+        PassFailed, match=rf"lower/{file}\.py has run, and \d+ of what it cures .* for test, first '.+'"
     ):
         lower(show(file, 12 if file == "heads_of_eight" else 8), target_for(file))
 
@@ -85,5 +85,5 @@ def test_a_pass_leaves_nothing_of_what_it_cures(file, show):
 def test_a_pass_that_stands_too_early_is_caught(first, second, show, monkeypatch):
     """The first makes what the second cures."""
     monkeypatch.setattr(cures, "ORDER", (second, first))
-    with pytest.raises(CureFailed, match=rf"lower/{second}\.py stands too early in lower/cures\.ORDER"):
+    with pytest.raises(PassFailed, match=rf"lower/{second}\.py stands too early in lower/cures\.ORDER"):
         lower(show(first, 16), target_for(first, second))

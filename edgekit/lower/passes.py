@@ -1,6 +1,6 @@
-"""Find the cures that a target calls for, apply them in order, and check that each has cured what it says.
+"""Find the passes that a target calls for, apply them in order, and check that each has done what it says.
 
-A file in this folder that declares ``FIXES`` is a cure; adding one is adding a file, and its place in ``ORDER``.
+A file in this folder that declares ``FIXES`` is a pass; adding one is adding a file, and its place in ``ORDER``.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ ORDER = (
     "static_shapes",
     "weights_inside",
 )
-"""Every cure, in the order in which they are applied: one may leave work to those behind it."""
+"""Every pass, in the order in which they are applied: one may leave work to those behind it."""
 
 
-class CureFailed(Exception):
-    """A cure has run and what it cures is still there: a fault of edgekit's, and not of the model or the target."""
+class PassFailed(Exception):
+    """A pass has run and what it rewrites is still there: a fault of edgekit's, and not of the model or the target."""
 
 
-class Cure(Protocol):
+class Pass(Protocol):
     """What a file in this folder looks like from outside."""
 
     FIXES: frozenset[str]
@@ -67,8 +67,8 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite ``model`` so that ``target`` can run it; weights stay lazy.
 
     Raises:
-        CureFailed: a cure that was applied did not cure, or what it cured came back.
-        LowerError: a lack or quirk that no file here cures, or a model that a cure cannot rewrite.
+        PassFailed: a pass left what it rewrites, or what it rewrote came back.
+        LowerError: a lack or quirk that no file here cures, or a model that a pass cannot rewrite.
     """
     wanted = target.lacks | target.quirks
     known = fixes()
@@ -78,34 +78,34 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
             f"target {target.name}: nothing in edgekit/lower cures '{name}'",
             f"{suggestion}cured are: {', '.join(sorted(known))}",
         )
-    applied = {file: cure for file, cure in _cures().items() if cure.FIXES & wanted}
-    for file, cure in applied.items():
-        model = cure.apply(model, target)
-        _require_cured(file, cure, model, target, "has run, and")
+    applied = {file: cure for file, rewrite in _passes().items() if rewrite.FIXES & wanted}
+    for file, rewrite in applied.items():
+        model = rewrite.apply(model, target)
+        _require_gone(file, rewrite, model, target, "has run, and")
     if wanted:
         RemoveUnusedNodesPass()(model)
         RemoveUnusedOpsetsPass()(model)
-    for file, cure in applied.items():
-        _require_cured(file, cure, model, target, "stands too early in lower/cures.ORDER:")
+    for file, rewrite in applied.items():
+        _require_gone(file, rewrite, model, target, "stands too early in lower/passes.ORDER:")
     return model
 
 
-def _require_cured(file: str, cure: Cure, model: ir.Model, target: Target, why: str) -> None:
-    operators = [name.removeprefix("op:") for name in cure.FIXES if name.startswith("op:")]
+def _require_gone(file: str, rewrite: Pass, model: ir.Model, target: Target, why: str) -> None:
+    operators = [name.removeprefix("op:") for name in rewrite.FIXES if name.startswith("op:")]
     left = [str(node.name) for kind in operators for node in nodes_of(model, kind)]
-    if hasattr(cure, "remains"):
-        left += cure.remains(model, target)
+    if hasattr(rewrite, "remains"):
+        left += rewrite.remains(model, target)
     if left:
-        raise CureFailed(
-            f"lower/{file}.py {why} {len(left)} of what it cures ({', '.join(sorted(cure.FIXES))}) are still in the "
+        raise PassFailed(
+            f"lower/{file}.py {why} {len(left)} of what it cures ({', '.join(sorted(rewrite.FIXES))}) are still in the "
             f"graph for {target.name}, first '{left[0]}'"
         )
 
 
 def fixes() -> dict[str, str]:
     """Every lack and quirk that can be cured, with the file that does it."""
-    return {name: f"lower/{file}.py" for file, cure in _cures().items() for name in sorted(cure.FIXES)}
+    return {name: f"lower/{file}.py" for file, rewrite in _passes().items() for name in sorted(rewrite.FIXES)}
 
 
-def _cures() -> dict[str, Cure]:
-    return {file: cast("Cure", import_module(f"edgekit.lower.{file}")) for file in ORDER}
+def _passes() -> dict[str, Pass]:
+    return {file: cast("Pass", import_module(f"edgekit.lower.{file}")) for file in ORDER}
