@@ -78,7 +78,7 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
             f"target {target.name}: nothing in edgekit/lower cures '{name}'",
             f"{suggestion}cured are: {', '.join(sorted(known))}",
         )
-    applied = {file: cure for file, rewrite in _passes().items() if rewrite.FIXES & wanted}
+    applied = {file: rewrite for file, rewrite in _passes().items() if rewrite.FIXES & wanted}
     for file, rewrite in applied.items():
         model = rewrite.apply(model, target)
         _require_gone(file, rewrite, model, target, "has run, and")

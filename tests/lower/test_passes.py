@@ -12,7 +12,7 @@ import pytest
 import edgekit.lower
 from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.graph import build_graph
-from edgekit.lower import PassFailed, cures, lower
+from edgekit.lower import PassFailed, lower, passes
 from edgekit.quantize import quantize
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
@@ -84,6 +84,6 @@ def test_a_pass_leaves_nothing_of_what_it_cures(file, show):
 )
 def test_a_pass_that_stands_too_early_is_caught(first, second, show, monkeypatch):
     """The first makes what the second cures."""
-    monkeypatch.setattr(cures, "ORDER", (second, first))
-    with pytest.raises(PassFailed, match=rf"lower/{second}\.py stands too early in lower/cures\.ORDER"):
+    monkeypatch.setattr(passes, "ORDER", (second, first))
+    with pytest.raises(PassFailed, match=rf"lower/{second}\.py stands too early in lower/passes\.ORDER"):
         lower(show(first, 16), target_for(first, second))
