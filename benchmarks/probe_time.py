@@ -18,12 +18,12 @@ from statistics import median
 PROGRAM = """
 import sys, time
 from edgekit import open_bundle
-from edgekit.run import PROMPT_PRODUCTS, decoder_products, describe_arithmetic, find_arithmetic, folding_entry
+from edgekit.run import PROMPT_MATMULS, decoder_matmuls, describe_arithmetic, find_arithmetic, folding_entry
 manifest = open_bundle(sys.argv[1], check=False).manifest
 kernels = (folding_entry(manifest.accuracy_level),)
 began = time.perf_counter()
-decoder = find_arithmetic(decoder_products(manifest), kernels)
-prompts = find_arithmetic(PROMPT_PRODUCTS, kernels) if manifest.prefill else decoder
+decoder = find_arithmetic(decoder_matmuls(manifest), kernels)
+prompts = find_arithmetic(PROMPT_MATMULS, kernels) if manifest.prefill else decoder
 print(time.perf_counter() - began, describe_arithmetic(decoder, prompts), sep="\\t")
 """
 

@@ -10,7 +10,7 @@ from edgekit.errors import ConfigError
 from edgekit.graph.optimum import find_optimum
 from edgekit.host import cache
 from edgekit.inspect import doctor
-from edgekit.run import PROMPT_PRODUCTS, exactness, find_arithmetic
+from edgekit.run import PROMPT_MATMULS, exactness, find_arithmetic
 from edgekit.run.arm64 import _folder as arm64_folder
 from edgekit.source.packaged import PACKAGED, fetch_packaged
 from edgekit.types import silent
@@ -123,7 +123,7 @@ def test_a_reference_of_another_user_is_no_measure_of_quality(root, give_away, m
 
 
 def test_what_another_user_says_about_sums_is_not_believed(root, give_away, monkeypatch):
-    assert find_arithmetic(PROMPT_PRODUCTS).exact
+    assert find_arithmetic(PROMPT_MATMULS).exact
     (kept,) = (root / "exactness").iterdir()
     kept.write_text("null")
     assert exactness._known("prompt_matmul", (), keep=True, root=exactness.Path("/")) is None

@@ -336,7 +336,7 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
         [
             ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights a token"),
             ("machine", f"{words.processor(e.cpu, e.processor_class)}, {e.threads} threads, {e.provider}"),
-            *((("integer products", e.arithmetic),) if e.arithmetic else ()),
+            *((("integer matmuls", e.arithmetic),) if e.arithmetic else ()),
             *((("settings", f"{settings_words(m.settings)} ({_origin(m.tuned)})"),) if m.settings else ()),
             *_ceiling_rows(m.ceilings),
         ]

@@ -47,13 +47,13 @@ def decode_bytes(weights: int, spec: ModelSpec, depth: int, tokens: int) -> floa
 
 
 def matmul_weights(spec: ModelSpec) -> int:
-    """Weights of the layers' matrix products, without the head."""
+    """Weights of the layers' matmuls, without the head."""
     attention = spec.hidden_size * spec.head_dim * (2 * spec.heads + 2 * spec.kv_heads)
     return spec.layers * (attention + 3 * spec.hidden_size * spec.intermediate_size)
 
 
 def decode_flop(spec: ModelSpec, depth: int = 0) -> float:
-    """FLOP of one decoded token: 2 per weight of the matrix products and the head, 4 * heads * head_dim per position.
+    """FLOP of one decoded token: 2 per weight of the matmuls and the head, 4 * heads * head_dim per position.
 
     4 = two products (scores, values) of a multiplication and an addition each.
     """

@@ -1,4 +1,4 @@
-"""Whether integer products come out exactly on a processor: the noun. Standard library only."""
+"""Whether integer matmuls come out exactly on a processor: the noun. Standard library only."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class Arithmetic:
 
 
 NOTHING = Arithmetic((), (), 0)
-"""Of a graph without integer products."""
+"""Of a graph without integer matmuls."""

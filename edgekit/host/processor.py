@@ -20,7 +20,7 @@ CLASSES = {
     "asimddp": "dotprod",
     "asimd": "NEON",
 }
-"""By the flag that decides, the best first: which kernels for integer products ONNX Runtime has for a processor."""
+"""By the flag that decides, the best first: which kernels for integer matmuls ONNX Runtime has for a processor."""
 
 DOT_PRODUCTS = frozenset({"AMX", "AVX512-VNNI", "AVX-VNNI", "i8mm", "dotprod"})
 """Classes that multiply and add 8-bit integers in one instruction, in 32 bits."""

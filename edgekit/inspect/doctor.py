@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgekit.types import Progress
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
-"""Instructions that decide how fast int8 products are."""
+"""Instructions that decide how fast int8 matmuls are."""
 
 _EXTRAS = (
     ("sentencepiece", "sentencepiece", "models with tokenizer.model only", "pip install 'edgekit[sentencepiece]'"),
@@ -140,17 +140,17 @@ def _instructions(root: Path) -> Check:
     if not flags:
         return Check("instructions", "info", "unknown on this system")
     fast = kind in DOT_PRODUCTS
-    dot = "int8 dot products in hardware" if fast else "no int8 dot products, so 8-bit products are slow"
+    dot = "int8 dot-products in hardware" if fast else "no int8 dot-products, so 8-bit matmuls are slow"
     named = f"class {kind or 'unknown'} ({', '.join(found) or 'no flag of note'})"
     return Check("instructions", "pass" if fast else "info", f"{named}: {dot}")
 
 
 def _arithmetic() -> Iterator[Check]:
     """What this processor computes exactly: every probe, and the products of prompts as bundles run them."""
-    from edgekit.run import PROMPT_PRODUCTS, check_survey, describe_arithmetic, find_arithmetic, this_interpreter
+    from edgekit.run import PROMPT_MATMULS, check_survey, describe_arithmetic, find_arithmetic, this_interpreter
 
     yield check_survey("arithmetic", this_interpreter())
-    prompts = find_arithmetic(PROMPT_PRODUCTS, keep=False)
+    prompts = find_arithmetic(PROMPT_MATMULS, keep=False)
     yield Check("prompts", "pass" if prompts.exact else "info", describe_arithmetic(NOTHING, prompts))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.types import Target
 
 FIXES = frozenset({"logits:every-position"})
-PRODUCTS = frozenset({"MatMul", "FusedMatMul", "MatMulNBits", "Gemm"})
+MATMULS = frozenset({"MatMul", "FusedMatMul", "MatMulNBits", "Gemm"})
 END = np.iinfo(np.int64).max
 
 
@@ -31,7 +31,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     """Slice what the head reads, [B,S,H] to [B,S - start,H]; a graph whose head is no product stays as it is."""
     graph = model.graph
     head = next((o.producer() for o in graph.outputs if o.name == "logits"), None)
-    if head is None or head.op_type not in PRODUCTS:
+    if head is None or head.op_type not in MATMULS:
         return model
     first = initializer(graph, ir.tensor(np.zeros(1, np.int64), name=FIRST_LOGIT))
     end = initializer(graph, ir.tensor(np.asarray([END]), name="first_logit.end"))
@@ -47,5 +47,5 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
     """The logits, where a product makes them and the graph cannot be told where to begin."""
     head = next((o.producer() for o in model.graph.outputs if o.name == "logits"), None)
-    if head is not None and head.op_type in PRODUCTS and FIRST_LOGIT not in model.graph.initializers:
+    if head is not None and head.op_type in MATMULS and FIRST_LOGIT not in model.graph.initializers:
         yield "logits"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ORDER = (
     "heads_of_eight",
     "first_logit",
-    "symmetric_products",
+    "symmetric_matmuls",
     "host_inputs",
     "static_attention",
     "half_cache",

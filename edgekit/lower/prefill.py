@@ -1,7 +1,7 @@
 """A second graph for prompts: the same weights at 8 bits per channel, the same inputs and outputs, batch 1.
 
-A prompt is bound by arithmetic, a decoded token by bytes. Products of 4-bit weights unpack them for every few tokens;
-products of 8-bit integers with one scale a token and one a channel run three to four times as fast (8-bit dot products,
+A prompt is bound by arithmetic, a decoded token by bytes. Matmuls of 4-bit weights unpack them for every few tokens;
+matmuls of 8-bit integers with one scale a token and one a channel run three to four times as fast (8-bit dot-products,
 AVX-VNNI or ARM's DOT). Their weights are not stored: ``run`` expands them from the codes in the file when it opens
 the bundle, as ``Int8Repack`` says.
 
@@ -42,7 +42,7 @@ def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Int8Repack, ...]]:
     """
     model = model.clone()
     products = [n for n in nodes_of(model, "MatMulNBits") if not any(o.is_graph_output() for o in n.outputs)]
-    if not products:
+    if not matmuls:
         return model, ()
     rewriting = _Rewriting(model)
     for node in products:

@@ -12,7 +12,7 @@ reads an array as large as the model's weights, again and again, front to back, 
 one it keeps for the other. Below SMALLEST the array is not made smaller: a token would have to take less than some 20
 microseconds to notice. Above LARGEST it is not made larger: nothing of that size stays in a cache.
 
-Why the compute ceiling has a factor. The probe is fp32 matrix products by numpy's BLAS, one on each of the runner's
+Why the compute ceiling has a factor. The probe is fp32 matmuls by numpy's BLAS, one on each of the runner's
 threads, at the size where they are fastest. A model whose products run on int8 activations (MatMulNBits with
 accuracy_level 4) uses other instructions, that do more operations each, and may rightly exceed the fp32 rate. An int8
 probe would have to go through the runtime, which is what is being judged. So the fp32 rate is multiplied by what the
@@ -95,7 +95,7 @@ def measure_bandwidth(threads: int, working_set: int, repetitions: int = 5, seco
 
 
 def measure_gemm(threads: int, repetitions: int = 5, seconds: float = 0.2) -> Series:
-    """FLOP per second of fp32 matrix products of numpy's BLAS, one at a time on each of ``threads`` threads.
+    """FLOP per second of fp32 matmuls of numpy's BLAS, one at a time on each of ``threads`` threads.
 
     The BLAS itself is held to one thread and the matrices stay in the cores' caches, so that neither waiting nor memory
     lowers the rate. A sample is 2 * GEMM_SIZE^3 * products / wall seconds. The series' name tells the BLAS.

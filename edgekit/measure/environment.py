@@ -37,7 +37,7 @@ def read_environment(
         runtime: (package, version) of everything whose version can change a number.
         provider: the execution provider.
         provider_options: its options.
-        arithmetic: how exact integer products are, in words.
+        arithmetic: how exact integer matmuls are, in words.
         root: where ``proc`` and ``sys`` are looked for.
     """
     frequency = _number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")

@@ -46,7 +46,7 @@ def run_until(
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
 ) -> tuple[Array, ir.Node]:
-    """Evaluate the nodes before the one that makes the output ``stop``; arguments as ``products`` has them.
+    """Evaluate the nodes before the one that makes the output ``stop``; arguments as ``pause_at_matmuls`` has them.
 
     Returns:
         The first input of the node that makes ``stop``, [variants, S, H], and that node.
@@ -54,7 +54,7 @@ def run_until(
     Raises:
         QuantizeError: an operator that graph/ does not write.
     """
-    steps = products(model, weights, feeds, variants, stop)
+    steps = pause_at_matmuls(model, weights, feeds, variants, stop)
     while True:
         try:
             next(steps)
@@ -63,7 +63,7 @@ def run_until(
             return result
 
 
-def products(
+def pause_at_matmuls(
     model: ir.Model,
     weights: Weights,
     feeds: Mapping[str, Array],

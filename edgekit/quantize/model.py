@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from edgekit.errors import QuantizeError, did_you_mean
-from edgekit.quantize.nodes import PRODUCTS, QuantizedTensor, check_layout, store_half
+from edgekit.quantize.nodes import MATMULS, QuantizedTensor, check_layout, store_half
 from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
@@ -116,7 +116,7 @@ def _quantize_value(
     lazy = LazyWeight(partial(quantize_weight, weights, name, grid, fit, pool), partial(errors.__setitem__, name))
     tensor = QuantizedTensor(name, grid, layout, lazy, level)
     for node in users:
-        if node.op_type != "Gather" and node.op_type not in PRODUCTS:
+        if node.op_type != "Gather" and node.op_type not in MATMULS:
             raise QuantizeError(
                 f"{name}: used by {node.op_type}, which has no quantized form",
                 f'keep it in float: an [[override]] with match = "{name}" and keep = "float"',

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgekit.types import Grid
     from edgekit.types.layout import Layout
 
-PRODUCTS = ("MatMul", "FusedMatMul")
+MATMULS = ("MatMul", "FusedMatMul")
 CONTRIB = "com.microsoft"
 
 

@@ -421,7 +421,7 @@ def _machine(latency: Measurement) -> list[tuple[str, str]]:
     ]
     return [
         ("machine", f"{processor}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}"),
-        ("integer products", e.arithmetic or "not recorded"),
+        ("integer matmuls", e.arithmetic or "not recorded"),
         ("its state", ", ".join(state)),
         ("runtime", ", ".join(f"{name} {version}" for name, version in e.runtime) + f"; {e.provider}"),
         ("workload", f"{latency.workload}; {latency.warmup} warm-up rounds; {latency.time}"),

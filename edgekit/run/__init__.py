@@ -3,9 +3,9 @@
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat
 from edgekit.run.exactness import (
-    PROMPT_PRODUCTS,
+    PROMPT_MATMULS,
     check_survey,
-    decoder_products,
+    decoder_matmuls,
     describe_arithmetic,
     find_arithmetic,
     folding_entry,
@@ -22,7 +22,7 @@ from edgekit.run.threads import core_cpus, physical_cores
 
 __all__ = [
     "NO_KLEIDIAI",
-    "PROMPT_PRODUCTS",
+    "PROMPT_MATMULS",
     "Chat",
     "DrivenGraph",
     "Finish",
@@ -36,7 +36,7 @@ __all__ = [
     "check_survey",
     "choose_settings",
     "core_cpus",
-    "decoder_products",
+    "decoder_matmuls",
     "default_settings",
     "describe_arithmetic",
     "find_arithmetic",

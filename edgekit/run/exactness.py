@@ -1,4 +1,4 @@
-"""Does the runtime compute a bundle's integer products exactly on this processor? Known sums tell, once a machine.
+"""Does the runtime compute a bundle's integer matmuls exactly on this processor? Known sums tell, once a machine.
 
 ONNX Runtime picks its kernels by processor, and not all are exact. ``probes/`` holds small graphs with known sums (see
 ``graph/probes.py``). Those that a bundle needs are run when it is first opened on a machine, and what they say is kept
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edgekit.types import Grid, Manifest
 
     Entries = tuple[tuple[str, str], ...]
-    Products = Mapping[str, frozenset[str]]
+    Matmuls = Mapping[str, frozenset[str]]
 
 PROBES = Path(__file__).with_name("probes")
 
@@ -45,7 +45,7 @@ are widened to 16 bits before they are multiplied: exact, and slower. Elsewhere 
 REMEDIES: tuple[Entries, ...] = ((), UNSIGNED_WEIGHTS)
 """What to try, the fastest first."""
 
-PROMPT_PRODUCTS = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
+PROMPT_MATMULS = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
 """The products of a graph for prompts."""
 
 _BLOCKS, _FOLDED_BLOCKS, _ROWS = (16, 32, 64, 128, 256), (32, 64, 128), ("1 row", "16 rows")
@@ -77,7 +77,7 @@ class Survey:
         return tuple(name for name, right in (self.sums or {}).items() if not right)
 
 
-def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
+def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
     """What the decoder's graph of a bundle multiplies: names of products by the probe that holds them."""
     found: dict[str, set[str]] = {}
     lacks, level = manifest.cpu_target.lacks, manifest.accuracy_level
@@ -93,7 +93,7 @@ def decoder_products(manifest: Manifest) -> dict[str, frozenset[str]]:
 
 
 def find_arithmetic(
-    products: Products, kernels: Entries = (), *, keep: bool = True, root: Path = Path("/")
+    matmuls: Matmuls, kernels: Entries = (), *, keep: bool = True, root: Path = Path("/")
 ) -> Arithmetic:
     """Under which session entries products are exact on this processor: the first of REMEDIES that makes all so.
 
@@ -103,12 +103,12 @@ def find_arithmetic(
         keep: what the probes say is written into the cache.
         root: where ``proc`` is looked for.
     """
-    if not products:
+    if not matmuls:
         return NOTHING
-    count = sum(len(names) for names in products.values())
+    count = sum(len(names) for names in matmuls.values())
     best: Arithmetic | None = None
     for remedy in REMEDIES:
-        found = Arithmetic(remedy, _wrong(products, kernels, remedy, keep=keep, root=root), count)
+        found = Arithmetic(remedy, _wrong(matmuls, kernels, remedy, keep=keep, root=root), count)
         if found.exact:
             return found
         best = found if best is None or len(found.inexact) < len(best.inexact) else best
@@ -185,7 +185,7 @@ def check_survey(name: str, interpreter: Interpreter) -> Check:
     dead = [probe.probe for probe in found if probe.died]
     count = sum(len(probe.sums or ()) for probe in found)
     where = interpreter.processor_class or "unknown class"
-    detail = f"{where}: {count - len(wrong)} of {count} integer products are exact by known sums"
+    detail = f"{where}: {count - len(wrong)} of {count} integer matmuls are exact by known sums"
     if wrong:
         detail += f"; wrong by themselves: {'; '.join(wrong)}"
     if dead:
@@ -193,9 +193,9 @@ def check_survey(name: str, interpreter: Interpreter) -> Check:
     return Check(name, "info", detail)
 
 
-def _wrong(products: Products, kernels: Entries, remedy: Entries, *, keep: bool, root: Path) -> tuple[str, ...]:
+def _wrong(matmuls: Matmuls, kernels: Entries, remedy: Entries, *, keep: bool, root: Path) -> tuple[str, ...]:
     wrong: list[str] = []
-    for probe, names in sorted(products.items()):
+    for probe, names in sorted(matmuls.items()):
         found = _known(probe, (*kernels, *remedy), keep=keep, root=root)
         if found is not None:
             wrong += sorted(name for name in names if not found.get(name, False))

@@ -12,8 +12,8 @@ from edgekit.errors import RunError
 from edgekit.host.arithmetic import NOTHING
 from edgekit.run.cache import AppendCache, Cache, InPlaceCache, find_slots
 from edgekit.run.exactness import (
-    PROMPT_PRODUCTS,
-    decoder_products,
+    PROMPT_MATMULS,
+    decoder_matmuls,
     describe_arithmetic,
     find_arithmetic,
     folding_entry,
@@ -63,10 +63,10 @@ def load_runner(
         raise RunError(f"context={context}: {bundle.path} holds 1 to {limit} tokens", hint=f"ask for {limit} or less")
     settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
     kernels = (*manifest.kernels, folding_entry(manifest.accuracy_level))
-    exact = find_arithmetic(decoder_products(manifest), kernels)
+    exact = find_arithmetic(decoder_matmuls(manifest), kernels)
     require_exact(exact)
     prompts = None
-    exact_prompts = find_arithmetic(PROMPT_PRODUCTS, kernels) if settings.prompt_graph == "own" else exact
+    exact_prompts = find_arithmetic(PROMPT_MATMULS, kernels) if settings.prompt_graph == "own" else exact
     if not exact_prompts.exact:
         settings = replace(settings, prompt_graph="decoder")
     with ThreadPoolExecutor(1) as beside:
@@ -126,7 +126,7 @@ class OnnxRunner:
 
     @property
     def arithmetic(self) -> str:
-        """How exact the integer products are, and what that took, in words."""
+        """How exact the integer matmuls are, and what that took, in words."""
         return describe_arithmetic(self.info.arithmetic, self.prompt_arithmetic)
 
     @property

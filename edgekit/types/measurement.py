@@ -116,7 +116,7 @@ class PowerProbe(Protocol):
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine during a measurement. Unknown is None or "". ``arithmetic``: how exact its integer products were."""
+    """The machine during a measurement. Unknown is None or "". ``arithmetic``: how exact its integer matmuls were."""
 
     host: str
     system: str

@@ -64,7 +64,7 @@ class Override:
 class Recipe:
     """How the weights become small. ``method`` is the name of a file in quantize/.
 
-    ``linear`` is the grid of the decoder's matrix products; ``embedding`` that of the token table and the head.
+    ``linear`` is the grid of the decoder's matmuls; ``embedding`` that of the token table and the head.
     ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity. ``smooth``
     (0..1): how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
     ``rotate``: the residual stream is rotated, exactly, so that no channel stands out (see quantize/rotate.py).

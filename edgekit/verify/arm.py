@@ -21,12 +21,12 @@ from edgekit.bundle.reading import graph_at_level
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.run import (
     NO_KLEIDIAI,
-    PROMPT_PRODUCTS,
+    PROMPT_MATMULS,
     DrivenGraph,
     Interpreter,
     Tokenizer,
     check_survey,
-    decoder_products,
+    decoder_matmuls,
     find_arithmetic,
     find_arm64,
     folding_entry,
@@ -306,7 +306,7 @@ def _graph(
     manifest = bundle.manifest
     entries = (folding_entry(kernels.accuracy_level), *kernels.entries)
     if interpreter == this_interpreter():
-        products = PROMPT_PRODUCTS if prompts else decoder_products(manifest)
+        products = PROMPT_MATMULS if prompts else decoder_matmuls(manifest)
         entries += find_arithmetic(products, entries).entries
     with TemporaryDirectory(prefix="edgekit-arm-") as folder:
         path, weights = bundle.graph, None

@@ -41,7 +41,7 @@ class Kind:
     """A class of processors.
 
     ``rounds``: it has kernels for level 4; elsewhere the runtime computes those products in floating point.
-    ``own_blocks``: they round the activations of 8-bit products by other blocks than the weights'.
+    ``own_blocks``: they round the activations of 8-bit matmuls by other blocks than the weights'.
     """
 
     name: str

@@ -21,7 +21,7 @@ from edgekit.types.device import Window
 
 FOLDER = Path(edgekit.lower.__file__).parent
 PASSES = [path.stem for path in sorted(FOLDER.glob("*.py")) if "\nFIXES = " in path.read_text(encoding="utf-8")]
-ON_GRIDS = {"symmetric_products", "matmul_nbits", "gather_block_quantized", "fuse_parallel_matmuls"}
+ON_GRIDS = {"symmetric_matmuls", "matmul_nbits", "gather_block_quantized", "fuse_parallel_matmuls"}
 
 
 def target_for(*files: str) -> Target:
@@ -68,7 +68,7 @@ def test_a_pass_that_does_nothing_is_caught(file, show, monkeypatch):
         lower(show(file, 12 if file == "heads_of_eight" else 8), target_for(file))
 
 
-@pytest.mark.parametrize("file", [f for f in PASSES if f not in ("heads_of_eight", "symmetric_products")])
+@pytest.mark.parametrize("file", [f for f in PASSES if f not in ("heads_of_eight", "symmetric_matmuls")])
 def test_a_pass_leaves_nothing_of_what_it_cures(file, show):
     before = ("static_attention",) if file == "half_cache" else ()
     assert lower(show(file), target_for(file, *before)) is not None

@@ -18,9 +18,9 @@ from edgekit.graph import probes
 from edgekit.host.arithmetic import NOTHING, Arithmetic
 from edgekit.run import Interpreter, exactness, load_runner, probing, this_interpreter
 from edgekit.run.exactness import (
-    PROMPT_PRODUCTS,
+    PROMPT_MATMULS,
     UNSIGNED_WEIGHTS,
-    decoder_products,
+    decoder_matmuls,
     describe_arithmetic,
     find_arithmetic,
     survey,
@@ -83,7 +83,7 @@ def test_each_kind_of_product_stands_in_a_probe():
     for x, w, rows in product(("uint8", "int8"), ("uint8", "int8"), ("1 row", "16 rows")):
         assert f"MatMulInteger, {x} x {w}, {rows}" in names
         assert f"QDQ MatMul, {x} x {w}, 16 rows" in names
-    assert PROMPT_PRODUCTS["prompt_matmul"] <= names_in(exactness.PROBES / "prompt_matmul.onnx")
+    assert PROMPT_MATMULS["prompt_matmul"] <= names_in(exactness.PROBES / "prompt_matmul.onnx")
 
 
 @pytest.mark.parametrize("level", range(5))
@@ -97,7 +97,7 @@ def test_whatever_a_bundle_multiplies_is_in_a_probe(fast, level, lacks):
     )
     for bits, block, symmetric in product((4, 8), (0, 16, 32, 48, 64, 128, 256, 512), (True, False)):
         grid = Grid(bits, block, symmetric)
-        products = decoder_products(replace(manifest, tensors=tuple(replace(t, grid=grid) for t in manifest.tensors)))
+        products = decoder_matmuls(replace(manifest, tensors=tuple(replace(t, grid=grid) for t in manifest.tensors)))
         assert products
         for probe, names in products.items():
             assert names <= names_in(exactness.PROBES / f"{probe}.onnx")
@@ -105,7 +105,7 @@ def test_whatever_a_bundle_multiplies_is_in_a_probe(fast, level, lacks):
 
 def test_a_model_in_floating_point_is_not_probed(fast, cache):
     manifest = replace(fast.manifest, tensors=tuple(replace(t, grid=None) for t in fast.manifest.tensors))
-    assert find_arithmetic(decoder_products(manifest)) == NOTHING
+    assert find_arithmetic(decoder_matmuls(manifest)) == NOTHING
     assert not cache.exists()
 
 
@@ -149,11 +149,11 @@ def test_what_does_not_load_is_no_remedy_and_no_fault(answers):
 
 
 def test_probes_run_once_a_machine(monkeypatch, cache):
-    first = find_arithmetic(PROMPT_PRODUCTS)
+    first = find_arithmetic(PROMPT_MATMULS)
     kept = sorted(cache.iterdir())
     assert kept
     monkeypatch.setattr(probing, "run_probe", None)
-    assert find_arithmetic(PROMPT_PRODUCTS) == first
+    assert find_arithmetic(PROMPT_MATMULS) == first
     assert sorted(cache.iterdir()) == kept
 
 
@@ -167,26 +167,26 @@ def test_probes_run_once_a_machine(monkeypatch, cache):
     ids=["processor", "flags", "onnxruntime"],
 )
 def test_another_machine_or_runtime_is_probed_anew(change, monkeypatch, cache):
-    find_arithmetic(PROMPT_PRODUCTS)
+    find_arithmetic(PROMPT_MATMULS)
     before = set(cache.iterdir())
     change(monkeypatch)
     exactness._here.cache_clear()
-    find_arithmetic(PROMPT_PRODUCTS)
+    find_arithmetic(PROMPT_MATMULS)
     assert set(cache.iterdir()) > before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[1]", '"x"', '{"a": 1}', "7", "\x00", "[" * 100_000])
 def test_a_damaged_cache_is_probed_anew(text, cache):
-    first = find_arithmetic(PROMPT_PRODUCTS)
+    first = find_arithmetic(PROMPT_MATMULS)
     for path in cache.iterdir():
         path.write_text(text)
-    assert find_arithmetic(PROMPT_PRODUCTS) == first
+    assert find_arithmetic(PROMPT_MATMULS) == first
 
 
 def test_a_cache_that_cannot_be_written_costs_the_probe_alone(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file"))
-    assert find_arithmetic(PROMPT_PRODUCTS).exact
+    assert find_arithmetic(PROMPT_MATMULS).exact
 
 
 def test_a_full_disk_leaves_nothing_half_made(cache, monkeypatch):
@@ -194,13 +194,13 @@ def test_a_full_disk_leaves_nothing_half_made(cache, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    assert find_arithmetic(PROMPT_PRODUCTS).exact
+    assert find_arithmetic(PROMPT_MATMULS).exact
     assert list(cache.iterdir()) == []
 
 
 def test_prompts_that_nothing_makes_exact_run_on_the_decoders_graph(fast, monkeypatch):
     known = exactness._known
-    wrong = dict.fromkeys(PROMPT_PRODUCTS["prompt_matmul"], False)
+    wrong = dict.fromkeys(PROMPT_MATMULS["prompt_matmul"], False)
     monkeypatch.setattr(
         exactness, "_known", lambda probe, *a, **k: wrong if probe == "prompt_matmul" else known(probe, *a, **k)
     )
@@ -222,7 +222,7 @@ def test_the_entries_reach_the_session_of_prompts_alone(fast, monkeypatch):
 
     def saturating(probe, entries, **options):
         if probe == "prompt_matmul":
-            return dict.fromkeys(PROMPT_PRODUCTS[probe], entries[-1:] == UNSIGNED_WEIGHTS)
+            return dict.fromkeys(PROMPT_MATMULS[probe], entries[-1:] == UNSIGNED_WEIGHTS)
         return known(probe, entries, **options)
 
     monkeypatch.setattr(exactness, "_known", saturating)
@@ -268,7 +268,7 @@ def test_a_probe_that_ends_the_process_is_named_and_the_others_go_on(tmp_path):
     assert len(found) == len(FILES)
     told = exactness.check_survey("arithmetic", interpreter(tmp_path, script)).detail
     n = len(FILES) - 1
-    assert told.startswith(f"NEON: {n} of {2 * n} integer products are exact")
+    assert told.startswith(f"NEON: {n} of {2 * n} integer matmuls are exact")
     assert f"the process dies of: {dies.stem}" in told
     assert "wrong by themselves: y" in told
 
