@@ -279,7 +279,7 @@ def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, 
 
 
 def _write_prefill(bundle: BundleWriter, written: ir.Model, graph: str) -> Prefill | None:
-    """The graph for prompts beside the one that has been written; None where the dialect has no product to expand."""
+    """The graph for prompts beside the one that has been written; None where the dialect has no matmul to expand."""
     from edgekit.lower import prefill_graph
 
     prompts, expansions = prefill_graph(written)

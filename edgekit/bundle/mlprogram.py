@@ -130,7 +130,7 @@ class _Writer:
     def _gemm(self, node: ir.Node) -> Any:
         x, weight = (self._value(v) for v in node.inputs)
         if set(node.attributes) != {"transB"} or not isinstance(weight, np.ndarray):
-            raise BundleError(f"Gemm '{node.name}' is more than a product with a stored matrix", _WITHOUT)
+            raise BundleError(f"Gemm '{node.name}' is more than a matmul with a stored matrix", _WITHOUT)
         return Builder.linear(x=x, weight=weight, **self._named(node))
 
     def _dequantizelinear(self, node: ir.Node) -> Any:

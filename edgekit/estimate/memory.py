@@ -43,7 +43,7 @@ def held_bytes(tensors: tuple[TensorEntry, ...], *, tied: bool) -> int:
     """Bytes of the weights in memory, as ONNX Runtime's CPU holds them.
 
     Floating point: 4 a weight, whatever the file has. On a grid: codes and zero points as stored, and 8 for every
-    block of the kernel (its scale and its sum, in float32). A tied table counts twice: products read a packed copy.
+    block of the kernel (its scale and its sum, in float32). A tied table counts twice: matmuls read a packed copy.
     """
     total = 0
     for tensor in tensors:

@@ -181,10 +181,10 @@ def _unfold_gemms(graph: ir.Graph) -> None:
             if len(weight.uses()) > 1:
                 continue
             _transpose(weight)
-        product = ir.node("MatMul", [x, weight], name=node.name)
-        made = [product]
+        matmul = ir.node("MatMul", [x, weight], name=node.name)
+        made = [matmul]
         if bias and bias[0] is not None:
-            made.append(ir.node("Add", [product.outputs[0], bias[0]], name=f"{node.name}.bias"))
+            made.append(ir.node("Add", [matmul.outputs[0], bias[0]], name=f"{node.name}.bias"))
         result, old = made[-1].outputs[0], node.outputs[0]
         graph.insert_before(node, made)
         result.type, result.shape = old.type, old.shape

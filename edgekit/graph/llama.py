@@ -298,10 +298,10 @@ class Writer:
 
     def linear(self, x: ir.Value, name: str, inputs: int, outputs: int, *, bias: bool = False) -> ir.Value:
         """``x`` [.., inputs] times the transposed weight, plus the bias if there is one."""
-        product = self.op("MatMul", [x, self.linear_weight(name, inputs, outputs)], name)
+        matmul = self.op("MatMul", [x, self.linear_weight(name, inputs, outputs)], name)
         if not bias:
-            return product
-        return self.op("Add", [product, self.weight(f"{name}.bias", (outputs,))], f"{name}.add")
+            return matmul
+        return self.op("Add", [matmul, self.weight(f"{name}.bias", (outputs,))], f"{name}.add")
 
     def linear_weight(self, name: str, inputs: int, outputs: int) -> ir.Value:
         """The initializer [inputs, outputs] of a linear layer; the checkpoint's is [outputs, inputs]."""

@@ -1,14 +1,14 @@
-"""Products with known sums: small graphs that tell whether a runtime computes exactly on the processor that runs them.
+"""Matmuls with known sums: small graphs that tell whether a runtime computes exactly on the processor that runs them.
 
     python -m edgekit.graph.probes        writes edgekit/run/probes/*.onnx, which ``run/exactness.py`` opens
 
 Kernels differ by processor. The one that multiplies unsigned by signed 8-bit integers on x86 without VNNI adds pairs of
 products in 16 bits and saturates at 32,767. A sum of random numbers hardly shows that; one of extreme codes is halved.
 
-Each output is named after a product, its weights and its rows: how far its results are from the known sums. How far
+Each output is named after a matmul, its weights and its rows: how far its results are from the known sums. How far
 they may be stands in the model's metadata, under ``limits``. Activations are 0 and one magnitude of either sign, which
 every scheme of rounding them to 8 bits holds without error. They are inputs with a default, so that no optimizer folds
-the product away, and a session runs without being fed. No two products share a weight: ONNX Runtime's pass that makes
+the matmul away, and a session runs without being fed. No two matmuls share a weight: ONNX Runtime's pass that makes
 signed weights unsigned fails on one that is read twice.
 """
 
@@ -34,7 +34,7 @@ OPSET, IR_VERSION = 21, 10
 """As edgekit's own graphs: every ONNX Runtime that edgekit admits reads them."""
 
 COLUMNS, INNER, ROWS = 16, 256, 16
-"""The smallest products that take the kernels' main loops: N, K, and the M of a prompt. A token's M is 1."""
+"""The smallest matmuls that take the kernels' main loops: N, K, and the M of a prompt. A token's M is 1."""
 
 MAGNITUDE = 127
 SCALE = 2.0**-10
@@ -53,7 +53,7 @@ LEVELS = (0, 1, 2, 3, 4)
 
 @dataclass
 class Probe:
-    """A graph in the making: products over shared activations, each judged against its known sum."""
+    """A graph in the making: matmuls over shared activations, each judged against its known sum."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     _inputs: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
@@ -148,8 +148,8 @@ def _prompt_matmul() -> onnx.ModelProto:
         x, values = probe.activations(rows, np.uint8, 1, 255)
         name = f"MatMulIntegerToFloat, {_rows(rows)}"
         w = probe.constant(f"{name}.weights", weights)
-        product = probe.node("MatMulIntegerToFloat", [x, w, *scales, middle], f"{name}.sum", domain="com.microsoft")
-        probe.judge(name, product, (values - 128) @ weights)
+        matmul = probe.node("MatMulIntegerToFloat", [x, w, *scales, middle], f"{name}.sum", domain="com.microsoft")
+        probe.judge(name, matmul, (values - 128) @ weights)
     return probe.model()
 
 
@@ -177,13 +177,13 @@ def _dynamic_quantize_matmul() -> onnx.ModelProto:
         x, values = probe.activations(ROWS, np.float32, 0)
         name = _name("DynamicQuantizeMatMul", np.float32, weight, ROWS)
         w = probe.constant(f"{name}.weights", weights)
-        product = probe.node("DynamicQuantizeMatMul", [x, w, scales], f"{name}.sum", domain="com.microsoft")
-        probe.judge(name, product, SCALE * (values @ weights))
+        matmul = probe.node("DynamicQuantizeMatMul", [x, w, scales], f"{name}.sum", domain="com.microsoft")
+        probe.judge(name, matmul, SCALE * (values @ weights))
     return probe.model()
 
 
 def _qdq_matmul() -> onnx.ModelProto:
-    """MatMul on activations and weights that were rounded before: the runtime folds it into one product of integers."""
+    """MatMul on activations and weights that were rounded before: the runtime folds it into one matmul of integers."""
     probe = Probe()
     one = probe.constant("one", np.float32(1))
     for activation in (np.uint8, np.int8):

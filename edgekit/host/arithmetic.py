@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What the probes' known sums say of a graph's products under ONNX Runtime on this processor.
+    """What the probes' known sums say of a graph's matmuls under ONNX Runtime on this processor.
 
     ``entries``: session config entries under which they are exact, () where they are so by themselves. ``inexact``:
-    products that are wrong with every choice of entries; () says that the graph may be run. ``probed``: products that
+    matmuls that are wrong with every choice of entries; () says that the graph may be run. ``probed``: matmuls that
     were looked at.
     """
 
@@ -20,7 +20,7 @@ class Arithmetic:
 
     @property
     def exact(self) -> bool:
-        """True when no product is wrong."""
+        """True when no matmul is wrong."""
         return not self.inexact
 
 

@@ -140,13 +140,13 @@ def _instructions(root: Path) -> Check:
     if not flags:
         return Check("instructions", "info", "unknown on this system")
     fast = kind in DOT_PRODUCTS
-    dot = "int8 dot-products in hardware" if fast else "no int8 dot-products, so 8-bit matmuls are slow"
+    dot = "int8 dot products in hardware" if fast else "no int8 dot products, so 8-bit matmuls are slow"
     named = f"class {kind or 'unknown'} ({', '.join(found) or 'no flag of note'})"
     return Check("instructions", "pass" if fast else "info", f"{named}: {dot}")
 
 
 def _arithmetic() -> Iterator[Check]:
-    """What this processor computes exactly: every probe, and the products of prompts as bundles run them."""
+    """What this processor computes exactly: every probe, and the matmuls of prompts as bundles run them."""
     from edgekit.run import PROMPT_MATMULS, check_survey, describe_arithmetic, find_arithmetic, this_interpreter
 
     yield check_survey("arithmetic", this_interpreter())

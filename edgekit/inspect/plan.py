@@ -31,7 +31,7 @@ class Plan:
 
     ``beside_known`` is False where the tokenizer's files are not here and ``size.beside`` is an estimate. ``expanded``
     counts bytes of weights that the runtime puts into floating point each time it runs: the quantized head, where the
-    dialect has no MatMulNBits (ONNX Runtime 1.32 fuses the other products at load).
+    dialect has no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load).
     """
 
     spec: ModelSpec

@@ -28,7 +28,7 @@ END = np.iinfo(np.int64).max
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Slice what the head reads, [B,S,H] to [B,S - start,H]; a graph whose head is no product stays as it is."""
+    """Slice what the head reads, [B,S,H] to [B,S - start,H]; a graph whose head is no matmul stays as it is."""
     graph = model.graph
     head = next((o.producer() for o in graph.outputs if o.name == "logits"), None)
     if head is None or head.op_type not in MATMULS:
@@ -45,7 +45,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """The logits, where a product makes them and the graph cannot be told where to begin."""
+    """The logits, where a matmul makes them and the graph cannot be told where to begin."""
     head = next((o.producer() for o in model.graph.outputs if o.name == "logits"), None)
     if head is not None and head.op_type in MATMULS and FIRST_LOGIT not in model.graph.initializers:
         yield "logits"

@@ -1,7 +1,7 @@
-"""Symptom: products of 4-bit weights that read the same input round it to 8 bits once each, and threads meet once each.
+"""Symptom: matmuls of 4-bit weights that read the same input round it to 8 bits once each, and threads meet once each.
 
-A decoded token of SmolLM2-135M on two cores spends a quarter of its products' time so.
-Cure: products that read the same input on the same grid become one, their rows one after another in the file. Query,
+A decoded token of SmolLM2-135M on two cores spends a quarter of its matmuls' time so.
+Cure: matmuls that read the same input on the same grid become one, their rows one after another in the file. Query,
 key and value go into GroupQueryAttention as they are; others are split.
 Exactness: bit-exact.
 """
@@ -28,7 +28,7 @@ FIXES = frozenset({"MatMulNBits:narrow"})
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Join the products of every input that has several on one grid."""
+    """Join the matmuls of every input that has several on one grid."""
     for nodes in _groups(model):
         if len(nodes) > 1:
             _join(model, nodes)
@@ -36,13 +36,13 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """All but the first product of each input that could have been one."""
+    """All but the first matmul of each input that could have been one."""
     for nodes in _groups(model):
         yield from (str(node.name) for node in nodes[1:])
 
 
 def _groups(model: ir.Model) -> list[list[ir.Node]]:
-    """Products that could be one, by what they must share for it."""
+    """Matmuls that could be one, by what they must share for it."""
     groups: dict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
     for node in nodes_of(model, "MatMulNBits"):
         if not any(output.is_graph_output() for output in node.outputs):
@@ -51,7 +51,7 @@ def _groups(model: ir.Model) -> list[list[ir.Node]]:
 
 
 def _likeness(model: ir.Model, node: ir.Node) -> tuple[object, ...]:
-    """What two products must share to become one: input, grid, and how scales and zero points are stored."""
+    """What two matmuls must share to become one: input, grid, and how scales and zero points are stored."""
     patch = Patch(model, node)
     stored = [patch.stored(i)[1] for i in (2, 3) if patch.input(i) is not None]
     grid = (patch.attribute(a, 0) for a in ("K", "bits", "block_size", "accuracy_level"))
@@ -63,7 +63,7 @@ def _join(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     rows = [node.attributes["N"].as_int() for node in nodes]
     inputs = [first.inputs[0], *(_join_input(model, nodes, rows, i) for i in range(1, len(first.inputs)))]
     attributes = {a: first.attributes[a].as_int() for a in ("K", "bits", "block_size", "accuracy_level")}
-    product = ir.node(
+    matmul = ir.node(
         "MatMulNBits",
         inputs,
         attributes | {"N": sum(rows)},
@@ -71,16 +71,16 @@ def _join(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
         name=name,
         outputs=[ir.Value(name=name)],
     )
-    graph.insert_before(first, product)
+    graph.insert_before(first, matmul)
     attention = _sole_attention(nodes)
     if attention is not None:
         # The packed form: one input with query, key and value of a token.
-        for i, value in enumerate((product.outputs[0], None, None)):
+        for i, value in enumerate((matmul.outputs[0], None, None)):
             attention.replace_input_with(i, value)
     else:
         sizes = Patch(model, first).constant(f"sizes.{'.'.join(map(str, rows))}", rows)
         parts = [ir.Value(name=f"{node.name}.part") for node in nodes]
-        split = ir.node("Split", [product.outputs[0], sizes], {"axis": -1}, name=f"{name}.split", outputs=parts)
+        split = ir.node("Split", [matmul.outputs[0], sizes], {"axis": -1}, name=f"{name}.split", outputs=parts)
         graph.insert_before(first, split)
         for node, part in zip(nodes, parts, strict=True):
             ir.convenience.replace_all_uses_with(node.outputs[0], part)
@@ -120,7 +120,7 @@ def _join_input(model: ir.Model, nodes: Sequence[ir.Node], rows: Sequence[int], 
 
 
 def _fold_again(model: ir.Model, before: ir.Node, old: ir.Value | None, value: ir.Value, rows: int) -> ir.Value:
-    """The casts and repetitions between the old initializer and its product, over the new one."""
+    """The casts and repetitions between the old initializer and its matmul, over the new one."""
     chain = []
     while old is not None and (producer := old.producer()) is not None and producer.op_type in FOLDED:
         chain.append(producer)

@@ -25,11 +25,11 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         patch = Patch(model, node)
         x, weight = patch.input(0), patch.input(1)
         if set(node.attributes) != {"transB"}:
-            raise patch.refuse("only a product with a transposed matrix can be rewritten")
+            raise patch.refuse("only a matmul with a transposed matrix can be rewritten")
         rows, columns = patch.stored(1)[1].shape.numpy()
         flat = patch.op("Reshape", [x, patch.constant(f"shape.rows.{columns}", [-1, columns])], "flat")
-        product = patch.op("Gemm", [flat, weight], "product", transB=1)
+        matmul = patch.op("Gemm", [flat, weight], "matmul", transB=1)
         batch = patch.op("Shape", [x], "batch", start=0, end=2)
         shape = patch.op("Concat", [batch, patch.constant(f"size.{rows}", [rows])], "shape", axis=0)
-        patch.replace(patch.op("Reshape", [product, shape], "unflat"))
+        patch.replace(patch.op("Reshape", [matmul, shape], "unflat"))
     return model

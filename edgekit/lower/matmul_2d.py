@@ -1,6 +1,6 @@
 """Symptom: "A must be 2D": NNAPI's and XNNPACK's providers multiply a matrix with a weight, not a batch of matrices.
 
-Cure: reshaped to two dimensions before the product and back behind it. Batch 1: for static graphs.
+Cure: reshaped to two dimensions before the matmul and back behind it. Batch 1: for static graphs.
 Exactness: bit-exact.
 """
 
@@ -21,7 +21,7 @@ FIXES = frozenset({"MatMul:three-dimensions"})
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Rewrite every product [1,S,K] with a stored weight [K,N]; those that read one input share its reshaping."""
+    """Rewrite every matmul [1,S,K] with a stored weight [K,N]; those that read one input share its reshaping."""
     flats: dict[ir.Value, ir.Value] = {}
     for node in nodes_of(model, "MatMul"):
         patch = Patch(model, node)
@@ -33,14 +33,14 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         if x not in flats:
             shape = patch.constant(f"shape.flat.{columns}", [-1, columns])
             flats[x] = patch.op("Reshape", [x, shape], "flat")
-        product = patch.op("MatMul", [flats[x], weight], "product")
+        matmul = patch.op("MatMul", [flats[x], weight], "matmul")
         shape = patch.constant(f"shape.batch.{rows}", [1, -1, rows])
-        patch.replace(patch.op("Reshape", [product, shape], "batch"))
+        patch.replace(patch.op("Reshape", [matmul, shape], "batch"))
     return model
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Products with a stored weight whose other factor was not reshaped."""
+    """Matmuls with a stored weight whose other factor was not reshaped."""
     for node in nodes_of(model, "MatMul"):
         x, weight = node.inputs
         maker = None if x is None else x.producer()

@@ -50,10 +50,10 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
             inputs.append(_columns(patch, 3, columns_name(patch.stored(3)[0]), dtype, (n, blocks)))
         axis, size = (0, block) if blocks > 1 else (1, 0)
         weight = patch.op("DequantizeLinear", inputs, "weight", axis=axis, block_size=size)
-        product = patch.op("MatMul", [patch.input(0), weight], "product")
+        matmul = patch.op("MatMul", [patch.input(0), weight], "matmul")
         if patch.input(5) is not None:
-            product = patch.op("Add", [product, patch.input(5)], "biased")
-        patch.replace(product)
+            matmul = patch.op("Add", [matmul, patch.input(5)], "biased")
+        patch.replace(matmul)
     return model
 
 

@@ -1,7 +1,7 @@
 """A second graph for prompts: the same weights at 8 bits per channel, the same inputs and outputs, batch 1.
 
 A prompt is bound by arithmetic, a decoded token by bytes. Matmuls of 4-bit weights unpack them for every few tokens;
-matmuls of 8-bit integers with one scale a token and one a channel run three to four times as fast (8-bit dot-products,
+matmuls of 8-bit integers with one scale a token and one a channel run three to four times as fast (8-bit dot products,
 AVX-VNNI or ARM's DOT). Their weights are not stored: ``run`` expands them from the codes in the file when it opens
 the bundle, as ``Int8Repack`` says.
 
@@ -38,14 +38,14 @@ def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Int8Repack, ...]]:
         model: lowered and written: its large initializers are external.
 
     Returns:
-        A new model and the expansions of each product; none when the model has no MatMulNBits.
+        A new model and the expansions of each matmul; none when the model has no MatMulNBits.
     """
     model = model.clone()
-    products = [n for n in nodes_of(model, "MatMulNBits") if not any(o.is_graph_output() for o in n.outputs)]
+    matmuls = [n for n in nodes_of(model, "MatMulNBits") if not any(o.is_graph_output() for o in n.outputs)]
     if not matmuls:
         return model, ()
     rewriting = _Rewriting(model)
-    for node in products:
+    for node in matmuls:
         rewriting.expand(node)
     used = {value for node in model.graph for value in node.inputs}
     for value in [v for v in model.graph.initializers.values() if v not in used]:
@@ -54,7 +54,7 @@ def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Int8Repack, ...]]:
 
 
 class _Rewriting:
-    """What is known while the products of a graph are replaced, in its order."""
+    """What is known while the matmuls of a graph are replaced, in its order."""
 
     def __init__(self, model: ir.Model) -> None:
         self.expansions: list[Int8Repack] = []
@@ -62,10 +62,10 @@ class _Rewriting:
         self._middles = _middles(model)
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         self._scaled: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-        """Of a product's result: what it was before its tokens were scaled, and their scales."""
+        """Of a matmul's result: what it was before its tokens were scaled, and their scales."""
 
     def expand(self, node: ir.Node) -> None:
-        """Put products of integers in the place of one that unpacks its weights."""
+        """Put matmuls of integers in the place of one that unpacks its weights."""
         patch, x = Patch(self._model, node), node.inputs[0]
         assert x is not None
         if x not in self._rounded:
@@ -74,7 +74,7 @@ class _Rewriting:
         if split is None:
             patch.replace(self._product(patch, whole, *self._rounded[x]))
             return
-        # Products were joined for the decoder. Here each is long enough, and need not be copied out of the other.
+        # Matmuls were joined for the decoder. Here each is long enough, and need not be copied out of the other.
         rows = split.inputs[1]
         assert rows is not None and rows.const_value is not None
         start = 0
@@ -96,7 +96,7 @@ class _Rewriting:
         return rounded, scale if before is None else patch.op("Mul", [scale, before], "token_scale.whole")
 
     def _unscale(self, x: ir.Value) -> ir.Value | None:
-        """Leave out the scales of a factor of ``x``, a product by elements, and return them.
+        """Leave out the scales of a factor of ``x``, an elementwise product, and return them.
 
         Rounding a token divides by its largest element: its codes stay the same, and its scale is multiplied later.
         """
@@ -105,9 +105,9 @@ class _Rewriting:
             return None
         for i, factor in enumerate(producer.inputs):
             if factor in self._scaled and len(factor.uses()) == 1:
-                product, scale = self._scaled[factor]
-                scaling = next(node for node, _ in product.uses())
-                producer.replace_input_with(i, product)
+                matmul, scale = self._scaled[factor]
+                scaling = next(node for node, _ in matmul.uses())
+                producer.replace_input_with(i, matmul)
                 self._model.graph.remove(scaling, safe=True)
                 return scale
         return None
@@ -118,14 +118,14 @@ class _Rewriting:
         one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)
         inputs = [rounded, weight, one, channel, middle]
         name = f"/{expansion.name}"
-        product = patch.op("MatMulIntegerToFloat", inputs, f"{name}/product", domain="com.microsoft")
-        scaled = patch.op("Mul", [product, scale], f"{name}/scaled")
-        self._scaled[scaled] = product, scale
+        matmul = patch.op("MatMulIntegerToFloat", inputs, f"{name}/matmul", domain="com.microsoft")
+        scaled = patch.op("Mul", [matmul, scale], f"{name}/scaled")
+        self._scaled[scaled] = matmul, scale
         return scaled
 
 
 def _only_split(node: ir.Node) -> ir.Node | None:
-    """The Split along the channels, in sizes that are known, that alone reads a product."""
+    """The Split along the channels, in sizes that are known, that alone reads a matmul."""
     users = [user for user, _ in node.outputs[0].uses()]
     if len(users) != 1 or users[0].op_type != "Split" or users[0].attributes["axis"].as_int() != -1:
         return None

@@ -22,7 +22,7 @@ FIXES = frozenset({"MatMulNBits:zero-points"})
 
 
 def apply(model: ir.Model, target: Target) -> ir.Model:
-    """Refuse products on a grid with zero points."""
+    """Refuse matmuls on a grid with zero points."""
     for node in nodes_of(model, "MatMulNBits"):
         if Patch(model, node).input(3) is not None:
             raise LowerError(
@@ -33,5 +33,5 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Products with zero points."""
+    """Matmuls with zero points."""
     return (str(n.name) for n in nodes_of(model, "MatMulNBits") if Patch(model, n).input(3) is not None)

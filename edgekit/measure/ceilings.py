@@ -13,7 +13,7 @@ one it keeps for the other. Below SMALLEST the array is not made smaller: a toke
 microseconds to notice. Above LARGEST it is not made larger: nothing of that size stays in a cache.
 
 Why the compute ceiling has a factor. The probe is fp32 matmuls by numpy's BLAS, one on each of the runner's
-threads, at the size where they are fastest. A model whose products run on int8 activations (MatMulNBits with
+threads, at the size where they are fastest. A model whose matmuls run on int8 activations (MatMulNBits with
 accuracy_level 4) uses other instructions, that do more operations each, and may rightly exceed the fp32 rate. An int8
 probe would have to go through the runtime, which is what is being judged. So the fp32 rate is multiplied by what the
 instruction set makes possible (``gemm_factor``): an upper bound that no honest result exceeds. It is 1 for fp32
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 SMALLEST = 1 << 20
 LARGEST = 512 << 20
 GEMM_SIZE = 384
-"""Three such matrices fit a core's second-level cache; larger products were slower wherever it was tried."""
+"""Three such matrices fit a core's second-level cache; larger matmuls were slower wherever it was tried."""
 
 
 _INT8_FACTORS = (
@@ -98,7 +98,7 @@ def measure_gemm(threads: int, repetitions: int = 5, seconds: float = 0.2) -> Se
     """FLOP per second of fp32 matmuls of numpy's BLAS, one at a time on each of ``threads`` threads.
 
     The BLAS itself is held to one thread and the matrices stay in the cores' caches, so that neither waiting nor memory
-    lowers the rate. A sample is 2 * GEMM_SIZE^3 * products / wall seconds. The series' name tells the BLAS.
+    lowers the rate. A sample is 2 * GEMM_SIZE^3 * matmuls / wall seconds. The series' name tells the BLAS.
     """
     random = np.random.default_rng(0)
     a = random.random((GEMM_SIZE, GEMM_SIZE), np.float32)
@@ -132,7 +132,7 @@ def gemm_factor(int8_activations: bool, flags: frozenset[str]) -> float | None:
     """By how much the model's arithmetic may at most exceed the fp32 GEMM rate.
 
     Args:
-        int8_activations: the products run on int8 activations.
+        int8_activations: the matmuls run on int8 activations.
         flags: the processor's, from cpu_flags().
 
     Returns:

@@ -29,7 +29,7 @@ MOVERS = frozenset({"Reshape", "Transpose", "Split", "Identity"})
 """Operators whose outputs hold numbers of their first input."""
 
 WEIGHT_FORMS = frozenset({"DequantizeLinear", "Cast", "Expand"})
-"""Operators between a stored weight and the product that reads it."""
+"""Operators between a stored weight and the matmul that reads it."""
 
 
 def observed(model: ir.Model) -> ir.Model:

@@ -70,13 +70,13 @@ def pause_at_matmuls(
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
 ) -> Generator[None, None, tuple[Array, ir.Node]]:
-    """``run_until`` in steps: it pauses before each product, whose input ``variants`` has seen.
+    """``run_until`` in steps: it pauses before each matmul, whose input ``variants`` has seen.
 
     Args:
         model: the float graph of graph/.
-        weights: where the matrices of its products are read from, in bands.
+        weights: where the matrices of its matmuls are read from, in bands.
         feeds: graph inputs by name, and values that are known already: their nodes are not evaluated.
-        variants: called with a product's weight name and its input [variants,S,K]; yields changed weights [K,N], a new
+        variants: called with a matmul's weight name and its input [variants,S,K]; yields changed weights [K,N], a new
             row for each.
         stop: a graph output, the logits.
 
@@ -96,8 +96,8 @@ def pause_at_matmuls(
             x = _widen(_get(node.inputs[0], values), rows)
             extra = [x[:1] @ changed for changed in variants(str(weight.name), x)]
             yield
-            product = _multiply_by_weight(x, weights, str(weight.name))
-            outputs: tuple[Array | None, ...] = (np.concatenate([product, *extra]) if extra else product,)
+            matmul = _multiply_by_weight(x, weights, str(weight.name))
+            outputs: tuple[Array | None, ...] = (np.concatenate([matmul, *extra]) if extra else matmul,)
             rows += len(extra)
         else:
             outputs = _op(node)(node, [_get(v, values) for v in node.inputs])
@@ -150,7 +150,7 @@ def feeds_of(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> dict[s
 
 
 def multiply(x: Array, weight: Array) -> Array:
-    """[variants,S,K] times [K,N] as one product: NumPy would make one of each variant."""
+    """[variants,S,K] times [K,N] as one matmul: NumPy would make one of each variant."""
     return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 
@@ -165,7 +165,7 @@ def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
         rows = slice(start, start + step)
         out[:, rows] = (weights.read(name, rows.start, rows.stop) @ flat).T
 
-    # BLAS's own threads spin between products: a third of a build's processor time.
+    # BLAS's own threads spin between matmuls: a third of a build's processor time.
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(work, range(0, count, step)):
             pass

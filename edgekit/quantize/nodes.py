@@ -1,4 +1,4 @@
-"""Float nodes out, quantized nodes in: MatMulNBits for products, GatherBlockQuantized for the token table.
+"""Float nodes out, quantized nodes in: MatMulNBits for matmuls, GatherBlockQuantized for the token table.
 
 Scales are stored as the grid says and cast to float32 by a node that ONNX Runtime folds away when it makes the
 session; a per-channel scale is repeated the same way.

@@ -6,7 +6,7 @@ A channel whose activations are large is divided by s where it is made and multi
     up:   rows / s, bias / s  ->  columns of down: weight * s
 
 s = 2**round(alpha * log2(a / geometric mean of a)), with a the largest magnitude of the channel while the model reads
-a few random tokens. Powers of two change no bit of the product in floating point. Kernels that round activations to 8
+a few random tokens. Powers of two change no bit of the matmul in floating point. Kernels that round activations to 8
 bits by blocks (accuracy level 4) then lose less of the small channels beside a large one, and the weights of the
 channels that matter get the finer steps (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978; both with data).
 """

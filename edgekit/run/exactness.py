@@ -46,7 +46,7 @@ REMEDIES: tuple[Entries, ...] = ((), UNSIGNED_WEIGHTS)
 """What to try, the fastest first."""
 
 PROMPT_MATMULS = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
-"""The products of a graph for prompts."""
+"""The matmuls of a graph for prompts."""
 
 _BLOCKS, _FOLDED_BLOCKS, _ROWS = (16, 32, 64, 128, 256), (32, 64, 128), ("1 row", "16 rows")
 
@@ -63,7 +63,7 @@ def folding_entry(accuracy_level: int) -> tuple[str, str]:
 class Survey:
     """What one probe said.
 
-    ``sums``: by product whether its sum came out, None where the runtime does not load the probe or the process died of
+    ``sums``: by matmul whether its sum came out, None where the runtime does not load the probe or the process died of
     it; ``died``: the status it ended with, else 0.
     """
 
@@ -73,12 +73,12 @@ class Survey:
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """Products whose sums are wrong."""
+        """Matmuls whose sums are wrong."""
         return tuple(name for name, right in (self.sums or {}).items() if not right)
 
 
 def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
-    """What the decoder's graph of a bundle multiplies: names of products by the probe that holds them."""
+    """What the decoder's graph of a bundle multiplies: names of matmuls by the probe that holds them."""
     found: dict[str, set[str]] = {}
     lacks, level = manifest.cpu_target.lacks, manifest.accuracy_level
     for grid, table in {(t.grid, t.name == EMBEDDING) for t in manifest.tensors if t.grid}:
@@ -95,10 +95,10 @@ def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
 def find_arithmetic(
     matmuls: Matmuls, kernels: Entries = (), *, keep: bool = True, root: Path = Path("/")
 ) -> Arithmetic:
-    """Under which session entries products are exact on this processor: the first of REMEDIES that makes all so.
+    """Under which session entries matmuls are exact on this processor: the first of REMEDIES that makes all so.
 
     Args:
-        products: names by probe.
+        matmuls: names by probe.
         kernels: session entries that the bundle sets anyway.
         keep: what the probes say is written into the cache.
         root: where ``proc`` is looked for.
@@ -117,7 +117,7 @@ def find_arithmetic(
 
 
 def require_exact(arithmetic: Arithmetic) -> None:
-    """Refuse a graph whose products are wrong on this processor.
+    """Refuse a graph whose matmuls are wrong on this processor.
 
     Raises:
         RunError: some are.
@@ -131,7 +131,7 @@ def require_exact(arithmetic: Arithmetic) -> None:
 
 
 def describe_arithmetic(decoder: Arithmetic, prompts: Arithmetic) -> str:
-    """What a runner's products are worth, and what was chosen for it.
+    """What a runner's matmuls are worth, and what was chosen for it.
 
     Args:
         decoder: of the decoder's graph, which was opened.
@@ -176,12 +176,12 @@ def survey(interpreter: Interpreter, entries: Entries = ()) -> tuple[Survey, ...
 
 
 def check_survey(name: str, interpreter: Interpreter) -> Check:
-    """All probes where a bundle would run: which products come out wrong, and what ends the process.
+    """All probes where a bundle would run: which matmuls come out wrong, and what ends the process.
 
-    What a bundle multiplies is looked at when it is opened: a product that none of its graphs has is no failure here.
+    What a bundle multiplies is looked at when it is opened: a matmul that none of its graphs has is no failure here.
     """
     found = survey(interpreter)
-    wrong = [product for probe in found for product in probe.wrong]
+    wrong = [matmul for probe in found for matmul in probe.wrong]
     dead = [probe.probe for probe in found if probe.died]
     count = sum(len(probe.sums or ()) for probe in found)
     where = interpreter.processor_class or "unknown class"

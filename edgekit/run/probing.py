@@ -1,6 +1,6 @@
 """A program and a function: opens probes and says which known sums came out, wherever there is onnxruntime.
 
-``python probing.py FILE ... [KEY=VALUE ...]`` prints a line of JSON for each file: its name, and what each product of
+``python probing.py FILE ... [KEY=VALUE ...]`` prints a line of JSON for each file: its name, and what each matmul of
 it is worth, or null where this runtime does not load it. A kernel that the processor lacks ends the process: the file
 after the last line is the one. It imports nothing of edgekit: the Python that runs it may belong to another processor.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def run_probe(onnxruntime: Any, model: bytes, entries: tuple[tuple[str, str], ...]) -> dict[str, bool] | None:
-    """The products of a probe by name, True where the result is the known sum; None where it does not load.
+    """The matmuls of a probe by name, True where the result is the known sum; None where it does not load.
 
     Args:
         onnxruntime: the package.

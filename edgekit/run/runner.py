@@ -91,7 +91,7 @@ class OnnxRunner:
     Attributes:
         info: what runs the decoder's graph.
         settings: how.
-        prompt_arithmetic: what was found of the products of the graph for prompts. Where no choice of session entries
+        prompt_arithmetic: what was found of the matmuls of the graph for prompts. Where no choice of session entries
             makes them exact, ``settings`` has prompts run on the decoder's graph.
         pace: what drafts have cost and brought so far; see lookup.
     """

@@ -30,7 +30,7 @@ class SessionInfo:
     """What runs the graph.
 
     ``placement`` counts the nodes each provider took, in the session's order of preference; None when this
-    ONNX Runtime cannot tell. ``runtime`` is (package, version) pairs. ``arithmetic``: what makes its products exact.
+    ONNX Runtime cannot tell. ``runtime`` is (package, version) pairs. ``arithmetic``: what makes its matmuls exact.
     """
 
     runtime: tuple[tuple[str, str], ...]
@@ -70,7 +70,7 @@ def open_session(
         bundle: the opened bundle.
         settings: threads, and how they wait.
         small_memory: no arena: what a run has used goes back to the system.
-        arithmetic: under which session entries the graph's products are exact.
+        arithmetic: under which session entries the graph's matmuls are exact.
         graph: another ONNX file over the same weights, in the place of the bundle's.
 
     Raises:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PREFILL_CHUNK = 128
 """Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
-of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the products get slower."""
+of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the matmuls get slower."""
 
 
 @dataclass(frozen=True)

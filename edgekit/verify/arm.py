@@ -306,8 +306,8 @@ def _graph(
     manifest = bundle.manifest
     entries = (folding_entry(kernels.accuracy_level), *kernels.entries)
     if interpreter == this_interpreter():
-        products = PROMPT_MATMULS if prompts else decoder_matmuls(manifest)
-        entries += find_arithmetic(products, entries).entries
+        matmuls = PROMPT_MATMULS if prompts else decoder_matmuls(manifest)
+        entries += find_arithmetic(matmuls, entries).entries
     with TemporaryDirectory(prefix="edgekit-arm-") as folder:
         path, weights = bundle.graph, None
         if prompts and manifest.prefill:

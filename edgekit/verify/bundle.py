@@ -374,7 +374,7 @@ def _spread(logits: Logits, exact: Logits) -> float:
 
 
 def _check_arithmetic(bundle: Bundle, runner: OnnxRunner) -> Check:
-    """What makes the products exact here, and where the recorded quality was measured."""
+    """What makes the matmuls exact here, and where the recorded quality was measured."""
     here, recorded = processor_class() or "a processor of an unknown class", bundle.manifest.quality
     detail = f"{here}: {runner.arithmetic}"
     if recorded and recorded.processor_class != processor_class():

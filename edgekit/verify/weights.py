@@ -73,7 +73,7 @@ def _find_rows(stored: Mapping[str, ir.TensorProtocol], entry: TensorEntry) -> R
 
 
 def _float_rows(whole: NDArray[Any] | None, entry: TensorEntry) -> Rows | None:
-    """A matrix product holds its weight [inputs, outputs]; tables and vectors are as in the source."""
+    """A matmul holds its weight [inputs, outputs]; tables and vectors are as in the source."""
     if whole is None or whole.shape not in (entry.shape, entry.shape[::-1]):
         return None
     as_is = whole.ndim == 1 or entry.name == EMBEDDING or whole.shape != entry.shape[::-1]
