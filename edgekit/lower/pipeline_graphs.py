@@ -1,8 +1,8 @@
 """The two small graphs around the static ones that let a runtime with a loop of its own drive them: onnxruntime-genai.
 
-It hands over a prompt of any length, keeps the cache, and wants one row of logits. ``piece_graph`` cuts the next piece
+It hands over a prompt of any length, keeps the cache, and wants one row of logits. ``prefill_chunk_graph`` cuts the next chunk
 of the prompt and fills it up to the static width; ``cache_graph`` writes the new keys and values into the cache, takes
-the last token's logits, and says where the next piece starts. Both run on the CPU, for prompts and single tokens alike.
+the last token's logits, and says where the next chunk starts. Both run on the CPU, for prompts and single tokens alike.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 INT64 = ir.TensorType(ir.DataType.INT64)
 
 PROMPT_IDS, PROMPT_POSITIONS, LAST_LOGITS = "prompt_ids", "prompt_positions", "logits.last"
-START, COUNT, PLACE, NEXT = "piece.start", "piece.count", "piece.place", "piece.next"
+START, COUNT, PLACE, NEXT = "chunk.start", "chunk.count", "chunk.place", "chunk.next"
 
 
-def piece_graph(width: int, like: ir.Model) -> ir.Model:
-    """The next piece of a prompt, as the host's graph takes it.
+def prefill_chunk_graph(width: int, like: ir.Model) -> ir.Model:
+    """The next chunk of a prompt, as the host's graph takes it.
 
-    Inputs, int64: ``prompt_ids`` and ``prompt_positions`` [1,n], the whole prompt at each run; ``piece.start`` [1], 0
-    if it is not given. A prompt of one token is a piece of one, any other is cut into pieces of ``width``.
+    Inputs, int64: ``prompt_ids`` and ``prompt_positions`` [1,n], the whole prompt at each run; ``chunk.start`` [1], 0
+    if it is not given. A prompt of one token is a chunk of one, any other is cut into chunks of ``width``.
 
     Outputs, int64: ``input_ids`` and ``position_ids`` [1,1] or [1,width], filled up with zeros and the last token's
-    place (a higher one may switch the angles, or have none); [1] each: ``piece.count`` tokens that are real,
-    ``piece.place`` where the first stands, ``piece.next`` where the next piece starts, 0 behind the last.
+    place (a higher one may switch the angles, or have none); [1] each: ``chunk.count`` tokens that are real,
+    ``chunk.place`` where the first stands, ``chunk.next`` where the next chunk starts, 0 behind the last.
 
     Args:
         width: tokens of the prompt's graph.
@@ -40,7 +40,7 @@ def piece_graph(width: int, like: ir.Model) -> ir.Model:
     """
     ids, positions, start = (_input(name, shape) for name, shape in _PROMPT)
     tape = Tape()
-    graph = ir.Graph([ids, positions], [], nodes=[], opset_imports={"": like.opset_imports[""]}, name="piece")
+    graph = ir.Graph([ids, positions], [], nodes=[], opset_imports={"": like.opset_imports[""]}, name="prefill_chunk")
     zero, one, axis, wide = (_constant(graph, f"c.{i}", [i]) for i in (0, 1, -1, width))
     start.const_value = ir.tensor(np.zeros(1, np.int64), name=START)
     graph.inputs.append(start)
@@ -70,11 +70,11 @@ def cache_graph(chain: Sequence[ir.Model]) -> ir.Model:
     """What becomes of a static chain's outputs.
 
     Inputs: ``past_key_values.{i}.key|value`` [1,kv_heads,slots,D]; ``new.{i}.key|value`` [1,kv_heads,S,D];
-    ``logits`` [1,S,V]; ``piece.count``, ``piece.place`` and ``piece.next`` of the piece they come from.
+    ``logits`` [1,S,V]; ``chunk.count``, ``chunk.place`` and ``chunk.next`` of the chunk they come from.
 
     Outputs: ``present.{i}.key|value``, the past with the new rows of real tokens at their places: a caller that binds
     it to the past's own memory has only those rows written, for ScatterND copies nothing then; ``logits.last`` [1,1,V]
-    of the last real token; ``piece.start``, for the next run of ``piece_graph``.
+    of the last real token; ``chunk.start``, for the next run of ``prefill_chunk_graph``.
 
     Args:
         chain: the parts of one role, for the types and sizes of their inputs and outputs.

@@ -17,7 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from edgekit.errors import LowerError
 from edgekit.lower.host_inputs import host_graph
 from edgekit.lower.passes import lower
-from edgekit.lower.pipeline_graphs import piece_graph
+from edgekit.lower.pipeline_graphs import prefill_chunk_graph
 from edgekit.types.device import NpuScheme, Window
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def lower_static(model: ir.Model, target: Target, npu: Npu, route: NpuScheme) ->
         for tokens in (npu.prefill_tokens, 1)
     )
     host = host_graph(model, npu.context, route.masked)
-    return StaticGraphs(host, piece_graph(npu.prefill_tokens, host), prefill, decode)
+    return StaticGraphs(host, prefill_chunk_graph(npu.prefill_tokens, host), prefill, decode)
 
 
 def share_bytes(model: ir.Model, written: Mapping[str, ir.Value]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.lower.pipeline_graphs import cache_graph, piece_graph
+from edgekit.lower.pipeline_graphs import cache_graph, prefill_chunk_graph
 from edgekit.run.runtime import onnxruntime
 
 WIDTH, SLOTS, HEADS, SIZE, VOCAB = 4, 12, 2, 3, 5
@@ -33,7 +33,7 @@ def chain(layers: int = 2) -> ir.Model:
 @pytest.mark.parametrize("length", range(1, 3 * WIDTH + 2))
 @pytest.mark.parametrize("place", [0, 5])
 def test_the_pieces_of_a_prompt_are_the_prompt(length: int, place: int) -> None:
-    cut = session(piece_graph(WIDTH, chain()))
+    cut = session(prefill_chunk_graph(WIDTH, chain()))
     ids, places = np.arange(100, 100 + length)[None], np.arange(place, place + length)[None]
     width, start, seen = (1 if length == 1 else WIDTH), {}, []
     for piece in range(-(-length // WIDTH)):
@@ -45,9 +45,9 @@ def test_the_pieces_of_a_prompt_are_the_prompt(length: int, place: int) -> None:
         assert set(positions[0, count:].tolist()) <= {first + count - 1}
         assert filled[0, count:].tolist() == [0] * (width - count)
         seen += filled[0, :count].tolist()
-        start = {"piece.start": follow}
+        start = {"chunk.start": follow}
     assert seen == ids[0].tolist()
-    assert start["piece.start"].tolist() == [0], "the next prompt begins at its beginning"
+    assert start["chunk.start"].tolist() == [0], "the next prompt begins at its beginning"
 
 
 @pytest.mark.parametrize(("count", "place"), [(1, 0), (4, 0), (3, 5), (2, SLOTS - 2)])
@@ -72,7 +72,7 @@ def test_the_real_rows_are_written_in_the_pasts_own_memory(count: int, place: in
         np.testing.assert_array_equal(held[name].numpy(), array)
     named = dict(zip((o.name for o in write.get_outputs()), binding.get_outputs(), strict=True))
     np.testing.assert_array_equal(named["logits.last"].numpy(), feeds["logits"][:, count - 1 : count])
-    assert named["piece.start"].numpy().tolist() == [8]
+    assert named["chunk.start"].numpy().tolist() == [8]
 
 
 def inputs(write: onnxruntime.InferenceSession, random: np.random.Generator, count: int, place: int) -> dict:
@@ -83,7 +83,7 @@ def inputs(write: onnxruntime.InferenceSession, random: np.random.Generator, cou
         for i in write.get_inputs()
         if i.type in kinds
     }
-    scalars = {"piece.count": count, "piece.place": place, "piece.next": 8}
+    scalars = {"chunk.count": count, "chunk.place": place, "chunk.next": 8}
     return feeds | {name: np.asarray([scalar], np.int64) for name, scalar in scalars.items()}
 
 
