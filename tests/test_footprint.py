@@ -14,7 +14,7 @@ from edgekit.errors import LowerError
 from edgekit.estimate.memory import RUNTIME_BYTES, SCORES, held_bytes, workspace_bytes
 from edgekit.estimate.needs import kv_bytes_per_position
 from edgekit.inspect.plan import npu_token_bytes, plan_bundle, predict_footprint
-from edgekit.source import open_outline
+from edgekit.source import open_config_only
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Grid, TensorEntry
 from edgekit.types.generation import PREFILL_CHUNK
@@ -45,7 +45,7 @@ def folder(request, tmp_path_factory):
 
 
 def planned(model, precision, target):
-    return plan_bundle(open_outline(str(model)), builtin_recipe(precision), load_target(target))
+    return plan_bundle(open_config_only(str(model)), builtin_recipe(precision), load_target(target))
 
 
 @pytest.mark.parametrize("target", ["cpu", "portable"])
@@ -93,7 +93,7 @@ def test_weights_in_memory_have_a_scale_and_a_sum_for_every_block_of_the_kernel(
 
 
 def test_workspace_grows_with_the_context_by_the_scores_and_holds_one_row_of_logits(folder):
-    spec = open_outline(str(folder)).spec
+    spec = open_config_only(str(folder)).spec
     small, large = workspace_bytes(spec, 256), workspace_bytes(spec, 512)
     assert large - small == SCORES * 4 * PREFILL_CHUNK * spec.heads * 256
     assert workspace_bytes(replace(spec, vocab_size=spec.vocab_size + 1), 512) - large == 4
@@ -101,7 +101,7 @@ def test_workspace_grows_with_the_context_by_the_scores_and_holds_one_row_of_log
 
 def test_the_workspace_of_smollm2_is_the_sum_of_its_terms_by_hand(folder):
     """The constants themselves, which differences between contexts do not show."""
-    spec = open_outline(str(folder)).spec
+    spec = open_config_only(str(folder)).spec
     spec = replace(spec, vocab_size=49152, hidden_size=576, intermediate_size=1536, heads=9, kv_heads=3, head_dim=64)
     spec = replace(spec, context_length=8192, rope=replace(spec.rope, dim=64))
     logits, rope = 4 * 49152, 4 * 64 * 8192
@@ -113,7 +113,7 @@ def test_the_workspace_of_smollm2_is_the_sum_of_its_terms_by_hand(folder):
 
 def test_a_dialect_without_a_quantized_product_expands_the_head(folder):
     fused, standard = (predict_footprint(planned(folder, "int8", t), 64, shared_kv=True) for t in ("cpu", "portable"))
-    assert standard.memory.workspace - fused.memory.workspace == 4 * 64 * open_outline(str(folder)).spec.vocab_size
+    assert standard.memory.workspace - fused.memory.workspace == 4 * 64 * open_config_only(str(folder)).spec.vocab_size
     plain = predict_footprint(planned(folder, "fp32", "portable"), 64, shared_kv=True)
     assert plain.memory.workspace == fused.memory.workspace
 

@@ -16,7 +16,7 @@ from edgekit.errors import ConfigError, LowerError, QuantizeError
 from edgekit.estimate.memory import RUNTIME_BYTES
 from edgekit.inspect.plan import TOKENIZER_BYTES, Footprint, Plan, npu_token_bytes, plan_bundle, predict_footprint
 from edgekit.run import physical_cores
-from edgekit.source import open_outline
+from edgekit.source import open_config_only
 from edgekit.types import Checkpoint, Precision, Progress, Target, silent
 from edgekit.types.device import Evidence
 from edgekit.types.generation import PREFILL_CHUNK
@@ -213,9 +213,9 @@ def fit_models(
     limits = limits or Limits()
     known = [_load(name) for name in dict.fromkeys(targets or list_targets())]
     named = dict.fromkeys(models)
-    outlines = [open_outline(name, revision=revision, offline=offline) for name in named]
-    lengths = {name: _context(name, outline, context) for name, outline in zip(named, outlines, strict=True)}
-    plans = _plan_all(dict(zip(named, outlines, strict=True)), known, progress)
+    models = [open_config_only(name, revision=revision, offline=offline) for name in named]
+    lengths = {name: _context(name, checkpoint, context) for name, checkpoint in zip(named, models, strict=True)}
+    plans = _plan_all(dict(zip(named, models, strict=True)), known, progress)
     known = [_measure_here(t, plans, lengths) if t.name == HERE else t for t in known]
     options = tuple(
         _judge(
@@ -232,9 +232,9 @@ def fit_models(
     )
     described = tuple(
         ModelFit(name, o.spec.architecture, _parameters(o), lengths[name], o.spec.context_length)
-        for name, o in zip(named, outlines, strict=True)
+        for name, o in zip(named, models, strict=True)
     )
-    why = _why_incomparable(described, outlines)
+    why = _why_incomparable(described, models)
     comparable = len(described) > 1 and not why
     return Fit(
         models=described,
@@ -258,8 +258,8 @@ def _load(name: str) -> Target:
     return replace(load_target("cpu"), name=HERE, title="this machine")
 
 
-def _context(name: str, outline: Checkpoint, context: int | None) -> int:
-    limit = outline.spec.context_length
+def _context(name: str, checkpoint: Checkpoint, context: int | None) -> int:
+    limit = checkpoint.spec.context_length
     if context is not None and not 1 <= context <= limit:
         raise ConfigError(f"context={context}: {name} holds 1 to {limit} tokens", f"ask for {limit} or less")
     return context or min(CONTEXT, limit)
@@ -284,24 +284,24 @@ def _formulae(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
     return (*FORMULAE, ("tok/s on an NPU (estimated)", speed), *NPU_FORMULAE)
 
 
-def _parameters(outline: Checkpoint) -> int:
-    return sum(prod(outline.weights.shape(name)) for name in outline.weights.names())
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(prod(checkpoint.weights.shape(name)) for name in checkpoint.weights.names())
 
 
-def _plan_all(outlines: Mapping[str, Checkpoint], targets: Sequence[Target], progress: Progress) -> Plans:
+def _plan_all(models: Mapping[str, Checkpoint], targets: Sequence[Target], progress: Progress) -> Plans:
     plans: Plans = {}
     drawn: dict[tuple[object, ...], Plan] = {}
-    for i, (name, outline) in enumerate(outlines.items()):
-        progress("planning bundles", i, len(outlines), "models")
+    for i, (name, checkpoint) in enumerate(models.items()):
+        progress("planning bundles", i, len(models), "models")
         for target in targets:
             for precision in get_args(Precision):
-                plans[target.name, name, precision] = _plan(outline, precision, target, drawn)
-    progress("planning bundles", len(outlines), len(outlines), "models")
+                plans[target.name, name, precision] = _plan(checkpoint, precision, target, drawn)
+    progress("planning bundles", len(models), len(models), "models")
     return plans
 
 
 def _plan(
-    outline: Checkpoint, precision: Precision, target: Target, drawn: dict[tuple[object, ...], Plan]
+    checkpoint: Checkpoint, precision: Precision, target: Target, drawn: dict[tuple[object, ...], Plan]
 ) -> Plan | str:
     """The bundle, drawn once for all targets of a dialect; or why it cannot be built."""
     if precision not in target.precisions:
@@ -310,10 +310,10 @@ def _plan(
     recipe = builtin_recipe(precision, route)
     target = _on_cpu(target)
     dialect = (target.opset, target.lacks, target.quirks, target.accuracy_level, target.shared_kv)
-    key = (outline.provenance, recipe.name, *dialect)
+    key = (checkpoint.provenance, recipe.name, *dialect)
     if key not in drawn:
         try:
-            drawn[key] = plan_bundle(outline, recipe, target)
+            drawn[key] = plan_bundle(checkpoint, recipe, target)
         except (QuantizeError, LowerError) as error:
             return error.message
     return drawn[key]
@@ -426,10 +426,10 @@ def _obstacle(option: Option) -> str:
 # --- several models ---------------------------------------------------------------------------
 
 
-def _why_incomparable(models: Sequence[ModelFit], outlines: Sequence[Checkpoint]) -> str:
+def _why_incomparable(models: Sequence[ModelFit], models: Sequence[Checkpoint]) -> str:
     if len(models) < 2:
         return ""
-    return measure.why_incomparable([o.spec for o in outlines], [m.parameters for m in models])
+    return measure.why_incomparable([o.spec for o in models], [m.parameters for m in models])
 
 
 def _rank(models: Sequence[ModelFit], options: Sequence[Option]) -> tuple[Rank, ...]:

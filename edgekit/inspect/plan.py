@@ -56,11 +56,11 @@ class Footprint:
     token: int
 
 
-def plan_bundle(outline: Checkpoint, recipe: Recipe, target: Target) -> Plan:
+def plan_bundle(checkpoint: Checkpoint, recipe: Recipe, target: Target) -> Plan:
     """Draw the bundle that ``build`` would write; no weight is read.
 
     Args:
-        outline: the model (``source.open_outline``).
+        checkpoint: the model (``source.open_config_only``).
         recipe: how the weights become small.
         target: which dialect the graph is written in.
 
@@ -73,12 +73,12 @@ def plan_bundle(outline: Checkpoint, recipe: Recipe, target: Target) -> Plan:
     from edgekit.lower import lower
     from edgekit.quantize import quantize
 
-    spec, name = outline.spec, outline.provenance.id.rsplit("/", 1)[-1]
-    graph = build_graph(spec, outline.weights, opset=target.opset, name=name)
-    small = quantize(graph, outline.weights, recipe, accuracy_level=target.accuracy_level)
+    spec, name = checkpoint.spec, checkpoint.provenance.id.rsplit("/", 1)[-1]
+    graph = build_graph(spec, checkpoint.weights, opset=target.opset, name=name)
+    small = quantize(graph, checkpoint.weights, recipe, accuracy_level=target.accuracy_level)
     lowered = lower(small.model, target)
     tensors = small.entries()
-    size = predict_size(lowered, outline.files, spec, target, recipe.precision)
+    size = predict_size(lowered, checkpoint.files, spec, target, recipe.precision)
     known = size.beside > 0
     if not known:
         size = replace(size, beside=TOKENIZER_BYTES * spec.vocab_size)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from edgekit.errors import SourceError
-from edgekit.source import open_model, open_outline, source_stamp, try_tokenizer
+from edgekit.source import open_config_only, open_model, source_stamp, try_tokenizer
 from edgekit.source.provenance import require_unchanged
 from edgekit.testing import tiny_checkpoint, tiny_config, tiny_weights
 from tests.source.ggufs import write_gguf
@@ -90,7 +90,7 @@ def test_numbers_beyond_their_range(folder: Path, key: str, value: object) -> No
 def test_numbers_are_refused_without_weights_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(tiny_config(num_hidden_layers=2_000_000)))
     with pytest.raises(SourceError, match="num_hidden_layers") as caught:
-        open_outline(str(tmp_path))
+        open_config_only(str(tmp_path))
     assert caught.value.hint
 
 

@@ -43,12 +43,12 @@ print(json.dumps(out))
 OUTLINE = """
 import json, sys
 from edgekit.errors import EdgekitError
-from edgekit.source import open_outline
+from edgekit.source import open_config_only
 try:
-    outline = open_outline(sys.argv[1], revision=sys.argv[2] or None, offline=sys.argv[3] == "offline")
-    provenance = outline.provenance
-    out = {"layers": outline.spec.layers, "id": provenance.id, "kind": provenance.kind,
-           "revision": provenance.revision, "files": [f.name for f in outline.files]}
+    checkpoint = open_config_only(sys.argv[1], revision=sys.argv[2] or None, offline=sys.argv[3] == "offline")
+    provenance = checkpoint.provenance
+    out = {"layers": checkpoint.spec.layers, "id": provenance.id, "kind": provenance.kind,
+           "revision": provenance.revision, "files": [f.name for f in checkpoint.files]}
 except EdgekitError as error:
     out = {"error": error.message, "hint": error.hint}
 print(json.dumps(out))

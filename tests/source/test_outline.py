@@ -8,7 +8,7 @@ import pytest
 from ggufs import write_gguf
 
 from edgekit.errors import SourceError
-from edgekit.source import open_model, open_outline, packaged
+from edgekit.source import open_config_only, open_model, packaged
 from edgekit.testing import tiny_checkpoint, tiny_config
 
 
@@ -17,28 +17,28 @@ def test_a_config_is_enough_and_gives_every_shape(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     for name in ("config.json", "generation_config.json"):
         shutil.copy(whole / name, tmp_path / "bare")
-    checkpoint, outline = open_model(str(whole)), open_outline(str(tmp_path / "bare"))
-    assert outline.spec == checkpoint.spec
-    assert outline.files == ()
-    names = outline.weights.names()
+    checkpoint, checkpoint = open_model(str(whole)), open_config_only(str(tmp_path / "bare"))
+    assert checkpoint.spec == checkpoint.spec
+    assert checkpoint.files == ()
+    names = checkpoint.weights.names()
     assert names == checkpoint.weights.names()
-    assert all(outline.weights.shape(name) == checkpoint.weights.shape(name) for name in names)
-    for ask in (outline.weights.read, outline.weights.nbytes):
+    assert all(checkpoint.weights.shape(name) == checkpoint.weights.shape(name) for name in names)
+    for ask in (checkpoint.weights.read, checkpoint.weights.nbytes):
         with pytest.raises(SourceError, match=r"only its configuration was opened, and 'model.norm.weight'"):
             ask("model.norm.weight")
     with pytest.raises(SourceError, match="no tensor 'nonsense'"):
-        outline.weights.shape("nonsense")
+        checkpoint.weights.shape("nonsense")
 
 
 def test_the_tokenizer_beside_it_is_part_of_it(tmp_path: Path) -> None:
     whole = tiny_checkpoint(tmp_path / "whole")
     (whole / "model.safetensors").write_bytes(b"half a download")
-    assert open_outline(str(whole)).file("tokenizer.json") == (whole / "tokenizer.json").read_bytes()
+    assert open_config_only(str(whole)).file("tokenizer.json") == (whole / "tokenizer.json").read_bytes()
 
 
 def test_a_gguf_is_its_own_configuration(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf")
-    assert open_outline(str(tmp_path / "tiny.gguf")).spec == open_model(str(tmp_path / "tiny.gguf")).spec
+    assert open_config_only(str(tmp_path / "tiny.gguf")).spec == open_model(str(tmp_path / "tiny.gguf")).spec
 
 
 def test_a_packaged_model_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +47,8 @@ def test_a_packaged_model_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(packaged, "_download", refuse)
-    outline = open_outline("smollm2-135m")
-    assert (outline.spec.layers, outline.spec.hidden_size, outline.provenance.kind) == (30, 576, "packaged")
+    checkpoint = open_config_only("smollm2-135m")
+    assert (checkpoint.spec.layers, checkpoint.spec.hidden_size, checkpoint.provenance.kind) == (30, 576, "packaged")
     assert not (tmp_path / "cache").exists()
 
 
@@ -56,7 +56,7 @@ def test_a_packaged_model_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_packaged_models_configuration_is_that_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = open_model("smollm2-135m")
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "empty"))
-    assert open_outline("smollm2-135m").spec == fetched.spec
+    assert open_config_only("smollm2-135m").spec == fetched.spec
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_what_is_wrong_with_a_configuration_is_said(
     if content is not None:
         (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(SourceError, match=culprit) as caught:
-        open_outline(str(tmp_path))
+        open_config_only(str(tmp_path))
     assert caught.value.hint
 
 
 def test_what_is_nothing_is_refused_as_ever() -> None:
     with pytest.raises(SourceError, match="there is no model 'smollm'"):
-        open_outline("smollm")
+        open_config_only("smollm")
     with pytest.raises(SourceError, match=r"there is no model 'org/absent\.gguf'"):
-        open_outline("org/absent.gguf")
+        open_config_only("org/absent.gguf")

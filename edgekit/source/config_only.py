@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def open_outline(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
+def open_config_only(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
     """Open a model as ``open_model`` does, without its weights: no byte of them is downloaded or looked at.
 
     A folder needs config.json only, and of a hub id only config.json is fetched. The tokenizer's files are part of the
