@@ -426,10 +426,10 @@ def _obstacle(option: Option) -> str:
 # --- several models ---------------------------------------------------------------------------
 
 
-def _why_incomparable(models: Sequence[ModelFit], models: Sequence[Checkpoint]) -> str:
+def _why_incomparable(models: Sequence[ModelFit], opened: Sequence[Checkpoint]) -> str:
     if len(models) < 2:
         return ""
-    return measure.why_incomparable([o.spec for o in models], [m.parameters for m in models])
+    return measure.why_incomparable([checkpoint.spec for checkpoint in opened], [m.parameters for m in models])
 
 
 def _rank(models: Sequence[ModelFit], options: Sequence[Option]) -> tuple[Rank, ...]:

@@ -124,7 +124,8 @@ class Checkpoint:
     """A model as it was given to us: the spec, lazy weights and the files beside them.
 
     ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
-    and, where the model has one, chat_template.jinja; those of a configuration alone (see source/config_only.py) may be absent.
+    and, where the model has one, chat_template.jinja; any may be absent where the configuration alone was opened (see
+    source/config_only.py).
     """
 
     spec: ModelSpec

@@ -17,17 +17,17 @@ def test_a_config_is_enough_and_gives_every_shape(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     for name in ("config.json", "generation_config.json"):
         shutil.copy(whole / name, tmp_path / "bare")
-    checkpoint, checkpoint = open_model(str(whole)), open_config_only(str(tmp_path / "bare"))
-    assert checkpoint.spec == checkpoint.spec
-    assert checkpoint.files == ()
-    names = checkpoint.weights.names()
+    checkpoint, bare = open_model(str(whole)), open_config_only(str(tmp_path / "bare"))
+    assert bare.spec == checkpoint.spec
+    assert bare.files == ()
+    names = bare.weights.names()
     assert names == checkpoint.weights.names()
-    assert all(checkpoint.weights.shape(name) == checkpoint.weights.shape(name) for name in names)
-    for ask in (checkpoint.weights.read, checkpoint.weights.nbytes):
+    assert all(bare.weights.shape(name) == checkpoint.weights.shape(name) for name in names)
+    for ask in (bare.weights.read, bare.weights.nbytes):
         with pytest.raises(SourceError, match=r"only its configuration was opened, and 'model.norm.weight'"):
             ask("model.norm.weight")
     with pytest.raises(SourceError, match="no tensor 'nonsense'"):
-        checkpoint.weights.shape("nonsense")
+        bare.weights.shape("nonsense")
 
 
 def test_the_tokenizer_beside_it_is_part_of_it(tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def test_a_packaged_model_is_not_fetched(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(packaged, "_download", refuse)
-    checkpoint = open_config_only("smollm2-135m")
-    assert (checkpoint.spec.layers, checkpoint.spec.hidden_size, checkpoint.provenance.kind) == (30, 576, "packaged")
+    bare = open_config_only("smollm2-135m")
+    assert (bare.spec.layers, bare.spec.hidden_size, bare.provenance.kind) == (30, 576, "packaged")
     assert not (tmp_path / "cache").exists()
 
 
