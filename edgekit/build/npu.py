@@ -181,7 +181,7 @@ class NpuLine:
         """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
         lowered = lower_static(self._model, target, npu, route)
         self._bundle.write_graph(lowered.host, f"{folder}/host.onnx")
-        self._bundle.write_graph(lowered.piece, f"{folder}/piece.onnx")
+        self._bundle.write_graph(lowered.chunk, f"{folder}/chunk.onnx")
         prefill, decode = lowered.prefill, lowered.decode
         key = f"{self._stem}.{route.activations}.{npu.prefill_tokens}x{npu.context}"
         if key not in self._static:

@@ -1,6 +1,6 @@
 """``npu/<target>/genai_config.json``: how onnxruntime-genai drives static graphs, as a pipeline of stages.
 
-genai gives every run the whole prompt, as many times as it has pieces (``sliding_window``); the piece stage takes the
+genai gives every run the whole prompt, as many times as it has chunks (``sliding_window``); the chunk stage takes the
 next one. Names in ``inputs`` and ``outputs`` that genai manages (the prompt, its places, the cache, one row of logits)
 are given to every stage that has them; what else a stage gives is handed to those after it, by name.
 """
@@ -40,14 +40,14 @@ class Stage:
 
 
 def stages_of(build: NpuBuild) -> tuple[Stage, ...]:
-    """The stages in the order in which they run: piece, host, the prefill or the decode chain, cache."""
+    """The stages in the order in which they run: chunk, host, the prefill or the decode chain, cache."""
     files = {graph: graph.context.removeprefix(f"{build.folder}/") for graph in build.graphs}
     compiled = (
         Stage(files[g].removesuffix(".onnx"), files[g], g.role == "prefill", g.role == "decode", compiled=True)
         for g in (*build.chain("prefill"), *build.chain("decode"))
     )
     host = build.host.removeprefix(f"{build.folder}/")
-    return (Stage("piece", "piece.onnx"), Stage("host", host), *compiled, Stage("cache", "cache.onnx"))
+    return (Stage("chunk", "chunk.onnx"), Stage("host", host), *compiled, Stage("cache", "cache.onnx"))
 
 
 def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: ModelSpec, width: int) -> bytes:
@@ -58,7 +58,7 @@ def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: Model
         build: what they are.
         runtime: the provider's name in genai and its options on the device.
         spec: the model.
-        width: tokens of a piece of a prompt.
+        width: tokens of a chunk of a prompt.
     """
     decoder = {
         "session_options": genai_session(),

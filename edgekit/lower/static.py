@@ -1,4 +1,4 @@
-"""A model as static graphs for an NPU: one that takes a prompt by the piece, one that takes a token, one for the host.
+"""A model as static graphs for an NPU: one that takes a prompt by the chunk, one that takes a token, one for the host.
 
 A model larger than the NPU takes at once is cut between layers; the parts run one after another.
 """
@@ -32,11 +32,11 @@ _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 class StaticGraphs:
     """``prefill`` and ``decode`` are chains: each part takes what those before it give, by name.
 
-    ``host`` and ``piece`` run on the CPU; the latter is for a runtime with a loop of its own, as ``cache_graph`` is.
+    ``host`` and ``chunk`` run on the CPU; the latter is for a runtime with a loop of its own, as ``cache_graph`` is.
     """
 
     host: ir.Model
-    piece: ir.Model
+    chunk: ir.Model
     prefill: tuple[ir.Model, ...]
     decode: tuple[ir.Model, ...]
 

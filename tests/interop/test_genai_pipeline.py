@@ -106,7 +106,7 @@ def test_the_folder_holds_all_that_its_configuration_names(tmp_path: Path, monke
     folder = bundle.path / build.folder
     config = json.loads((folder / "genai_config.json").read_text())
     (stages,) = config["model"]["decoder"]["pipeline"]
-    assert list(stages) == ["piece", "host", "prefill.0", "prefill.1", "decode.0", "decode.1", "cache"]
+    assert list(stages) == ["chunk", "host", "prefill.0", "prefill.1", "decode.0", "decode.1", "cache"]
     runtime = {"qnn": {"backend_path": "libQnnHtp.so", "htp_performance_mode": "burst"}}
     for name, stage in stages.items():
         assert (folder / stage["filename"]).is_file()
@@ -117,7 +117,7 @@ def test_the_folder_holds_all_that_its_configuration_names(tmp_path: Path, monke
     assert {"tokenizer.json", "tokenizer_config.json"} <= {path.name for path in folder.iterdir()}
     listed = {entry.path for entry in bundle.manifest.files}
     assert {
-        f"{build.folder}/{n}" for n in ("genai_config.json", "piece.onnx", "cache.onnx", "tokenizer.json")
+        f"{build.folder}/{n}" for n in ("genai_config.json", "chunk.onnx", "cache.onnx", "tokenizer.json")
     } <= listed
 
 

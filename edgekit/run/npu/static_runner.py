@@ -127,8 +127,8 @@ class StaticRunner:
         ids = self._accept(tokens)
         rows = np.empty((len(ids), self._vocab), np.float32)
         for start in range(0, len(ids), self._width):
-            piece = ids[start : start + self._width]
-            rows[start : start + len(piece)] = self._feed(self._prefill, piece, self._width)
+            chunk = ids[start : start + self._width]
+            rows[start : start + len(chunk)] = self._feed(self._prefill, chunk, self._width)
         return rows
 
     def _feed(self, chain: Sequence[Any], ids: NDArray[np.int64], width: int) -> NDArray[np.float32]:
