@@ -212,10 +212,9 @@ def fit_models(
     """
     limits = limits or Limits()
     known = [_load(name) for name in dict.fromkeys(targets or list_targets())]
-    named = dict.fromkeys(models)
-    models = [open_config_only(name, revision=revision, offline=offline) for name in named]
-    lengths = {name: _context(name, checkpoint, context) for name, checkpoint in zip(named, models, strict=True)}
-    plans = _plan_all(dict(zip(named, models, strict=True)), known, progress)
+    opened = {name: open_config_only(name, revision=revision, offline=offline) for name in models}
+    lengths = {name: _context(name, checkpoint, context) for name, checkpoint in opened.items()}
+    plans = _plan_all(opened, known, progress)
     known = [_measure_here(t, plans, lengths) if t.name == HERE else t for t in known]
     options = tuple(
         _judge(
@@ -227,21 +226,21 @@ def fit_models(
             limits,
         )
         for target in known
-        for name in named
+        for name in opened
         for precision in get_args(Precision)
     )
     described = tuple(
         ModelFit(name, o.spec.architecture, _parameters(o), lengths[name], o.spec.context_length)
-        for name, o in zip(named, models, strict=True)
+        for name, o in opened.items()
     )
-    why = _why_incomparable(described, models)
+    why = _why_incomparable(described, tuple(opened.values()))
     comparable = len(described) > 1 and not why
     return Fit(
         models=described,
         targets=tuple(known),
         limits=limits,
         options=options,
-        choices=tuple(_choose(t.name, name, options) for t in known for name in named),
+        choices=tuple(_choose(t.name, name, options) for t in known for name in opened),
         ranks=_rank(described, options) if comparable else (),
         best=tuple(_choose_model(t.name, described, options) for t in known) if comparable else (),
         incomparable=why,

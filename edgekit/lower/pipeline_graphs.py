@@ -1,8 +1,9 @@
 """The two small graphs around the static ones that let a runtime with a loop of its own drive them: onnxruntime-genai.
 
-It hands over a prompt of any length, keeps the cache, and wants one row of logits. ``prefill_chunk_graph`` cuts the next
-chunk of the prompt and fills it up to the static width; ``cache_graph`` writes the new keys and values into the cache, takes
-the last token's logits, and says where the next chunk starts. Both run on the CPU, for prompts and single tokens alike.
+It hands over a prompt of any length, keeps the cache, and wants one row of logits. ``prefill_chunk_graph`` cuts the
+next chunk of the prompt and fills it up to the static width; ``cache_graph`` writes the new keys and values into the
+cache, takes the last token's logits, and says where the next chunk starts. Both run on the CPU, for prompts and single
+tokens alike.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checkpoints: Hugging Face folder, hub id, GGUF file or packaged model -> ModelSpec, lazy weights, side files."""
 
 from edgekit.source.architectures import ARCHITECTURES
-from edgekit.source.checkpoint import open_config_only
+from edgekit.source.config_only import open_config_only
 from edgekit.source.corpus import TOKENIZER_EDGE_CASES
 from edgekit.source.model import open_model
 from edgekit.source.oracle import source_readers, source_tokenizer, try_tokenizer
