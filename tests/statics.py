@@ -27,13 +27,13 @@ def npu_of(largest: int = 10**9) -> Npu:
 
 
 def route_of(activations: str = "float16", *, half: bool = False) -> NpuScheme:
-    """A route of the phone; its cache in float32, which rounds nothing, unless ``half``."""
-    (route,) = (r for r in npu_of().routes if r.activations == activations)
-    return route if half else replace(route, quirks=route.quirks - {"cache:float32"})
+    """A scheme of the phone; its cache in float32, which rounds nothing, unless ``half``."""
+    (scheme,) = (r for r in npu_of().schemes if r.activations == activations)
+    return scheme if half else replace(scheme, quirks=scheme.quirks - {"cache:float32"})
 
 
-def lowered(model: ir.Model, route: NpuScheme, largest: int = 10**9) -> StaticGraphs:
-    return lower_static(model, PHONE, npu_of(largest), route)
+def lowered(model: ir.Model, scheme: NpuScheme, largest: int = 10**9) -> StaticGraphs:
+    return lower_static(model, PHONE, npu_of(largest), scheme)
 
 
 def open_graph(model: ir.Model) -> onnxruntime.InferenceSession:

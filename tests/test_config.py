@@ -206,7 +206,7 @@ def test_a_phone_of_ours_has_the_options_of_its_family_and_its_own() -> None:
     npu = load_target("galaxy-s24").npu
     assert npu is not None
     assert dict(npu.options) == {"htp_graph_finalization_optimization_mode": "3", "soc_model": "57"}
-    assert npu.routes[0].activations == "float16"
+    assert npu.schemes[0].activations == "float16"
     assert npu.numbers()["prefill_tokens"] == npu.prefill_tokens
 
 

@@ -62,9 +62,9 @@ options = { htp_performance_mode = "burst" }
 prefill_tokens = { certainty = "chosen", text = "a sack" }
 largest_graph_bytes = { certainty = "stated", text = "the mill's book" }
 "float16.masked" = { certainty = "chosen", text = "in half precision's range" }
-"float16.gate.int8" = { certainty = "chosen", text = "good flour" }
+"float16.limits.int8" = { certainty = "chosen", text = "good flour" }
 
-[[route]]
+[[scheme]]
 activations = "float16"
 precisions = ["int8"]
 lacks = ["op:SkipSimplifiedLayerNormalization"]
@@ -73,7 +73,7 @@ recipes = { int8 = "npu-int8" }
 options = { enable_htp_fp16_precision = "1" }
 masked = 1000
 
-[route.gate.int8]
+[scheme.limits.int8]
 top1 = 0.9
 kld = 0.1
 npu_top1 = 0.9
@@ -139,7 +139,7 @@ def test_a_number_of_a_device_without_its_source_is_a_problem(phone: Path, key: 
     assert f"{written} = {{ certainty" in problem.hint
 
 
-@pytest.mark.parametrize("key", ["prefill_tokens", "largest_graph_bytes", "float16.masked", "float16.gate.int8"])
+@pytest.mark.parametrize("key", ["prefill_tokens", "largest_graph_bytes", "float16.masked", "float16.limits.int8"])
 def test_a_number_of_a_family_without_its_source_is_a_problem(phone: Path, key: str) -> None:
     family = phone.parent / "families" / "mill.toml"
     lines = [line for line in family.read_text().splitlines() if "certainty" not in line or key not in line]
@@ -156,7 +156,7 @@ def test_a_number_of_a_family_without_its_source_is_a_problem(phone: Path, key: 
         ('fallback = "arm64"\n', "", "it has an NPU and no graph for its CPU", "fallback"),
         ('"arm64"', '"amr64"', "fallback: unknown target 'amr64'", "did you mean 'arm64'?"),
         ('"arm64"', '"galaxy-s24"', "fallback 'galaxy-s24' has an NPU itself", "CPU"),
-        ('["int8"]', '["int8", "int4"]', "'precisions' has int4, which no route of family 'mill' takes", "int8"),
+        ('["int8"]', '["int8", "int4"]', "'precisions' has int4, which no scheme of family 'mill' takes", "int8"),
         ('family = "mill"', 'family = "mil"', "unknown family 'mil'", "hexagon-float"),
         ('"none"', '"nun"', "'verified' must be one of", "did you mean 'none'?"),
         (
@@ -185,7 +185,7 @@ def test_what_is_wrong_in_a_device(phone: Path, old: str, new: str, problem: str
         ),
         ('int8 = "npu-int8"', 'int8 = "npu-int4"', "recipe 'npu-int4' makes int4, not int8", ""),
         ('"shapes:dynamic"', '"shapes:dynamo"', "cures 'shapes:dynamo'", "did you mean 'shapes:dynamic'?"),
-        ('"good flour"', '""', "the source of 'float16.gate.int8' says nothing", ""),
+        ('"good flour"', '""', "the source of 'float16.limits.int8' says nothing", ""),
         (
             '"float16.masked" =',
             '"uint16.masked" = { certainty = "chosen", text = "?" }\n"float16.masked" =',
@@ -241,9 +241,9 @@ def test_the_table_of_the_design_says_what_the_families_do() -> None:
     assert told.keys() == {"coreml", "nnapi", "openvino-npu"}
     npus = {npu.family: npu for name in list_targets() if (npu := load_target(name).npu) and npu.plugin is None}
     for name, (activations, cache) in told.items():
-        (route,) = npus[name].routes
-        assert activations == route.activations
-        assert cache == ("float16" if route.quirks & {"cache:float32", "floats:float32"} else "float32")
+        (scheme,) = npus[name].schemes
+        assert activations == scheme.activations
+        assert cache == ("float16" if scheme.quirks & {"cache:float32", "floats:float32"} else "float32")
 
 
 def test_a_fallback_has_no_part_without_an_npu(tmp_path: Path) -> None:
@@ -283,10 +283,12 @@ def test_show_tells_every_number_its_certainty_and_its_source(capsys: pytest.Cap
     target = load_target("galaxy-s24")
     assert {source["key"] for source in card["target"]["sources"]} == set(target.numbers())
     assert target.npu is not None
-    assert [route["route"]["activations"] for route in card["routes"]] == [r.activations for r in target.npu.routes]
-    for route in card["routes"]:
-        assert {row["cures"]: row["file"] for row in route["rewrites"]}.items() <= fixes().items()
-        assert all(source["text"] for _, source in route["gates"])
+    assert [scheme["scheme"]["activations"] for scheme in card["schemes"]] == [
+        r.activations for r in target.npu.schemes
+    ]
+    for scheme in card["schemes"]:
+        assert {row["cures"]: row["file"] for row in scheme["rewrites"]}.items() <= fixes().items()
+        assert all(source["text"] for _, source in scheme["limits"])
 
 
 def test_the_list_has_chip_npu_memory_and_bandwidth(

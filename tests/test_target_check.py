@@ -33,8 +33,8 @@ def lacking(**changes):
     """A phone whose file does not say that it lacks an operator that it lacks."""
     target = tiny_target()
     npu = target.npu
-    routes = tuple(replace(r, lacks=r.lacks - {LACK}) for r in npu.routes)
-    return replace(target, npu=replace(npu, routes=routes), **changes)
+    schemes = tuple(replace(r, lacks=r.lacks - {LACK}) for r in npu.schemes)
+    return replace(target, npu=replace(npu, schemes=schemes), **changes)
 
 
 def refusing(monkeypatch, operator, reason):

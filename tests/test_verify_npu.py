@@ -207,8 +207,8 @@ def test_the_emulator_runs_no_more_than_the_cache_holds_and_takes_the_text_it_is
 def test_worse_than_the_devices_file_allows_is_a_failure(compiled, tmp_path):
     build = compiled.manifest.npus[0]
     npu = build.target.npu
-    routes = tuple(replace(r, gates=tuple(replace(g, kld=1e-9) for g in r.gates)) for r in npu.routes)
-    bundle = copied(compiled, tmp_path, target=replace(build.target, npu=replace(npu, routes=routes)))
+    schemes = tuple(replace(r, limits=tuple(replace(g, kld=1e-9) for g in r.limits)) for r in npu.schemes)
+    bundle = copied(compiled, tmp_path, target=replace(build.target, npu=replace(npu, schemes=schemes)))
     checks, builds = verify_npus(bundle, source(bundle), OnEmulator(8, 1))
     assert [statuses(checks)[name] for name in NPU] == ["pass", "pass", "fail", "fail"]
     assert "KL against FP32 is" in checks[-1].detail

@@ -114,7 +114,7 @@ def check_targets(
         progress: told each step.
 
     Raises:
-        ConfigError: no such device, one without an NPU or without such a route; more context than the model has.
+        ConfigError: no such device, one without an NPU or without such a scheme; more context than the model has.
         RunError: no compiler here, or it crashed.
     """
     devices = [load_target(t) if isinstance(t, str) else t for t in targets]
@@ -165,7 +165,7 @@ class _Order:
 
     target: Target
     sized: tuple[Target, ...]
-    route: NpuScheme
+    scheme: NpuScheme
     recipe: Recipe
 
     @classmethod
@@ -174,11 +174,11 @@ class _Order:
     ) -> _Order:
         npu = npu_of(target)
         wanted = precision or target.precisions[0]
-        route = choose_scheme(target, wanted, activations)
-        recipe = builtin_recipe(wanted, route)
+        scheme = choose_scheme(target, wanted, activations)
+        recipe = builtin_recipe(wanted, scheme)
         kept = tuple(o for o in recipe.overrides if not _NUMBERED.search(o.match))
         sized = tuple(replace(target, npu=replace(npu, context=c)) for c in dict.fromkeys(contexts or (npu.context,)))
-        return cls(target, sized, route, replace(recipe, overrides=kept, size_bytes=None, bits_per_weight=None))
+        return cls(target, sized, scheme, replace(recipe, overrides=kept, size_bytes=None, bits_per_weight=None))
 
 
 def _line(
@@ -199,7 +199,7 @@ def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:
     estimates: list[Estimate] = []
     for target in order.sized:
         context = npu_of(target).context
-        found = line.attempt(target, order.route)
+        found = line.attempt(target, order.scheme)
         for a in found:
             c = a.compilation
             facts = (a.placement, c.traffic, c.seconds, c.peak_rss_bytes, c.error)
@@ -210,7 +210,7 @@ def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:
                 estimates.append(e)
     recipe = order.recipe
     return TargetTried(
-        order.target, recipe.precision, order.route.activations, recipe.name, tuple(graphs), tuple(estimates)
+        order.target, recipe.precision, order.scheme.activations, recipe.name, tuple(graphs), tuple(estimates)
     )
 
 

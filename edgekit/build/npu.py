@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgekit import measure
-from edgekit.build.npu_emulate import STEPS, TOKENS, emulate_build, make_probe, require_gate
+from edgekit.build.npu_emulate import STEPS, TOKENS, emulate_build, make_probe, require_accuracy
 from edgekit.build.npu_plan import NpuInputs, choose_scheme, npu_of, plugin_of
 from edgekit.build.npu_static import export_static_graphs
 from edgekit.bundle.external import write_model
@@ -70,7 +70,7 @@ def compile_for(
         progress: told each step.
 
     Raises:
-        ConfigError: a device has no such route.
+        ConfigError: a device has no such scheme.
         RunError: no compiler here, or it failed.
         GateFailed: see ``NpuLine.build``.
     """
@@ -82,12 +82,12 @@ def compile_for(
     line = NpuLine(bundle, sources, windows, progress)
     builds = []
     for target in targets:
-        route = choose_scheme(target, precision, activations)
+        scheme = choose_scheme(target, precision, activations)
         if npu_of(target).plugin:
-            build = line.build(target, route, precision, probe)
+            build = line.build(target, scheme, precision, probe)
             _write_pipeline(bundle, build, sources.checkpoint)
         else:
-            build = export_static_graphs(bundle, sources, target, route, probe, mlpackage=mlpackage, progress=progress)
+            build = export_static_graphs(bundle, sources, target, scheme, probe, mlpackage=mlpackage, progress=progress)
         builds.append(build)
     return tuple(builds)
 
@@ -127,7 +127,7 @@ class NpuLine:
         self._static: dict[str, dict[Role, tuple[_Static, ...]]] = {}
         self._caches: dict[str, ir.Model] = {}
 
-    def build(self, target: Target, route: NpuScheme, precision: Precision, probe: Probe | None) -> NpuBuild:
+    def build(self, target: Target, scheme: NpuScheme, precision: Precision, probe: Probe | None) -> NpuBuild:
         """Compile for one device, prove where each node runs and, with a probe, execute.
 
         Raises:
@@ -135,8 +135,8 @@ class NpuLine:
             GateFailed: a node would run on the CPU, or the emulator's logits are farther off than the target allows.
         """
         npu, folder = npu_of(target), f"npu/{target.name}"
-        static = self._write_static(target, npu, route, folder)
-        options = (*npu.options, *route.options)
+        static = self._write_static(target, npu, scheme, folder)
+        options = (*npu.options, *scheme.options)
         placements: list[Placement] = []
         graphs = [
             compiled
@@ -147,7 +147,7 @@ class NpuLine:
         self._bundle.write_file(f"{folder}/placement.json", _document(placements))
         made = NpuBuild(
             target=target,
-            activations=route.activations,
+            activations=scheme.activations,
             options=tuple(sorted(options)),
             tools=plugin_versions(plugin_of(target)),
             host=f"{folder}/host.onnx",
@@ -158,34 +158,36 @@ class NpuLine:
         if probe is None:
             return made
         emulations = emulate_build(self._bundle.folder, made, probe, progress=self._progress)
-        require_gate(target, route.gate(precision), emulations)
+        require_accuracy(target, scheme.limits_for(precision), emulations)
         return made.emulated(emulations)
 
-    def attempt(self, target: Target, route: NpuScheme) -> tuple[Attempt, ...]:
+    def attempt(self, target: Target, scheme: NpuScheme) -> tuple[Attempt, ...]:
         """Compile each graph alone, keep nothing, and say how it went: nothing is refused here.
 
         Raises:
             RunError: no compiler here, or it crashed.
         """
         npu = npu_of(target)
-        static = self._write_static(target, npu, route, f"npu/{target.name}/{npu.context}")
+        static = self._write_static(target, npu, scheme, f"npu/{target.name}/{npu.context}")
         attempts = []
         for job in _apart(static):
             with TemporaryDirectory(dir=self._bundle.folder) as scratch:
-                done = self._run_compiler(target, (*npu.options, *route.options), job, Path(scratch))[0]
+                done = self._run_compiler(target, (*npu.options, *scheme.options), job, Path(scratch))[0]
             placement = Placement(done.output.name, _with_folded(done))
             attempts.append(Attempt(job[0].role, job[0].part, width(npu, job[0].role), placement, done))
         return tuple(attempts)
 
-    def _write_static(self, target: Target, npu: Npu, route: NpuScheme, folder: str) -> dict[Role, tuple[_Static, ...]]:
+    def _write_static(
+        self, target: Target, npu: Npu, scheme: NpuScheme, folder: str
+    ) -> dict[Role, tuple[_Static, ...]]:
         """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
-        lowered = lower_static(self._model, target, npu, route)
+        lowered = lower_static(self._model, target, npu, scheme)
         self._bundle.write_graph(lowered.host, f"{folder}/host.onnx")
         self._bundle.write_graph(lowered.chunk, f"{folder}/chunk.onnx")
         prefill, decode = lowered.prefill, lowered.decode
-        key = f"{self._stem}.{route.activations}.{npu.prefill_tokens}x{npu.context}"
+        key = f"{self._stem}.{scheme.activations}.{npu.prefill_tokens}x{npu.context}"
         if key not in self._static:
-            if route.calibrated:
+            if scheme.calibrated:
                 prefill, decode = self._calibrated(prefill, decode, f"{folder}/host.onnx")
             self._static[key] = {
                 "prefill": self._write_chain(prefill, "prefill", key),
@@ -300,7 +302,7 @@ class Attempt:
     compilation: Compilation
 
 
-_CURE = "add what it lacks to the route's `lacks` in targets/families; `edgekit targets show` lists what can be cured"
+_CURE = "add what it lacks to the scheme's `lacks` in targets/families; `edgekit targets show` lists what can be cured"
 
 
 def require_placed(target: Target, placement: Placement, error: str) -> None:
@@ -314,7 +316,7 @@ def require_placed(target: Target, placement: Placement, error: str) -> None:
     if off:
         first, known = off[0], fixes()
         file = known.get(f"op:{first.operator}")
-        cure = f"edgekit/{file} cures it: put 'op:{first.operator}' into the route's lacks" if file else _CURE
+        cure = f"edgekit/{file} cures it: put 'op:{first.operator}' into the scheme's lacks" if file else _CURE
         raise GateFailed(
             f"{placement.graph} for {target.name}: {len(off)} of {len(placement.nodes)} nodes would run on the CPU, "
             f"first {first.operator} '{first.node}': {first.reason or 'no reason was given'}",

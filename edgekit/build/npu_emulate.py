@@ -69,13 +69,13 @@ def make_probe(checkpoint: Checkpoint, count: int, *, text: Text | None = None, 
     return Probe(tuple(tokens), logits, text.name)
 
 
-def require_gate(target: Target, gate: AccuracyLimits | None, emulations: Sequence[Emulation]) -> None:
-    """Raise unless the emulator's logits are as near as a gate asks; without a gate there is nothing to ask.
+def require_accuracy(target: Target, limits: AccuracyLimits | None, emulations: Sequence[Emulation]) -> None:
+    """Raise unless the emulator's logits keep to ``limits``; without them there is nothing to ask.
 
     Raises:
         GateFailed: with each number that falls short beside its limit.
     """
-    short = [line for emulation in emulations for line in (shortfalls(gate, emulation) if gate else ())]
+    short = [line for emulation in emulations for line in (shortfalls(limits, emulation) if limits else ())]
     if short:
         raise GateFailed(
             f"{target.name}: on the emulator, {'; '.join(short)}",
@@ -83,16 +83,16 @@ def require_gate(target: Target, gate: AccuracyLimits | None, emulations: Sequen
         )
 
 
-def shortfalls(gate: AccuracyLimits, emulation: Emulation) -> tuple[str, ...]:
-    """What of an emulation is worse than a gate allows, in words. Shares are judged to the nearest token."""
+def shortfalls(limits: AccuracyLimits, emulation: Emulation) -> tuple[str, ...]:
+    """What of an emulation is worse than the limits allow, in words. Shares are judged to the nearest token."""
     slack = 0.5 / emulation.tokens
     lines = []
     for name, value, limit, upper in (
-        ("top-1 against FP32", emulation.total.top1, gate.top1 - slack, False),
-        ("KL against FP32", emulation.total.kld, gate.kld, True),
-        ("top-1 against the same graph on the CPU", emulation.npu.top1, gate.npu_top1 - slack, False),
-        ("KL against the same graph on the CPU", emulation.npu.kld, gate.npu_kld, True),
-        ("cosine against the same graph on the CPU", emulation.npu.cosine, gate.npu_cosine, False),
+        ("top-1 against FP32", emulation.total.top1, limits.top1 - slack, False),
+        ("KL against FP32", emulation.total.kld, limits.kld, True),
+        ("top-1 against the same graph on the CPU", emulation.npu.top1, limits.npu_top1 - slack, False),
+        ("KL against the same graph on the CPU", emulation.npu.kld, limits.npu_kld, True),
+        ("cosine against the same graph on the CPU", emulation.npu.cosine, limits.npu_cosine, False),
     ):
         if (value > limit) if upper else (value < limit):
             lines.append(f"{emulation.role}: {name} is {value:.4g}, {'at most' if upper else 'at least'} {limit:.4g}")

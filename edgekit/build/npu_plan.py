@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 def choose_scheme(target: Target, precision: Precision, activations: Activations | None = None) -> NpuScheme:
-    """How to compute on a target's NPU: the first route that takes the precision, or the one asked for.
+    """How to compute on a target's NPU: the first scheme that takes the precision, or the one asked for.
 
     Raises:
-        ConfigError: the NPU has no such route, or it does not take the precision.
+        ConfigError: the NPU has no such scheme, or it does not take the precision.
     """
     npu = npu_of(target)
-    routes = [r for r in npu.routes if activations in (None, r.activations)]
-    if not routes:
-        has = ", ".join(r.activations for r in npu.routes)
+    schemes = [r for r in npu.schemes if activations in (None, r.activations)]
+    if not schemes:
+        has = ", ".join(r.activations for r in npu.schemes)
         raise ConfigError(f"{npu.name} of {target.title} does not compute in {activations}", f"it has {has}")
-    chosen = next((r for r in routes if precision in r.precisions), None)
+    chosen = next((r for r in schemes if precision in r.precisions), None)
     if chosen is None:
-        takes = " or ".join(dict.fromkeys(p for r in routes for p in r.precisions))
+        takes = " or ".join(dict.fromkeys(p for r in schemes for p in r.precisions))
         how = f" with {activations} activations" if activations else ""
         raise ConfigError(f"{npu.name} of {target.title} does not take {precision} weights{how}", f"it takes {takes}")
     return chosen
@@ -68,16 +68,16 @@ def require_context(target: Target, spec: ModelSpec) -> None:
         )
 
 
-def check_signs(target: Target, route: NpuScheme, recipe: Recipe) -> None:
+def check_signs(target: Target, scheme: NpuScheme, recipe: Recipe) -> None:
     """Raise where a method makes scales below zero for 16-bit activations: the compiler drops their sign silently.
 
     Raises:
         ConfigError: it does.
     """
-    if route.calibrated and recipe.method != "positive":
+    if scheme.calibrated and recipe.method != "positive":
         raise ConfigError(
             f"recipe '{recipe.name}': method '{recipe.method}' makes scales below zero, and {npu_of(target).name} of "
-            f"{target.title} loses their sign under {route.activations} activations",
+            f"{target.title} loses their sign under {scheme.activations} activations",
             'set method = "positive" and symmetric = true in the recipe; without `recipe` one is chosen',
         )
 
@@ -120,8 +120,8 @@ def require_buildable(
         mlpackage: a Core ML package is asked for.
 
     Raises:
-        ConfigError: a device has no such route, its cache would hold more than the model was made for, the budget is
-            more than its memory, or the route cannot take the recipe's method; no Core ML package for it.
+        ConfigError: a device has no such scheme, its cache would hold more than the model was made for, the budget is
+            more than its memory, or the scheme cannot take the recipe's method; no Core ML package for it.
         RunError: no compiler here.
         SourceError: the model has no tokenizer to make the calibration's tokens with.
     """
@@ -163,8 +163,8 @@ def require_lowerable(
     weight_bytes = sum(v.const_value.nbytes for v in quantized.graph.initializers.values() if v.const_value)
     for target in targets:
         check_room(target, checkpoint.spec, weight_bytes)
-        route = choose_scheme(target, recipe.precision, activations)
-        parts = len(lower_static(quantized, target, npu_of(target), route).prefill)
+        scheme = choose_scheme(target, recipe.precision, activations)
+        parts = len(lower_static(quantized, target, npu_of(target), scheme).prefill)
         if mlpackage:
             require_whole(parts)
 

@@ -36,7 +36,7 @@ def export_static_graphs(
     bundle: BundleWriter,
     sources: NpuInputs,
     target: Target,
-    route: NpuScheme,
+    scheme: NpuScheme,
     probe: Probe | None,
     *,
     mlpackage: bool = False,
@@ -48,7 +48,7 @@ def export_static_graphs(
         bundle: its CPU graph is written.
         sources: the model.
         target: the device; its NPU has no plugin.
-        route: how it computes.
+        scheme: how it computes.
         probe: tokens and their FP32 logits; None runs nothing.
         mlpackage: write Core ML's package of them too.
         progress: told the bytes written and the tokens run.
@@ -60,7 +60,7 @@ def export_static_graphs(
     """
     npu, folder = target.npu, f"npu/{target.name}"
     assert npu is not None
-    lowered = lower_static(sources.quantized, target, npu, route)
+    lowered = lower_static(sources.quantized, target, npu, scheme)
     host = f"{folder}/host.onnx"
     bundle.write_graph(lowered.host, host)
     chains: dict[Role, Sequence[ir.Model]] = {"prefill": lowered.prefill, "decode": lowered.decode}
@@ -71,8 +71,8 @@ def export_static_graphs(
     bundle.write_file(usability, (to_json(report, indent=1) + "\n").encode())
     return NpuBuild(
         target=target,
-        activations=route.activations,
-        options=tuple(sorted((*npu.options, *route.options))),
+        activations=scheme.activations,
+        options=tuple(sorted((*npu.options, *scheme.options))),
         tools=(("onnxruntime", version("onnxruntime")), *([require_coremltools()] if mlpackage else [])),
         host=host,
         past=npu.context,

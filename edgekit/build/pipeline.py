@@ -301,12 +301,12 @@ def _plan(
     """The recipe to follow, with the budget of the command line."""
     if recipe is None:
         wanted: Precision = precision or (target.precisions[0] if target.npu else "int4")
-        route = None
+        scheme = None
         if target.npu and wanted in target.precisions:
             from edgekit.build.npu_plan import choose_scheme
 
-            route = choose_scheme(target, wanted, activations)
-        plan = builtin_recipe(wanted, route)
+            scheme = choose_scheme(target, wanted, activations)
+        plan = builtin_recipe(wanted, scheme)
     else:
         plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
         if precision is not None and precision != plan.precision:

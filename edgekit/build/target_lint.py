@@ -71,7 +71,7 @@ def lint_targets(names: Sequence[str] = ()) -> Lint:
             if not (Path(name).is_file() if is_path(name) else name in list_targets()):
                 raise
             problems.append(Problem(name, error.message, error.hint))
-    families = {(npu.family, npu.routes, npu.sources): (npu, t.provider) for t in targets if (npu := t.npu)}
+    families = {(npu.family, npu.schemes, npu.sources): (npu, t.provider) for t in targets if (npu := t.npu)}
     problems += [problem for target in targets for problem in _lint_target(target)]
     problems += [problem for npu, provider in families.values() for problem in _lint_family(npu, provider)]
     numbers = sum(len(t.numbers()) for t in targets) + sum(len(npu.numbers()) for npu, _ in families.values())
@@ -90,10 +90,10 @@ def _lint_target(target: Target) -> Iterator[Problem]:
         yield Problem(file, "it has an NPU and no graph for its CPU", 'name a target: fallback = "arm64"')
     else:
         yield from _lint_fallback(file, target.fallback)
-    taken = {precision for route in target.npu.routes for precision in route.precisions}
+    taken = {precision for scheme in target.npu.schemes for precision in scheme.precisions}
     for precision in (p for p in target.precisions if p not in taken):
-        problem = f"'precisions' has {precision}, which no route of family '{target.npu.family}' takes"
-        yield Problem(file, problem, f"routes take: {', '.join(sorted(taken)) or 'nothing'}")
+        problem = f"'precisions' has {precision}, which no scheme of family '{target.npu.family}' takes"
+        yield Problem(file, problem, f"schemes take: {', '.join(sorted(taken)) or 'nothing'}")
 
 
 def _lint_fallback(file: str, name: str) -> Iterator[Problem]:
@@ -109,39 +109,39 @@ def _lint_fallback(file: str, name: str) -> Iterator[Problem]:
 def _lint_family(npu: Npu, provider: str) -> Iterator[Problem]:
     file = f"families/{npu.family}.toml"
     yield from _lint_sources(file, npu.numbers(), npu.sources, optional=("options",))
-    if not npu.routes:
-        yield Problem(file, "no route", "add one: [[route]]")
-    for route in npu.routes:
-        yield from _lint_lacks(file, route.lacks | route.quirks)
-        yield from _lint_recipes(file, route)
-        yield from _lint_activations(file, route, (*npu.options, *route.options), provider)
+    if not npu.schemes:
+        yield Problem(file, "no scheme", "add one: [[scheme]]")
+    for scheme in npu.schemes:
+        yield from _lint_lacks(file, scheme.lacks | scheme.quirks)
+        yield from _lint_recipes(file, scheme)
+        yield from _lint_activations(file, scheme, (*npu.options, *scheme.options), provider)
 
 
 def _lint_activations(
-    file: str, route: NpuScheme, options: Sequence[tuple[str, str]], provider: str
+    file: str, scheme: NpuScheme, options: Sequence[tuple[str, str]], provider: str
 ) -> Iterator[Problem]:
-    """What a route says it computes in, against what its graphs and the provider's options make of it."""
+    """What a scheme says it computes in, against what its graphs and the provider's options make of it."""
     known = find_provider(provider)
     switched = known is not None and (known.half_precision, "1") in options
-    half = switched or HALF_FLOATS in route.quirks
-    if route.activations == "float16" and not half:
+    half = switched or HALF_FLOATS in scheme.quirks
+    if scheme.activations == "float16" and not half:
         yield Problem(
             file,
-            'a route says activations = "float16", and its graphs are computed in float32: neither the quirk '
+            'a scheme says activations = "float16", and its graphs are computed in float32: neither the quirk '
             f"'{HALF_FLOATS}' nor an option for half precision is set",
             'write activations = "float32", or set what makes it float16',
         )
-    if route.activations != "float16" and half:
+    if scheme.activations != "float16" and half:
         why = f"option '{known.half_precision}'" if known and switched else f"quirk '{HALF_FLOATS}'"
-        yield Problem(file, f'a route says activations = "{route.activations}", and its {why} makes them float16')
-    if half and -route.masked > LARGEST_HALF:
+        yield Problem(file, f'a scheme says activations = "{scheme.activations}", and its {why} makes them float16')
+    if half and -scheme.masked > LARGEST_HALF:
         yield Problem(
-            file, f"'masked' is {-route.masked:g}, and float16 ends at {LARGEST_HALF:g}", "give a smaller one"
+            file, f"'masked' is {-scheme.masked:g}, and float16 ends at {LARGEST_HALF:g}", "give a smaller one"
         )
 
 
-def _lint_recipes(file: str, route: NpuScheme) -> Iterator[Problem]:
-    for precision, name in route.recipes:
+def _lint_recipes(file: str, scheme: NpuScheme) -> Iterator[Problem]:
+    for precision, name in scheme.recipes:
         try:
             recipe = load_recipe(name)
         except ConfigError as error:

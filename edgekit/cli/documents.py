@@ -136,35 +136,37 @@ class Rewrite:
 
 
 @dataclass(frozen=True)
-class RouteCard:
+class SchemeCard:
     """A way to compute on an NPU: each of its limits with where it comes from, and its rewrites."""
 
-    route: NpuScheme
-    gates: tuple[tuple[AccuracyLimits, Evidence | None], ...]
+    scheme: NpuScheme
+    limits: tuple[tuple[AccuracyLimits, Evidence | None], ...]
     rewrites: tuple[Rewrite, ...]
 
 
 @dataclass(frozen=True)
 class TargetCard:
-    """The outcome of ``targets show``. ``rewrites`` are of the device's own graph, those for its NPU in ``routes``."""
+    """The outcome of ``targets show``. ``rewrites`` are of the device's own graph, those for its NPU in ``schemes``."""
 
     target: Target
     rewrites: tuple[Rewrite, ...]
-    routes: tuple[RouteCard, ...]
+    schemes: tuple[SchemeCard, ...]
 
     @classmethod
     def of(cls, target: Target, fixes: dict[str, str]) -> Self:
-        """Pair what a target and its routes lack with the files that cure it."""
+        """Pair what a target and its schemes lack with the files that cure it."""
         npu = target.npu
         return cls(
-            target, _rewrites(target, fixes), tuple(_route(npu, route, fixes) for route in npu.routes) if npu else ()
+            target,
+            _rewrites(target, fixes),
+            tuple(_scheme(npu, scheme, fixes) for scheme in npu.schemes) if npu else (),
         )
 
 
-def _route(npu: Npu, route: NpuScheme, fixes: dict[str, str]) -> RouteCard:
+def _scheme(npu: Npu, scheme: NpuScheme, fixes: dict[str, str]) -> SchemeCard:
     sources = {source.key: source for source in npu.sources}
-    gates = tuple((gate, sources.get(f"{route.activations}.gate.{gate.precision}")) for gate in route.gates)
-    return RouteCard(route, gates, _rewrites(route, fixes))
+    limits = tuple((each, sources.get(f"{scheme.activations}.limits.{each.precision}")) for each in scheme.limits)
+    return SchemeCard(scheme, limits, _rewrites(scheme, fixes))
 
 
 def _rewrites(place: Target | NpuScheme, fixes: dict[str, str]) -> tuple[Rewrite, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgekit.build.target_lint import Lint
-    from edgekit.cli.documents import Rewrite, RouteCard, TargetCard
+    from edgekit.cli.documents import Rewrite, SchemeCard, TargetCard
     from edgekit.types.device import Evidence, Target, Value
 
 _UNKNOWN = "unknown"
@@ -62,9 +62,9 @@ def target_tables(card: TargetCard) -> Iterator[RenderableType]:
     )
     yield ""
     yield _numbers_table(t.npu.numbers(), t.npu.sources)
-    for route in card.routes:
+    for scheme in card.schemes:
         yield ""
-        yield from _route_tables(route)
+        yield from _scheme_tables(scheme)
 
 
 def lint_tables(lint: Lint) -> Iterator[RenderableType]:
@@ -139,25 +139,25 @@ def _value_words(key: str, value: Value) -> str:
     return words.count(value)
 
 
-def _route_tables(route: RouteCard) -> Iterator[RenderableType]:
-    r = route.route
+def _scheme_tables(scheme: SchemeCard) -> Iterator[RenderableType]:
+    r = scheme.scheme
     yield facts(
         [
-            ("route", f"activations {r.activations}, weights {' '.join(r.precisions)}"),
+            ("scheme", f"activations {r.activations}, weights {' '.join(r.precisions)}"),
             *(("recipe of " + precision, name) for precision, name in r.recipes),
             *((f"option {key}", value) for key, value in r.options),
         ]
     )
-    if r.gates:
+    if r.limits:
         yield ""
-        table = columns("gate", "top-1>", "KL>", "NPU's top-1>", "NPU's KL>", "NPU's cosine>", "certainty", "source")
-        for gate, source in route.gates:
-            limits = (f">= {gate.top1}", f"<= {gate.kld}", f">= {gate.npu_top1}", f"<= {gate.npu_kld}")
+        table = columns("limits", "top-1>", "KL>", "NPU's top-1>", "NPU's KL>", "NPU's cosine>", "certainty", "source")
+        for limit, source in scheme.limits:
+            numbers = (f">= {limit.top1}", f"<= {limit.kld}", f">= {limit.npu_top1}", f"<= {limit.npu_kld}")
             cells = (source.certainty, source.text) if source else (Text("no source", style="red"), "")
-            table.add_row(gate.precision, *limits, f">= {gate.npu_cosine}", *cells)
+            table.add_row(limit.precision, *numbers, f">= {limit.npu_cosine}", *cells)
         yield table
     yield ""
-    yield _rewrites_table(route.rewrites)
+    yield _rewrites_table(scheme.rewrites)
 
 
 def _rewrites_table(rewrites: Sequence[Rewrite]) -> Table:

@@ -124,7 +124,10 @@ def wrong_settings(target: Target) -> tuple[tuple[str, str], ...]:
         found += [
             ("npu.options", wrong_option(target.provider, npu.options)),
             ("npu.session", wrong_entry(npu.session)),
-            *((f"npu.routes[{i}].options", wrong_option(target.provider, r.options)) for i, r in enumerate(npu.routes)),
+            *(
+                (f"npu.schemes[{i}].options", wrong_option(target.provider, r.options))
+                for i, r in enumerate(npu.schemes)
+            ),
         ]
         if npu.runtime:
             found.append(("npu.runtime.options", wrong_option(target.provider, npu.runtime.options, on_device=True)))

@@ -35,9 +35,9 @@ _RECIPE_KEYS = (
 )
 
 
-def builtin_recipe(precision: Precision, route: NpuScheme | None = None) -> Recipe:
-    """The recipe that ``--precision`` stands for; an NPU's route may name one of its own."""
-    return load_recipe(dict(route.recipes if route else ()).get(precision, precision))
+def builtin_recipe(precision: Precision, scheme: NpuScheme | None = None) -> Recipe:
+    """The recipe that ``--precision`` stands for; an NPU's scheme may name one of its own."""
+    return load_recipe(dict(scheme.recipes if scheme else ()).get(precision, precision))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

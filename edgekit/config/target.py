@@ -38,16 +38,16 @@ _KEYS = (
 _NPU_KEYS = ("name", "family", "context", "efficiency", "options", "runtime")
 _FAMILY_KEYS = (
     *("name", "title", "runtime", "options", "session", "ml_program", "prefill_tokens"),
-    *("largest_graph_bytes", "route", "sources"),
+    *("largest_graph_bytes", "scheme", "sources"),
 )
 _RUNTIME_KEYS = ("genai", "options")
-_ROUTE_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "gate")
-_GATE_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
+_SCHEME_KEYS = ("activations", "precisions", "lacks", "quirks", "options", "recipes", "masked", "limits")
+_LIMIT_KEYS = ("top1", "kld", "npu_top1", "npu_kld", "npu_cosine")
 _SOURCE_KEYS = ("certainty", "text")
 _SOURCED = (*NUMBERS, "npu.context", "npu.efficiency", "npu.options")
 _FAMILY_SOURCED = (
     *("prefill_tokens", "largest_graph_bytes", "options"),
-    *(f"{a}.{what}" for a in get_args(Activations) for what in ("masked", *(f"gate.{p}" for p in _PRECISIONS))),
+    *(f"{a}.{what}" for a in get_args(Activations) for what in ("masked", *(f"limits.{p}" for p in _PRECISIONS))),
 )
 
 
@@ -110,7 +110,7 @@ def _npu(table: Table, device: str | Path, provider: Provider | None) -> Npu:
         context=table.whole("context", at_least=2),
         largest_graph_bytes=family.whole("largest_graph_bytes", at_least=1),
         efficiency=(efficiency[0], efficiency[1]),
-        routes=tuple(map(_route, family.tables("route", _ROUTE_KEYS))),
+        schemes=tuple(map(_scheme, family.tables("scheme", _SCHEME_KEYS))),
         runtime=_runtime(family.table("runtime", _RUNTIME_KEYS), table) if family.has("runtime") else None,
         session=family.texts("session"),
         ml_program=family.get("ml_program", bool, False),
@@ -130,9 +130,9 @@ def _family(name: str, device: str | Path) -> Table:
     return Table.open(name, beside if theirs else targets_folder() / "families", "family", _FAMILY_KEYS)
 
 
-def _route(table: Table) -> NpuScheme:
+def _scheme(table: Table) -> NpuScheme:
     precisions = table.words("precisions", _PRECISIONS)
-    gates = table.table("gate", _PRECISIONS) if table.has("gate") else None
+    limits = table.table("limits", _PRECISIONS) if table.has("limits") else None
     return NpuScheme(
         activations=table.choice("activations", get_args(Activations)),
         precisions=precisions,
@@ -140,12 +140,12 @@ def _route(table: Table) -> NpuScheme:
         quirks=frozenset(table.words("quirks", default=())),
         options=table.texts("options"),
         recipes=tuple((p, name) for p in precisions for key, name in table.texts("recipes") if key == p),
-        gates=tuple(_gate(p, gates.table(p, _GATE_KEYS)) for p in precisions if gates and gates.has(p)),
+        limits=tuple(_limits(p, limits.table(p, _LIMIT_KEYS)) for p in precisions if limits and limits.has(p)),
         masked=-(table.positive("masked") or 10_000.0),
     )
 
 
-def _gate(precision: Precision, table: Table) -> AccuracyLimits:
+def _limits(precision: Precision, table: Table) -> AccuracyLimits:
     kld, npu_kld = (table.positive(key) or 0.0 for key in ("kld", "npu_kld"))
     top1, npu_top1, cosine = (table.fraction(key) for key in ("top1", "npu_top1", "npu_cosine"))
     return AccuracyLimits(precision, top1, kld, npu_top1, npu_kld, cosine)

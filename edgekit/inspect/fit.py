@@ -305,8 +305,8 @@ def _plan(
     """The bundle, drawn once for all targets of a dialect; or why it cannot be built."""
     if precision not in target.precisions:
         return f"the target does not take {precision}"
-    route = next((r for r in target.npu.routes if precision in r.precisions), None) if target.npu else None
-    recipe = builtin_recipe(precision, route)
+    scheme = next((r for r in target.npu.schemes if precision in r.precisions), None) if target.npu else None
+    recipe = builtin_recipe(precision, scheme)
     target = _on_cpu(target)
     dialect = (target.opset, target.lacks, target.quirks, target.accuracy_level, target.shared_kv)
     key = (checkpoint.provenance, recipe.name, *dialect)

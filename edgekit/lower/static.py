@@ -41,23 +41,23 @@ class StaticGraphs:
     decode: tuple[ir.Model, ...]
 
 
-def lower_static(model: ir.Model, target: Target, npu: Npu, route: NpuScheme) -> StaticGraphs:
+def lower_static(model: ir.Model, target: Target, npu: Npu, scheme: NpuScheme) -> StaticGraphs:
     """Lower copies of a quantized model, one for each width.
 
     Args:
         model: quantized, not lowered; it is not changed.
         target: the device.
         npu: its NPU: widths, and the bytes of weights that one graph may have.
-        route: how it computes.
+        scheme: how it computes.
 
     Raises:
         LowerError: a lack that nothing cures, or a layer larger than the NPU takes.
     """
     prefill, decode = (
-        split(lower(model.clone(), target.compiled(route, Window(tokens, npu.context))), npu.largest_graph_bytes)
+        split(lower(model.clone(), target.compiled(scheme, Window(tokens, npu.context))), npu.largest_graph_bytes)
         for tokens in (npu.prefill_tokens, 1)
     )
-    host = host_graph(model, npu.context, route.masked)
+    host = host_graph(model, npu.context, scheme.masked)
     return StaticGraphs(host, prefill_chunk_graph(npu.prefill_tokens, host), prefill, decode)
 
 

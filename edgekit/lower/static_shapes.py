@@ -24,7 +24,7 @@ def apply(model: ir.Model, target: Target) -> ir.Model:
     """Put numbers in the place of names in the shapes of inputs and outputs."""
     if target.window is None:
         raise LowerError(
-            f"target {target.name}: a static graph of how many tokens?", "lower it for target.compiled(route, window)"
+            f"target {target.name}: a static graph of how many tokens?", "lower it for target.compiled(scheme, window)"
         )
     tokens, past = target.window.tokens, target.window.past
     sizes = {

@@ -106,7 +106,7 @@ class NpuScheme:
     quirks: frozenset[str]
     options: tuple[tuple[str, str], ...]
     recipes: tuple[tuple[Precision, str], ...]
-    gates: tuple[AccuracyLimits, ...]
+    limits: tuple[AccuracyLimits, ...]
     masked: float
 
     @property
@@ -114,9 +114,9 @@ class NpuScheme:
         """Whether the activations' scales are found on tokens before the build, not while the model runs."""
         return self.activations == "uint16"
 
-    def gate(self, precision: Precision) -> AccuracyLimits | None:
+    def limits_for(self, precision: Precision) -> AccuracyLimits | None:
         """The limits of a precision, None where none are set."""
-        return next((g for g in self.gates if g.precision == precision), None)
+        return next((g for g in self.limits if g.precision == precision), None)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Npu:
     packages too; ``runtime`` is what onnxruntime-genai is told. ``context`` is the cache's slots, ``prefill_tokens``
     the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is split by layers.
     ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to reach. The first
-    route is the one taken when none is asked for. ``sources`` are those of the family's file.
+    scheme is the one taken when none is asked for. ``sources`` are those of the family's file.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Npu:
     context: ranges.Context
     largest_graph_bytes: ranges.Bytes
     efficiency: tuple[float, float]
-    routes: tuple[NpuScheme, ...]
+    schemes: tuple[NpuScheme, ...]
     runtime: Runtime | None = None
     session: tuple[tuple[str, str], ...] = ()
     ml_program: bool = False
@@ -151,9 +151,9 @@ class Npu:
             "prefill_tokens": self.prefill_tokens,
             "largest_graph_bytes": self.largest_graph_bytes,
         }
-        for route in self.routes:
-            found[f"{route.activations}.masked"] = route.masked
-            found |= {f"{route.activations}.gate.{gate.precision}": gate for gate in route.gates}
+        for scheme in self.schemes:
+            found[f"{scheme.activations}.masked"] = scheme.masked
+            found |= {f"{scheme.activations}.limits.{limits.precision}": limits for limits in scheme.limits}
         return found
 
 
@@ -190,9 +190,9 @@ class Target:
     sources: tuple[Evidence, ...] = ()
     notes: str = ""
 
-    def compiled(self, route: NpuScheme, window: Window) -> Self:
-        """The target that one static graph for its NPU is lowered for: the route's lacks and quirks, a width."""
-        return replace(self, lacks=route.lacks, quirks=route.quirks, window=window)
+    def compiled(self, scheme: NpuScheme, window: Window) -> Self:
+        """The target that one static graph for its NPU is lowered for: the scheme's lacks and quirks, a width."""
+        return replace(self, lacks=scheme.lacks, quirks=scheme.quirks, window=window)
 
     def numbers(self) -> dict[str, Value]:
         """The device's numbers that need a source, by the source's key; unknown ones are left out."""

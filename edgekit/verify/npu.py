@@ -157,25 +157,25 @@ def _check_chip(root: Path, build: NpuBuild) -> Check:
 def _judge(bundle: Bundle, build: NpuBuild, emulations: tuple[Emulation, ...]) -> Iterator[Check]:
     """A line for each graph: what it lost, and against which limits."""
     precision = bundle.manifest.recipe.precision
-    route = next((r for r in npu_of(build.target).routes if r.activations == build.activations), None)
-    gate = route.gate(precision) if route else None
+    scheme = next((r for r in npu_of(build.target).schemes if r.activations == build.activations), None)
+    limits = scheme.limits_for(precision) if scheme else None
     for emulation in emulations:
         name = f"{build.target.name}: {emulation.role}"
-        short = shortfalls(gate, emulation) if gate else ()
+        short = shortfalls(limits, emulation) if limits else ()
         if short:
             hint = "build it with more bits: --precision int8"
             yield Check(name, "fail", "; ".join(s.removeprefix(f"{emulation.role}: ") for s in short), hint)
             continue
         tokens = f"{emulation.tokens} token{'s' * (emulation.tokens > 1)}"
-        yield Check(name, "pass", f"{emulation_words(emulation, gate)}; {tokens} of {emulation.text}")
+        yield Check(name, "pass", f"{emulation_words(emulation, limits)}; {tokens} of {emulation.text}")
 
 
-def emulation_words(emulation: Emulation, gate: AccuracyLimits | None) -> str:
+def emulation_words(emulation: Emulation, limits: AccuracyLimits | None) -> str:
     """What an emulated graph's logits are worth, with the limits where there are any."""
     total, npu = emulation.total, emulation.npu
-    limits = (f" (limit {words.percent(gate.top1)})", f" (limit {gate.kld:g})") if gate else ("", "")
+    top1, kld = (f" (limit {words.percent(limits.top1)})", f" (limit {limits.kld:g})") if limits else ("", "")
     return (
-        f"emulated: top-1 {words.percent(total.top1)}{limits[0]}, KL {words.number(total.kld)}{limits[1]} against "
+        f"emulated: top-1 {words.percent(total.top1)}{top1}, KL {words.number(total.kld)}{kld} against "
         f"FP32; the NPU alone: top-1 {words.percent(npu.top1)}, KL {words.number(npu.kld)}, cosine {npu.cosine:.5f}; "
         f"{'repeatable to the bit' if emulation.repeatable else 'not repeatable'}"
     )

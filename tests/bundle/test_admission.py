@@ -79,9 +79,9 @@ CASES: list[tuple[str, Change, str]] = [
         "target.provider_options: 'profiling_file_path' is not a setting",
     ),
     (
-        "options of a route",
-        lambda m: m["npus"][0]["target"]["npu"]["routes"][0]["options"].append(["qnn_saver_path", "x"]),
-        "npus[0].target.npu.routes[0].options: 'qnn_saver_path' is not a setting",
+        "options of a scheme",
+        lambda m: m["npus"][0]["target"]["npu"]["schemes"][0]["options"].append(["qnn_saver_path", "x"]),
+        "npus[0].target.npu.schemes[0].options: 'qnn_saver_path' is not a setting",
     ),
     (
         "what genai is told on the device",

@@ -106,9 +106,9 @@ def test_three_lines_say_who_lost_what(copy, quick, capsys):
 def test_verify_ends_with_3_when_the_emulator_is_too_far_off(copy, quick, capsys):
     path = copy / "edgekit.json"
     manifest = json.loads(path.read_text())
-    for route in manifest["npus"][0]["target"]["npu"]["routes"]:
-        for gate in route["gates"]:
-            gate["kld"] = 1e-9
+    for scheme in manifest["npus"][0]["target"]["npu"]["schemes"]:
+        for limits in scheme["limits"]:
+            limits["kld"] = 1e-9
     path.write_text(json.dumps(manifest))
     assert run(["verify", str(copy), *quick]) == 3
     captured = capsys.readouterr()

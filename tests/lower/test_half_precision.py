@@ -21,11 +21,11 @@ HIDDEN = 64
 
 
 def lowered(checkpoint: Checkpoint, *quirks: str, tokens: int = 4) -> ir.Model:
-    route = NpuScheme(
+    scheme = NpuScheme(
         "float16", ("fp16",), frozenset({*NORM, "op:FusedMatMul"}), frozenset(QUIRKS | {*quirks}), (), (), (), -1e4
     )
     model = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
-    return lower(model, load_target("cpu").compiled(route, Window(tokens, 8)))
+    return lower(model, load_target("cpu").compiled(scheme, Window(tokens, 8)))
 
 
 def evaluate(model: ir.Model, embeds: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,11 +94,11 @@ def test_half_precision_is_near_single(checkpoint, rows):
     assert {v.dtype for v in half.graph.outputs} == {ir.DataType.FLOAT16}
     found = evaluate(half, rows)["logits"]
     route_of_single = QUIRKS - {"floats:float32"}
-    route = NpuScheme(
+    scheme = NpuScheme(
         "float16", ("fp16",), frozenset({*NORM, "op:FusedMatMul"}), frozenset(route_of_single), (), (), (), 0
     )
     model = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
-    single = evaluate(lower(model, load_target("cpu").compiled(route, Window(4, 8))), rows)["logits"]
+    single = evaluate(lower(model, load_target("cpu").compiled(scheme, Window(4, 8))), rows)["logits"]
     assert single.dtype == np.float32
     assert np.abs(found - single).max() < 0.01 * np.abs(single).max()
 

@@ -75,8 +75,8 @@ def test_every_lack_has_a_cure_and_every_cure_a_target(tmp_path) -> None:
     npus = [target.npu for target in targets if target.npu]
     families = {file.stem for file in (Path(edgekit.__file__).parents[1] / "targets" / "families").glob("*.toml")}
     npus += [load_target(of_family(tmp_path, name)).npu for name in families - {npu.family for npu in npus}]
-    routes = [route for npu in npus for route in npu.routes]
-    named = {name for place in (*targets, *routes) for name in place.lacks | place.quirks}
+    schemes = [scheme for npu in npus for scheme in npu.schemes]
+    named = {name for place in (*targets, *schemes) for name in place.lacks | place.quirks}
     assert named == set(fixes())
 
 

@@ -1,4 +1,4 @@
-"""The real compiler and the emulator: small models through every route, and what must not get through."""
+"""The real compiler and the emulator: small models through every scheme, and what must not get through."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def ungated(name: str, *, without: str = "") -> Target:
     """A device whose graphs are 8 wide over 48 slots; its limits are for real models. ``without`` is forgotten."""
     target = load_target(name)
     assert target.npu is not None
-    routes = tuple(replace(r, gates=(), lacks=r.lacks - {without}) for r in target.npu.routes)
-    return replace(target, npu=replace(target.npu, prefill_tokens=WIDTH, context=SLOTS, routes=routes))
+    schemes = tuple(replace(r, limits=(), lacks=r.lacks - {without}) for r in target.npu.schemes)
+    return replace(target, npu=replace(target.npu, prefill_tokens=WIDTH, context=SLOTS, schemes=schemes))
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]:
-    """Two layers, compiled and emulated, once for each route."""
+    """Two layers, compiled and emulated, once for each scheme."""
 
     @cache
     def build(name: str) -> Bundle:
