@@ -200,6 +200,22 @@ def test_every_picture_is_shown_by_a_document():
     assert set((ROOT / "docs").glob("*.svg")) - shown == set()
 
 
+def named_paths(text: str) -> list[str]:
+    """Files and folders of the repository that stand between backticks; in "The house", those of edgekit/ too."""
+    rooms = re.findall(r"^## The house\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"`((?:edgekit|docs|examples|benchmarks|targets|tests)/[\w./-]*)`", text)
+    return found + [
+        f"edgekit/{path}" for room in rooms for path in re.findall(r"`((?!edgekit|targets)\w+/[\w./]*)`", room)
+    ]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "CHANGELOG.md"], ids=lambda path: path.name)
+def test_files_that_a_document_names_are_there(document):
+    named = named_paths(document.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert len(named) > 8 or document.name != "README.md"
+
+
 def blocks(language: str) -> list[str]:
     """Every code block of a language in the README and the pages."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *PAGES))

@@ -69,7 +69,7 @@ def brief_table(run: Run) -> str:
         speeds = [f"{need(run.speed(name, workload)).middle:.0f}" for workload in WORKLOADS]
         memory = need(run.starts(name, "peak_rss_bytes")).high
         rows.append([title, *size_and_kld(run, name), *speeds, f"{memory / MB:.0f} MB"])
-    return lay_out(["", "size", "KLD", "prompt, tok/s", "decode at 512", "decode at 32", "peak RSS"], rows)
+    return lay_out(["", "size", "KLD", "prompt of 512", "decode after 512", "decode after 32", "peak RSS"], rows)
 
 
 def whole_table(run: Run) -> str:
