@@ -48,6 +48,15 @@ def test_a_number_is_the_record_s(folder):
     assert {name for name in before if before[name] != changed[name]} == {"peers", "peers.table", "peers.ratios"}
 
 
+def test_the_newest_run_counts(folder):
+    path = folder / "AMX" / "serve_load.jsonl"
+    newer = json.loads(path.read_text())
+    newer["clients"] = 77
+    with path.open("a") as file:
+        file.write(json.dumps(newer) + "\n")
+    assert figures(folder)["serve.clients"] == "77"
+
+
 @pytest.mark.parametrize(
     "name", ["AMX/peers.jsonl", "AVX512-VNNI/quality.jsonl", "AMX/operators.jsonl", "npu.jsonl", "guarantee.jsonl"]
 )
