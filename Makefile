@@ -12,7 +12,7 @@ help:
 	@echo "make fuzz    feed edgekit hostile inputs for MINUTES=60; what fails is kept in tests/fuzz/corpus"
 	@echo "make mutate  change the arithmetic one place at a time for MINUTES=60 (ROOMS='route lower'): do tests notice?"
 	@echo "make lint    ruff, mypy --strict, import rules, docs up to date"
-	@echo "make docs    write docs/cli.md from the command line itself"
+	@echo "make docs    write docs/cli.md, docs/benchmarks.md and the README's table from what they are made of"
 	@echo "make clean   remove .venv, demo/ and caches"
 
 demo: .venv/installed

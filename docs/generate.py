@@ -1,4 +1,8 @@
-"""Write docs/cli.md from the command line itself, so that it cannot drift. ``--check`` only compares."""
+"""Write the documents that a program knows better, so that they cannot drift. ``--check`` only compares.
+
+docs/cli.md comes from the command line itself. docs/benchmarks.md comes from the records in benchmarks/results, and so
+does what stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`` in README.md.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from typer.main import get_command
 
+from benchmarks.page import RecordError, figures, fill_placeholders, fill_regions
 from edgekit.cli.app import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILE = Path(__file__).with_name("cli.md")
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
 
 INTRODUCTION = """\
 # The command line
@@ -104,19 +110,33 @@ def default(parameter: Any) -> str:
     return "" if value is None or value is False else f"`{value}`"
 
 
-def generate() -> str:
-    """The whole document."""
+def command_line() -> str:
+    """docs/cli.md."""
     return INTRODUCTION + "".join(section(path, command) for path, command in walk(get_command(app), "edgekit"))
 
 
+def generate() -> dict[Path, str]:
+    """What each document should be."""
+    found = figures()
+    template = (DOCS / "benchmarks.md.in").read_text(encoding="utf-8")
+    return {
+        DOCS / "cli.md": command_line(),
+        DOCS / "benchmarks.md": fill_placeholders(template, found),
+        README: fill_regions(README.read_text(encoding="utf-8"), found),
+    }
+
+
 def main() -> None:
-    """Write the file, or fail when it is not what would be written."""
-    text = generate()
-    if sys.argv[1:] == ["--check"]:
-        if FILE.read_text(encoding="utf-8") != text:
-            sys.exit(f"{FILE} is not what the command line says: run `make docs`")
-        return
-    FILE.write_text(text, encoding="utf-8")
+    """Write the files, or fail when one is not what would be written."""
+    try:
+        documents = generate()
+    except RecordError as error:
+        sys.exit(f"error: {error}")
+    for path, text in documents.items():
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path.relative_to(DOCS.parent)} is not up to date: run `make docs`")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ COMMANDS = (
     ("build", "smollm2-135m", "--precision", "int4", "-o", "smollm2-int4"),
     ("verify", "smollm2-int4"),
     ("run", "smollm2-int4", "What is the capital of France?"),
-    ("bench", "smollm2-int4", "--depth", "0,512", "--repetitions", "3"),
 )
 
 
@@ -34,8 +33,7 @@ def record(command: tuple[str, ...], folder: str) -> Text:
     )
     shown = " ".join(f'"{word}"' if " " in word else word for word in command)
     shown_output = done.stdout.replace(str(Path.home()), "~")
-    lines = [line for line in shown_output.rstrip().splitlines() if not line.startswith('{"schema"')]
-    return Text.assemble(("$ ", "green"), (f"edgekit {shown}\n", "bold"), Text.from_ansi("\n".join(lines)), "\n")
+    return Text.assemble(("$ ", "green"), (f"edgekit {shown}\n", "bold"), Text.from_ansi(shown_output.rstrip()), "\n")
 
 
 def main() -> None:

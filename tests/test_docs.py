@@ -1,5 +1,7 @@
 """What the documents say is what happens."""
 
+import ast
+import importlib.util
 import re
 import shlex
 import shutil
@@ -19,10 +21,12 @@ from edgekit.cli.app import app
 from edgekit.config import target as device_file
 from edgekit.config.recipe import load_recipe
 from edgekit.measure import meters
+from edgekit.routing.policy_file import load_policy
 from edgekit.testing import tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")), *PAGES]
 
 
 def commands(command=None, words=()):
@@ -46,7 +50,7 @@ def diffs() -> dict[str, str]:
     return found
 
 
-def test_cli_document_is_what_the_command_line_says():
+def test_generated_documents_are_up_to_date():
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"],
         capture_output=True, text=True, check=False, cwd=ROOT, env={"PYTHONPATH": str(ROOT)},
@@ -77,11 +81,60 @@ def test_every_option_is_explained():
             assert parameter.help[0] in "0C" or parameter.help[0].isupper() or ":" in parameter.help, parameter.help
 
 
-def broken_links(text: str, folder: Path) -> tuple[int, list[str]]:
-    """How many links lead to a file, and those of which there is none."""
-    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'(?:src|href)="([^"#]+)"', text)
-    local = [target for target in targets if not target.startswith(("http://", "https://"))]
-    return len(local), [target for target in local if not (folder / target).exists()]
+@pytest.fixture
+def generator(tmp_path, monkeypatch):
+    """docs/generate.py over a copy of the documents that it writes."""
+    found = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    monkeypatch.setattr(module, "DOCS", shutil.copytree(ROOT / "docs", tmp_path / "docs"))
+    monkeypatch.setattr(module, "README", Path(shutil.copy(ROOT / "README.md", tmp_path)))
+    return module
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/benchmarks.md", "docs/cli.md"])
+def test_a_number_that_was_typed_is_noticed_and_mended(generator, name, tmp_path, monkeypatch):
+    path = tmp_path / name
+    right = path.read_text(encoding="utf-8")
+    typed = right.replace("0.088", "0.066").replace("`512`", "`513`")
+    assert typed != right
+    path.write_text(typed, encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    with pytest.raises(SystemExit, match=f"^{name} is not up to date: run `make docs`$"):
+        generator.main()
+    assert path.read_text(encoding="utf-8") == typed
+    monkeypatch.setattr(sys, "argv", ["generate.py"])
+    generator.main()
+    assert path.read_text(encoding="utf-8") == right
+
+
+def links(text: str) -> list[str]:
+    """Every link of a document that leads to a file or a heading here, as it is written."""
+    targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    return [target for target in targets if not target.startswith(("http://", "https://"))]
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a document, as GitHub makes them: lower case, no punctuation, hyphens for spaces."""
+    lines = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE
+    )
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def broken_links(text: str, document: Path) -> tuple[int, list[str]]:
+    """How many links lead to a file or a heading, and those of which there is none."""
+    found = links(text)
+    return len(found), [target for target in found if not leads_somewhere(target, text, document)]
+
+
+def leads_somewhere(target: str, text: str, document: Path) -> bool:
+    """Whether there is such a file, and such a heading in it."""
+    name, _, anchor = target.partition("#")
+    path = document.parent / name
+    if not path.exists():
+        return False
+    return not anchor or anchor in headings(path.read_text(encoding="utf-8") if name else text)
 
 
 def unknown_commands(text: str) -> tuple[int, list[str]]:
@@ -104,22 +157,89 @@ def unknown_commands(text: str) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_and_commands_of_a_document_lead_somewhere(document):
     text = document.read_text(encoding="utf-8")
-    assert broken_links(text, document.parent)[1] == []
+    assert broken_links(text, document)[1] == []
     assert unknown_commands(text)[1] == []
 
 
 def test_a_wrong_link_and_a_wrong_command_are_noticed():
     """A document may have neither links nor commands, so what finds them is tested on some that are wrong."""
-    wrong = '[a](nowhere.md) [b](README.md#c) <img src="gone.svg"> [d](https://host/x)'
-    assert broken_links(wrong, ROOT) == (3, ["nowhere.md", "gone.svg"])
+    wrong = '[a](nowhere.md) [b](README.md#c) <img src="gone.svg"> [d](https://host/x) [e](CONTRIBUTING.md#a-device)'
+    assert broken_links(wrong, ROOT / "x.md") == (4, ["nowhere.md", "README.md#c", "gone.svg"])
+    assert broken_links("# It's `so`\n[a](#its-so) [b](#so)", ROOT / "x.md") == (2, ["#so"])
     text = "$ edgekit bild m\n    edgekit build m --presicion int4\nedgekit build m --out=x\n`edgekit targets lst`"
     assert unknown_commands(text) == (4, ["bild m", "build m --presicion int4", "targets lst"])
 
 
 def test_links_and_commands_are_found_in_the_documents_that_have_them():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert broken_links(text, ROOT)[0] > 5
+    assert broken_links(text, ROOT / "README.md")[0] > 5
     assert unknown_commands(text)[0] > 5
+
+
+def linked_from(document: Path) -> set[Path]:
+    """The documents that can be reached from one, over others."""
+    seen, waiting = set(), [document]
+    while waiting:
+        here = waiting.pop()
+        if here in seen or here.suffix != ".md":
+            continue
+        seen.add(here)
+        found = (here.parent / target.partition("#")[0] for target in links(here.read_text(encoding="utf-8")))
+        waiting += [path.resolve() for path in found]
+    return seen
+
+
+def test_every_page_is_reached_from_the_readme():
+    assert {path.resolve() for path in PAGES} - linked_from((ROOT / "README.md").resolve()) == set()
+
+
+def test_every_picture_is_shown_by_a_document():
+    shown = {
+        (path.parent / target).resolve() for path in DOCUMENTS for target in links(path.read_text(encoding="utf-8"))
+    }
+    assert {path.resolve() for path in (ROOT / "docs").glob("*.svg")} - shown == set()
+
+
+def named_paths(text: str) -> list[str]:
+    """Files and folders of the repository that stand between backticks; in "The house", those of edgekit/ too."""
+    rooms = re.findall(r"^## The house\n(.*?)^## ", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"`((?:edgekit|docs|examples|benchmarks|targets|tests)/[\w./-]*)`", text)
+    return found + [
+        f"edgekit/{path}" for room in rooms for path in re.findall(r"`((?!edgekit|targets)\w+/[\w./]*)`", room)
+    ]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "CHANGELOG.md"], ids=lambda path: path.name)
+def test_files_that_a_document_names_are_there(document):
+    named = named_paths(document.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert len(named) > 8 or document.name != "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    """Every code block of a language in the README and the pages."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *PAGES))
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_python_in_the_documents_uses_what_edgekit_offers():
+    used = [
+        alias.name
+        for block in blocks("python")
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module == "edgekit"
+        for alias in node.names
+    ]
+    assert used
+    assert [name for name in used if not hasattr(edgekit, name)] == []
+
+
+def test_policies_in_the_documents_are_policies(tmp_path):
+    found = [block for block in blocks("toml") if "[[tier]]" in block]
+    assert found
+    for block in found:
+        (tmp_path / "policy.toml").write_text(block, encoding="utf-8")
+        assert load_policy(tmp_path / "policy.toml").tiers
 
 
 def test_version_is_the_same_everywhere():

@@ -23,7 +23,7 @@ FITTED = (70e6, 16e9)
 
 PRECISION_SHARE: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 0.0, "int8": 0.003, "int4": 0.126}
 """By what share a precision adds to the term of size: KL divergence on WikiText-2 against an off-grid reference, 0.0021
-and 0.0884 nats (README, Numbers), over 406.4 / N^0.34 of SmolLM2's 134,515,008 parameters, 0.700."""
+and 0.0884 nats (docs/benchmarks.md), over 406.4 / N^0.34 of SmolLM2's 134,515,008 parameters, 0.700."""
 
 PRECISION_LOSS: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 0.0, "int8": 0.0021, "int4": 0.0884}
 """What a precision gives up, in nats a token: the same measurement."""
