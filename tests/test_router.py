@@ -38,6 +38,7 @@ from edgekit.types.routing import (
     Tier,
 )
 from tests.cloud.loopback import secure, serve, trusting
+from tests.made import measurement
 
 CLOUD = ("from ", "the ", "cloud")
 QUESTION = Request((Message("user", "Rome?"),), sampling=Sampling(max_new_tokens=12))
@@ -396,6 +397,24 @@ def test_answers_come_one_after_another_in_order(router):
         thread.join()
     assert order == ["gone", 0, 1, 2]
     assert made.status().waiting == 0
+
+
+def test_the_time_in_line_is_no_part_of_an_answers_own(router, monkeypatch):
+    made = router(Policy("alone", answers=LENIENT))
+    made.measurement = measurement(50.0, "fp32")
+    answer, expected = made._local.answer, []
+
+    def watched(*args, **options):
+        expected.append(options["expected"])
+        return answer(*args, **options)
+
+    monkeypatch.setattr(made._local, "answer", watched)
+    for ahead in (0.0, 1000.0):
+        monkeypatch.setattr(made._local, "waiting", lambda ahead=ahead: ahead)
+        _, _, last = told(made.answer(QUESTION))
+        assert last.verdict.expected.seconds == pytest.approx(expected[0] + ahead)
+    assert expected[1] == pytest.approx(expected[0])
+    assert expected[0] > 0
 
 
 def test_a_caller_that_goes_away_leaves_the_model_free(router):

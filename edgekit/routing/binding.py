@@ -59,10 +59,10 @@ def check_binding(bundle: Bundle, calibration: Calibration) -> None:
     pairs = (
         ("bundle", calibration.bundle_sha256[:16], here.bundle_sha256[:16]),
         ("execution provider", calibration.provider, here.provider),
-        ("onnxruntime", _minor(was.get("onnxruntime", "")), _minor(now["onnxruntime"])),
+        ("onnxruntime", minor_version(was.get("onnxruntime", "")), minor_version(now["onnxruntime"])),
         ("processor", was.get("processor", ""), now["processor"]),
         ("chat template", calibration.template_sha256[:16], here.template_sha256[:16]),
-        ("edgekit", _minor(was.get("edgekit", "")), _minor(now["edgekit"])),
+        ("edgekit", minor_version(was.get("edgekit", "")), minor_version(now["edgekit"])),
     )
     for what, then, today in pairs:
         if then != today:
@@ -115,5 +115,6 @@ def require_calibration(bundle: Bundle, calibration: Calibration | None = None) 
     return found
 
 
-def _minor(text: str) -> str:
+def minor_version(text: str) -> str:
+    """A version without its patch."""
     return ".".join(text.split(".")[:2])
