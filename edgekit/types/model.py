@@ -134,12 +134,14 @@ class Checkpoint:
 
     ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
     and, where the model has one, chat_template.jinja; those of an outline (see source/outline.py) may be absent.
+    ``left_aside``: tensors that the model does not use, which transformers leaves aside too.
     """
 
     spec: ModelSpec
     weights: Weights
     files: tuple[SideFile, ...]
     provenance: Provenance
+    left_aside: tuple[str, ...] = ()
 
     def file(self, name: str) -> bytes | None:
         """The content of a side file, or None."""
