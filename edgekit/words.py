@@ -65,3 +65,8 @@ def left_aside(names: tuple[str, ...]) -> str:
     if len(names) == 1:
         return f"1 tensor that the model does not use: {names[0][:80]!r}"
     return f"{len(names)} tensors that the model does not use, first {names[0][:80]!r}"
+
+
+def minor_version(text: str) -> str:
+    """A version without its patch: ``1.32`` of ``1.32.0``."""
+    return ".".join(text.split(".")[:2])

@@ -77,13 +77,15 @@ class LocalModel:
 
         Args:
             request: its messages, or its prompt as it is.
-            expected: seconds it is thought to take.
+            expected: seconds until it is thought to end, those in line included.
             stop: set by anyone, at any time, to end it.
 
         Raises:
             RunError: at the first token: no chat template, or a prompt that does not fit.
         """
-        return LocalRun(self, request, expected=expected, stop=stop)
+        # Those before it count their own time: what it waits for them would count twice for those behind it.
+        own = None if expected is None else max(0.0, expected - self.waiting())
+        return LocalRun(self, request, expected=own, stop=stop)
 
     def mean_logprob(self, request: Request, text: str) -> float:
         """What this model thinks of another's answer: mean log-probability of its tokens, in nats.

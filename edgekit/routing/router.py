@@ -231,7 +231,6 @@ class _Answer:
         self._stop = stop
         self._started = monotonic()
         self._first: float | None = None
-        self._waiting = 0.0
         self._attempts: list[Attempt] = []
         self._device_seconds = 0.0
         self._joules: float | None = None
@@ -242,7 +241,7 @@ class _Answer:
 
     def events(self) -> Generator[Event]:
         router, request = self._router, self._request
-        verdict = decide(request, router.policy, self._state(), router.measurement)
+        verdict = decide(request, router.policy, router._state(request), router.measurement)
         while True:
             if verdict.tier == "":
                 yield self._end(verdict, "", "error")
@@ -258,12 +257,6 @@ class _Answer:
                 return
             verdict = following
 
-    def _state(self) -> DeviceState:
-        """The machine now, and how long the answers ahead of this one take, which is no part of its own time."""
-        state = self._router._state(self._request)
-        self._waiting = state.waiting
-        return state
-
     # --- the device ---
 
     def _ask_device(self, verdict: Verdict) -> Generator[Event, None, Verdict | None]:
@@ -274,8 +267,7 @@ class _Answer:
         prefix = router.calibration.prefix if router.calibration and passed_on and not at_once else None
         # Where nobody limits the answer, its first token is the least to wait for.
         least = verdict.expected.seconds or verdict.expected.seconds_to_first
-        own = None if least is None else max(0.0, least - self._waiting)
-        run = router._local.answer(limited(self._request, verdict), expected=own, stop=self._stop)
+        run = router._local.answer(limited(self._request, verdict), expected=least, stop=self._stop)
         watch, hidden, open_ = LoopWatch(), "", False
         given_up: Finding | None = None
         try:
@@ -336,7 +328,7 @@ class _Answer:
         finish = run.finish or "error"
         self._signals = replace(run.signals, second_logprob=opinion) if run.tokens else None
         judged = judge(
-            verdict, self._request, router.policy, self._state(), text=run.text, finish=finish,
+            verdict, self._request, router.policy, router._state(self._request), text=run.text, finish=finish,
             repeated=loop, signals=self._signals, calibration=router.calibration, measurement=router.measurement,
         )  # fmt: skip
         self._wrong = judged.wrong
@@ -429,7 +421,9 @@ class _Answer:
 
     def _escalate(self, verdict: Verdict, finding: Finding) -> Verdict:
         router = self._router
-        return escalate(verdict, finding, self._request, router.policy, self._state(), router.measurement)
+        return escalate(
+            verdict, finding, self._request, router.policy, router._state(self._request), router.measurement
+        )
 
     def _show(self, verdict: Verdict, text: str, *, opened: bool = False) -> Iterator[Event]:
         if not opened:

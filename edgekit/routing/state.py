@@ -7,12 +7,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from edgekit import __version__
+from edgekit import __version__, words
 from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
 from edgekit.estimate.needs import kv_bytes_per_position
 from edgekit.host.processor import processor_name
 from edgekit.measure import read_conditions
-from edgekit.routing.binding import minor_version
 from edgekit.run import choose_settings, physical_cores
 from edgekit.types.routing import DeviceState
 
@@ -124,7 +123,7 @@ def find_measurement(bundle: Bundle, root: Path = Path("/")) -> tuple[Measuremen
         )
     was = dict(there.runtime)
     for name, now in (("edgekit", __version__), ("onnxruntime", version("onnxruntime"))):
-        if minor_version(was.get(name, "")) != minor_version(now):
+        if words.minor_version(was.get(name, "")) != words.minor_version(now):
             return None, (
                 f"the one recorded is of {name} {was.get(name) or 'of an unknown version'}, and this is {now}: "
                 "`edgekit bench --record` makes one with this version"
