@@ -107,8 +107,11 @@ class LocalModel:
         """Logits [V] behind the prompt and behind each token of the answer, of which only these need the head."""
         self._runner.reset()
         yield self._runner.prefill(prompt)
-        for start in range(0, len(answer), _AT_ONCE):
-            yield from self._runner.verify(answer[start : start + _AT_ONCE])
+        start = 0
+        while start < len(answer):
+            stop = start + min(_AT_ONCE, max(1, self._runner.room))
+            yield from self._runner.verify(answer[start:stop])
+            start = stop
 
     def close(self) -> None:
         """Release the runner, once the answer under way has ended."""
