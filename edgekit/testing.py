@@ -146,6 +146,11 @@ class FakeRunner:
             np.random.default_rng(seed).standard_normal((vocab_size, vocab_size)).astype(np.float32)
         )
 
+    @property
+    def room(self) -> int:
+        """Most tokens of one call."""
+        return self.context_length - self.length
+
     def reset(self) -> None:
         """Forget everything that was fed."""
         self.length = 0

@@ -58,3 +58,15 @@ def seconds(value: float) -> str:
 def processor(name: str, kind: str) -> str:
     """A processor with its class: ``Intel(R) Xeon(R) Processor (AVX512-VNNI)``."""
     return f"{name or 'unknown processor'}{f' ({kind})' if kind else ''}"
+
+
+def left_aside(names: tuple[str, ...]) -> str:
+    """Tensors that a model does not use: how many, and the first."""
+    if len(names) == 1:
+        return f"1 tensor that the model does not use: {names[0][:80]!r}"
+    return f"{len(names)} tensors that the model does not use, first {names[0][:80]!r}"
+
+
+def minor_version(text: str) -> str:
+    """A version without its patch: ``1.32`` of ``1.32.0``."""
+    return ".".join(text.split(".")[:2])

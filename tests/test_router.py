@@ -38,6 +38,7 @@ from edgekit.types.routing import (
     Tier,
 )
 from tests.cloud.loopback import secure, serve, trusting
+from tests.made import measurement
 
 CLOUD = ("from ", "the ", "cloud")
 QUESTION = Request((Message("user", "Rome?"),), sampling=Sampling(max_new_tokens=12))
@@ -396,6 +397,21 @@ def test_answers_come_one_after_another_in_order(router):
         thread.join()
     assert order == ["gone", 0, 1, 2]
     assert made.status().waiting == 0
+
+
+def test_the_time_in_line_is_no_part_of_an_answers_own(router):
+    made = router(Policy("alone", answers=LENIENT))
+    made.measurement = measurement(0.01, "fp32")  # so slow that the time of the test counts for nothing
+    first = made.answer(QUESTION)
+    one = next(first).verdict.expected.seconds
+    second = threading.Thread(target=list, args=(made.answer(QUESTION),))
+    second.start()
+    while made.status().waiting < 2:
+        pass
+    assert made._local.waiting() == pytest.approx(2 * one, rel=0.05)
+    list(first)
+    second.join()
+    assert made._local.waiting() == 0
 
 
 def test_a_caller_that_goes_away_leaves_the_model_free(router):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from edgekit import __version__
 from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
 from edgekit.estimate.needs import kv_bytes_per_position
 from edgekit.host.processor import processor_name
@@ -97,10 +99,15 @@ def test_the_machine_is_looked_at_once_a_second(tmp_path: Path, monkeypatch: pyt
     assert gauge.read(1).battery_percent == 12.0
 
 
+HERE = (("edgekit", __version__), ("onnxruntime", version("onnxruntime")))
+OLD = (("edgekit", "0.0.1"), HERE[1])
+OTHER = (HERE[0], ("onnxruntime", "1.1.0"))
+
+
 def measured_here(bundle: Bundle) -> Bundle:
     latency = bundle.manifest.latency
     assert latency is not None
-    environment = replace(latency.environment, cpu=processor_name(), cores=physical_cores())
+    environment = replace(latency.environment, cpu=processor_name(), cores=physical_cores(), runtime=HERE)
     ours = replace(latency, bundle_sha256=bundle.sha256, environment=environment)
     return replace(bundle, manifest=replace(bundle.manifest, latency=ours))
 
@@ -116,6 +123,9 @@ def test_only_a_measurement_of_these_files_on_this_kind_of_machine_counts() -> N
         (replace(latency, bundle_sha256="0" * 64), "of other files"),
         (replace(latency, environment=replace(latency.environment, cpu="Z80")), "is of Z80 with"),
         (replace(latency, environment=replace(latency.environment, cores=1000)), "with 1000 cores, this is"),
+        (replace(latency, environment=replace(latency.environment, runtime=OLD)), "is of edgekit 0.0.1, and this is"),
+        (replace(latency, environment=replace(latency.environment, runtime=OTHER)), "is of onnxruntime 1.1.0, and"),
+        (replace(latency, environment=replace(latency.environment, runtime=())), "of an unknown version"),
     ):
         found, why = find_measurement(replace(here, manifest=replace(here.manifest, latency=other)))
         assert found is None

@@ -19,6 +19,7 @@ from edgekit.record import to_json
 from edgekit.source import open_model
 from edgekit.source.oracle import Reader
 from edgekit.testing import FakeRunner, tiny_checkpoint
+from edgekit.types import Check, Rope
 from edgekit.verify import bundle as verify
 from edgekit.verify import text as verify_text
 from edgekit.verify.bundle import verify_bundle
@@ -258,6 +259,37 @@ def test_steps_that_do_not_agree_with_the_prompt():
     nan = FakeRunner()
     nan._table[:] = np.nan
     assert "NaN" in verify._check_steps(nan)[0].detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "border"),
+    [
+        ({"windows": (None, 100)}, 100),
+        ({"rope": Rope(1e4, 8, kind="yarn", factor=4.0, original_context=90)}, 90),
+        ({}, 200),
+    ],
+    ids=["a window", "a rope's original context", "the whole context"],
+)
+def test_steps_and_prompts_are_compared_across_every_border(bundles, changes, border):
+    class Late(FakeRunner):
+        """Wrong from some length on, unless all is fed at once."""
+
+        wrong_from = 10**9
+
+        def step(self, token):
+            row = super().step(token)
+            return np.roll(row, 1) if self.length >= self.wrong_from else row
+
+    spec = replace(bundles["fp32"].manifest.spec, **changes)
+    passed = Check("decode", "pass", "well")
+    runner = Late(context_length=200)
+    assert verify._check_borders(runner, spec, 256, passed).detail.startswith(f"well; so they do across {border}")
+    runner.wrong_from = border
+    assert f"across {border} tokens" in verify._check_borders(runner, spec, 256, passed).detail
+    assert verify._check_borders(runner, spec, 256, passed).status == "fail"
+    told = verify._check_borders(runner, spec, border - 1, passed)
+    assert told.status == "pass"
+    assert f"not tried, as more than the {border - 1} to score: {border}" in told.detail
 
 
 def test_a_rounding_that_moves_the_logits_too_far_fails(bundles, monkeypatch):

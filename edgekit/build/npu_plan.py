@@ -56,7 +56,7 @@ def check_room(target: Target, spec: ModelSpec, weight_bytes: int) -> None:
 
 
 def require_context(target: Target, spec: ModelSpec) -> None:
-    """Raise when the NPU's cache is to hold more tokens than the model was made for.
+    """Raise when the NPU's cache is to hold more tokens than the model, or one table of its rope, was made for.
 
     Raises:
         ConfigError: it is.
@@ -65,6 +65,12 @@ def require_context(target: Target, spec: ModelSpec) -> None:
     if context > spec.context_length:
         raise ConfigError(
             f"a cache for {context} tokens: the model was made for {spec.context_length}", "lower `context`"
+        )
+    if spec.rope_border is not None and context > spec.rope_border:
+        raise ConfigError(
+            f"a cache for {context} tokens: the model's longrope turns keys otherwise in sequences beyond "
+            f"{spec.rope_border} tokens, and an NPU's runtime cannot make the keys before them again",
+            f"lower `context` to {spec.rope_border}",
         )
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from edgekit import __version__
+from edgekit import __version__, words
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
@@ -41,6 +41,7 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -84,6 +85,7 @@ def build_bundle(
     force: bool = False,
     npu: ForNpu = ForNpu(),
     progress: Progress = silent,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Build a bundle from a checkpoint. A build that was killed is gone on with by the next one of the same inputs.
 
@@ -102,6 +104,7 @@ def build_bundle(
         force: replace a bundle that is there.
         npu: how to build for the NPU of a target that has one.
         progress: told the bytes done of each step.
+        note: told what the user should know of the checkpoint.
 
     Raises:
         EdgekitError: of the room that refuses; nothing is left at ``out``.
@@ -125,6 +128,8 @@ def build_bundle(
             checkpoint, exported = complete_export(export.checkpoint), export.graph
         else:
             checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+        if checkpoint.left_aside:
+            note(f"left aside: {words.left_aside(checkpoint.left_aside)}")
         stamp = source_stamp(checkpoint)
         tried = beside.submit(try_tokenizer, checkpoint)
         provenance = beside.submit(fingerprint, checkpoint)

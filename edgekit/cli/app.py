@@ -117,13 +117,15 @@ def build(
     from edgekit.cli.tables import built_lines
 
     signer = load_signer(sign) if sign else None
-    start = perf_counter()
+    start, notes = perf_counter(), list[str]()
     with Bars() as progress:
         bundle = build_bundle(
             model, target=target, precision=precision, recipe=recipe, out=out, exporter=exporter, size_mb=size_mb,
             bits=bits, force=force, offline=offline, revision=revision, progress=progress,
-            npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage),
+            npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage), note=notes.append,
         )  # fmt: skip
+    for note in notes:
+        console.note(note)
     if signer:
         console.note(f"signed by {sign_bundle(bundle, signer)}")
     result = Built.of(bundle, perf_counter() - start)

@@ -109,6 +109,8 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
     yield "vocabulary", f"{words.count(s.vocab_size)}, head {'tied' if s.tied else 'untied'}"
     yield "parameters", words.count(inspection.parameters)
     yield "size", f"{words.size(inspection.bytes)}, {inspection.bits_per_weight:.2f} bits per weight"
+    if inspection.left_aside:
+        yield "left aside", words.left_aside(inspection.left_aside)
     if arm := inspection.arm:
         kld = arm.score_of(arm.chosen).quality.kld_mean.value
         yield (

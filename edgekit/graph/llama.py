@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekit.errors import GraphError
-from edgekit.graph.rope import attention_factor, inverse_frequencies, switches
+from edgekit.graph.rope import attention_factor, inverse_frequencies
 from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _step(writer: Writer, spec: ModelSpec) -> Step:
     total = writer.op("Cast", [total], "cache.total.int32", to=INT32)
 
     rows = positions
-    if switches(spec.rope, spec.context_length):
+    if spec.rope_border is not None:
         # transformers: the highest position of the batch decides, for all of it, which factors are used.
         original = writer.constant("rope.original_context", spec.rope.original_context)
         highest = writer.op("ReduceMax", [positions], "rope.highest", keepdims=0)
@@ -126,7 +126,7 @@ def rope_tables(writer: Writer, rope: Rope, context: int) -> tuple[ir.Value, ir.
     and row ``original_context + p`` is position p with the long ones.
     """
     rows = context
-    if switches(rope, context):
+    if rope.switches(context):
         rows += rope.original_context
         short = _angles(writer, inverse_frequencies(rope), rope.original_context, "rope.short")
         long = _angles(writer, inverse_frequencies(rope, long=True), context, "rope.long")

@@ -102,8 +102,3 @@ def attention_factor(rope: Rope) -> float:
     if rope.kind == "longrope" and rope.factor > 1:
         return sqrt(1 + log(rope.factor) / log(rope.original_context))
     return 1.0
-
-
-def switches(rope: Rope, context: int) -> bool:
-    """Whether sequences of ``context`` tokens need longrope's second list of factors."""
-    return rope.kind == "longrope" and context > rope.original_context

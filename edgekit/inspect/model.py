@@ -63,6 +63,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         bits_per_weight=8 * total / parameters,
         tensors=tensors,
         parts=tensor_parts(tensors),
+        left_aside=checkpoint.left_aside,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, fields
 from hashlib import sha256
+from importlib.metadata import version
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,8 @@ class Scores:
 
 def source_key(manifest: Manifest) -> str:
     """All that the logits of a bundle's source follow from: weights, configuration, exporter, and who reads them."""
-    return f"{__version__} {manifest.exporter} {manifest.provenance.sha256} {to_json(manifest.spec)}"
+    readers = f"{__version__} {version('onnxruntime')}"
+    return f"{readers} {manifest.exporter} {manifest.provenance.sha256} {to_json(manifest.spec)}"
 
 
 def reference_key(source: str, text_sha256: str, tokens: NDArray[np.int64], top_k: int = TOP_K) -> str:

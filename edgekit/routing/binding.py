@@ -8,7 +8,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from edgekit import __version__
+from edgekit import __version__, words
 from edgekit.errors import ConfigError, RouteError
 from edgekit.host.processor import processor_class
 from edgekit.run import chat_template
@@ -59,10 +59,10 @@ def check_binding(bundle: Bundle, calibration: Calibration) -> None:
     pairs = (
         ("bundle", calibration.bundle_sha256[:16], here.bundle_sha256[:16]),
         ("execution provider", calibration.provider, here.provider),
-        ("onnxruntime", _minor(was.get("onnxruntime", "")), _minor(now["onnxruntime"])),
+        ("onnxruntime", words.minor_version(was.get("onnxruntime", "")), words.minor_version(now["onnxruntime"])),
         ("processor", was.get("processor", ""), now["processor"]),
         ("chat template", calibration.template_sha256[:16], here.template_sha256[:16]),
-        ("edgekit", _minor(was.get("edgekit", "")), _minor(now["edgekit"])),
+        ("edgekit", words.minor_version(was.get("edgekit", "")), words.minor_version(now["edgekit"])),
     )
     for what, then, today in pairs:
         if then != today:
@@ -113,7 +113,3 @@ def require_calibration(bundle: Bundle, calibration: Calibration | None = None) 
         )
     check_binding(bundle, found)
     return found
-
-
-def _minor(text: str) -> str:
-    return ".".join(text.split(".")[:2])

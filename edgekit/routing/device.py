@@ -77,13 +77,15 @@ class LocalModel:
 
         Args:
             request: its messages, or its prompt as it is.
-            expected: seconds it is thought to take.
+            expected: seconds until it is thought to end, those in line included.
             stop: set by anyone, at any time, to end it.
 
         Raises:
             RunError: at the first token: no chat template, or a prompt that does not fit.
         """
-        return LocalRun(self, request, expected=expected, stop=stop)
+        # Those before it count their own time: what it waits for them would count twice for those behind it.
+        own = None if expected is None else max(0.0, expected - self.waiting())
+        return LocalRun(self, request, expected=own, stop=stop)
 
     def mean_logprob(self, request: Request, text: str) -> float:
         """What this model thinks of another's answer: mean log-probability of its tokens, in nats.
@@ -105,8 +107,11 @@ class LocalModel:
         """Logits [V] behind the prompt and behind each token of the answer, of which only these need the head."""
         self._runner.reset()
         yield self._runner.prefill(prompt)
-        for start in range(0, len(answer), _AT_ONCE):
-            yield from self._runner.verify(answer[start : start + _AT_ONCE])
+        start = 0
+        while start < len(answer):
+            stop = start + min(_AT_ONCE, max(1, self._runner.room))
+            yield from self._runner.verify(answer[start:stop])
+            start = stop
 
     def close(self) -> None:
         """Release the runner, once the answer under way has ended."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from edgekit import __version__, words
 from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
 from edgekit.estimate.needs import kv_bytes_per_position
 from edgekit.host.processor import processor_name
@@ -103,7 +105,10 @@ def read_state(manifest: Manifest, tokens: int, *, loaded: bool = False, root: P
 
 
 def find_measurement(bundle: Bundle, root: Path = Path("/")) -> tuple[Measurement | None, str]:
-    """The bundle's measurement if it is of these very files on this kind of machine, and in words which, or why not."""
+    """The bundle's measurement if it is of these very files on this kind of machine, and in words which, or why not.
+
+    Of edgekit and of ONNX Runtime, whose kernels it timed, the minor version counts.
+    """
     measured = bundle.manifest.latency
     if measured is None:
         return None, "none is recorded: `edgekit bench --record` makes one"
@@ -116,6 +121,13 @@ def find_measurement(bundle: Bundle, root: Path = Path("/")) -> tuple[Measuremen
             f"the one recorded is of {_machine_words(there.cpu, there.cores)}, this is {_machine_words(cpu, cores)}: "
             "`edgekit bench --record` makes one of this machine"
         )
+    was = dict(there.runtime)
+    for name, now in (("edgekit", __version__), ("onnxruntime", version("onnxruntime"))):
+        if words.minor_version(was.get(name, "")) != words.minor_version(now):
+            return None, (
+                f"the one recorded is of {name} {was.get(name) or 'of an unknown version'}, and this is {now}: "
+                "`edgekit bench --record` makes one with this version"
+            )
     return measured, f"of {measured.time}, on {_machine_words(cpu, cores)}"
 
 

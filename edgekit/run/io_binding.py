@@ -36,8 +36,8 @@ class BoundGraph:
         self.last_only = bool(self._first_name)
         self._handle = handle
         self._binding = handle.io_binding()
-        self._ids = np.empty(chunk, np.int64)
-        self._positions = np.empty(chunk, np.int64)
+        self._ids = np.zeros(chunk + 1, np.int64)
+        self._positions = np.empty(chunk + 1, np.int64)
         self._steps = np.arange(chunk)
         self._mask = np.ones(context, np.int64)
         self._mask_at = self._mask.ctypes.data
@@ -53,12 +53,24 @@ class BoundGraph:
         self._positions[0] = cache.length
         self._run(1, cache, rows)
 
-    def feed(self, ids: NDArray[np.int64], cache: Cache, rows: NDArray[Any]) -> None:
-        """Run over tokens; the logits of the last of them go into ``rows`` [n,V], all of them unless ``last_only``."""
-        count = len(ids)
+    def feed(self, ids: NDArray[np.int64], cache: Cache, rows: NDArray[Any], *, filler: int | None = None) -> None:
+        """Run over tokens; the logits of the last of them go into ``rows`` [n,V], all of them unless ``last_only``.
+
+        Args:
+            ids: the tokens.
+            cache: what came before them.
+            rows: room for the logits, the filler's among them.
+            filler: the position of one more token at the end, which no other sees and which is forgotten.
+        """
+        count, length = len(ids), cache.length
         self._ids[:count] = ids
-        np.add(self._steps[:count], cache.length, out=self._positions[:count])
-        self._run(count, cache, rows)
+        np.add(self._steps[:count], length, out=self._positions[:count])
+        if filler is None:
+            self._run(count, cache, rows)
+            return
+        self._positions[count] = filler
+        self._run(count + 1, cache, rows)
+        cache.rewind(length + count)
 
     def release(self) -> None:
         """Let go of the rows."""

@@ -82,6 +82,7 @@ def load_runner(
         prompts=None if prompts is None else prompts.result(),
         prompt_arithmetic=exact_prompts,
         rounding=ROUNDING.get(manifest.accuracy_level, EXACT),
+        rope_border=manifest.spec.rope_border,
     )
 
 
@@ -107,7 +108,9 @@ class OnnxRunner:
         prompts: Session | None = None,
         prompt_arithmetic: Arithmetic = NOTHING,
         rounding: float = EXACT,
+        rope_border: int | None = None,
     ) -> None:
+        """Args: as load_runner makes them; ``rope_border``: see ModelSpec."""
         slots = find_slots(session.handle.get_inputs())
         self.info: SessionInfo = session.info
         self.settings = settings
@@ -122,6 +125,9 @@ class OnnxRunner:
         self._vocab = self._tokens.vocab_size
         self._last = np.empty((1, self._vocab), self._tokens.dtype)
         self._several: NDArray[Any] | None = None
+        self._rope_border = context if rope_border is None else rope_border
+        self._long = False
+        self._held: list[int] = []
         self.pace = DraftPolicy(rounding)
 
     @property
@@ -143,6 +149,12 @@ class OnnxRunner:
     def length(self) -> int:
         """Tokens in the cache now."""
         return self._cache.length
+
+    @property
+    def room(self) -> int:
+        """Most tokens of one call: to the rope's border, and from there to the end of the context."""
+        end = self._rope_border if self.length < self._rope_border else self._context
+        return end - self.length
 
     @property
     def cache_nbytes(self) -> int:
@@ -168,15 +180,7 @@ class OnnxRunner:
         Raises:
             RunError: no tokens, a token outside the vocabulary, or more than the context holds.
         """
-        ids = self._accept(tokens)
-        graph = self._prompts if len(ids) > self.settings.decode_graph_max_tokens else self._tokens
-        rows = self._last if graph.last_only else np.empty((min(self._chunk, len(ids)), self._vocab), graph.dtype)
-        for start in range(0, len(ids), self._chunk):
-            chunk = ids[start : start + self._chunk]
-            graph.feed(chunk, self._cache, rows[: len(chunk)])
-        graph.release()
-        last: NDArray[np.float32] = rows[min(len(chunk), len(rows)) - 1].astype(np.float32)
-        return last
+        return self._read(self._accept(tokens))
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Feed one token; return its logits [V]. The array is reused by the next call.
@@ -186,6 +190,7 @@ class OnnxRunner:
         """
         if self._cache.length >= self._context:
             raise self._too_long(1)
+        self._hold([token])
         self._tokens.feed_one(token, self._cache, self._last)
         logits: NDArray[np.float32] = self._last[0].astype(np.float32, copy=False)
         return logits
@@ -215,8 +220,7 @@ class OnnxRunner:
         ids = self._accept(tokens)
         rows = np.empty((len(ids), self._vocab), self._prompts.dtype)
         for start in range(0, len(ids), self._chunk):
-            some = slice(start, start + self._chunk)
-            self._prompts.feed(ids[some], self._cache, rows[some])
+            self._feed(self._prompts, ids[start : start + self._chunk], rows[start:])
         self._prompts.release()
         return rows.astype(np.float32, copy=False)
 
@@ -238,7 +242,38 @@ class OnnxRunner:
                 f"token {culprit} is outside the vocabulary of {self._vocab}",
                 hint="encode the text with the bundle's own tokenizer",
             )
+        self._hold(ids.tolist())
         return ids
+
+    def _hold(self, ids: list[int]) -> None:
+        """Note the tokens that are fed next. Where they cross the rope's border, the keys before them are made again.
+
+        As transformers' Phi3ForCausalLM.prepare_inputs_for_generation does: all keys have the factors that a sequence
+        of this length has, as if it were one prompt.
+        """
+        held, self._held[self.length :] = self._held[: self.length], ids
+        long = len(held) + len(ids) > self._rope_border
+        if long != self._long:
+            self._cache.rewind(0)
+            self._long = long
+            if held:
+                self._read(np.asarray(held, np.int64))
+
+    def _read(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed a prompt; the last position's logits [V] as a new array."""
+        graph = self._prompts if len(ids) > self.settings.decode_graph_max_tokens else self._tokens
+        rows = self._last if graph.last_only else np.empty((min(self._chunk, len(ids)) + 1, self._vocab), graph.dtype)
+        for start in range(0, len(ids), self._chunk):
+            chunk = ids[start : start + self._chunk]
+            self._feed(graph, chunk, rows)
+        graph.release()
+        last: NDArray[np.float32] = rows[min(len(chunk), len(rows)) - 1].astype(np.float32)
+        return last
+
+    def _feed(self, graph: BoundGraph, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
+        """Run over a part of a prompt. The highest position of a run decides on the rope's factors."""
+        short = self._long and self.length + len(ids) <= self._rope_border
+        graph.feed(ids, self._cache, rows[: len(ids) + short], filler=self._rope_border if short else None)
 
     def _too_long(self, count: int) -> RunError:
         return RunError(

@@ -56,6 +56,10 @@ class Verifier(Runner, Protocol):
     def pace(self) -> DraftPolicy:
         """What is known of its runs over several tokens; it lives as long as the runner."""
 
+    @property
+    def room(self) -> int:
+        """Most tokens of one call."""
+
     def verify(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Feed a few tokens; return the logits [S,V] of all of them. The array is reused by the next call."""
 
@@ -251,7 +255,7 @@ class SpeculativeDecoder:
         if self._drafter.guess is None or self._unsure is not None:
             return
         runner, pace, start = self._runner, self._pace, self._runner.length
-        length = pace.length(self._drafter.run, min(wanted, runner.context_length - start) - 1)
+        length = pace.length(self._drafter.run, min(wanted, runner.room) - 1)
         if not length:
             return
         tokens = [token, *self._drafter.draft(length)]

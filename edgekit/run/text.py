@@ -78,7 +78,13 @@ class Tokenizer:
         config = _read_json(bundle.path, "tokenizer_config.json")
         eos = {*bundle.manifest.spec.eos_token_ids, *_read_stops(bundle.path)}
         named = {name: _token_text(bundle.path, name, config[name]) for name in SPECIAL_TOKENS if config.get(name)}
-        return cls(codec, template=chat_template(bundle), special_tokens=named, eos_ids=eos, encoder=encoder)
+        return cls(
+            codec,
+            template=chat_template(bundle),
+            special_tokens=_own_names(config) | named,
+            eos_ids=eos,
+            encoder=encoder,
+        )
 
     def prepare_chat(self) -> None:
         """Get ready what renders conversations, beside other work; otherwise the first one waits for it."""
@@ -148,11 +154,11 @@ class Tokenizer:
                 "do": "render",
                 "template": self._template,
                 "values": {
+                    **self._special_tokens,
                     "messages": [dict(message) for message in messages],
                     "tools": None,
                     "documents": None,
                     "add_generation_prompt": add_generation_prompt,
-                    **self._special_tokens,
                 },
                 "letters": MAX_TEMPLATE + 4 * sum(len(str(value)) for m in messages for value in m.values()),
             },
@@ -267,6 +273,15 @@ def _read_stops(folder: Path) -> list[int]:
     if not all(type(i) is int for i in ids):
         raise BundleError(f"{folder / 'generation_config.json'}: 'eos_token_id' is no token's id", _REBUILD)
     return ids
+
+
+def _own_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens that only this model has a name for, which transformers gives to a template too."""
+    extra = config.get("extra_special_tokens")
+    named = {name: token for name, token in config.items() if name.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
+    return {name: text for name, text in texts.items() if name.isidentifier() and isinstance(text, str)}
 
 
 def _token_text(folder: Path, name: str, token: object) -> str:

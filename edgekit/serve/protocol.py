@@ -235,14 +235,22 @@ class Chat(Asked):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    modalities: Annotated[list[Mark], Field(fail_fast=True, max_length=8)] | None = None
 
     def _refuse_unserved(self) -> None:
         super()._refuse_unserved()
         if self.logprobs or self.top_logprobs:
             raise bad_request("logprobs are not supported", "logprobs", "unsupported_parameter")
+        if self.modalities not in (None, ["text"]):
+            raise bad_request("only text is answered", "modalities", "unsupported_value")
+        for at, message in enumerate(self.messages):
+            if message.role != "assistant" and not message.content and message.content != "":
+                said = f"the {message.role}'s message has no content: give a text or a list of parts"
+                raise bad_request(said, f"messages.{at}.content", "missing_content")
         form = self.response_format
         if form and form.type == "json_schema" and form.json_schema is None:
-            raise bad_request("response_format.json_schema is missing", "response_format.json_schema")
+            said = "response_format.json_schema is missing"
+            raise bad_request(said, "response_format.json_schema", "missing_schema")
 
     def request(self, *, header: str | None, local_model: str) -> Request:
         """The router's noun.
@@ -377,7 +385,7 @@ def _check_stops(stop: object) -> None:
     if isinstance(stop, list) and len(stop) > MOST_STOPS:
         raise bad_request(f"stop holds {len(stop)} strings, at most {MOST_STOPS} are allowed", "stop", "too_many_stops")
     if stop == "" or (isinstance(stop, list) and "" in stop):
-        raise bad_request("stop holds an empty string", "stop")
+        raise bad_request("stop holds an empty string", "stop", "empty_stop")
 
 
 def _check_tokens(prompt: object) -> None:

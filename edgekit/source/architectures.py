@@ -335,8 +335,11 @@ def _refuse_foreign(config: Fields) -> None:
                 f"{where}: '{key}' is {shown(config.get(key))}: the model attends in both directions, as encoders do",
                 "use a causal language model: an encoder writes no text",
             )
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization
+    quantization = config.get("quantization_config")
+    # What bitsandbytes writes of a model that it was told to leave as it is.
+    loads = [quantization.get(f"load_in_{bits}bit") for bits in (4, 8)] if isinstance(quantization, dict) else []
+    if quantization and not (False in loads and True not in loads):
+        method = quantization.get("quant_method", "bitsandbytes") if loads else quantization
         raise SourceError(
             f"{where}: the checkpoint is already quantized ('quantization_config', method {shown(method)})",
             "give the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",

@@ -63,8 +63,14 @@ def _read(folder: Folder, file: str) -> str:
 
 
 def listed_templates(value: object, where: str) -> dict[str, str]:
-    """The templates of a JSON entry: one text, or a list of named ones. Raises SourceError for anything else."""
+    """The templates of a JSON entry: one text, or named ones in a list or an object.
+
+    Raises:
+        SourceError: it is anything else, or a name that could be no file's.
+    """
     fields = Fields({"chat_template": value}, where)
+    if isinstance(value, dict):
+        value = [{"name": name, "template": template} for name, template in value.items()]
     if isinstance(value, list):
         named = {entry.get("name"): entry.get("template") for entry in value if _is_named(entry)}
         if len(named) != len(value) or len(named) > _MOST:
@@ -79,4 +85,7 @@ def listed_templates(value: object, where: str) -> dict[str, str]:
 
 
 def _is_named(entry: object) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+    if not isinstance(entry, dict) or not isinstance(entry.get("template"), str):
+        return False
+    name = entry.get("name")
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None

@@ -43,4 +43,4 @@ def open_gguf(path: Path, provenance: Provenance, *, data_only: bool = False) ->
     files.append(generation_config(spec))
     if template := settings.get("chat_template"):
         files.append(SideFile("chat_template.jinja", template.encode()))
-    return Checkpoint(spec, weights, tuple(files), provenance)
+    return Checkpoint(spec, weights, tuple(files), provenance, weights.left_aside)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import SourceError
-from edgekit.source.reasons import explain_missing, refuse_unexpected
+from edgekit.source.reasons import explain_missing, is_buffer, refuse_unexpected
 from edgekit.source.tensors import UNREAD, Extent, FileWeights
 from edgekit.types.tensor_names import EMBEDDING, HEAD
 
@@ -114,10 +114,11 @@ def match_tensors(
         if name not in found:
             raise explain_missing(name, found, spec, where)
         _expect(name, found[name], shape)
-    for name, extent in found.items():
-        if name not in shapes and name != HEAD:
-            refuse_unexpected(name, extent, shapes, spec, where)
-    return spec, FileWeights({name: found[name] for name in shapes}, files)
+    others = {name: extent for name, extent in found.items() if name not in shapes and name != HEAD}
+    for name, extent in others.items():
+        refuse_unexpected(name, extent, shapes, spec, where)
+    aside = tuple(name for name in others if not is_buffer(name))
+    return spec, FileWeights({name: found[name] for name in shapes}, files, aside)
 
 
 def _canonical_names(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Extent]:

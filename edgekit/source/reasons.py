@@ -24,7 +24,9 @@ _BUFFER = re.compile(r"(.*\.)?(rotary_emb\..*|rotary_pos_emb\..*|position_ids|ma
 """Tables that follow from the config; older checkpoints hold them."""
 
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\..*")
-_TRAINING_HEAD = re.compile(r"(v_head|value_head|critic_head|reward_head|score|classifier|mtp|medusa_head)\..*")
+_TRAINING_HEAD = re.compile(
+    r"(?:model\.)?(v_head|value_head|critic_head|reward_head|score|classifier|mtp(_\w+)?|medusa_head)\..*"
+)
 _ADAPTER = re.compile(
     r".*(\.lora_|lora_[AB]\b|\.base_layer\.|\.modules_to_save\.|\.ia3_|\.hada_|\.lokr_|\.oft_|\.vera_|prompt_encoder\.).*"
 )

@@ -106,19 +106,38 @@ def _optional(rope: Fields, key: str, default: float) -> float:
 
 def _parameters(config: Fields) -> dict[str, Any]:
     entries = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    newer = config.get("rope_parameters")
     if not isinstance(entries, dict):
         raise config.error("rope_parameters", entries, "an object")
+    if isinstance(newer, dict) and newer and newer is not entries:
+        _refuse_contradiction(config, entries, newer)
     if any(isinstance(value, dict) for value in entries.values()):
         raise SourceError(
             f"{config.where}: rope_parameters differ by layer type ({shown(', '.join(entries))})",
             "the native builder has one rope for the whole model; try --exporter optimum",
         )
-    newer = config.get("rope_parameters")
-    return {**newer, **entries} if isinstance(newer, dict) else dict(entries)
+    return dict(entries)
+
+
+def _refuse_contradiction(config: Fields, older: Mapping[str, Any], newer: Mapping[str, Any]) -> None:
+    """Raise where a config has both dialects and they differ: transformers takes the older one without a word."""
+    told = {"rope_theta": config.get("rope_theta"), **older, "rope_type": _named(older), "type": _named(older)}
+    said = {**newer, "rope_type": _named(newer), "type": _named(newer)}
+    key = next((key for key, value in said.items() if key in told and told[key] != value), None)
+    if key is not None:
+        raise SourceError(
+            f"{config.where}: '{key}' is {shown(told[key])} with rope_scaling, and {shown(said[key])} in "
+            "rope_parameters",
+            "remove the one of rope_scaling and rope_parameters that is not of this model",
+        )
+
+
+def _named(entries: Mapping[str, Any]) -> object:
+    return entries.get("rope_type") or entries.get("type") or "default"
 
 
 def _kind(rope: Fields, aliases: Mapping[str, RopeKind]) -> RopeKind:
-    name = rope.get("rope_type") or rope.get("type") or "default"
+    name = _named(rope.values)
     if name == "dynamic":
         raise SourceError(
             f"{rope.where}: rope type 'dynamic' (NTK) cannot be built: its frequencies change with the length of "

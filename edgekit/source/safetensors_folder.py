@@ -11,7 +11,7 @@ from edgekit.source.folder import Folder
 from edgekit.source.layout import match_tensors, split_fused
 from edgekit.source.reasons import adapter_error, refuse_other_kinds
 from edgekit.source.sidefiles import collect_files
-from edgekit.source.weight_files import find_tensors
+from edgekit.source.weight_files import find_tensors, gguf_hint
 from edgekit.types import Checkpoint, Provenance
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def open_folder(path: Path, provenance: Provenance, *, data_only: bool = False) 
         found = split_fused(spec, found)
     spec, weights = match_tensors(spec, found, files, where)
     side_files, spec = collect_files(folder, config, spec, data_only=data_only)
-    return Checkpoint(spec, weights, side_files, provenance)
+    return Checkpoint(spec, weights, side_files, provenance, weights.left_aside)
 
 
 def read_spec(folder: Folder) -> tuple[dict[str, Any], ModelSpec]:
@@ -51,7 +51,12 @@ def read_spec(folder: Folder) -> tuple[dict[str, Any], ModelSpec]:
     if not folder.has("config.json"):
         gguf = [name for name in folder.names() if name.endswith(".gguf")]
         if gguf:
-            raise SourceError(f"{path} has no config.json", f"for the GGUF file give its path: {path / gguf[0]}")
+            raise SourceError(f"{path} has no config.json, but {shown(gguf[0])}", gguf_hint(folder, gguf))
+        if folder.has("params.json"):
+            raise SourceError(
+                f"{path} has no config.json, but params.json: it is the model's original release",
+                "use the checkpoint in the format of transformers (config.json and model.safetensors)",
+            )
         below = next((name for name in folder.names() if folder.has(f"{name}/config.json")), None)
         hint = (
             f"the folder {shown(below)} in it has one" if below else "a checkpoint has one beside its safetensors files"

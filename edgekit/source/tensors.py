@@ -88,9 +88,12 @@ def row_bytes(stored: str, columns: int) -> int:
 class FileWeights:
     """The Weights of a checkpoint whose tensors lie in files, under their canonical names in model order."""
 
-    def __init__(self, extents: Mapping[str, Extent], files: tuple[Path, ...]) -> None:
+    def __init__(
+        self, extents: Mapping[str, Extent], files: tuple[Path, ...], left_aside: tuple[str, ...] = ()
+    ) -> None:
         self._extents = dict(extents)
         self.files = files
+        self.left_aside = left_aside
 
     def names(self) -> tuple[str, ...]:
         """All tensor names, in model order."""

@@ -32,7 +32,7 @@ _OWN_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
 _NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state).*")
 """Pickles that a trainer leaves beside a model."""
-_OTHER_FRAMEWORKS = {".h5": "TensorFlow", ".msgpack": "Flax", ".ot": "Rust", ".onnx": "ONNX"}
+_OTHER_FRAMEWORKS = {".h5": "TensorFlow", ".msgpack": "Flax", ".ot": "Rust", ".onnx": "ONNX", ".npz": "MLX"}
 
 MAX_SHARDS = 1024
 
@@ -129,13 +129,12 @@ def _none_found(folder: Folder, names: Sequence[str], pickles: Sequence[str]) ->
     """Why a folder has no weights that are read: what it has instead."""
     if pickles:
         return SourceError(f"{folder.path / pickles[0]}: {PICKLE_REASON}", PICKLE_HINT)
-    for name in names:
-        if name.endswith(".gguf"):
-            return SourceError(
-                f"{folder.path} has no safetensors files, but {shown(name)}",
-                f"for the GGUF file give its path: {folder.path / name}",
-            )
-    for name in names:
+    if ggufs := [name for name in names if name.endswith(".gguf")]:
+        return SourceError(f"{folder.path} has no safetensors files, but {_listed(ggufs)}", gguf_hint(folder, ggufs))
+    below = [f"{name}/{file}" for name in names for file in folder.names_in(name)]
+    if pickle := next((name for name in below if is_pickle(name)), None):
+        return SourceError(f"{folder.path} has no safetensors files, but {shown(pickle)}: {PICKLE_REASON}", PICKLE_HINT)
+    for name in (*names, *below):
         framework = next((f for end, f in _OTHER_FRAMEWORKS.items() if name.endswith(end)), None)
         if framework:
             return SourceError(
@@ -145,6 +144,13 @@ def _none_found(folder: Folder, names: Sequence[str], pickles: Sequence[str]) ->
     return SourceError(
         f"{folder.path} has no safetensors files", "download the checkpoint again, with all of its files"
     )
+
+
+def gguf_hint(folder: Folder, names: Sequence[str]) -> str:
+    """What to do with a folder of GGUF files: one is given by its path; projectors of images are no models."""
+    models = [name for name in names if not name.startswith("mmproj")] or list(names)
+    which = "the GGUF file" if len(models) == 1 else "the one GGUF file that is meant"
+    return f"for {which} give its path: {folder.path / models[0]}"
 
 
 def _read_map(folder: Folder, index: str) -> dict[str, str]:

@@ -52,7 +52,10 @@ class SizePart:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint or a bundle is. ``signed_by``: the key that a signature names, which was not checked."""
+    """What a checkpoint or a bundle is. ``signed_by``: the key that a signature names, which was not checked.
+
+    ``left_aside``: tensors of a checkpoint that the model does not use.
+    """
 
     path: str
     kind: Literal["checkpoint", "bundle"]
@@ -69,3 +72,4 @@ class Inspection:
     npus: tuple[NpuBuild, ...] = ()
     calibration: Calibration | None = None
     signed_by: str = added_later("")
+    left_aside: tuple[str, ...] = added_later(())

@@ -38,6 +38,10 @@ class Rope:
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
 
+    def switches(self, context: int) -> bool:
+        """Whether sequences of ``context`` tokens need longrope's second list of factors."""
+        return self.kind == "longrope" and context > self.original_context
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -69,6 +73,11 @@ class ModelSpec:
     bos_token_id: ranges.Token | None = None
     eos_token_ids: tuple[ranges.Token, ...] = ()
     pad_token_id: ranges.Token | None = None
+
+    @property
+    def rope_border(self) -> int | None:
+        """Tokens of the longest sequence with longrope's short factors, None where no sequence has others."""
+        return self.rope.original_context if self.rope.switches(self.context_length) else None
 
 
 class Weights(Protocol):
@@ -126,12 +135,14 @@ class Checkpoint:
     ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
     and, where the model has one, chat_template.jinja; any may be absent where the configuration alone was opened (see
     source/config_only.py).
+    ``left_aside``: tensors that the model does not use, which transformers leaves aside too.
     """
 
     spec: ModelSpec
     weights: Weights
     files: tuple[SideFile, ...]
     provenance: Provenance
+    left_aside: tuple[str, ...] = ()
 
     def file(self, name: str) -> bytes | None:
         """The content of a side file, or None."""

@@ -24,6 +24,7 @@ from edgekit.types import (
     Bundle,
     Check,
     Checkpoint,
+    ModelSpec,
     NpuBuild,
     Precision,
     Progress,
@@ -167,7 +168,7 @@ def _check_computing(
         checks = (
             _check_graph(bundle, runner),
             _check_arithmetic(bundle, runner),
-            *_check_decode(bundle, runner),
+            *_check_decode(bundle, runner, request.tokens),
             _check_weights(bundle, checkpoint),
         )
         quality, check = _check_quality(bundle, runner, checkpoint, request, progress)
@@ -293,14 +294,18 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
     return Check("graph", "pass", f"loads; inputs and outputs as agreed; {nodes} nodes of {', '.join(domains)}")
 
 
-def _check_decode(bundle: Bundle, runner: OnnxRunner) -> tuple[Check, ...]:
+def _check_decode(bundle: Bundle, runner: OnnxRunner, most: int) -> tuple[Check, ...]:
     """The cache and the positions, in floating point; and what rounding activations to 8 bits moves the logits by.
 
-    Apart, since rounding hides a third of an error: in floating point both ways agree to the last digits.
+    Apart, since rounding hides a third of an error: in floating point both ways agree to the last digits. Borders
+    beyond ``most`` tokens are not crossed.
     """
     try:
         with closing(_open_in_float(bundle)) as exact:
-            decode, told = _check_steps(exact)
+            # Keys are made again where longrope switches: before that, steps are not what one long prompt gives.
+            decode, told = _check_steps(exact, bundle.manifest.spec.rope_border or 2 * _DECODED)
+            if decode.status == "pass":
+                decode = _check_borders(exact, bundle.manifest.spec, most, decode)
         if told is None or not bundle.manifest.accuracy_level:
             return (decode,)
         return decode, _check_rounding(runner, told)
@@ -308,10 +313,10 @@ def _check_decode(bundle: Bundle, runner: OnnxRunner) -> tuple[Check, ...]:
         return (Check("decode", "fail", error.message, error.hint),)
 
 
-def _check_steps(runner: Runner) -> tuple[Check, _Continuation | None]:
+def _check_steps(runner: Runner, most: int = 2 * _DECODED) -> tuple[Check, _Continuation | None]:
     """A greedy continuation, token by token, against the same tokens fed at once."""
     try:
-        told = _continue(runner)
+        told = _continue(runner, most)
     except EdgekitError as error:
         return Check("decode", "fail", error.message, error.hint), None
     if not (np.isfinite(told.steps).all() and np.isfinite(told.whole).all()):
@@ -321,6 +326,39 @@ def _check_steps(runner: Runner) -> tuple[Check, _Continuation | None]:
     if off > _STEP_TOLERANCE:
         return Check("decode", "fail", f"{detail}of their spread", REBUILD), None
     return Check("decode", "pass", f"{detail}of their spread"), told
+
+
+def _check_borders(runner: Runner, spec: ModelSpec, most: int, passed: Check) -> Check:
+    """The same across the lengths at which a config has something change, as far as ``most`` tokens reach."""
+    named = {window for window in spec.windows if window} | {runner.context_length}
+    if spec.rope.kind != "default":
+        named.add(spec.rope.original_context)
+    named = {border for border in named if 1 < border <= runner.context_length}
+    near = sorted(border for border in named if border <= most)
+    for border in near:
+        if (off := _cross(runner, border)) > _STEP_TOLERANCE:
+            detail = f"across {border} tokens, one by one and at once, logits differ by {off:.1e} of their spread"
+            return Check("decode", "fail", detail, REBUILD)
+    detail = passed.detail
+    if near:
+        detail += f"; so they do across {', '.join(map(str, near))} tokens"
+    if far := sorted(named - set(near)):
+        detail += f"; not tried, as more than the {most} to score: {', '.join(map(str, far))}"
+    return replace(passed, detail=detail)
+
+
+def _cross(runner: Runner, border: int) -> float:
+    """How far logits at a border and beyond it differ between tokens one by one and at once."""
+    ends = (border, min(border + _DECODED // 2, runner.context_length))
+    tokens = np.random.default_rng(0).integers(runner.vocab_size, size=ends[1]).tolist()
+    runner.reset()
+    start = max(1, border - _DECODED // 2)
+    rows = [runner.prefill(tokens[:start])] + [runner.step(token).copy() for token in tokens[start:]]
+    whole = []
+    for end in ends:
+        runner.reset()
+        whole.append(runner.prefill(tokens[:end]).copy())
+    return _spread(np.stack([rows[end - start] for end in ends]), np.stack(whole))
 
 
 def _check_rounding(runner: OnnxRunner, exact: _Continuation) -> Check:
@@ -354,10 +392,10 @@ def _open_in_float(bundle: Bundle) -> OnnxRunner:
     return load_runner(Bundle(bundle.path, exact), settings=default_settings(exact), graph=graph)
 
 
-def _continue(runner: Runner) -> _Continuation:
+def _continue(runner: Runner, most: int) -> _Continuation:
     """Feed random tokens, then the likeliest ones."""
     random = np.random.default_rng(0)
-    room = min(2 * _DECODED, runner.context_length)
+    room = min(2 * _DECODED, most, runner.context_length)
     tokens = random.integers(runner.vocab_size, size=max(1, room - _DECODED)).tolist()
     fed = len(tokens)
     runner.reset()

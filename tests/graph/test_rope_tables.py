@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from edgekit.graph.llama import Writer, rope_tables
-from edgekit.graph.rope import attention_factor, switches
+from edgekit.graph.rope import attention_factor
 from edgekit.run.runtime import onnxruntime
 from edgekit.types import Rope, RopeKind
 
@@ -94,9 +94,9 @@ def test_tables_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     kind, theta, numbers = REAL[name]
     rope = Rope(theta=theta, dim=96 if kind == "longrope" else 128, kind=kind, **numbers)
     tables = ours(rope, CONTEXT, tmp_path / "optimized.onnx")
-    rows = CONTEXT + rope.original_context if switches(rope, CONTEXT) else CONTEXT
+    rows = CONTEXT + rope.original_context if rope.switches(CONTEXT) else CONTEXT
     for positions in (np.arange(64), np.arange(4000, 4096), np.arange(CONTEXT - 64, CONTEXT)):
-        long = switches(rope, CONTEXT) and positions.max() >= rope.original_context
+        long = rope.switches(CONTEXT) and positions.max() >= rope.original_context
         for found, wave in zip(tables, theirs(rope, positions), strict=True):
             assert found.shape == (rows, rope.dim // 2)
             # Where a frequency differs by one rounding, 2**-24 of it, a late position shows it.

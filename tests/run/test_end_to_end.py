@@ -1,5 +1,7 @@
 """The Runner on bundles that the straight line built, against transformers: same logits, same greedy tokens."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,33 @@ def test_however_a_prompt_is_fed_the_logits_are_transformers(runner, reference):
     runner.reset()
     steps = np.stack([runner.step(token).copy() for token in PROMPT])
     np.testing.assert_allclose(steps, expected, atol=close)
+
+
+def test_a_template_knows_the_tokens_that_only_this_model_names(tmp_path):
+    from transformers import AutoTokenizer
+
+    model = tiny_checkpoint(tmp_path / "model")
+    file = model / "tokenizer_config.json"
+    more = {
+        "image_token": "<|im_end|>",
+        "extra_special_tokens": {"boi_token": "<|im_start|>"},
+        "messages_token": None,
+        "chat_template": "{{ bos_token }}{{ image_token }}{{ boi_token }}{{ messages[0].content }}{{ eoi_token }}",
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    bundle = build_bundle(str(model), precision="int8", out=tmp_path / "bundle")
+    said = [{"role": "user", "content": "Hi"}]
+    expected = AutoTokenizer.from_pretrained(model).apply_chat_template(said, tokenize=False)
+    assert expected.endswith("<|im_end|><|im_start|>Hi")
+    assert Tokenizer.of(bundle).render_chat(said) == expected
+
+
+def test_no_token_takes_the_place_of_the_messages(tmp_path):
+    model = tiny_checkpoint(tmp_path / "model")
+    file = model / "tokenizer_config.json"
+    more = {"extra_special_tokens": {"messages": "<|im_end|>"}, "chat_template": "{{ messages[0].content }}"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    bundle = build_bundle(str(model), precision="int8", out=tmp_path / "bundle")
+    assert Tokenizer.of(bundle).render_chat([{"role": "user", "content": "Hi"}]) == "Hi"

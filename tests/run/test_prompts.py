@@ -158,7 +158,7 @@ def test_every_position_and_the_last_agree(bundle: Bundle) -> None:
 def test_a_few_tokens_are_no_prompt(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = load_runner(bundle)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the graph for prompts was run")
 
     monkeypatch.setattr(runner._prompts, "feed", refuse)

@@ -28,8 +28,8 @@ def request(form=Chat, **fields):
     ("fields", "param", "code"),
     [
         ({"stop": ["x"] * 10_000}, "stop", "too_many_stops"),
-        ({"stop": ["x", ""]}, "stop", None),
-        ({"stop": ""}, "stop", None),
+        ({"stop": ["x", ""]}, "stop", "empty_stop"),
+        ({"stop": ""}, "stop", "empty_stop"),
         ({"n": 2}, "n", "unsupported_value"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"top_logprobs": 3}, "logprobs", "unsupported_parameter"),
@@ -43,7 +43,12 @@ def request(form=Chat, **fields):
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role", "invalid_value"),
-        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", None),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_schema"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "missing_content"),
+        ({"messages": [*USER, {"role": "system", "content": []}]}, "messages.1.content", "missing_content"),
+        ({"messages": [*USER, {"role": "tool", "tool_call_id": "c"}]}, "messages.1.content", "missing_content"),
+        ({"modalities": ["text", "audio"]}, "modalities", "unsupported_value"),
         ({"model": None}, "model", "invalid_value"),
     ],
 )
@@ -56,6 +61,12 @@ def test_a_field_that_cannot_be_served(fields, param, code):
     assert error["code"] == code
     assert error["type"] == "invalid_request_error"
     assert len(error["message"]) < 300
+
+
+def test_content_may_be_empty_and_an_assistants_left_out():
+    read(messages=[{"role": "user", "content": ""}])
+    read(messages=[*USER, {"role": "assistant", "content": None}, *USER], modalities=["text"])
+    read(messages=[*USER, {"role": "assistant", "refusal": "no"}, *USER], modalities=None)
 
 
 def test_an_unknown_field_is_met_with_the_known_one():

@@ -173,6 +173,25 @@ def test_a_list_of_templates_ships_as_files(folder: Path) -> None:
     assert json.loads(checkpoint.file("tokenizer_config.json") or b"")["chat_template"] == "plain", "genai wants a text"
 
 
+def test_an_object_of_templates_ships_as_files(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    named = {"tool_use": "tools", "default": "plain"}
+    edit(folder / "tokenizer_config.json", chat_template=named)
+    checkpoint = open_model(str(folder))
+    assert checkpoint.file("chat_template.jinja") == b"plain"
+    assert checkpoint.file("additional_chat_templates/tool_use.jinja") == b"tools"
+    assert AutoTokenizer.from_pretrained(folder).chat_template == named
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "", ".hidden", 7])
+def test_a_name_that_could_be_no_files_is_refused(folder: Path, name: object) -> None:
+    named = [{"name": "default", "template": "plain"}, {"name": name, "template": "x"}]
+    edit(folder / "tokenizer_config.json", chat_template=named)
+    with pytest.raises(SourceError, match="'chat_template'"):
+        open_model(str(folder))
+
+
 def test_one_named_template_is_the_one(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", chat_template=[{"name": "chatml", "template": "plain"}])
     assert open_model(str(folder)).file("chat_template.jinja") == b"plain"
