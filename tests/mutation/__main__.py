@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cosmic_ray.work_item import MutationSpec, WorkResult
 
 COPIED = ("edgekit", "targets", "tests", "pyproject.toml")
-SLOWEST = 300.0
+SLOWEST = 120.0
 """Seconds after which a mutant that is still running counts as noticed: most of these never end."""
 
 
