@@ -14,7 +14,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "quantize": {
         "quantize/activations.py": "tests/quantize/test_activations.py",
         "quantize/budget.py": "tests/quantize/test_budget.py",
-        "quantize/evaluate.py": "tests/quantize/test_reference_logits.py",
+        "quantize/evaluate.py": "tests/quantize/test_reference_logits.py tests/quantize/test_budget.py",
         "quantize/grid.py": "tests/quantize/test_grid.py tests/quantize/test_model.py",
         "quantize/nodes.py": "tests/quantize/test_model.py",
         "quantize/pack.py": "tests/quantize/test_grid.py tests/quantize/test_model.py",

@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
 from edgekit.quantize import budget, fit_budget, rtn, search
 from edgekit.quantize.budget import Option, spend
-from edgekit.quantize.evaluate import run_until
+from edgekit.quantize.evaluate import random_tokens, run_until
 from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.sensitivity import measure_sensitivity
 from edgekit.run.runtime import onnxruntime
@@ -144,6 +145,22 @@ def test_the_evaluator_knows_every_operator_of_the_family(architecture, tmp_path
     assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+def test_the_evaluator_drops_what_no_node_reads_any_more(opened):
+    """Else a model's activations of all layers would be held at once, for every variant."""
+    checkpoint, graph = opened
+    inputs, alive = [], []
+
+    def look(_name, x):
+        inputs.append(weakref.ref(x))
+        alive.append(sum(seen() is not None for seen in inputs))
+        return iter(())
+
+    run_until(graph, checkpoint.weights, random_tokens(graph, checkpoint.weights), look, "logits")
+    assert len(alive) == 7 * 3
+    # What query, key and value share counts three times.
+    assert max(alive) <= 3
+
+
 def test_variants_run_side_by_side_as_they_would_alone(opened):
     """One pass over all candidates gives what a pass for each of them gives."""
     checkpoint, graph = opened
@@ -162,9 +179,14 @@ def test_candidates_that_do_not_fit_in_memory_are_measured_in_passes(opened, mon
     names = [n for n in checkpoint.weights.names() if "proj" in n]
     grids = dict.fromkeys(names, Grid(4, 32, False))
     whole = measure_sensitivity(graph, checkpoint.weights, grids, search.fit)
-    monkeypatch.setattr(sensitivity, "MEMORY", 4 * sensitivity.TOKENS * 128 * 4)
-    parts = measure_sensitivity(graph, checkpoint.weights, grids, search.fit)
+    monkeypatch.setattr(sensitivity, "MEMORY", 3 * 4 * sensitivity.TOKENS * 128)
+    told = []
+    progress = lambda _task, done, total, _unit: told.append((done, total))  # noqa: E731
+    parts = measure_sensitivity(graph, checkpoint.weights, grids, search.fit, progress=progress)
     assert parts == pytest.approx(whole, rel=1e-3, abs=1e-7)
+    assert {total for _, total in told} == {len(names)}
+    assert told == sorted(told), "progress never goes back, from one pass to the next either"
+    assert len(names) - 3 < told[-1][0] <= len(names)
 
 
 def test_a_weight_whose_output_goes_nowhere_costs_nothing(tmp_path):
