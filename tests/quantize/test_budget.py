@@ -1,20 +1,23 @@
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from scipy.special import log_softmax
 
 from edgekit.build.pipeline import build_bundle
 from edgekit.config.recipe import builtin_recipe
 from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
-from edgekit.quantize import budget, fit_budget, rtn, search
+from edgekit.quantize import budget, fit_budget, reference_logits, rtn, search, unpack
 from edgekit.quantize.budget import Option, spend
 from edgekit.quantize.evaluate import random_tokens, run_until
 from edgekit.quantize.policy import count_layers, recipe_policy
-from edgekit.quantize.sensitivity import measure_sensitivity
+from edgekit.quantize.sensitivity import SCORED, TOKENS, measure_sensitivity
+from edgekit.quantize.tensor import quantize_weight
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
@@ -170,6 +173,26 @@ def test_variants_run_side_by_side_as_they_would_alone(opened):
     for name in (names[0], names[9], names[-1]):
         alone = measure_sensitivity(graph, checkpoint.weights, {name: Grid(4, 32, False)}, search.fit)
         assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-7)
+
+
+def test_a_cost_is_the_mean_divergence_in_nats_of_the_last_positions(opened):
+    checkpoint, graph = opened
+    weights, name, grid = checkpoint.weights, "model.layers.1.mlp.down_proj.weight", Grid(4, 32, False)
+    tokens = random_tokens(graph, weights, TOKENS)["input_ids"][0].tolist()
+    with ThreadPoolExecutor(1) as pool:
+        changed = unpack(quantize_weight(weights, name, grid, search.fit, pool), weights.shape(name), grid)
+
+    class Changed:
+        shape, names = weights.shape, weights.names
+
+        def read(self, asked, start=0, stop=None):
+            return changed[start:stop] if asked == name else weights.read(asked, start, stop)
+
+    log_p, log_q = (
+        log_softmax(reference_logits(graph, w, tokens)[-SCORED:].astype(float), axis=-1) for w in (weights, Changed())
+    )
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
+    assert measure_sensitivity(graph, weights, {name: grid}, search.fit)[name] == pytest.approx(expected, rel=0.01)
 
 
 def test_candidates_that_do_not_fit_in_memory_are_measured_in_passes(opened, monkeypatch):
