@@ -114,6 +114,23 @@ def test_signals_that_are_all_alike_are_refused():
     told, wrong = columns(local_answers(100))
     with pytest.raises(RouteError, match="same signals"):
         fit_score([told[0]] * 100, wrong)
+    other = replace(told[0], mean_logprob=told[0].mean_logprob - 1)
+    with pytest.raises(RouteError, match="same signals"):
+        fit_score([other] * 9 + [told[0]] * 91, wrong)
+    assert fit_score([other] * 10 + [told[0]] * 90, wrong).score.features == ("mean_logprob",)
+
+
+def test_those_tied_at_the_threshold_are_all_served():
+    """Two probabilities only: the threshold is the lower one."""
+    one, random = local_answers(1)[0].signals, np.random.default_rng(0)
+    answers = []
+    for i, a in enumerate(local_answers(600)):
+        sure = i % 2 == 0
+        right = bool(random.random() < (0.98 if sure else 0.4))
+        answers.append(replace(a, right=right, signals=replace(one, mean_logprob=-0.1 if sure else -2.0)))
+    found = calibrate(answers, guarantee=(0.1, 0.05))
+    assert found.threshold in found.scores
+    assert found.served == found.guarantee.served == sum(s <= found.threshold for s in found.scores) > 100
 
 
 def test_ties_are_one_probability():
