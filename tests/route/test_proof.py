@@ -133,7 +133,29 @@ def test_another_kind_of_question_is_stale():
     assert "calibrate again" in found.words
 
 
+def test_either_measure_is_enough_and_neither_counts_what_is_small_or_chance():
+    random = np.random.default_rng(1)
+    then = random.random(5000)
+    bent = measure_drift(random.random(1000) ** 1.5, then)
+    assert bent.stale
+    assert bent.ks > 0.1
+    assert bent.psi < 0.25, "the distribution functions alone"
+    gaps = measure_drift(np.floor(10 * random.random(100)) // 2 / 5 + 0.1 * random.random(100), then)
+    assert gaps.stale
+    assert gaps.p > 0.001
+    assert gaps.psi > 0.25, "the shares of the bins alone"
+    sure = measure_drift(0.95 * random.random(20_000), then)
+    assert sure.p < 1e-6
+    assert sure.ks < 0.1
+    assert not sure.stale, "as sure as it is small"
+    few = [measure_drift(random.random(100), random.random(100)) for _ in range(100)]
+    assert sum(found.psi > 0.25 for found in few) > 10
+    assert sum(found.stale for found in few) < 5, "two samples of one distribution differ too"
+
+
 def test_a_few_answers_say_nothing():
+    assert measure_drift([0.1] * 99, [0.1] * 500).psi is None
+    assert measure_drift([0.1] * 100, [0.1] * 500).psi is not None
     found = measure_drift([0.9] * 20, [0.1] * 500)
     assert (found.ks, found.p, found.psi, found.stale) == (None, None, None, False)
     assert "20 of 100" in found.words
