@@ -12,6 +12,7 @@ import pytest
 from edgekit.errors import MeasureError
 from edgekit.measure import energy, sampling
 from edgekit.measure.power import battery, hwmon, nvml, rapl
+from edgekit.measure.sampling import read_number
 
 
 def tree(root: Path, files: dict[str, object]) -> Path:
@@ -98,6 +99,16 @@ def test_a_counter_that_wraps_more_than_once_is_seen_by_the_polling_thread():
     probe.start()
     assert done.wait(10)
     assert probe.stop() == 30
+
+
+@pytest.mark.parametrize("content", [None, "", "twelve", "1.5"])
+def test_a_file_without_a_whole_number_is_no_meter(tmp_path, content):
+    if content is not None:
+        (tmp_path / "energy").write_text(content)
+    with pytest.raises(MeasureError, match="energy: cannot be read as a number"):
+        read_number(tmp_path / "energy")
+    (tmp_path / "energy").write_text(" 15\n")
+    assert read_number(tmp_path / "energy") == 15
 
 
 def test_rapl_without_permission_tells_the_way(tmp_path, monkeypatch):
