@@ -102,7 +102,9 @@ def test_what_does_not_fit_is_left_out_and_said(clock):
 
 
 def test_nothing_fits(clock):
-    with pytest.raises(MeasureError, match="context of 16 tokens: smallest prompt 512, smallest decode 128$") as caught:
+    with pytest.raises(
+        MeasureError, match=r"context of 16 tokens: smallest prompt 512, smallest decode 128$"
+    ) as caught:
         measure_latency(Timed(clock, context_length=16))
     assert "at most 16" in caught.value.hint
 
