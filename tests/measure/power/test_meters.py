@@ -79,6 +79,11 @@ def test_rapl_wraps_around(tmp_path):
     assert probe.stop() == pytest.approx(3.0)  # one million up to the wrap, two after it
 
 
+def test_a_counter_that_stands_still_counts_nothing():
+    assert sampling.Register(lambda: 5, 1e-6, last=2**32).since(5, 5) == 0
+    assert sampling.Register(lambda: 5, 1e-6).since(5, 5) == 0
+
+
 def test_a_counter_that_goes_back_without_a_range_is_an_error():
     with pytest.raises(MeasureError, match="went back from 5 to 4"):
         sampling.Register(lambda: 0, 1.0).since(5, 4)
