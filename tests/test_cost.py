@@ -39,6 +39,7 @@ def test_bytes_floor_and_range_follow_from_the_compilers_bytes():
     assert decode.formula == "floor = 100,000,000 B / 50 GB/s; tok/s = 0.2 to 0.5 of 50 GB/s / 100,000,000 B"
     assert prefill.bytes_per_token == 10
     assert prefill.floor_ms == pytest.approx(10 / 50e9 * 1e3)
+    assert prefill.formula == "floor = 640 B / 64 tokens / 50 GB/s"
     # A prompt is bounded by arithmetic too: nothing is known of its speed but the floor.
     assert (prefill.tokens_per_s, prefill.efficiency) == (None, None)
 

@@ -67,7 +67,7 @@ def check_norm(checkpoint: Checkpoint, embeds: np.ndarray) -> None:
     assert np.abs(found - expected).max() < 0.004 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("size", [1e-4, 0.1, 9000.0])
+@pytest.mark.parametrize("size", [1e-6, 1e-4, 0.1, 9000.0])
 def test_a_norm_holds_whatever_the_size_of_its_input(checkpoint, rows, size):
     """Outliers as those of the residual stream, whose squares half precision cannot hold, and elements near zero."""
     check_norm(checkpoint, size * rows / np.abs(rows).max())
@@ -80,6 +80,10 @@ def test_a_norm_holds_with_one_large_channel_of_either_sign(checkpoint, rows, ou
     embeds = rest * rows / np.abs(rows).max()
     embeds[:, :, 7] = outlier
     check_norm(checkpoint, embeds)
+
+
+def test_a_token_of_zeros_stays_zero(checkpoint, rows):
+    check_norm(checkpoint, rows * np.array([1, 0, 1, 1])[None, :, None])
 
 
 def test_without_the_cure_large_squares_are_infinite(checkpoint, rows):

@@ -18,7 +18,7 @@ from edgekit.run.first_logit import open_first_logit
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import EXPANDED, FIRST_LOGIT, Checkpoint, Target
+from edgekit.types import EXPANDED, FIRST_LOGIT, Checkpoint, Grid, Recipe, Target
 
 CPU = load_target("cpu")
 IDS = np.random.default_rng(0).integers(0, 384, (1, 9))
@@ -28,9 +28,10 @@ def with_quirks(*quirks: str) -> Target:
     return replace(CPU, quirks=frozenset(quirks))
 
 
-def lowered(checkpoint: Checkpoint, target: Target, recipe: str = "small") -> ir.Model:
+def lowered(checkpoint: Checkpoint, target: Target, recipe: str | Recipe = "small") -> ir.Model:
     model = build_graph(checkpoint.spec, checkpoint.weights, opset=21, name="tiny")
-    return lower(quantize(model, checkpoint.weights, load_recipe(recipe)).model, target)
+    chosen = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    return lower(quantize(model, checkpoint.weights, chosen).model, target)
 
 
 def logits(model: ir.Model, checkpoint: Checkpoint, **extra: np.ndarray) -> np.ndarray:
@@ -72,8 +73,11 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoint:
     return with_extras(tmp_path / "tiny", request.param)
 
 
-def test_joined_products_compute_the_same(checkpoint: Checkpoint) -> None:
-    joined, apart = lowered(checkpoint, with_quirks("MatMulNBits:narrow")), lowered(checkpoint, with_quirks())
+@pytest.mark.parametrize("grid", [Grid(4, 64, symmetric=False), Grid(8, 0, symmetric=True)], ids=str)
+def test_joined_products_compute_the_same(checkpoint: Checkpoint, grid: Grid) -> None:
+    """In blocks with zero points, and with one scale a row, which a node repeats for every block of the kernel."""
+    recipe = replace(load_recipe("small"), linear=grid)
+    joined, apart = (lowered(checkpoint, with_quirks(*quirk), recipe) for quirk in (["MatMulNBits:narrow"], []))
     count = [sum(n.op_type == "MatMulNBits" for n in m.graph) for m in (joined, apart)]
     assert count == [4 * 2 + 1, 7 * 2 + 1]
     # ONNX Runtime adds a bias inside a product of its own, which rounds once less.

@@ -15,6 +15,7 @@ import pytest
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import LowerError, RunError
 from edgekit.lower import lower
+from edgekit.lower.static import _bytes_by_layer
 from edgekit.quantize import quantize
 from edgekit.run.npu import StaticRunner
 from edgekit.source import open_model
@@ -157,9 +158,19 @@ def test_parts_give_the_whole_s_bits(name: str, pair: Callable[[str], Pair]) -> 
         caches = [_caches(part) for part in chain]
         assert all(caches), "each part holds its own layers' cache"
         assert [name for part in caches for name in part] == _caches(whole.prefill[0])
+        first = [str(part.graph.outputs[0].name) for part in chain]
+        assert first[-1] == "logits"
+        assert all(name.startswith("hidden.") for name in first[:-1]), "what is handed on stands before the cache"
     one, many = open_runner(whole), open_runner(parts)
     np.testing.assert_array_equal(one.logits(ids), many.logits(ids))
     np.testing.assert_array_equal(one.step(7), many.step(7))
+
+
+def test_what_fits_into_one_graph_to_the_byte_is_one(pair: Callable[[str], Pair]) -> None:
+    model = float_graph(pair("llama").checkpoint)
+    largest = sum(_bytes_by_layer(lowered(model, route_of()).prefill[0]))
+    assert len(lowered(model, route_of(), largest).prefill) == 1
+    assert len(lowered(model, route_of(), largest - 1).prefill) == 2
 
 
 def _caches(model: ir.Model) -> list[str]:
@@ -168,8 +179,6 @@ def _caches(model: ir.Model) -> list[str]:
 
 def _layer_bytes(model: ir.Model) -> int:
     """The largest part there has to be: a layer, the last one with the head."""
-    from edgekit.lower.static import _bytes_by_layer
-
     return max(_bytes_by_layer(model))
 
 

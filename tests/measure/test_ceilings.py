@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from edgekit.errors import MeasureError
 from edgekit.estimate.needs import decode_bytes, decode_flop, kv_bytes_per_position, prefill_flop, weight_bytes
@@ -142,12 +143,18 @@ def test_the_probe_is_as_large_as_the_model_within_bounds(clock, monkeypatch):
 
 
 def test_gemm_is_operations_of_all_threads_over_wall_seconds(clock, monkeypatch):
+    products, threads = [], set()
+
     def note(a, out, times):
+        products.append(times)
+        threads.update(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
         clock[0] += 2 * a.shape[0] ** 3 * times * 1e-9
 
     monkeypatch.setattr(ceilings, "_multiply", note)
-    got = measure_gemm(2, repetitions=3)
+    got = measure_gemm(2, repetitions=3, seconds=5.0)
     assert got.samples == pytest.approx([1e9] * 3)
+    assert min(products[-6:]) > 5, "a sample is as long as it is asked to be"
+    assert threads == {1}, "the threads are counted once"
     assert got.unit == "FLOP/s"
     assert "on each of 2 threads" in got.name
 

@@ -63,6 +63,22 @@ def test_series_names_units_and_numbers(clock):
     assert runner.length == 0
 
 
+def test_the_choice_of_a_token_counts_for_the_first_token_and_not_for_the_prompt(clock):
+    class Logits:
+        def argmax(self, axis=None, out=None):
+            clock[0] += 0.5
+            return 3
+
+    class Choosing(Timed):
+        def prefill(self, tokens):
+            super().prefill(tokens)
+            return Logits()
+
+    got = named(measure_latency(Choosing(clock), pp=(500,), tg=(), repetitions=1, warmup=0))
+    assert got["pp500"].samples == pytest.approx([1000.0])
+    assert got["ttft500"].samples == pytest.approx([1.0])
+
+
 def test_percentiles_are_numpys():
     from edgekit.types import Series
 
@@ -99,10 +115,14 @@ def test_what_does_not_fit_is_left_out_and_said(clock):
     assert set(named(got)) == {"pp512", "ttft512", "tg128@0", "tg128@512", "tpot@0", "tpot@512"}
     assert got.workload == ("pp512, tg128@0, tg128@512; left out: tg128@2048 (the context holds 640 tokens)")
     assert "left out" not in measure_latency(Timed(clock), repetitions=1, warmup=0).workload
+    just = measure_latency(Timed(clock, context_length=512), tg=(512,), depth=(0,), repetitions=1, warmup=0)
+    assert just.workload == "pp512, tg512@0"
 
 
 def test_nothing_fits(clock):
-    with pytest.raises(MeasureError, match="context of 16 tokens") as caught:
+    with pytest.raises(
+        MeasureError, match=r"context of 16 tokens: smallest prompt 512, smallest decode 128$"
+    ) as caught:
         measure_latency(Timed(clock, context_length=16))
     assert "at most 16" in caught.value.hint
 

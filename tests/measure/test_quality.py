@@ -97,6 +97,7 @@ def test_truncation_never_overstates_and_nears_the_whole(k):
 def test_a_model_against_itself():
     got = scored(Noisy(0.0), make_reference(Noisy(0.0), TOKENS))
     assert got.kld_mean.value < 1e-7
+    assert compare(Noisy(0.0), make_reference(Noisy(0.0), TOKENS)).kld.min() >= 0, "no position is nearer than itself"
     assert got.top1.value == 1.0
     assert got.ppl_ratio.value == pytest.approx(1.0, abs=1e-7)
 

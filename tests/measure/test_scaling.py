@@ -29,3 +29,9 @@ def test_models_compare_within_one_family_one_vocabulary_and_the_range_of_the_fi
     assert "families (llama, qwen2)" in why_incomparable([one, replace(one, architecture="qwen2")], sizes)
     assert "vocabularies differ (49,152 and 128,256" in why_incomparable([one, replace(one, vocab_size=128256)], sizes)
     assert "1,000,000 parameters are outside" in why_incomparable([one, one], (1_000_000, 360_000_000))
+    # What is exactly at a limit is within it.
+    small, large = replace(one, vocab_size=10_000), replace(one, vocab_size=10_100)
+    assert why_incomparable([small, large], (70_000_000, 16_000_000_000)) == ""
+    assert "differ" in why_incomparable([small, replace(large, vocab_size=10_101)], sizes)
+    for outside in (69_999_999, 16_000_000_001):
+        assert "outside" in why_incomparable([one, one], (outside, 360_000_000))

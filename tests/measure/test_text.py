@@ -33,6 +33,13 @@ def test_a_small_request_still_gives_two_windows():
     assert cut_windows(Text("t", "a" * 100), encode, window=8, tokens=1).shape == (2, 8)
 
 
+def test_a_window_needs_two_tokens_and_a_request_one():
+    assert cut_windows(Text("t", "a" * 100), encode, window=2, tokens=1).shape == (2, 2)
+    for window, tokens in ((1, 8), (8, 0)):
+        with pytest.raises(MeasureError, match=f"window={window}, tokens={tokens}: too small"):
+            cut_windows(Text("t", "a" * 100), encode, window=window, tokens=tokens)
+
+
 def test_only_the_beginning_is_encoded_unless_more_is_needed():
     seen = []
 

@@ -13,14 +13,16 @@ import argparse
 import ast
 import os
 import random
-import shlex
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from difflib import unified_diff
 from functools import cache
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
+from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -28,10 +30,24 @@ from typing import TYPE_CHECKING
 from tests.mutation.rooms import ROOMS, ROOT
 
 if TYPE_CHECKING:
-    from cosmic_ray.work_item import MutationSpec, WorkResult
+    from cosmic_ray.work_item import MutationSpec
 
 COPIED = ("edgekit", "targets", "tests", "pyproject.toml")
-SLOWEST = 300.0
+LOADED = (
+    "hypothesis",
+    "pytest",
+    "numpy",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "pydantic",
+    "scipy.special",
+    "scipy.stats",
+    "tokenizers",
+)
+"""What most tests import and nobody changes: loaded once, and there in the process of every mutant, which is a fork."""
+
+SLOWEST = 120.0
 """Seconds after which a mutant that is still running counts as noticed: most of these never end."""
 
 
@@ -46,31 +62,30 @@ def main() -> int:
     rooms = chosen.rooms or list(ROOMS)
     drawn = [(room, tests, spec) for room in rooms for tests, spec in mutants(room)]
     random.Random(chosen.seed).shuffle(drawn)
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, bool]] = Counter()
     with TemporaryDirectory() as folder, ProcessPoolExecutor(chosen.jobs, initializer=move, initargs=(folder,)) as pool:
-        if said := pool.submit(fail, sorted({path for _, tests, _ in drawn for path in tests.split()})).result():
+        if said := pool.submit(
+            fail, " ".join(sorted({path for _, tests, _ in drawn for path in tests.split()}))
+        ).result():
             print(f"{said}\nthe tests must pass before anything is changed")
             return 1
         end = monotonic() + 60 * chosen.minutes
         running = {pool.submit(judge, spec, tests, end): room for room, tests, spec in drawn}
         for future in as_completed(running):
             if (result := future.result()) is not None:
-                outcome = str(result.test_outcome.value) if result.test_outcome else "not run"
-                counts[running[future], outcome] += 1
-                if outcome == "survived":
-                    print(result.diff, flush=True)
+                counts[running[future], bool(result)] += 1
+                print(result, end="", flush=True)
     return tell(rooms, counts, len(drawn))
 
 
-def tell(rooms: list[str], counts: Counter[tuple[str, str]], possible: int) -> int:
+def tell(rooms: list[str], counts: Counter[tuple[str, bool]], possible: int) -> int:
     """Print the score of each room; 1 where a mutant lived."""
     print(f"\n{sum(counts.values())} of {possible} mutants were tried")
     for room in rooms:
-        tried = sum(n for (name, _), n in counts.items() if name == room)
-        lived = counts[room, "survived"]
-        if tried:
-            print(f"{room:10} {tried:5} mutants {tried - lived:5} noticed {1 - lived / tried:7.1%}")
-    return int(any(outcome == "survived" for _, outcome in counts))
+        noticed, lived = counts[room, False], counts[room, True]
+        if noticed or lived:
+            print(f"{room:10} {noticed + lived:5} mutants {noticed:5} noticed {noticed / (noticed + lived):7.1%}")
+    return int(any(lived for _, lived in counts))
 
 
 def mutants(room: str) -> list[tuple[str, MutationSpec]]:
@@ -114,26 +129,49 @@ def move(folder: str) -> None:
             shutil.copy(source, copy / name)
     os.chdir(copy)
     os.environ |= {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.path[0], sys.dont_write_bytecode = str(copy), True
+    for name in LOADED:
+        import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
 
 
-def pytest(tests: str) -> str:
-    """The command that runs some tests and stops at the first that fails."""
-    return f"{sys.executable} -m pytest -x -q -m 'not model and not qnn' {tests}"
+def fail(tests: str, seconds: float | None = None) -> str:
+    """What the tests say where one fails or they take longer than ``seconds``; "" where they pass."""
+    process = get_context("fork").Process(target=run, args=(tests,))
+    process.start()
+    process.join(seconds)
+    if process.is_alive() and process.pid:
+        os.killpg(process.pid, SIGKILL)
+        process.join()
+    said = Path("said").read_text(encoding="utf-8", errors="replace")
+    return f"{said[-3000:]}\nended with {process.exitcode}" if process.exitcode else ""
 
 
-def fail(tests: list[str]) -> str:
-    """What the tests say on the code as it is; "" where they pass."""
-    done = subprocess.run(shlex.split(pytest(" ".join(tests))), capture_output=True, text=True, check=False)
-    return done.stdout[-3000:] if done.returncode else ""
+def run(tests: str) -> None:
+    """Run some tests in a process group of their own, up to the first that fails; what they say goes to a file."""
+    import pytest
+
+    os.setsid()
+    with Path("said").open("wb") as said:
+        for stream in (1, 2):
+            os.dup2(said.fileno(), stream)
+    os._exit(pytest.main(["--assert=plain", "-x", "-q", "-m", "not model and not qnn", *tests.split()]))
 
 
-def judge(spec: MutationSpec, tests: str, end: float) -> WorkResult | None:
-    """Run the tests on one mutant; None where the time is up."""
-    from cosmic_ray.mutating import mutate_and_test
+def judge(spec: MutationSpec, tests: str, end: float) -> str | None:
+    """Run the tests on one mutant: its diff where they pass, "" where they notice; None where the time is up."""
+    from cosmic_ray.mutating import use_mutation
+    from cosmic_ray.plugins import get_operator
 
     if monotonic() > end:
         return None
-    return mutate_and_test([spec], pytest(tests), SLOWEST)
+    operator = get_operator(spec.operator_name)(**spec.operator_args)
+    with use_mutation(spec.module_path, operator, spec.occurrence) as (before, after):
+        if after is None or fail(tests, SLOWEST):
+            return ""
+    lines = (text.splitlines(keepends=True) for text in (before, after))
+    return "".join(unified_diff(*lines, str(spec.module_path), str(spec.module_path)))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from scipy.special import log_softmax
 
 from edgekit.build.pipeline import build_bundle
 from edgekit.config.recipe import builtin_recipe
 from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
-from edgekit.quantize import budget, fit_budget, rtn, search
+from edgekit.quantize import budget, fit_budget, reference_logits, rtn, search, unpack
 from edgekit.quantize.budget import Option, spend
-from edgekit.quantize.evaluate import run_until
+from edgekit.quantize.evaluate import random_tokens, run_until
 from edgekit.quantize.policy import count_layers, recipe_policy
-from edgekit.quantize.sensitivity import measure_sensitivity
+from edgekit.quantize.sensitivity import SCORED, TOKENS, measure_sensitivity
+from edgekit.quantize.tensor import quantize_weight
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
 from edgekit.testing import tiny_checkpoint
@@ -144,6 +148,22 @@ def test_the_evaluator_knows_every_operator_of_the_family(architecture, tmp_path
     assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+def test_the_evaluator_drops_what_no_node_reads_any_more(opened):
+    """Else a model's activations of all layers would be held at once, for every variant."""
+    checkpoint, graph = opened
+    inputs, alive = [], []
+
+    def look(_name, x):
+        inputs.append(weakref.ref(x))
+        alive.append(sum(seen() is not None for seen in inputs))
+        return iter(())
+
+    run_until(graph, checkpoint.weights, random_tokens(graph, checkpoint.weights), look, "logits")
+    assert len(alive) == 7 * 3
+    # What query, key and value share counts three times.
+    assert max(alive) <= 3
+
+
 def test_variants_run_side_by_side_as_they_would_alone(opened):
     """One pass over all candidates gives what a pass for each of them gives."""
     checkpoint, graph = opened
@@ -155,6 +175,26 @@ def test_variants_run_side_by_side_as_they_would_alone(opened):
         assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-7)
 
 
+def test_a_cost_is_the_mean_divergence_in_nats_of_the_last_positions(opened):
+    checkpoint, graph = opened
+    weights, name, grid = checkpoint.weights, "model.layers.1.mlp.down_proj.weight", Grid(4, 32, False)
+    tokens = random_tokens(graph, weights, TOKENS)["input_ids"][0].tolist()
+    with ThreadPoolExecutor(1) as pool:
+        changed = unpack(quantize_weight(weights, name, grid, search.fit, pool), weights.shape(name), grid)
+
+    class Changed:
+        shape, names = weights.shape, weights.names
+
+        def read(self, asked, start=0, stop=None):
+            return changed[start:stop] if asked == name else weights.read(asked, start, stop)
+
+    log_p, log_q = (
+        log_softmax(reference_logits(graph, w, tokens)[-SCORED:].astype(float), axis=-1) for w in (weights, Changed())
+    )
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
+    assert measure_sensitivity(graph, weights, {name: grid}, search.fit)[name] == pytest.approx(expected, rel=0.01)
+
+
 def test_candidates_that_do_not_fit_in_memory_are_measured_in_passes(opened, monkeypatch):
     import edgekit.quantize.sensitivity as sensitivity
 
@@ -162,9 +202,14 @@ def test_candidates_that_do_not_fit_in_memory_are_measured_in_passes(opened, mon
     names = [n for n in checkpoint.weights.names() if "proj" in n]
     grids = dict.fromkeys(names, Grid(4, 32, False))
     whole = measure_sensitivity(graph, checkpoint.weights, grids, search.fit)
-    monkeypatch.setattr(sensitivity, "MEMORY", 4 * sensitivity.TOKENS * 128 * 4)
-    parts = measure_sensitivity(graph, checkpoint.weights, grids, search.fit)
+    monkeypatch.setattr(sensitivity, "MEMORY", 3 * 4 * sensitivity.TOKENS * 128)
+    told = []
+    progress = lambda _task, done, total, _unit: told.append((done, total))  # noqa: E731
+    parts = measure_sensitivity(graph, checkpoint.weights, grids, search.fit, progress=progress)
     assert parts == pytest.approx(whole, rel=1e-3, abs=1e-7)
+    assert {total for _, total in told} == {len(names)}
+    assert told == sorted(told), "progress never goes back, from one pass to the next either"
+    assert len(names) - 3 < told[-1][0] <= len(names)
 
 
 def test_a_weight_whose_output_goes_nowhere_costs_nothing(tmp_path):

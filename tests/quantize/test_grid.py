@@ -172,6 +172,13 @@ def test_bits_are_packed_low_nibble_first():
     assert pack_bits(np.array([[7, 8, 9]], np.uint8), 4).tolist() == [[0x87, 0x09]]
     codes = np.random.default_rng(0).integers(0, 16, (5, 7), dtype=np.uint8)
     assert np.array_equal(unpack_bits(pack_bits(codes, 4), 4, 7), codes)
+    deep = np.random.default_rng(2).integers(0, 16, (2, 3, 4, 5), dtype=np.uint8)
+    for bits, width in ((4, 3), (8, 5)):
+        for some in (deep, deep[0], deep[0, 0], deep[0, 0, 0]):
+            packed = pack_bits(some, bits)
+            assert packed.shape == (*some.shape[:-1], width)
+            assert np.array_equal(unpack_bits(packed, bits, 5), some)
+            assert np.array_equal(unpack_bits(packed, bits, 2), some[..., :2])
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import nextafter
 from typing import Any
 
 import pytest
@@ -140,6 +141,24 @@ def test_quality_against_the_policy_or_the_calibration() -> None:
     assert judged(lenient, signals=likely, calibration=calibration(guarantee=GUARANTEE)).verdict.tier == "box"
     strict = replace(POLICY, answers=AnswerRules(most_wrong=0.1))
     assert judged(strict).verdict.tier == "box"
+
+
+def test_a_probability_of_exactly_the_limit_is_served() -> None:
+    """As it was counted when the threshold was chosen (decision/threshold.py)."""
+    limit = judged().wrong
+    assert limit is not None
+    for outcome, most in (("pass", limit), ("fail", nextafter(limit, 0))):
+        by_policy = replace(POLICY, answers=AnswerRules(most_wrong=most))
+        assert found(judged(by_policy), "quality").outcome == outcome
+        for promised in (None, GUARANTEE):
+            known = calibration(threshold=most, guarantee=promised)
+            assert found(judged(calibration=known), "quality").outcome == outcome
+        begun = judge_prefix(SIGNALS, calibration(prefix=replace(PREFIX, threshold=most)), POLICY)
+        assert begun is not None
+        assert begun.outcome == outcome
+    assert judge_prefix(replace(SIGNALS, tokens=PREFIX.tokens), calibration(prefix=PREFIX), POLICY) is not None
+    covered = replace(POLICY, answers=AnswerRules(most_wrong=limit))
+    check_calibrated(covered, calibration(threshold=limit, guarantee=GUARANTEE))
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,31 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+def test_an_interval_is_as_wide_as_95_percent_of_a_normal_distribution():
+    values = np.random.default_rng(5).standard_normal(400)
+    found = metrics.bootstrap(lambda rows: values[rows].mean(axis=1), 400, draws=4000)
+    error = values.std() / np.sqrt(400)
+    assert (found.value - found.low, found.high - found.value) == pytest.approx((1.96 * error,) * 2, rel=0.08)
+
+
+def test_a_difference_is_the_first_less_the_second():
+    wrong = np.arange(40) < 15
+    assert metrics.auroc_difference(wrong.astype(float), -wrong.astype(float), wrong).value == 1
+
+
+def test_what_most_resamples_do_not_define_has_no_interval():
+    """Defined in 40 and in 60 % of them, and on the examples themselves."""
+    for share, known in ((0.4, False), (0.6, True)):
+        random = np.random.default_rng(0)
+        found = metrics.bootstrap(
+            lambda rows, random=random, share=share: np.where(
+                (random.random(len(rows)) < share) | (len(rows) == 1), rows.mean(axis=1), np.nan
+            ),
+            50,
+        )
+        assert (found is not None) == known
+
+
 def test_a_bootstrap_in_blocks_draws_as_often_as_in_one(monkeypatch):
     """Memory is bounded by drawing in blocks; the last is what is left."""
     sizes = []

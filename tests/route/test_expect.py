@@ -23,6 +23,9 @@ def test_nothing_is_known_without_a_measurement() -> None:
     assert expect_local(measured(), None, 10) == Expected(cost=0.0)
     assert expect_local(series(("tg128@0", 50)), 100, 10) == Expected(cost=0.0)
     assert expect_local(series(("pp512", 50)), 100, 10) == Expected(cost=0.0)
+    for speed in (0.0, -1.0, float("nan"), float("inf")):
+        assert expect_local(series(("pp512", speed), ("tg128@0", 50.0)), 100, 10) == Expected(cost=0.0)
+        assert expect_local(series(("pp512", 50.0), ("tg128@0", speed)), 100, 10) == Expected(cost=0.0)
     broken = replace(measured(), series=(Series("pp512", "tok/s", ()), Series("tgx@y", "tok/s", (1.0,))))
     assert expect_local(broken, 100, 10) == Expected(cost=0.0)
 

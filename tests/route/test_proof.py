@@ -8,9 +8,12 @@ from edgekit.record import from_json, to_json
 from edgekit.routing.decision import proof
 from edgekit.routing.decision.calibration_fit import calibrate
 from edgekit.routing.decision.drift import measure_drift, stability_index
-from edgekit.routing.decision.proof import Case, Proof, pair_cases, prove
+from edgekit.routing.decision.proof import Case, Proof, operate_router, pair_cases, prove
+from edgekit.routing.decision.score import cautious_probability
 from edgekit.types.calibration import Calibration
 from tests.route.answered import cloud_answers, local_answers
+from tests.route.cases import PREFIX, SCORE, SIGNALS
+from tests.route.cases import calibration as recorded
 
 
 def calibration(*, prefix: bool = True) -> Calibration:
@@ -100,6 +103,30 @@ def test_what_is_not_known_is_none():
     assert worse.get(proof.ROUTER).cpt95 is None
 
 
+def test_every_signal_sends_the_doubtful_first_and_before_them_who_cannot_be_judged():
+    base = Case("", True, True, 0.1, 0.0, 0.0, 0.0, 1.0, None, 10.0, 5.0, 0.25)
+    right = [replace(base, raw=0.1 * i, entropy=0.1 * i, logprob=-0.1 * i) for i in range(10)]
+    doubtful = replace(base, local_right=False, raw=2.0, entropy=2.0, logprob=-2.0)
+    unjudged = replace(base, local_right=False, wrong=1.0, raw=float("nan"), entropy=-9.0, logprob=9.0)
+    for wrong in (doubtful, unjudged):
+        found = prove([*right, wrong], 0.5)
+        for name in (proof.ROUTER, proof.ENTROPY, proof.LOGPROB):
+            assert found.get(name).auroc.value == 1, name
+            assert found.get(name).apgr == pytest.approx(1 - 0.5 / 11), name
+
+
+def test_who_is_exactly_at_a_threshold_stays():
+    at = Case("", True, True, 0.5, 0.0, 0.0, 0.0, 1.0, None, None, None, None)
+    assert operate_router([at], 0.5).coverage == 1
+    assert operate_router([at], np.nextafter(0.5, 0)).coverage == 0
+    begun = replace(local_answers(1)[0], prefix=SIGNALS, prefix_seconds=0.5)
+    likely = cautious_probability(SCORE, SIGNALS)
+    for limit, given_up in ((likely, None), (np.nextafter(likely, 0), 0.5)):
+        known = recorded(prefix=replace(PREFIX, threshold=limit))
+        (case,) = pair_cases([begun], cloud_answers([begun]), known)
+        assert case.given_up == given_up
+
+
 def test_a_proof_is_a_record(proven):
     assert from_json(Proof, to_json(proven[1])) == proven[1]
 
@@ -133,7 +160,29 @@ def test_another_kind_of_question_is_stale():
     assert "calibrate again" in found.words
 
 
+def test_either_measure_is_enough_and_neither_counts_what_is_small_or_chance():
+    random = np.random.default_rng(1)
+    then = random.random(5000)
+    bent = measure_drift(random.random(1000) ** 1.5, then)
+    assert bent.stale
+    assert bent.ks > 0.1
+    assert bent.psi < 0.25, "the distribution functions alone"
+    gaps = measure_drift(np.floor(10 * random.random(100)) // 2 / 5 + 0.1 * random.random(100), then)
+    assert gaps.stale
+    assert gaps.p > 0.001
+    assert gaps.psi > 0.25, "the shares of the bins alone"
+    sure = measure_drift(0.95 * random.random(20_000), then)
+    assert sure.p < 1e-6
+    assert sure.ks < 0.1
+    assert not sure.stale, "as sure as it is small"
+    few = [measure_drift(random.random(100), random.random(100)) for _ in range(100)]
+    assert sum(found.psi > 0.25 for found in few) > 10
+    assert sum(found.stale for found in few) < 5, "two samples of one distribution differ too"
+
+
 def test_a_few_answers_say_nothing():
+    assert measure_drift([0.1] * 99, [0.1] * 500).psi is None
+    assert measure_drift([0.1] * 100, [0.1] * 500).psi is not None
     found = measure_drift([0.9] * 20, [0.1] * 500)
     assert (found.ks, found.p, found.psi, found.stale) == (None, None, None, False)
     assert "20 of 100" in found.words

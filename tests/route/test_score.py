@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from math import log
+from dataclasses import asdict, replace
+from math import log, nan
 
 import pytest
 
@@ -34,8 +34,9 @@ def test_the_raw_score_is_a_sum_of_weighted_features() -> None:
 def test_features() -> None:
     assert feature(replace(SIGNALS, tokens=3), "log_tokens") == pytest.approx(log(3))
     assert feature(replace(SIGNALS, tokens=0), "log_tokens") == 0
-    assert feature(SIGNALS, "tokens") == 20.0
-    assert all(isinstance(feature(SIGNALS, name), float) for name in FEATURES)
+    told = {name: value for name, value in asdict(SIGNALS).items() if name != "answer"}
+    told |= {"second_logprob": nan, "log_tokens": log(20)}
+    assert {name: feature(SIGNALS, name) for name in FEATURES} == pytest.approx(told, nan_ok=True)
 
 
 def test_what_no_score_can_be_made_of() -> None:

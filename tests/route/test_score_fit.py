@@ -6,11 +6,13 @@ import pytest
 
 from edgekit.errors import RouteError
 from edgekit.record import from_json, to_json
+from edgekit.routing.decision import calibration_fit
 from edgekit.routing.decision.calibration_fit import FITTING, CalibrationFit, calibrate, split
-from edgekit.routing.decision.fit import describe_prefix, fit_prefix, fit_score, give_up_above
+from edgekit.routing.decision.fit import describe_prefix, fit_prefix, fit_score, give_up_above, require_enough
 from edgekit.routing.decision.metrics import auroc
 from edgekit.routing.decision.score import cautious_probability, raw_score, wrong_probability
 from edgekit.routing.decision.signals import digest_answer
+from edgekit.routing.decision.threshold import fixed_sequence, plan_sequence
 from edgekit.types.calibration import Signals
 from tests.route.answered import local_answers, probability, signals
 
@@ -112,6 +114,23 @@ def test_signals_that_are_all_alike_are_refused():
     told, wrong = columns(local_answers(100))
     with pytest.raises(RouteError, match="same signals"):
         fit_score([told[0]] * 100, wrong)
+    other = replace(told[0], mean_logprob=told[0].mean_logprob - 1)
+    with pytest.raises(RouteError, match="same signals"):
+        fit_score([other] * 9 + [told[0]] * 91, wrong)
+    assert fit_score([other] * 10 + [told[0]] * 90, wrong).score.features == ("mean_logprob",)
+
+
+def test_those_tied_at_the_threshold_are_all_served():
+    """Two probabilities only: the threshold is the lower one."""
+    one, random = local_answers(1)[0].signals, np.random.default_rng(0)
+    answers = []
+    for i, a in enumerate(local_answers(600)):
+        sure = i % 2 == 0
+        right = bool(random.random() < (0.98 if sure else 0.4))
+        answers.append(replace(a, right=right, signals=replace(one, mean_logprob=-0.1 if sure else -2.0)))
+    found = calibrate(answers, guarantee=(0.1, 0.05))
+    assert found.threshold in found.scores
+    assert found.served == found.guarantee.served == sum(s <= found.threshold for s in found.scores) > 100
 
 
 def test_ties_are_one_probability():
@@ -123,6 +142,16 @@ def test_ties_are_one_probability():
     for kind, value in ((True, -0.1), (False, -2.0)):
         share = np.mean([w for w, s in zip(wrong, sure, strict=True) if s is kind])
         assert wrong_probability(score, replace(told[0], mean_logprob=value)) == pytest.approx(share, abs=0.01)
+
+
+def test_few_examples_that_are_told_apart_leave_as_much_doubt_as_platt_s_targets():
+    """Two values, all of one right and all of the other wrong: (wrong + 1) / (wrong + 2), and 1 / (right + 2)."""
+    one = local_answers(1)[0].signals
+    wrong = [i < 20 for i in range(60)]
+    score = fit_score([replace(one, mean_logprob=-2.0 if bad else -0.1) for bad in wrong], wrong).score
+    assert score.method == "platt"
+    for logprob, expected in ((-2.0, 21 / 22), (-0.1, 1 / 42)):
+        assert wrong_probability(score, replace(one, mean_logprob=logprob)) == pytest.approx(expected, rel=0.01)
 
 
 def test_a_score_that_says_nothing_gives_the_base_rate():
@@ -173,6 +202,10 @@ def test_a_prefix_that_catches_nothing_is_not_kept():
     prefix[60:80] = 0.9
     kept = describe_prefix(16, score, 0.5, prefix, served)
     assert (kept.caught, kept.lost) == (0.4, 0.0)
+    # One of the twenty that are passed on is just enough, none of 21 is more than that.
+    served, prefix = np.arange(40) < 20, np.where(np.arange(40) == 30, 0.9, 0.5)
+    assert describe_prefix(16, score, 0.5, prefix, served).caught == 0.05
+    assert describe_prefix(16, score, 0.5, np.append(prefix, 0.5), np.append(served, False)) is None
 
 
 def test_the_prefix_s_threshold_loses_two_percent_at_most():
@@ -181,6 +214,8 @@ def test_the_prefix_s_threshold_loses_two_percent_at_most():
     above = give_up_above(prefix, whole, 0.5)
     assert (prefix[whole <= 0.5] > above).mean() <= 0.02
     assert give_up_above(np.full(5, np.nan), whole[:5], 0.5) == float("inf")
+    at_the_threshold = np.array([0.2, 0.5, 0.51])
+    assert give_up_above(np.array([0.1, 0.8, 0.9]), at_the_threshold, 0.5) == 0.8
 
 
 # --- calibrating --------------------------------------------------------------------------------
@@ -240,6 +275,32 @@ def test_a_guarantee_holds_its_own_bound():
     assert found.threshold < 0.5
 
 
+def test_what_is_promised_is_of_what_is_served():
+    found = calibrate(local_answers(3000), guarantee=(0.1, 0.05))
+    kept = found.guarantee
+    assert (found.served, found.failures) == (kept.served, kept.failures)
+    assert 0 < found.failures < found.served < found.n_threshold
+    assert found.coverage == found.served / found.n_threshold
+
+
+def test_a_sequence_is_planned_for_the_other_part_and_tested_with_what_is_given_up(monkeypatch):
+    planned, tested = [], []
+    monkeypatch.setattr(
+        calibration_fit, "plan_sequence", lambda *a, **more: planned.append(a) or plan_sequence(*a, **more)
+    )
+    monkeypatch.setattr(
+        calibration_fit, "fixed_sequence", lambda *a, **more: tested.append((*a, more)) or fixed_sequence(*a, **more)
+    )
+    found = calibrate(local_answers(600), guarantee=(0.3, 0.1), prefix_tokens=16)
+    ((probabilities, wrong, n),) = planned
+    assert (len(probabilities), len(wrong), n) == (found.n_fit, found.n_fit, found.n_threshold)
+    assert found.n_fit != found.n_threshold
+    ((rules, probabilities, wrong, more),) = tested
+    assert len(probabilities) == len(wrong) == len(more["prefix"]) == found.n_threshold
+    assert np.isfinite(more["prefix"]).any()
+    assert len({rule.give_up for rule in rules}) > 1, "each threshold has its own"
+
+
 def test_an_infeasible_guarantee_serves_nothing():
     found = calibrate(local_answers(200), guarantee=(0.01, 0.05))
     assert found.guarantee is None
@@ -253,7 +314,11 @@ def test_unusable_answers_are_counted_and_never_served():
     answers[:9] = [replace(a, right=True, signals=nothing) for a in answers[:9]]
     found = calibrate(answers)
     assert found.unusable == 9
-    of_test = sum(i < 9 for i in split(np.asarray([not a.right for a in answers]), FITTING, 0).threshold)
+    wrong = np.asarray([not a.right for a in answers])
+    test = split(wrong, FITTING, 0).threshold
+    raws = np.asarray([raw_score(found.score, answers[i].signals) for i in test])
+    assert found.auroc.value == auroc(np.where(np.isnan(raws), np.inf, raws), wrong[test]), "they are passed on first"
+    of_test = sum(i < 9 for i in test)
     assert of_test > 0
     assert sum(s == 1.0 for s in found.scores) == of_test
 
@@ -270,6 +335,14 @@ def test_both_parts_need_enough():
     assert "at least 40" in raised.value.hint
     with pytest.raises(RouteError, match="74 examples"):
         calibrate(local_answers(74), guarantee=(0.1, 0.1))
+    require_enough(np.arange(30) < 5)
+    require_enough(np.arange(60) >= 10, share=0.5)
+    for wrong, share in (
+        (np.arange(29) < 5, 1), (np.arange(30) < 4, 1), (np.arange(30) >= 4, 1),
+        (np.arange(59) < 10, 0.5), (np.arange(60) < 9, 0.5), (np.arange(60) >= 9, 0.5),
+    ):  # fmt: skip
+        with pytest.raises(RouteError):
+            require_enough(wrong, share=share)
 
 
 def biased(n: int, seed: int, *, frequent: bool = True):

@@ -4,6 +4,7 @@ from scipy.stats import binom, binomtest
 
 from edgekit.errors import RouteError
 from edgekit.routing.decision.threshold import (
+    STEPS,
     Infeasible,
     Rule,
     exact_interval,
@@ -43,6 +44,12 @@ def test_as_many_are_needed_as_the_bound_says_and_no_fewer(alpha, rate, needed):
     assert examples_needed(alpha, 0.05, rate) == needed
     clears = [n for n in range(1, needed + 1) if upper_bound(int(np.ceil(n * rate - 1e-9)), n, 0.05) <= alpha]
     assert clears == [needed]
+
+
+def test_a_share_of_failures_that_is_a_fraction_of_what_is_served_needs_not_one_more():
+    """203 * (13 / 203) is a little more than 13 in floating point."""
+    assert 203 * (13 / 203) > 13
+    assert examples_needed(0.1, 0.05, 13 / 203) == least_served(13, 0.1, 0.05) == 203
 
 
 def test_twelve_failures_need_386():
@@ -108,6 +115,19 @@ def test_a_rule_must_hold_with_and_without_giving_up_early():
     )
 
 
+def test_what_is_exactly_at_a_limit_is_within_it():
+    """A probability of exactly the threshold is served, one of exactly ``give_up`` goes on, a bound of alpha keeps."""
+    alpha = upper_bound(0, 100, 0.05)
+    at, right = np.full(100, 0.5), np.zeros(100, bool)
+    _, kept = fixed_sequence([Rule(0.5, 0.5)], at, right, alpha=alpha, delta=0.05, prefix=at)
+    assert (kept.served, kept.bound) == (100, alpha)
+    for over in (Rule(np.nextafter(0.5, 0), 0.5), Rule(0.5, np.nextafter(0.5, 0))):
+        found = fixed_sequence([over], at, right, alpha=alpha, delta=0.05, prefix=at)
+        assert isinstance(found, Infeasible)
+    below = np.nextafter(alpha, 0)
+    assert isinstance(fixed_sequence([Rule(0.5)], at, right, alpha=below, delta=0.05), Infeasible)
+
+
 def test_giving_up_the_wrong_ones_early_does_not_save_the_promise():
     """The five wrong ones are given up after their first tokens; whoever switches that off serves them all."""
     wrong = np.zeros(100, bool)
@@ -130,6 +150,25 @@ def test_a_sequence_begins_where_enough_is_served():
     assert list(order) == sorted(set(order))
     assert (probabilities <= order[0]).mean() * 400 >= 59
     assert order[-1] == probabilities.max()
+
+
+@pytest.mark.parametrize(("fitted", "n"), [(300, 75), (300, 1200), (500, 300)])
+def test_a_sequence_begins_at_the_rule_that_is_likeliest_to_pass(fitted, n):
+    """By brute force: with as many failures as the bound allows among the served of the other split."""
+    random = np.random.default_rng(fitted + n)
+    probabilities = random.random(fitted)
+    wrong = random.random(fitted) < 0.1 * probabilities**2
+
+    def chance(threshold):
+        held = probabilities <= threshold
+        served, rate = round(held.mean() * n), (wrong[held].sum() + 0.5) / (held.sum() + 1)
+        allowed = max((k for k in range(served) if upper_bound(k, served, 0.05) <= 0.05), default=-1)
+        return binom.cdf(allowed, served, rate)
+
+    candidates = np.quantile(probabilities, np.linspace(0, 1, STEPS + 1)[1:], method="higher")
+    order = plan_sequence(probabilities, wrong, n, alpha=0.05, delta=0.05)
+    assert chance(order[0]) == max(map(chance, candidates)) > 0
+    assert order == tuple(c for c in candidates if c >= order[0])
 
 
 def test_where_none_has_a_chance_the_one_with_the_fewest_failures_is_tested():

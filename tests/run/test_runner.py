@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
 from edgekit.errors import RunError
 from edgekit.run import load_runner
@@ -139,5 +140,6 @@ def test_info_tells_what_runs(runner_of):
     assert info.threads == 2
     assert dict(info.runtime)["onnxruntime"]
     assert "position_ids" in info.inputs and "position_ids" not in runner_of("append").info.inputs
+    assert (info.placement is None) != hasattr(InferenceSession, "get_provider_graph_assignment_info")
     if info.placement is not None:
         assert info.nodes_on_cpu == sum(count for _, count in info.placement) > 3

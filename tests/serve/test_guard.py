@@ -93,6 +93,11 @@ def test_a_token_from_a_file_or_the_environment(tmp_path, monkeypatch):
     file.write_text(f"{TOKEN}-2\n")
     file.chmod(0o600)
     assert read_token(file) == f"{TOKEN}-2"
+    file.write_text("a" * 16)
+    assert read_token(file) == "a" * 16
+    file.write_text("a" * 15)
+    with pytest.raises(ConfigError, match="at least 16"):
+        read_token(file)
 
 
 @pytest.mark.parametrize(

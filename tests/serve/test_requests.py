@@ -8,7 +8,16 @@ import httpx
 import pytest
 
 from edgekit.serve.api_errors import Refusal
-from edgekit.serve.protocol import Chat, Completion
+from edgekit.serve.protocol import (
+    MOST_MEMBERS,
+    MOST_MESSAGES,
+    MOST_PARTS,
+    MOST_STOPS,
+    MOST_TOOLS,
+    MOST_VALUES,
+    Chat,
+    Completion,
+)
 from edgekit.types import Sampling
 
 USER = [{"role": "user", "content": "hi"}]
@@ -116,10 +125,42 @@ def test_what_is_not_said_stays_unsaid():
     assert request(max_tokens=5, max_completion_tokens=7).sampling.max_new_tokens == 7
 
 
+def function(**parameters):
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        (lambda n: {"stop": ["x"] * n}, MOST_STOPS),
+        (lambda n: {"messages": USER * n}, MOST_MESSAGES),
+        (lambda n: {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * n}]}, MOST_PARTS),
+        (lambda n: {"tools": [function()] * n}, MOST_TOOLS),
+        (lambda n: {"tools": [function(properties={f"p{i}": {} for i in range(n)})]}, MOST_MEMBERS),
+        (lambda n: {"tools": [function(enum=[1] * (n - CHAT_COMMAS + 1))]}, MOST_VALUES),
+    ],
+    ids=["stops", "messages", "parts", "tools", "members", "values"],
+)
+def test_as_many_as_are_allowed_are_taken_and_not_one_more(fields, most):
+    assert request(**fields(most)).messages
+    with pytest.raises(Refusal) as caught:
+        read(**fields(most + 1))
+    assert caught.value.status == 400
+
+
+CHAT_COMMAS = json.dumps(CHAT | {"tools": [function(enum=[1])]}).count(",")
+
+
+def test_commas_in_a_text_are_not_values():
+    text = "," * (MOST_VALUES + 1)
+    values = [function(enum=[1] * (MOST_VALUES - CHAT_COMMAS + 1))]
+    assert request(messages=[{"role": "user", "content": text}], tools=values).messages[0].content == text
+
+
 def test_a_seed_is_taken_as_it_is_and_none_is_made_up():
     assert request(temperature=1).sampling == Sampling(temperature=1)
     assert request(temperature=1, seed=42, top_p=0.9).sampling == Sampling(temperature=1, top_p=0.9, seed=42)
-    assert request(temperature=1, seed=-1).sampling.seed >= 0
+    assert request(temperature=1, seed=-1).sampling.seed == 2**63 - 1
 
 
 ANSWER = {

@@ -101,9 +101,17 @@ def test_retry_after_follows_what_was_seen():
             told.append(caught.value.retry_after)  # the second one after the first
         now = 25.0
         told.append(door.retry_after())  # nothing for 10 seconds, for the third in line
+        now = 26.0
+        first.__exit__(None, None, None)
+        first = door.enter()
+        first.__enter__()
+        told.append(door.retry_after())  # ends came 2, 3, 2 and 11 seconds apart, and nobody has been turned away since
+        now = 26.0 + 601
+        told.append(door.retry_after())  # beyond ten minutes nobody knows
+        told.append(Admission(1).retry_after())  # at once is a second
         return told
 
-    assert asyncio.run(play()) == [7, 2, 2, 4, 30]
+    assert asyncio.run(play()) == [7, 2, 2, 4, 30, 3, 600, 1]
 
 
 @pytest.mark.parametrize("stream", [True, False])

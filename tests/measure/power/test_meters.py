@@ -12,6 +12,7 @@ import pytest
 from edgekit.errors import MeasureError
 from edgekit.measure import energy, sampling
 from edgekit.measure.power import battery, hwmon, nvml, rapl
+from edgekit.measure.sampling import read_number
 
 
 def tree(root: Path, files: dict[str, object]) -> Path:
@@ -78,6 +79,11 @@ def test_rapl_wraps_around(tmp_path):
     assert probe.stop() == pytest.approx(3.0)  # one million up to the wrap, two after it
 
 
+def test_a_counter_that_stands_still_counts_nothing():
+    assert sampling.Register(lambda: 5, 1e-6, last=2**32).since(5, 5) == 0
+    assert sampling.Register(lambda: 5, 1e-6).since(5, 5) == 0
+
+
 def test_a_counter_that_goes_back_without_a_range_is_an_error():
     with pytest.raises(MeasureError, match="went back from 5 to 4"):
         sampling.Register(lambda: 0, 1.0).since(5, 4)
@@ -98,6 +104,16 @@ def test_a_counter_that_wraps_more_than_once_is_seen_by_the_polling_thread():
     probe.start()
     assert done.wait(10)
     assert probe.stop() == 30
+
+
+@pytest.mark.parametrize("content", [None, "", "twelve", "1.5"])
+def test_a_file_without_a_whole_number_is_no_meter(tmp_path, content):
+    if content is not None:
+        (tmp_path / "energy").write_text(content)
+    with pytest.raises(MeasureError, match="energy: cannot be read as a number"):
+        read_number(tmp_path / "energy")
+    (tmp_path / "energy").write_text(" 15\n")
+    assert read_number(tmp_path / "energy") == 15
 
 
 def test_rapl_without_permission_tells_the_way(tmp_path, monkeypatch):
