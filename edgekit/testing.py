@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from edgekit.run.npu import Compilation
+    from edgekit.types.device import Plugin
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -175,6 +179,69 @@ class FakeRunner:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class FakeCompiler:
+    """A Compiler that writes EPContext graphs whose binaries nothing can run. Instant.
+
+    ``note`` is what QNN writes about the versions that a binary is compatible with. All nodes land on the NPU but those
+    of operators in ``refused``, which maps an operator to the reason given. ``error`` is the runtime's for each graph.
+    ``asked`` holds the plugin and the options of each call.
+    """
+
+    def __init__(
+        self,
+        note: str = "v2:6:2.51.0:5.51.0:0:57:0:0",
+        refused: Mapping[str, str] = MappingProxyType({}),
+        error: str = "",
+    ) -> None:
+        self._note, self._refused, self._error = note, refused, error
+        self.asked: list[tuple[Plugin, tuple[tuple[str, str], ...]]] = []
+
+    def require(self, plugin: Plugin) -> None:
+        """Nothing is needed."""
+
+    def versions(self, plugin: Plugin) -> tuple[tuple[str, str], ...]:
+        """A version of the plugin's package."""
+        return ((plugin.module.replace("_", "-"), "2.7.0"),)
+
+    def compile(
+        self, plugin: Plugin, provider: str, options: Any, graphs: Sequence[tuple[Path, Path]], **_: Any
+    ) -> tuple[Compilation, ...]:
+        """Each graph as one node, with the inputs and outputs of the static one."""
+        self.asked.append((plugin, tuple(options)))
+        return tuple(self._compile(provider, source, output) for source, output in graphs)
+
+    def _compile(self, provider: str, source: Path, output: Path) -> Compilation:
+        import onnx_ir as ir
+
+        from edgekit.run.npu import Compilation
+        from edgekit.run.runtime import CPU
+        from edgekit.types.npu import Placed
+
+        graph = ir.load(source).graph
+        binary = output.with_name(f"{output.stem}_qnn.bin")
+        binary.write_bytes(b"a binary")
+        inputs, outputs = (
+            [ir.Value(name=v.name, type=v.type, shape=v.shape) for v in values]
+            for values in (graph.inputs, graph.outputs)
+        )
+        node = ir.node("EPContext", inputs, domain="com.microsoft", name="context", outputs=outputs)
+        numbers = [ir.AttrInt64("embed_mode", 0), ir.AttrInt64("main_context", 1)]
+        words = [ir.AttrString("ep_cache_context", binary.name), ir.AttrString("source", "QNN")]
+        for attribute in (*numbers, *words):
+            node.attributes.add(attribute)
+        opsets = {"": 21, "com.microsoft": 1}
+        model = ir.Model(ir.Graph(inputs, outputs, nodes=[node], opset_imports=opsets, name="context"), ir_version=10)
+        model.metadata_props[f"ep_compatibility_info.{provider}"] = self._note
+        ir.save(model, output)
+        placed = tuple(
+            Placed(str(n.name), n.op_type, CPU, self._refused[n.op_type])
+            if n.op_type in self._refused
+            else Placed(str(n.name), n.op_type, provider)
+            for n in graph
+        )
+        return Compilation(source, output, placed, None, 1.0, 1, self._error)
 
 
 class FakeProbe:

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from safetensors.numpy import save_file
 
-import edgekit.build.npu
-import edgekit.build.npu_plan
 from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.config.recipe import load_target
 from edgekit.run import load_runner
-from edgekit.run.npu import Compilation, StaticRunner, open_on_cpu
-from edgekit.testing import tiny_checkpoint, tiny_config, tiny_weights
+from edgekit.run.npu import Compiler, StaticRunner, VendorCompiler, open_on_cpu
+from edgekit.testing import FakeCompiler, tiny_checkpoint, tiny_config, tiny_weights
 from edgekit.types import Bundle, Runner, Target
-from edgekit.types.npu import Placed, Role
+from edgekit.types.npu import Role
 
 WIDTH, SLOTS = 8, 48
 PROVIDER = "QNNExecutionProvider"
@@ -30,7 +27,6 @@ NEEDS_COMPILER = [
     pytest.mark.skipif(find_spec("onnxruntime_qnn") is None, reason="needs the extra qnn, on x86-64 Linux"),
 ]
 """Marks of a test that compiles for an NPU, and may run what it compiled on the emulator."""
-NOTE = "v2:6:2.51.0:5.51.0:0:57:0:0"
 
 
 def tiny_target(largest_graph_bytes: int = 10**9) -> Target:
@@ -48,45 +44,11 @@ def needs_compiler(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-def compiled_graph(source: Path, output: Path, note: str = NOTE) -> None:
-    """An EPContext graph with the inputs and outputs of a static one, and a binary that is none."""
-    graph = ir.load(source).graph
-    binary = output.with_name(f"{output.stem}_qnn.bin")
-    binary.write_bytes(b"a binary")
-    attributes = {"embed_mode": 0, "ep_cache_context": binary.name, "main_context": 1, "source": "QNN"}
-    inputs = [ir.Value(name=v.name, type=v.type, shape=v.shape) for v in graph.inputs]
-    outputs = [ir.Value(name=v.name, type=v.type, shape=v.shape) for v in graph.outputs]
-    node = ir.node("EPContext", inputs, attributes, domain="com.microsoft", name="context", outputs=outputs)
-    opsets = {"": 21, "com.microsoft": 1}
-    model = ir.Model(ir.Graph(inputs, outputs, nodes=[node], opset_imports=opsets, name="context"), ir_version=10)
-    model.metadata_props[f"ep_compatibility_info.{PROVIDER}"] = note
-    ir.save(model, output)
-
-
-def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the double in the compiler's place."""
-
-    def compile_graphs(
-        plugin: Any, provider: str, options: Any, graphs: Sequence[tuple[Path, Path]], **_: Any
-    ) -> tuple[Compilation, ...]:
-        for source, output in graphs:
-            compiled_graph(source, output)
-        return tuple(
-            Compilation(
-                source,
-                out,
-                tuple(Placed(str(n.name), n.op_type, provider) for n in ir.load(source).graph),
-                None,
-                1.0,
-                1,
-                "",
-            )
-            for source, out in graphs
-        )
-
-    monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
-    monkeypatch.setattr(edgekit.build.npu_plan, "require_compiler", lambda plugin: None)
-    monkeypatch.setattr(edgekit.build.npu, "plugin_versions", lambda plugin: (("onnxruntime-qnn", "2.7.0"),))
+def compile_nothing(monkeypatch: pytest.MonkeyPatch, compiler: Compiler | None = None) -> None:
+    """Put a fake in the vendor's place where a test goes through the command line."""
+    compiler = compiler or FakeCompiler()
+    for method in ("require", "versions", "compile"):
+        monkeypatch.setattr(VendorCompiler, method, staticmethod(getattr(compiler, method)))
 
 
 def signed_checkpoint(path: Path, **overrides: Any) -> Path:
@@ -101,12 +63,12 @@ def signed_checkpoint(path: Path, **overrides: Any) -> Path:
     return checkpoint
 
 
-def build_tiny(folder: Path, monkeypatch: pytest.MonkeyPatch, *, largest_graph_bytes: int = 10**9) -> Bundle:
+def build_tiny(folder: Path, *, largest_graph_bytes: int = 10**9) -> Bundle:
     """A bundle of a tiny model at half precision for ``tiny_target``."""
-    compile_nothing(monkeypatch)
     checkpoint = signed_checkpoint(folder / "checkpoint")
     target = tiny_target(largest_graph_bytes)
-    return build_bundle(str(checkpoint), target=target, precision="fp16", out=folder / "b", npu=ForNpu(emulate=False))
+    npu = ForNpu(emulate=False, compiler=FakeCompiler())
+    return build_bundle(str(checkpoint), target=target, precision="fp16", out=folder / "b", npu=npu)
 
 
 def static_runner(bundle: Bundle) -> StaticRunner:

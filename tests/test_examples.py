@@ -62,8 +62,8 @@ def python(bundle: Bundle, where: str) -> list[int]:
 
 
 @pytest.mark.parametrize("largest", [10**9, 140_000], ids=["whole", "in parts"])
-def test_python_on_the_cpu(largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = build_tiny(tmp_path, monkeypatch, largest_graph_bytes=largest)
+def test_python_on_the_cpu(largest: int, tmp_path: Path) -> None:
+    bundle = build_tiny(tmp_path, largest_graph_bytes=largest)
     assert python(bundle, "--cpu") == expected(bundle, Tokenizer.of(bundle).encode(PROMPT))
 
 
@@ -89,8 +89,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["env", f"LD_LIBRARY_PATH={folder}", str(folder / "npu")]
 
 
-def test_cpp_on_the_cpu(program: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = build_tiny(tmp_path, monkeypatch)
+def test_cpp_on_the_cpu(program: list[str], tmp_path: Path) -> None:
+    bundle = build_tiny(tmp_path)
     build = bundle.manifest.npus[0]
     folder = tmp_path / "uncompiled"
     shutil.copytree(bundle.path / "onnx", folder)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import edgekit.build.npu
 from edgekit.build.dry_run import check_targets, one_layer, require_compiled
 from edgekit.errors import ConfigError, GateFailed, RunError
 from edgekit.record import to_json
 from edgekit.source import open_model
-from tests.npus import compile_nothing, signed_checkpoint, tiny_target
+from edgekit.testing import FakeCompiler
+from tests.npus import signed_checkpoint, tiny_target
 from tests.real_npu import needs_compiler
 
 LACK = "op:SkipSimplifiedLayerNormalization"
@@ -23,31 +23,12 @@ def model(tmp_path_factory):
     return str(signed_checkpoint(tmp_path_factory.mktemp("check") / "model", num_hidden_layers=3))
 
 
-@pytest.fixture
-def doubled(monkeypatch):
-    compile_nothing(monkeypatch)
-    monkeypatch.setattr("edgekit.build.dry_run.require_compiler", lambda plugin: None)
-
-
 def lacking(**changes):
     """A phone whose file does not say that it lacks an operator that it lacks."""
     target = tiny_target()
     npu = target.npu
     schemes = tuple(replace(r, lacks=r.lacks - {LACK}) for r in npu.schemes)
     return replace(target, npu=replace(npu, schemes=schemes), **changes)
-
-
-def refusing(monkeypatch, operator, reason):
-    real = edgekit.build.npu.compile_graphs
-
-    def compile_graphs(plugin, provider, *args, **rest):
-        def place(node):
-            return replace(node, provider="CPUExecutionProvider", reason=reason) if node.operator == operator else node
-
-        done = real(plugin, provider, *args, **rest)
-        return tuple(replace(c, placed=tuple(place(n) for n in c.placed), error="fallback is off") for c in done)
-
-    monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
 
 
 def test_one_layer_is_the_middle_one_between_the_whole_embedding_and_head(model):
@@ -63,10 +44,12 @@ def test_one_layer_is_the_middle_one_between_the_whole_embedding_and_head(model)
         assert (small.weights.stored(name), small.weights.nbytes(name)) == ("F32", checkpoint.weights.nbytes(theirs))
 
 
-def test_each_graph_is_tried_at_each_context_and_nothing_is_kept(model, doubled, tmp_path, monkeypatch):
+def test_each_graph_is_tried_at_each_context_and_nothing_is_kept(model, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    check = check_targets(model, [tiny_target(), "qcs6490"], precision="int8", contexts=(16, 32))
+    check = check_targets(
+        model, [tiny_target(), "qcs6490"], precision="int8", contexts=(16, 32), compiler=FakeCompiler()
+    )
     assert (check.layers, check.all_layers, check.cures) == (1, 3, ())
     phone, board = check.targets
     assert [(g.role, g.context) for g in phone.graphs] == [
@@ -81,16 +64,18 @@ def test_each_graph_is_tried_at_each_context_and_nothing_is_kept(model, doubled,
     assert not list(tmp_path.iterdir())
 
 
-def test_whole_compiles_every_layer(model, doubled):
-    few, all_ = (check_targets(model, [tiny_target()], precision="fp16", whole=w) for w in (False, True))
+def test_whole_compiles_every_layer(model):
+    few, all_ = (
+        check_targets(model, [tiny_target()], precision="fp16", whole=w, compiler=FakeCompiler()) for w in (False, True)
+    )
     assert (all_.layers, all_.all_layers) == (3, 3)
     nodes = [[len(g.placement.nodes) for g in c.targets[0].graphs] for c in (few, all_)]
     assert all(2 * a < b for a, b in zip(*nodes, strict=True))
 
 
-def test_a_node_off_the_npu_is_a_gate_with_the_reason_and_the_cure(model, doubled, monkeypatch):
-    refusing(monkeypatch, "SkipSimplifiedLayerNormalization", "no such operator")
-    check = check_targets(model, [lacking()], precision="fp16")
+def test_a_node_off_the_npu_is_a_gate_with_the_reason_and_the_cure(model):
+    compiler = FakeCompiler(refused={"SkipSimplifiedLayerNormalization": "no such operator"}, error="fallback is off")
+    check = check_targets(model, [lacking()], precision="fp16", compiler=compiler)
     assert check.cures == (("SkipSimplifiedLayerNormalization", "lower/skip_simplified_layer_normalization.py"),)
     assert all(g.placement.off(check.targets[0].target.provider) for g in check.targets[0].graphs)
     with pytest.raises(GateFailed, match="no such operator") as refused:
@@ -99,13 +84,14 @@ def test_a_node_off_the_npu_is_a_gate_with_the_reason_and_the_cure(model, double
     assert '"provider":"CPUExecutionProvider"' in to_json(check).replace(" ", "")
 
 
-def test_what_does_not_compile_for_another_reason_is_an_error(model, doubled, monkeypatch):
-    refusing(monkeypatch, "none has this", "")
+def test_what_does_not_compile_for_another_reason_is_an_error(model):
     with pytest.raises(RunError, match="fallback is off"):
-        require_compiled(check_targets(model, [tiny_target()], precision="fp16"))
+        require_compiled(
+            check_targets(model, [tiny_target()], precision="fp16", compiler=FakeCompiler(error="fallback is off"))
+        )
 
 
-def test_bad_input_is_refused_before_anything_is_compiled(model, doubled):
+def test_bad_input_is_refused_before_anything_is_compiled(model):
     for targets, rest, said in (
         (["cpu"], {}, "has no NPU"),
         ([tiny_target()], {"contexts": (16, 1024)}, "made for 512"),
@@ -113,7 +99,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(model, doubled):
         (["qcs6490"], {"activations": "float16"}, "does not compute in float16"),
     ):
         with pytest.raises(ConfigError, match=said):
-            check_targets(model, targets, **rest)
+            check_targets(model, targets, compiler=FakeCompiler(), **rest)
 
 
 @needs_compiler

@@ -49,8 +49,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def doubled(tmp_path_factory):
     """Nothing in it can be executed."""
-    with pytest.MonkeyPatch.context() as patch:
-        return build_tiny(tmp_path_factory.mktemp("doubled"), patch)
+    return build_tiny(tmp_path_factory.mktemp("doubled"))
 
 
 @pytest.fixture(scope="module")

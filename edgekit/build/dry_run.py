@@ -21,7 +21,7 @@ from edgekit.config.recipe import builtin_recipe, load_target
 from edgekit.estimate.npu_cost import estimate
 from edgekit.lower import fixes, lower
 from edgekit.quantize import quantize
-from edgekit.run.npu import require_compiler
+from edgekit.run.npu import Compiler, VendorCompiler
 from edgekit.source import open_model
 from edgekit.types import Progress, silent
 from edgekit.types.npu import ROLES
@@ -98,6 +98,7 @@ def check_targets(
     whole: bool = False,
     revision: str | None = None,
     offline: bool = False,
+    compiler: Compiler | None = None,
     progress: Progress = silent,
 ) -> TargetCheck:
     """Compile a model for the NPUs of some devices, into a folder that is thrown away.
@@ -111,19 +112,21 @@ def check_targets(
         whole: all layers, not one.
         revision: of a hub id.
         offline: never ask the hub.
+        compiler: a fake in place of the vendor's.
         progress: told each step.
 
     Raises:
         ConfigError: no such device, one without an NPU or without such a scheme; more context than the model has.
         RunError: no compiler here, or it crashed.
     """
+    compiler = compiler or VendorCompiler()
     devices = [load_target(t) if isinstance(t, str) else t for t in targets]
     orders = [_Order.of(device, precision, activations, contexts) for device in devices]
     checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
     for order in orders:
         for sized in order.sized:
             require_context(sized, checkpoint.spec)
-        require_compiler(plugin_of(order.target))
+        compiler.require(plugin_of(order.target))
     small = checkpoint if whole else one_layer(checkpoint)
     shortest = min(npu_of(t).context for order in orders for t in order.sized)
     windows = calibration_windows(small, shortest)
@@ -134,7 +137,7 @@ def check_targets(
             key = (order.recipe.name, order.target.fallback)
             if key not in lines:
                 bundle = stack.enter_context(write_bundle(Path(folder) / str(len(lines))))
-                lines[key] = _line(bundle, order, small, windows, progress)
+                lines[key] = _line(bundle, order, small, windows, compiler, progress)
             tried.append(_try(lines[key], order, whole))
     off = {n.operator for t in tried for g in t.graphs for n in g.placement.off(t.target.provider)}
     cures = fixes()
@@ -182,7 +185,12 @@ class _Order:
 
 
 def _line(
-    bundle: BundleWriter, order: _Order, checkpoint: Checkpoint, windows: NDArray[np.int64], progress: Progress
+    bundle: BundleWriter,
+    order: _Order,
+    checkpoint: Checkpoint,
+    windows: NDArray[np.int64],
+    compiler: Compiler,
+    progress: Progress,
 ) -> NpuLine:
     """The line of a build as far as its CPU graph, whose bytes the static ones use."""
     cpu, recipe = load_target(order.target.fallback), order.recipe
@@ -191,7 +199,7 @@ def _line(
     quantized = small.clone()
     name, written = GRAPH_NAMES[recipe.precision], lower(small, cpu)
     bundle.write_graph(written, name, progress=progress)
-    return NpuLine(bundle, NpuInputs(checkpoint, recipe, quantized, written, name), windows, progress)
+    return NpuLine(bundle, NpuInputs(checkpoint, recipe, quantized, written, name), windows, compiler, progress)
 
 
 def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:

@@ -23,9 +23,8 @@ from edgekit.quantize import observed, quantize_activations
 from edgekit.record import to_json
 from edgekit.run import physical_cores
 from edgekit.run.npu import (
-    compile_graphs,
+    Compiler,
     observe_ranges,
-    plugin_versions,
 )
 from edgekit.source import source_tokenizer
 from edgekit.types import Progress, silent
@@ -54,6 +53,7 @@ def compile_for(
     targets: Sequence[Target],
     activations: Activations | None,
     *,
+    compiler: Compiler,
     emulate: bool,
     mlpackage: bool = False,
     progress: Progress = silent,
@@ -65,6 +65,7 @@ def compile_for(
         sources: the model.
         targets: devices with an NPU.
         activations: as ``choose_scheme``'s.
+        compiler: the vendor's, or a fake.
         emulate: execute the graphs too.
         mlpackage: write Core ML's package too, where a device takes one.
         progress: told each step.
@@ -79,7 +80,7 @@ def compile_for(
     count = min(TOKENS + STEPS, slots)
     probe = make_probe(sources.checkpoint, count, progress=progress) if emulate else None
     windows = calibration_windows(sources.checkpoint, slots)
-    line = NpuLine(bundle, sources, windows, progress)
+    line = NpuLine(bundle, sources, windows, compiler, progress)
     builds = []
     for target in targets:
         scheme = choose_scheme(target, precision, activations)
@@ -118,10 +119,16 @@ class NpuLine:
     """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
 
     def __init__(
-        self, bundle: BundleWriter, sources: NpuInputs, windows: NDArray[np.int64], progress: Progress
+        self,
+        bundle: BundleWriter,
+        sources: NpuInputs,
+        windows: NDArray[np.int64],
+        compiler: Compiler,
+        progress: Progress,
     ) -> None:
         """The CPU graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
+        self._compiler = compiler
         self._stem = sources.graph.removesuffix(".onnx")
         self._bytes = dict(sources.written.graph.initializers)
         self._static: dict[str, dict[Role, tuple[_Static, ...]]] = {}
@@ -149,7 +156,7 @@ class NpuLine:
             target=target,
             activations=scheme.activations,
             options=tuple(sorted(options)),
-            tools=plugin_versions(plugin_of(target)),
+            tools=self._compiler.versions(plugin_of(target)),
             host=f"{folder}/host.onnx",
             past=npu.context,
             graphs=tuple(graphs),
@@ -270,7 +277,7 @@ class NpuLine:
     ) -> tuple[Compilation, ...]:
         root = self._bundle.folder
         pairs = [(root / graph.path, folder / graph.compiled) for graph in job]
-        return compile_graphs(
+        return self._compiler.compile(
             plugin_of(target),
             target.provider,
             options,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from edgekit.bundle.mlpackage import require_coremltools
 from edgekit.errors import BundleError, ConfigError
 from edgekit.lower import lower_static, share_bytes
-from edgekit.run.npu import require_compiler
 from edgekit.source import source_tokenizer
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from edgekit.run.npu import Compiler
     from edgekit.types import Checkpoint, ModelSpec, Recipe
     from edgekit.types.device import Activations, Npu, NpuScheme, Plugin, Precision, Target
 
@@ -113,6 +113,7 @@ def require_buildable(
     recipe: Recipe,
     budget: int | None,
     *,
+    compiler: Compiler,
     mlpackage: bool,
 ) -> None:
     """Raise before any weight is read where the work cannot end well.
@@ -123,6 +124,7 @@ def require_buildable(
         checkpoint: the model.
         recipe: how its weights become small.
         budget: bytes of weights that the recipe's budget allows; None without one.
+        compiler: the vendor's, or a fake.
         mlpackage: a Core ML package is asked for.
 
     Raises:
@@ -136,7 +138,7 @@ def require_buildable(
         check_room(target, checkpoint.spec, budget or 0)
         check_signs(target, choose_scheme(target, recipe.precision, activations), recipe)
         if plugin := npu_of(target).plugin:
-            require_compiler(plugin)
+            compiler.require(plugin)
         if mlpackage:
             require_ml_program(target)
     source_tokenizer(checkpoint)

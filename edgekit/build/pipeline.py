@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgekit.bundle import BundleWriter
+    from edgekit.run.npu import Compiler
     from edgekit.types.device import Activations
 
 Exporter = Literal["native", "optimum"]
@@ -60,7 +61,8 @@ class ForNpu:
     ``activations`` are what it computes in, by default what its file names first for the precision; ``context`` the
     slots of its cache, by default the file's. ``also`` names more devices whose binaries go into the same bundle.
     ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows; on the CPU,
-    where the device compiles by itself. ``mlpackage``: write Core ML's package of the graphs too.
+    where the device compiles by itself. ``mlpackage``: write Core ML's package of the graphs too. ``compiler``: a fake
+    in place of the vendor's.
     """
 
     activations: Activations | None = None
@@ -68,6 +70,7 @@ class ForNpu:
     also: tuple[str | Target, ...] = ()
     emulate: bool = True
     mlpackage: bool = False
+    compiler: Compiler | None = None
 
 
 def build_bundle(
@@ -176,7 +179,7 @@ def _write(
         from edgekit.build.npu_plan import require_buildable
 
         budget = most_bytes(model_graph, weights, plan, beside)
-        require_buildable(*for_npu, budget, mlpackage=wanted.mlpackage)
+        require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
     policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
     small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy)
     quantized = small.model.clone() if order.devices else None
@@ -202,6 +205,7 @@ def _write(
             sources,
             order.devices,
             wanted.activations,
+            compiler=_compiler(wanted),
             emulate=wanted.emulate,
             mlpackage=wanted.mlpackage,
             progress=progress,
@@ -228,6 +232,12 @@ def _write(
     )
     remember_origin(origin, made.sha256)
     return made
+
+
+def _compiler(npu: ForNpu) -> Compiler:
+    from edgekit.run.npu import VendorCompiler
+
+    return npu.compiler or VendorCompiler()
 
 
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 
-import edgekit.build.npu
 from edgekit.bundle import open_bundle
 from edgekit.cli import run
 from edgekit.cli.console import show
@@ -14,6 +12,7 @@ from edgekit.cli.documents import Built
 from edgekit.cli.tables import built_lines
 from edgekit.config.recipe import load_target
 from edgekit.record import from_json
+from edgekit.testing import FakeCompiler
 from edgekit.types import Inspection, Measurement
 from tests.npus import compile_nothing, tiny_target
 from tests.real_npu import compile_tiny, needs_compiler
@@ -159,7 +158,6 @@ def test_options_for_the_emulator_where_there_is_none(bundle, capsys):
 @pytest.fixture
 def doubled(monkeypatch):
     compile_nothing(monkeypatch)
-    monkeypatch.setattr("edgekit.build.dry_run.require_compiler", lambda plugin: None)
 
 
 def test_targets_check(checkpoint, doubled, capsys):
@@ -176,30 +174,16 @@ def test_targets_check(checkpoint, doubled, capsys):
     assert [g["context"] for g in document["targets"][0]["graphs"]] == [64, 64]
 
 
-def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint, doubled, capsys, monkeypatch):
-    real = edgekit.build.npu.compile_graphs
-
-    def compile_graphs(*arguments, **rest):
-        return tuple(
-            replace(
-                c,
-                placed=tuple(
-                    replace(n, provider="CPUExecutionProvider", reason="no such kernel") if n.operator == "Erf" else n
-                    for n in (*c.placed, replace(c.placed[0], node="erf", operator="Erf"))
-                ),
-                error="a node is off",
-            )
-            for c in real(*arguments, **rest)
-        )
-
-    monkeypatch.setattr(edgekit.build.npu, "compile_graphs", compile_graphs)
+def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint, capsys, monkeypatch):
+    compile_nothing(monkeypatch, FakeCompiler(refused={"Softmax": "no such kernel"}, error="a node is off"))
     assert run(["targets", "check", str(checkpoint), "--target", "galaxy-s24", "--context", "64"]) == 3
     captured = capsys.readouterr()
-    row = next(line for line in captured.out.splitlines() if line.startswith("Erf"))
-    assert row.split("  ")[0] == "Erf"
+    row = next(line for line in captured.out.splitlines() if line.startswith("Softmax"))
+    assert row.split("  ")[0] == "Softmax"
     assert "no such kernel" in row
     assert "none in edgekit/lower" in row
-    assert "first Erf 'erf': no such kernel" in captured.err
+    assert "first Softmax '" in captured.err
+    assert "': no such kernel" in captured.err
 
 
 @pytest.mark.parametrize(

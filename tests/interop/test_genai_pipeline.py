@@ -86,8 +86,8 @@ def on_cpu(bundle: Bundle, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("largest", [10**9, 140_000], ids=["whole", "in parts"])
-def test_the_tokens_are_those_of_our_own_runners(largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = build_tiny(tmp_path, monkeypatch, largest_graph_bytes=largest)
+def test_the_tokens_are_those_of_our_own_runners(largest: int, tmp_path: Path) -> None:
+    bundle = build_tiny(tmp_path, largest_graph_bytes=largest)
     assert len(bundle.manifest.npus[0].chain("decode")) == (1 if largest == 10**9 else 2)
     given = prompts(bundle)
     answer = ask(on_cpu(bundle, tmp_path / "device"), given, TOKENS)
@@ -100,8 +100,8 @@ def test_the_tokens_are_those_of_our_own_runners(largest: int, tmp_path: Path, m
     assert answer["text"] == Tokenizer.of(bundle).encode(TEXT)
 
 
-def test_the_folder_holds_all_that_its_configuration_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = build_tiny(tmp_path, monkeypatch, largest_graph_bytes=140_000)
+def test_the_folder_holds_all_that_its_configuration_names(tmp_path: Path) -> None:
+    bundle = build_tiny(tmp_path, largest_graph_bytes=140_000)
     build = bundle.manifest.npus[0]
     folder = bundle.path / build.folder
     config = json.loads((folder / "genai_config.json").read_text())

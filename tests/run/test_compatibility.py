@@ -17,9 +17,9 @@ from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.config.recipe import load_target
 from edgekit.errors import RunError
 from edgekit.run.npu import Mark, installed_sdk, parse_mark, require_compatible
-from edgekit.testing import tiny_checkpoint
+from edgekit.testing import FakeCompiler, tiny_checkpoint
 from edgekit.types import Bundle
-from tests.npus import NOTE, PROVIDER, build_tiny, compiled_graph, needs_compiler, tiny_target
+from tests.npus import PROVIDER, build_tiny, needs_compiler, tiny_target
 
 OPTIONS = (("soc_model", "57"),)
 PLUGIN = replace(npu_of(load_target("galaxy-s24")).plugin, module="a_vendors_plugin")
@@ -36,12 +36,16 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+NOTE = "v2:6:2.51.0:5.51.0:0:57:0:0"
+"""As QNN writes it: SDK, interface, and the chips."""
+
+
 def graph(folder: Path, note: str = NOTE) -> Path:
     value = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape((1,)))
     node = ir.node("Identity", [value], outputs=[ir.Value(name="y", type=value.type, shape=value.shape)])
     made = ir.Graph([value], node.outputs, nodes=[node], opset_imports={"": 21}, name="static")
     ir.save(ir.Model(made, ir_version=10), folder / "static.onnx")
-    compiled_graph(folder / "static.onnx", folder / "decode.onnx", note)
+    FakeCompiler(note).compile(PLUGIN, PROVIDER, (), [(folder / "static.onnx", folder / "decode.onnx")])
     return folder / "decode.onnx"
 
 
@@ -114,7 +118,7 @@ def test_a_module_that_does_not_say() -> None:
 
 
 def test_a_swapped_graph_is_found_before_the_emulator_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = build_tiny(tmp_path, monkeypatch)
+    bundle = build_tiny(tmp_path)
     monkeypatch.setattr("edgekit.run.npu.emulating.require_compiler", lambda plugin: None)
     _swap(bundle, NOTE.replace(":57:", ":43:"))
     with pytest.raises(RunError, match=r"prefill\.onnx holds a binary for chip 43"):
@@ -124,7 +128,8 @@ def test_a_swapped_graph_is_found_before_the_emulator_starts(tmp_path: Path, mon
 def _swap(bundle: Bundle, note: str) -> None:
     build = bundle.manifest.npus[0]
     (prefill,) = build.chain("prefill")
-    compiled_graph(bundle.path / prefill.source, bundle.path / prefill.context, note)
+    pair = (bundle.path / prefill.source, bundle.path / prefill.context)
+    FakeCompiler(note).compile(PLUGIN, PROVIDER, (), [pair])
 
 
 def _probe(bundle: Bundle) -> Probe:
