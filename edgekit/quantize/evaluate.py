@@ -85,7 +85,7 @@ def pause_at_matmuls(
     """
     values: dict[str, Array] = dict(feeds)
     uses = Counter(str(v.name) for node in model.graph for v in node.inputs if v is not None)
-    rows = 1
+    rows = max((len(x) for name, x in feeds.items() if x.ndim == 3), default=1)
     for node in model.graph:
         if any(output.name == stop for output in node.outputs):
             return _widen(_get(node.inputs[0], values), rows), node

@@ -1,0 +1,187 @@
+"""GPTQ: round one input column at a time and let the columns still to come make up for its error (arXiv 2210.17323).
+
+With X [tokens, K] the inputs of a linear layer on calibration text, the error that counts is not ||W - Q||^2 but
+||X (W - Q)^T||^2 = tr((W - Q) H (W - Q)^T), H = X^T X. Columns are taken in the order of their weight in H (act-order);
+scales and zero points are searched first, under the diagonal of H, and stay (static groups), so any grid and any layout
+can be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.errors import QuantizeError
+from edgekit.quantize.grid import levels, middle, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from edgekit.types import Grid
+    from edgekit.types.layout import Layout
+
+DAMPING = 0.01
+"""Of H's mean diagonal, added to it: the paper's."""
+
+PANEL = 64
+"""Columns rounded before their errors are spread over all the later ones in one matmul."""
+
+LEAF = 128
+"""Size from which down a triangle is inverted in one call."""
+
+SPANS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
+"""Fractions of the full span that are tried."""
+
+TOKEN_CAP = 10.0
+"""A token whose input has more than this times the median energy counts as if it had this much: a few first tokens
+would outweigh all others."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """H of one linear layer's input, ready for use.
+
+    ``diagonal`` [K]: of H, before damping. ``order`` [K]: columns, the heaviest first. ``factor`` [K,K] float32: upper
+    triangular U with U^T U = inv(H + damping), rows and columns in that order.
+    """
+
+    diagonal: NDArray[np.float32]
+    order: NDArray[np.intp]
+    factor: NDArray[np.float32]
+
+
+def gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """H [K,K] of inputs x [tokens, K]; loud tokens are capped (see TOKEN_CAP)."""
+    energy = np.einsum("ij,ij->i", x, x)
+    weight = np.minimum(1, TOKEN_CAP * np.median(energy) / np.maximum(energy, np.float32(1e-30))).astype(np.float32)
+    scaled = x * np.sqrt(weight)[:, None]
+    h: NDArray[np.float32] = scaled.T @ scaled
+    return h
+
+
+def curvature(h: NDArray[np.float32], damping: float = DAMPING) -> Curvature:
+    """Factor H.
+
+    Raises:
+        QuantizeError: H is not finite: the model overflows on the calibration text.
+    """
+    diagonal = h.diagonal().copy()
+    if not np.isfinite(diagonal).all():
+        raise QuantizeError("the calibration text overflows the model", "calibrate on another text")
+    order = np.argsort(-diagonal, kind="stable")
+    damped = h[np.ix_(order, order)].astype(np.float64)
+    damped[np.diag_indices_from(damped)] += damping * diagonal.mean(dtype=np.float64) + 1e-12
+    # inv(H) = U^T U wants an upper factor of the inverse; that is the inverse of H's own factor from the last column on.
+    reverse = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    return Curvature(diagonal, order, _invert_upper(np.ascontiguousarray(reverse)).astype(np.float32))
+
+
+def _invert_upper(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of an upper triangle, by halves: inv([[A, B], [0, D]]) = [[A', -A' B D'], [0, D']]."""
+    n = len(u)
+    if n <= LEAF:
+        inverse: NDArray[np.float64] = np.triu(np.linalg.inv(u))
+        return inverse
+    half = n // 2
+    out = np.zeros_like(u)
+    a, d = _invert_upper(u[:half, :half]), _invert_upper(u[half:, half:])
+    out[:half, :half], out[half:, half:] = a, d
+    out[:half, half:] = -(a @ u[:half, half:]) @ d
+    return out
+
+
+def fit_weighted(
+    w: NDArray[np.float32], importance: NDArray[np.float32], layout: Layout, grid: Grid
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scales and zero points [rows, blocks] (or [rows, 1] per channel) with the least squared error under weights.
+
+    For the codes that a span gives, scale* = sum(h x d) / sum(h d d), d = code - zero; see search.py for h = 1.
+
+    Args:
+        w: rows [rows, columns], padded to whole blocks.
+        importance: h [columns], padded likewise.
+        layout: how rows are cut.
+        grid: the grid.
+    """
+    size = w.shape[1] if layout.per_channel else layout.block_size
+    x = w.reshape(len(w), -1, size)
+    h = (importance / max(float(importance.mean()), 1e-30) + np.float32(1e-3)).reshape(1, -1, size)
+    best: list[NDArray[np.float32]] = []
+    for start, zero in _starts(x, grid):
+        d = np.rint(x / start[..., None] + zero[..., None])
+        np.clip(d, 0, levels(grid), out=d)
+        d -= zero[..., None]
+        hd = h * d
+        along, length = np.einsum("ijk,ijk->ij", hd, x), np.einsum("ijk,ijk->ij", hd, d)
+        scale = np.where(length > 0, storable(along / np.maximum(length, np.float32(1e-30)), grid), start)
+        error = scale * (scale * length - 2 * along)
+        found = [error, scale, zero]
+        if best:
+            better = error < best[0]
+            found = [np.where(better, new, old) for new, old in zip(found, best, strict=True)]
+        best = found
+    return best[1], best[2]
+
+
+def _starts(x: NDArray[np.float32], grid: Grid) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
+    for span in SPANS[grid.bits]:
+        part = np.float32(span)
+        if grid.symmetric:
+            extreme = np.where(-low > high, low, high)
+            scale = storable(extreme * (part / -middle(grid)), grid)
+            yield scale, np.full_like(scale, middle(grid))
+        else:
+            scale = storable((high - low) * (part / levels(grid)), grid)
+            for shift in (-0.5, 0.5) if grid.bits == 4 else (0.0,):
+                zero = np.rint(-low * part / scale + np.float32(shift))
+                yield scale, np.clip(zero, 0, levels(grid)).astype(np.float32)
+
+
+def round_columns(
+    w: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero: NDArray[np.float32],
+    curve: Curvature,
+    grid: Grid,
+) -> NDArray[np.float32]:
+    """Codes [rows, K] as float32 whole numbers.
+
+    Args:
+        w: rows [rows, K].
+        scale: of every weight, [rows, K] or what broadcasts to it.
+        zero: likewise.
+        curve: of the layer's input.
+        grid: the grid.
+    """
+    order, u, top = curve.order, curve.factor, levels(grid)
+    columns = len(order)
+    left = np.ascontiguousarray(w.T[order])
+    scales, zeros = (np.ascontiguousarray(np.broadcast_to(a, w.shape).T[order]) for a in (scale, zero))
+    inverse = np.float32(1) / scales
+    codes = np.empty_like(left)
+    for start in range(0, columns, PANEL):
+        stop = min(start + PANEL, columns)
+        errors = np.empty((stop - start, left.shape[1]), np.float32)
+        for j in range(start, stop):
+            code = codes[j]
+            np.multiply(left[j], inverse[j], out=code)
+            code += zeros[j]
+            np.rint(code, out=code)
+            np.clip(code, 0, top, out=code)
+            error = errors[j - start]
+            np.subtract(code, zeros[j], out=error)
+            error *= scales[j]
+            np.subtract(left[j], error, out=error)
+            error /= u[j, j]
+            if j + 1 < stop:
+                left[j + 1 : stop] -= u[j, j + 1 : stop, None] * error
+        if stop < columns:
+            left[stop:] -= u[start:stop, stop:].T @ errors
+    out = np.empty_like(codes)
+    out[order] = codes
+    return np.ascontiguousarray(out.T)
