@@ -17,6 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
+from edgekit.build.calibration_text import read_calibration
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
@@ -41,15 +42,18 @@ from edgekit.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
+    import numpy as np
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from edgekit.bundle import BundleWriter
     from edgekit.run.npu import Compiler
     from edgekit.types.device import Activations
+    from edgekit.types.quantization import CalibratedOn
 
 Exporter = Literal["native", "optimum"]
 
@@ -86,6 +90,7 @@ def build_bundle(
     revision: str | None = None,
     offline: bool = False,
     force: bool = False,
+    calibrate: Sequence[str] = (),
     npu: ForNpu = ForNpu(),
     progress: Progress = silent,
     note: Callable[[str], None] = lambda _: None,
@@ -105,6 +110,8 @@ def build_bundle(
         revision: of a hub id.
         offline: never ask the hub.
         force: replace a bundle that is there.
+        calibrate: text that linear weights are fitted to with GPTQ: "packaged", files, patterns of files (see
+            ``build.calibration_text``). Without any they are fitted to themselves.
         npu: how to build for the NPU of a target that has one.
         progress: told the bytes done of each step.
         note: told what the user should know of the checkpoint.
@@ -138,7 +145,8 @@ def build_bundle(
         provenance = beside.submit(fingerprint, checkpoint)
         model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
         tried.result()
-        order = _Order(plan, chosen, devices, exporter, npu, stamp)
+        windows, text = read_calibration(calibrate, checkpoint) if calibrate else (None, None)
+        order = _Order(plan, chosen, devices, exporter, npu, stamp, windows, text)
         return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 
 
@@ -152,6 +160,8 @@ class _Order:
     exporter: Exporter
     npu: ForNpu
     stamp: str
+    windows: NDArray[np.int64] | None
+    calibrated: CalibratedOn | None
 
     @property
     def cpu_target(self) -> Target:
@@ -170,7 +180,7 @@ def _write(
 ) -> Bundle:
     """From the float graph to the finished bundle."""
     from edgekit.lower import lower
-    from edgekit.quantize import fit_budget, most_bytes, quantize
+    from edgekit.quantize import Calibration, fit_budget, most_bytes, quantize
 
     plan, cpu, wanted = order.recipe, order.cpu_target, order.npu
     beside = _beside_weights(checkpoint)
@@ -181,7 +191,14 @@ def _write(
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
     policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
-    small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy)
+    calibration = None
+    if order.windows is not None:
+        calibration = Calibration(
+            model_graph.clone(), weights, policy, order.windows, positive=plan.method == "positive", progress=progress
+        )
+    small = quantize(
+        model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, calibration=calibration
+    )
     quantized = small.model.clone() if order.devices else None
     lowered = lower(small.model, cpu)
     if quantized is not None:
@@ -190,7 +207,7 @@ def _write(
         require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
     # Nothing has been quantized yet: write_graph asks for each weight's codes when it comes to it.
     graph = GRAPH_NAMES[plan.precision]
-    key = _key(order.stamp, plan, order.target, order.exporter, weights, policy)
+    key = _key(order, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
     prefill = _write_prefill(bundle, lowered, graph) if plan.w8a8_prefill else None
     bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)
@@ -226,6 +243,7 @@ def _write(
             tensors=small.entries(),
             files=(),
             prefill=prefill,
+            calibrated=order.calibrated,
             fallback=order.cpu_target if order.devices else None,
             npus=npus,
         )
@@ -266,15 +284,17 @@ def _tools() -> tuple[tuple[str, str], ...]:
     return tuple((name, version(name)) for name in ("onnx", "onnx-ir", "numpy"))
 
 
-def _key(stamp: str, recipe: Recipe, target: Target, exporter: Exporter, weights: Weights, policy: GridPolicy) -> str:
+def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
     """Everything that the bytes of a bundle follow from: a killed build with the same key may be gone on with.
 
     Empty where the source has no stamp.
     """
-    if not stamp:
+    if not order.stamp:
         return ""
     grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
-    words = (__version__, repr(_tools()), stamp, to_json(recipe), to_json(target), exporter, *grids)
+    text = to_json(order.calibrated) if order.calibrated else ""
+    plan = (to_json(order.recipe), to_json(order.target), order.exporter, text)
+    words = (__version__, repr(_tools()), order.stamp, *plan, *grids)
     return sha256("\n".join(words).encode()).hexdigest()
 
 

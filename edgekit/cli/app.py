@@ -80,6 +80,9 @@ def build(
     bits: Annotated[
         float | None, typer.Option(min=1, max=32, help="True bits per weight, scales included, it may take.")
     ] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Fit weights to text: packaged, or files, separated by commas.")
+    ] = None,
     exporter: Annotated[
         Literal["native", "optimum"], typer.Option(help="optimum: for architectures outside the native builder.")
     ] = "native",
@@ -117,11 +120,12 @@ def build(
     from edgekit.cli.tables import built_lines
 
     signer = load_signer(sign) if sign else None
+    texts = tuple(calibrate.split(",")) if calibrate else ()
     start, notes = perf_counter(), list[str]()
     with Bars() as progress:
         bundle = build_bundle(
             model, target=target, precision=precision, recipe=recipe, out=out, exporter=exporter, size_mb=size_mb,
-            bits=bits, force=force, offline=offline, revision=revision, progress=progress,
+            bits=bits, calibrate=texts, force=force, offline=offline, revision=revision, progress=progress,
             npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage), note=notes.append,
         )  # fmt: skip
     for note in notes:

@@ -2,6 +2,7 @@
 
 from edgekit.quantize.activations import observed, quantize_activations
 from edgekit.quantize.budget import fit_budget, most_bytes
+from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.evaluate import reference_logits
 from edgekit.quantize.model import Quantized, methods, quantize
 from edgekit.quantize.pack import Packed, unpack
@@ -10,6 +11,7 @@ from edgekit.quantize.rotate import RotatedWeights
 from edgekit.quantize.smooth import smooth
 
 __all__ = [
+    "Calibration",
     "Packed",
     "Quantized",
     "RotatedWeights",

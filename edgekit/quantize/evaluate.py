@@ -138,10 +138,17 @@ def random_tokens(model: ir.Model, weights: Weights, count: int = 32, seed: int 
 
 def feeds_of(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> dict[str, Array]:
     """Feeds for tokens and an empty past. Reads their embeddings only."""
-    count = len(tokens)
+    return feeds_of_windows(model, weights, np.asarray([list(tokens)]))
+
+
+def feeds_of_windows(model: ir.Model, weights: Weights, windows: NDArray[np.int64]) -> dict[str, Array]:
+    """Feeds for windows of tokens [n, S], side by side, and empty pasts. Reads the embeddings of their tokens only."""
+    count = windows.shape[1]
+    tokens, places = np.unique(windows, return_inverse=True)
+    rows = np.concatenate([weights.read(EMBEDDING, int(t), int(t) + 1) for t in tokens])
     feeds: dict[str, Array] = {
-        "input_ids": np.asarray([list(tokens)]),
-        "model.embed_tokens": np.stack([weights.read(EMBEDDING, t, t + 1) for t in tokens], axis=1),
+        "input_ids": windows,
+        "model.embed_tokens": rows[places.reshape(windows.shape)],
         "attention_mask": np.ones((1, count), np.int64),
         "position_ids": np.arange(count)[None],
     }

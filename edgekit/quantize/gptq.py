@@ -75,7 +75,7 @@ def curvature(h: NDArray[np.float32], damping: float = DAMPING) -> Curvature:
     order = np.argsort(-diagonal, kind="stable")
     damped = h[np.ix_(order, order)].astype(np.float64)
     damped[np.diag_indices_from(damped)] += damping * diagonal.mean(dtype=np.float64) + 1e-12
-    # inv(H) = U^T U wants an upper factor of the inverse; that is the inverse of H's own factor from the last column on.
+    # The upper factor of inv(H) is the inverse of H's own upper factor, which begins at the last column.
     reverse = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
     return Curvature(diagonal, order, _invert_upper(np.ascontiguousarray(reverse)).astype(np.float32))
 
@@ -95,7 +95,7 @@ def _invert_upper(u: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def fit_weighted(
-    w: NDArray[np.float32], importance: NDArray[np.float32], layout: Layout, grid: Grid
+    w: NDArray[np.float32], importance: NDArray[np.float32], layout: Layout, grid: Grid, *, positive: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scales and zero points [rows, blocks] (or [rows, 1] per channel) with the least squared error under weights.
 
@@ -106,12 +106,13 @@ def fit_weighted(
         importance: h [columns], padded likewise.
         layout: how rows are cut.
         grid: the grid.
+        positive: scales stay above zero, as an NPU's compiler wants them on a symmetric grid.
     """
     size = w.shape[1] if layout.per_channel else layout.block_size
     x = w.reshape(len(w), -1, size)
     h = (importance / max(float(importance.mean()), 1e-30) + np.float32(1e-3)).reshape(1, -1, size)
     best: list[NDArray[np.float32]] = []
-    for start, zero in _starts(x, grid):
+    for start, zero in _starts(x, grid, positive):
         d = np.rint(x / start[..., None] + zero[..., None])
         np.clip(d, 0, levels(grid), out=d)
         d -= zero[..., None]
@@ -127,13 +128,17 @@ def fit_weighted(
     return best[1], best[2]
 
 
-def _starts(x: NDArray[np.float32], grid: Grid) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+def _starts(
+    x: NDArray[np.float32], grid: Grid, positive: bool
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     low, high = np.minimum(x.min(axis=-1), 0), np.maximum(x.max(axis=-1), 0)
     for span in SPANS[grid.bits]:
         part = np.float32(span)
         if grid.symmetric:
-            extreme = np.where(-low > high, low, high)
-            scale = storable(extreme * (part / -middle(grid)), grid)
+            if positive:
+                scale = storable(np.maximum(-low, high) * (part / (middle(grid) - 1)), grid)
+            else:
+                scale = storable(np.where(-low > high, low, high) * (part / -middle(grid)), grid)
             yield scale, np.full_like(scale, middle(grid))
         else:
             scale = storable((high - low) * (part / levels(grid)), grid)

@@ -15,12 +15,15 @@ from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
 from edgekit.types.layout import Layout
+from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import onnx_ir as ir
 
+    from edgekit.quantize.calibrate import Calibration
+    from edgekit.quantize.pack import Packed
     from edgekit.types import Grid, GridPolicy, Recipe, Weights
 
 
@@ -66,6 +69,7 @@ def quantize(
     *,
     accuracy_level: int | None = None,
     policy: GridPolicy | None = None,
+    calibration: Calibration | None = None,
 ) -> Quantized:
     """Rewrite the nodes of every weight that the policy puts on a grid. Nothing is read or computed yet.
 
@@ -75,6 +79,7 @@ def quantize(
         recipe: method, grids and accuracy level; precision fp16 stores the rest as float16.
         accuracy_level: the target's, which wins over the recipe's.
         policy: instead of the recipe's own.
+        calibration: rounds the linear weights, instead of the recipe's method.
 
     Raises:
         QuantizeError: unknown method; a grid that no kernel takes; a weight that is not used as a matrix.
@@ -90,7 +95,9 @@ def quantize(
         grid = policy(name, weights.shape(name)) if value is not None else None
         if value is None or grid is None:
             continue
-        tensors[name] = _quantize_value(model.graph, value, weights, grid, fit, level, pool, errors)
+        tensors[name] = _quantize_value(
+            model.graph, value, weights, grid, _computer(weights, name, grid, fit, pool, calibration), level, errors
+        )
     if recipe.precision == "fp16":
         for name in weights.names():
             value = model.graph.initializers.get(name)
@@ -104,16 +111,15 @@ def _quantize_value(
     value: ir.Value,
     weights: Weights,
     grid: Grid,
-    fit: Fit,
+    compute: Callable[[], Packed],
     level: int,
-    pool: Executor,
     errors: dict[str, float],
 ) -> QuantizedTensor:
     name = str(value.name)
     users = [node for node, _ in value.uses()]
     layout = Layout.of(weights.shape(name), grid)
     check_layout(name, grid, layout, gathered=any(n.op_type == "Gather" for n in users))
-    lazy = LazyWeight(partial(quantize_weight, weights, name, grid, fit, pool), partial(errors.__setitem__, name))
+    lazy = LazyWeight(compute, partial(errors.__setitem__, name))
     tensor = QuantizedTensor(name, grid, layout, lazy, level)
     for node in users:
         if node.op_type != "Gather" and node.op_type not in MATMULS:
@@ -124,6 +130,16 @@ def _quantize_value(
         tensor.replace(graph, node)
     graph.initializers.pop(name)
     return tensor
+
+
+def _computer(
+    weights: Weights, name: str, grid: Grid, fit: Fit, pool: Executor, calibration: Calibration | None
+) -> Callable[[], Packed]:
+    """What puts a weight on its grid when its bytes are asked for."""
+    data_free = partial(quantize_weight, weights, name, grid, fit, pool)
+    if calibration is None or name == EMBEDDING:
+        return data_free
+    return lambda: calibration.take(name) or data_free()
 
 
 def _entries(

@@ -75,11 +75,11 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
 
     def work(start: int) -> tuple[float, float]:
         piece = slice(start, min(rows, start + step))
-        w = _pad(weights.read(name, piece.start, piece.stop), layout)
+        w = pad_columns(weights.read(name, piece.start, piece.stop), layout)
         codes[piece], scale, zero, lost, total = put(w, layout, grid) if put else _quantize_rows(w, layout, grid, fit)
         scales[piece] = scale.reshape(-1, layout.scale_columns)
         if zeros is not None:
-            zeros[piece] = _pack_zeros(zero, layout, grid)
+            zeros[piece] = pack_zeros(zero, layout, grid)
         return float(lost.sum(dtype=np.float64)), float(total.sum(dtype=np.float64))
 
     # The pieces do not depend on the cores: neither do the sums below, to the last bit.
@@ -129,7 +129,8 @@ def _compiled(fit: Fit) -> Quantizer | None:
     return found
 
 
-def _pad(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+def pad_columns(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
+    """Rows filled up with zeros to whole blocks."""
     padding = layout.blocks * layout.block_size - layout.columns
     return np.pad(w, ((0, 0), (0, padding))) if padding else w
 
@@ -148,7 +149,8 @@ def _quantize_rows(w: NDArray[np.float32], layout: Layout, grid: Grid, fit: Fit)
     return packed, scale, zero, lost, total
 
 
-def _pack_zeros(zero: NDArray[np.float32], layout: Layout, grid: Grid) -> NDArray[np.uint8]:
+def pack_zeros(zero: NDArray[np.float32], layout: Layout, grid: Grid) -> NDArray[np.uint8]:
+    """Zero points, one a block, as the operators read them: see ``Packed``."""
     zeros = zero.astype(np.uint8).reshape(-1, layout.scale_columns)
     if layout.per_channel and grid.bits < 8:
         return zeros | zeros << np.uint8(grid.bits)

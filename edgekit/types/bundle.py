@@ -13,7 +13,7 @@ from edgekit.types.measurement import Measurement, Tuning
 from edgekit.types.model import ModelSpec, Provenance
 from edgekit.types.npu import NpuBuild
 from edgekit.types.quality import ArmQuality, Quality
-from edgekit.types.quantization import Grid, Recipe
+from edgekit.types.quantization import CalibratedOn, Grid, Recipe
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
+    calibrated: CalibratedOn | None = None
     fallback: Target | None = None
     npus: tuple[NpuBuild, ...] = ()
     quality: Quality | None = None

@@ -1,0 +1,142 @@
+"""Linear weights put on their grids in the order of the graph, each for the inputs that it will see.
+
+The float graph reads a calibration text, one matmul at a time. Before each, GPTQ (gptq.py) rounds its weight for the
+inputs that have come so far, and from there on the graph computes with what was rounded: every layer makes up for the
+error of those before it. The token table and the head keep their data-free fit.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgekit.errors import QuantizeError
+from edgekit.numerics.nibbles import pack_bits
+from edgekit.quantize.evaluate import feeds_of_windows, pause_at_matmuls
+from edgekit.quantize.gptq import Curvature, curvature, fit_weighted, gram, round_columns
+from edgekit.quantize.pack import Packed
+from edgekit.quantize.tensor import pack_zeros, pad_columns
+from edgekit.types.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from edgekit.types import Grid, GridPolicy, Progress, Weights
+
+LAYERS = "model.layers."
+"""What the names of the weights begin with that the walk rounds."""
+
+
+class Calibration:
+    """Rounds weights as far as somebody has asked for: a build writes the first layers while the last are to come.
+
+    Any number of threads may ask; the first one works, the others wait. To the walk it is the ``Weights`` of the model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        weights: Weights,
+        policy: GridPolicy,
+        windows: NDArray[np.int64],
+        *,
+        positive: bool,
+        progress: Progress,
+    ) -> None:
+        """``windows`` [n, tokens] are the text. ``positive``: scales keep above zero (see positive.py)."""
+        self._weights, self._policy, self._positive, self._progress = weights, policy, positive, progress
+        self.names, self.shape = weights.names, weights.shape
+        self.stored, self.nbytes = weights.stored, weights.nbytes
+        self._found: dict[str, Packed] = {}
+        self._current: tuple[str, NDArray[np.float32]] = ("", np.empty(0, np.float32))
+        self._input: tuple[NDArray[np.float32] | None, Curvature | None] = (None, None)
+        self._lock = Lock()
+        self._steps = self._walk(model, windows)
+        self._error: BaseException | None = None
+
+    def take(self, name: str) -> Packed | None:
+        """A weight on its grid, given away once; None for a weight that no matmul of the walk reads."""
+        with self._lock:
+            while name not in self._found:
+                if self._error is not None:
+                    raise self._error
+                try:
+                    next(self._steps)
+                except StopIteration:
+                    break
+                except BaseException as error:
+                    # A generator that has raised looks as if it had ended: whoever asks next must not go on.
+                    self._error = error
+                    raise
+            return self._found.pop(name, None)
+
+    # --- weights, as the walk reads them --------------------------------------------------------
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of a weight: as rounded, if it is the one at hand."""
+        if name == self._current[0]:
+            return self._current[1][start:stop]
+        return self._weights.read(name, start, stop)
+
+    # --- the walk -------------------------------------------------------------------------------
+
+    def _walk(self, model: ir.Model, windows: NDArray[np.int64]) -> Iterator[None]:
+        linear = [n for n in self.names() if n.startswith(LAYERS) and self._policy(n, self.shape(n)) is not None]
+
+        def observe(name: str, x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+            grid = self._policy(name, self.shape(name))
+            if grid is not None:
+                self._progress("calibrating", len(done), len(linear), "weights")
+                self._found[name] = self._round(name, grid, x)
+                done.append(name)
+            return iter(())
+
+        done: list[str] = []
+        feeds = feeds_of_windows(model, self._weights, windows)
+        yield from pause_at_matmuls(model, self, feeds, observe, "logits")
+        self._progress("calibrating", len(linear), len(linear), "weights")
+
+    def _round(self, name: str, grid: Grid, x: NDArray[np.float32]) -> Packed:
+        last, curve = self._input
+        if last is not x or curve is None:
+            # q, k and v read one input, and so do gate and up.
+            try:
+                curve = curvature(gram(x.reshape(-1, x.shape[-1])))
+            except QuantizeError as refused:
+                raise QuantizeError(f"{name}: {refused.message}", refused.hint) from refused
+            self._input = x, curve
+        weight = self._weights.read(name)
+        layout = Layout.of(weight.shape, grid)
+        padded = pad_columns(weight, layout)
+        importance = np.pad(curve.diagonal, (0, padded.shape[1] - weight.shape[1]))
+        scale, zero = fit_weighted(padded, importance, layout, grid, positive=self._positive)
+        size = padded.shape[1] if layout.per_channel else layout.block_size
+        scales, zeros = (np.repeat(a, size, axis=1)[:, : weight.shape[1]] for a in (scale, zero))
+        codes = round_columns(weight, scales, zeros, curve, grid)
+        rounded = (codes - zeros) * scales
+        self._current = name, rounded
+        error = float(np.linalg.norm(weight - rounded) / max(float(np.linalg.norm(weight)), 1e-30))
+        return _pack(codes, scale, zero, layout, grid, error)
+
+
+def _pack(
+    codes: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero: NDArray[np.float32],
+    layout: Layout,
+    grid: Grid,
+    error: float,
+) -> Packed:
+    """Codes [rows, columns], scales and zero points [rows, blocks] or [rows, 1], as the operators read them."""
+    padding = layout.blocks * layout.block_size - layout.columns
+    if padding:
+        codes = np.concatenate([codes, np.repeat(zero[:, -1:], padding, axis=1)], axis=1)
+    whole = codes.astype(np.uint8).reshape(layout.rows, layout.blocks, layout.block_size)
+    zeros = None if grid.symmetric else pack_zeros(zero, layout, grid)
+    half = grid.scale == "float16"
+    return Packed(pack_bits(whole, grid.bits), scale.astype(np.float16) if half else scale, zeros, error)
