@@ -183,10 +183,6 @@ def test_every_error_carries_the_next_step(path):
 
 
 STILL_NAME_FLAGS = {
-    "edgekit/routing/evaluation/bench.py",
-    "edgekit/serve/assembly.py",
-    "edgekit/serve/history.py",
-    "edgekit/serve/running.py",
     "edgekit/source/architectures.py",
     "edgekit/source/gguf_config.py",
     "edgekit/source/hub.py",

@@ -165,7 +165,7 @@ def test_a_score_that_says_nothing_gives_the_base_rate():
 @pytest.mark.parametrize(
     ("n", "right", "words", "hint"),
     [
-        (20, 10, "20 examples cannot calibrate", "at least 30"),
+        (20, 10, "20 examples are too few", "at least 30"),
         (100, 100, "all 100 answers are right", "mixed difficulty"),
         (100, 0, "all 100 answers are wrong", "mixed difficulty"),
         (100, 98, "only 2 of 100 answers are wrong: at least 5", "more examples"),
@@ -325,7 +325,7 @@ def test_unusable_answers_are_counted_and_never_served():
 
 def test_an_example_counts_once():
     answers = local_answers(100)
-    with pytest.raises(RouteError, match="'q0-0' stands more than once"):
+    with pytest.raises(RouteError, match="duplicate answer to 'q0-0'"):
         calibrate([*answers, answers[0]])
 
 
