@@ -187,12 +187,6 @@ STILL_NAME_FLAGS = {
     "edgekit/serve/assembly.py",
     "edgekit/serve/history.py",
     "edgekit/serve/running.py",
-    "edgekit/source/architectures.py",
-    "edgekit/source/gguf_config.py",
-    "edgekit/source/hub.py",
-    "edgekit/source/layout.py",
-    "edgekit/source/packaged.py",
-    "edgekit/source/rope.py",
 }
 """To be mended: what is taken from this list stays off it."""
 

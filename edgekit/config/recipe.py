@@ -1,7 +1,7 @@
-"""A recipe's TOML file in, a Recipe out. Devices have a file of their own, and can be had from here too.
+"""Read a recipe's TOML file. The functions for targets are re-exported from config/target.py.
 
-A name means a file that ships with edgekit (``edgekit/recipes/int4.toml``); anything that ends in ``.toml`` or holds a
-path separator is a file of the user's.
+A name means a file that ships with edgekit (``edgekit/recipes/int4.toml``); anything that ends in ``.toml`` or contains
+a path separator is a user's file.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _RECIPE_KEYS = (
 
 
 def builtin_recipe(precision: Precision, scheme: NpuScheme | None = None) -> Recipe:
-    """The recipe that ``--precision`` stands for; an NPU's scheme may name one of its own."""
+    """The recipe for a precision; an NPU scheme may name its own."""
     return load_recipe(dict(scheme.recipes if scheme else ()).get(precision, precision))
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """Read a recipe by name (a precision: int4, int8, fp16, fp32), or from a TOML file.
 
-    ``size_mb`` counts megabytes of 10**6 bytes.
+    ``size_mb`` is in units of 10**6 bytes.
 
     Raises:
-        ConfigError: no such recipe or file; not TOML; an unknown or missing key; a value that no grid can have; a
-            precision and grids that contradict each other; two budgets.
+        ConfigError: no such recipe or file, not TOML, an unknown or missing key, an invalid value, grids that do not
+            match the precision, or two budgets.
     """
     table = Table.open(name_or_path, _recipes(), "recipe", _RECIPE_KEYS)
     precision = table.choice("precision", PRECISIONS)
@@ -68,11 +68,13 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     )
     quantized = precision in ("int8", "int4")
     if quantized and recipe.linear is None:
-        raise table.error(f"precision {precision} needs a [linear] table", "add bits, block_size, symmetric and scale")
+        hint = "add [linear] with bits, block_size, symmetric and scale"
+        raise table.error(f"precision {precision} needs a [linear] table", hint)
     if not quantized and (recipe.linear or recipe.embedding or recipe.overrides):
-        raise table.error(f"precision {precision} has no grids", "remove the grids, or set precision to int8 or int4")
+        hint = "remove the grids, or set precision to int8 or int4"
+        raise table.error(f"precision {precision} allows no grids", hint)
     if recipe.size_bytes is not None and recipe.bits_per_weight is not None:
-        raise table.error("size_mb and bits_per_weight are both set", "keep one of them")
+        raise table.error("size_mb and bits_per_weight are both set", "remove one of them")
     return recipe
 
 
@@ -97,7 +99,7 @@ def _grid(table: Table, key: str) -> Grid | None:
 def _override(table: Table) -> Override:
     match = table.get("match", str)
     if table.has("grid") == table.has("keep"):
-        raise table.error(f"the override of '{match}' needs grid or keep", 'give grid = {...}, or keep = "float"')
+        raise table.error(f"the override of '{match}' needs either grid or keep", 'set grid = {...}, or keep = "float"')
     if table.has("keep"):
         table.choice("keep", ("float",))
     return Override(match, _grid(table, "grid"))

@@ -1,8 +1,8 @@
-"""A device's TOML file in, a Target out.
+"""Read a target's TOML file.
 
-``targets/<name>.toml`` is a device, ``targets/families/<name>.toml`` what the NPUs of one family have in common: how
-graphs are compiled for them and what these must reach. A device that is a file of the user's may have its family in a
-folder ``families`` beside it. ``lint`` asks every number for its source.
+``targets/<name>.toml`` describes a device, ``targets/families/<name>.toml`` what the NPUs of one family have in common:
+how graphs are compiled for them and the accuracy limits. A user's target file may have its family in a folder
+``families`` next to it. ``edgekit targets lint`` checks that every number has a source.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def load_target(name_or_path: str | Path) -> Target:
     """Read a target by name, or from a TOML file.
 
     Raises:
-        ConfigError: no such target, family or file; not TOML; an unknown or missing key; a value of the wrong kind; a
-            file whose name is not its target's; a setting that a file may not make (see providers).
+        ConfigError: no such target, family or file, not TOML, an unknown or missing key, an invalid value, a file
+            whose name differs from its target's, or a provider option that files may not set (see providers).
     """
     table = Table.open(name_or_path, targets_folder(), "target", _KEYS)
     provider = table.get("provider", str)
@@ -90,7 +90,7 @@ def load_target(name_or_path: str | Path) -> Target:
     for key, name in (("name", target.name), ("fallback", target.fallback)):
         table.require(not name or PLAIN_NAME.holds(name), key, PLAIN_NAME.words, name)
     for where, why in wrong_settings(target):
-        raise table.error(f"{where}: {why}", "what a provider may be told stands in targets/providers of this edgekit")
+        raise table.error(f"{where}: {why}", "see targets/providers in this edgekit for the allowed options")
     return target
 
 
@@ -124,7 +124,7 @@ def _runtime(family: Table, device: Table) -> Runtime:
 
 
 def _family(name: str, device: str | Path) -> Table:
-    """The family's file: beside the device's where that is one of the user's, else one of ours."""
+    """Open the family's file: next to the device's if that is a user's and has one, otherwise the one that ships."""
     beside = Path(device).parent / "families"
     theirs = is_path(device) and (beside / f"{name}.toml").is_file()
     return Table.open(name, beside if theirs else targets_folder() / "families", "family", _FAMILY_KEYS)

@@ -1,4 +1,4 @@
-"""Files that somebody else made: opened, parsed and computed with, within limits."""
+"""Open, parse and process untrusted files within limits."""
 
 from edgekit.strangers.files import MAX_DEPTH as MAX_DEPTH
 from edgekit.strangers.files import MAX_VALUES as MAX_VALUES

@@ -66,7 +66,7 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "a library of the bundle's",
         lambda m: m["npus"][0]["options"].append(["backend_path", "./evil.so"]),
-        "npus[0].options: 'backend_path' is not a setting",
+        "npus[0].options: 'backend_path' may not be set",
     ),
     (
         "a number that is none",
