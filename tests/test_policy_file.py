@@ -82,7 +82,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 
 
 def test_what_there_is_not(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="policy file .* not found"):
+    with pytest.raises(ConfigError, match=r"policy file .* not found"):
         load_policy(tmp_path / "absent.toml")
     assert "not valid TOML" in refusal(tmp_path, "name = ").message
     (tmp_path / "policy.toml").write_bytes(b"name = '\xff'")

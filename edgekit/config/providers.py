@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.strangers.toml_table import Table, file_names
+from edgekit.strangers.toml_table import Table, file_names, keys_of
 from edgekit.types.device import Plugin
 
 if TYPE_CHECKING:
@@ -79,19 +79,16 @@ def targets_folder() -> Traversable:
     return inside if inside.is_dir() else Path(str(package)).parent / "targets"
 
 
-_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths", "note", "chip", "sdk")
-
-
 @cache
 def find_provider(name: str) -> Provider | None:
     """Load a provider's file, None if this installation has none. Raises ConfigError if it is damaged."""
     folder = targets_folder() / "providers"
     if name not in file_names(folder):
         return None
-    table = Table.open(name, folder, "provider", ("name", "half_precision", "options", "runtime", "plugin"))
-    plugin = _plugin(table.table("plugin", _PLUGIN_KEYS)) if table.has("plugin") else None
+    table = Table.open(name, folder, "provider", keys_of(Provider))
+    plugin = _plugin(table.table("plugin", keys_of(Plugin))) if table.has("plugin") else None
     options, runtime = _options(table, "options"), _options(table, "runtime")
-    return Provider(name, options, runtime, plugin, table.get("half_precision", str, ""))
+    return Provider(name, options, runtime, plugin, **table.present(half_precision=str))
 
 
 def wrong_option(provider: str, options: Pairs, *, on_device: bool = False) -> str:
@@ -165,7 +162,5 @@ def _plugin(table: Table) -> Plugin:
         platforms=table.words("platforms"),
         licence=table.get("licence", str),
         paths=table.texts("paths"),
-        note=table.get("note", str, ""),
-        chip=table.get("chip", str, ""),
-        sdk=table.get("sdk", str, ""),
+        **table.present(note=str, chip=str, sdk=str),
     )

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, get_args
 
 from edgekit.config.target import list_targets, load_target
-from edgekit.strangers.toml_table import Table
+from edgekit.strangers.toml_table import Table, keys_of
 from edgekit.types import Grid, Override, Precision, Recipe, ScaleType
 
 if TYPE_CHECKING:
@@ -23,16 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["PRECISIONS", "builtin_recipe", "list_targets", "load_recipe", "load_target"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_ACCURACY_LEVELS = range(5)
+
 _BLOCKS = (0, 16, 32, 64, 128, 256)
 
-_GRID_KEYS = ("bits", "block_size", "symmetric", "scale")
-_OVERRIDE_KEYS = ("match", "grid", "keep")
-_RECIPE_KEYS = (
-    *("name", "precision", "method", "accuracy_level", "smooth", "rotate", "w8a8_prefill"),
-    *("size_mb", "bits_per_weight"),
-    *("linear", "embedding", "override"),
-)
+_KEYS = (*keys_of(Recipe, "size_bytes", "overrides"), "size_mb", "override")
 
 
 def builtin_recipe(precision: Precision, scheme: NpuScheme | None = None) -> Recipe:
@@ -49,22 +43,20 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         ConfigError: no such recipe or file, not TOML, an unknown or missing key, an invalid value, grids that do not
             match the precision, or two budgets.
     """
-    table = Table.open(name_or_path, _recipes(), "recipe", _RECIPE_KEYS)
+    table = Table.open(name_or_path, _recipes(), "recipe", _KEYS)
     precision = table.choice("precision", PRECISIONS)
     size_mb = table.positive("size_mb")
     recipe = Recipe(
         name=table.get("name", str),
         precision=precision,
-        method=table.get("method", str, "search"),
         linear=_grid(table, "linear"),
         embedding=_grid(table, "embedding"),
-        overrides=tuple(map(_override, table.tables("override", _OVERRIDE_KEYS))),
-        accuracy_level=table.choice("accuracy_level", _ACCURACY_LEVELS, 0),
+        overrides=tuple(map(_override, table.tables("override", (*keys_of(Override), "keep")))),
+        accuracy_level=table.choice("accuracy_level", range(5), 0),
         smooth=_smooth(table),
-        rotate=table.get("rotate", bool, False),
-        w8a8_prefill=table.get("w8a8_prefill", bool, False),
         size_bytes=None if size_mb is None else int(size_mb * 1e6),
         bits_per_weight=table.positive("bits_per_weight"),
+        **table.present(method=str, rotate=bool, w8a8_prefill=bool),
     )
     quantized = precision in ("int8", "int4")
     if quantized and recipe.linear is None:
@@ -87,7 +79,7 @@ def _smooth(table: Table) -> float:
 def _grid(table: Table, key: str) -> Grid | None:
     if not table.has(key):
         return None
-    grid = table.table(key, _GRID_KEYS)
+    grid = table.table(key, keys_of(Grid))
     return Grid(
         bits=grid.choice("bits", (4, 8)),
         block_size=grid.choice("block_size", _BLOCKS),

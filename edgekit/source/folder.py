@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
-from edgekit.strangers import open_plain, parse_json, read_plain
+from edgekit.strangers import open_plain, parse_json, read_plain, reading
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -67,9 +67,5 @@ class Folder:
 
     def names(self) -> list[str]:
         """Sorted names in the folder. Raises SourceError if it cannot be listed."""
-        try:
+        with reading(self.path, error=SourceError):
             return sorted(os.listdir(self.path))  # noqa: PTH208 - names, not paths
-        except OSError as error:
-            raise SourceError(
-                f"{self.path} cannot be read: {error.strerror}", "check the folder and its permissions"
-            ) from error

@@ -20,7 +20,7 @@ from gguf.quants import dequantize
 from edgekit.errors import SourceError
 from edgekit.source.fields import MAX_NAME, shown
 from edgekit.source.tensors import Extent, row_bytes
-from edgekit.strangers import open_plain
+from edgekit.strangers import open_plain, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,9 +152,8 @@ def read_gguf(path: Path) -> GgufFile:
     with io.BufferedReader(open_plain(path, error=SourceError), 1 << 20) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            return _read_header(_Header(file, size), path)
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
+            with reading(path, error=SourceError):
+                return _read_header(_Header(file, size), path)
         except (struct.error, EOFError):
             raise SourceError(f"{path} is truncated: it ends inside its header", _DAMAGED) from None
         except (ValueError, LookupError) as error:

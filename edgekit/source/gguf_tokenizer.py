@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from edgekit.errors import SourceError
 from edgekit.source.chat_templates import MAX_TEMPLATE
@@ -25,6 +25,8 @@ from edgekit.source.sentencepiece_model import (
     USER_DEFINED,
     Pieces,
     build_tokenizer,
+    building,
+    surround,
 )
 from edgekit.strangers.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
@@ -72,16 +74,8 @@ def make_tokenizer(gguf: GgufFile) -> str:
         SourceError: the file has no tokenizer, or one that is neither byte-level BPE with a known split nor
             SentencePiece BPE.
     """
-    try:
+    with building(f"{gguf.path} has a damaged tokenizer", "convert the model again, or download the file again"):
         return _build(gguf)
-    except (SourceError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        # tokenizers raises plain Exception for inconsistent merges and tokens; a panic is a BaseException.
-        said = " ".join(str(error).split())[:200]
-        raise SourceError(
-            f"{gguf.path} has a damaged tokenizer: {said}", "convert the model again, or download the file again"
-        ) from error
 
 
 def _build(gguf: GgufFile) -> str:
@@ -99,7 +93,7 @@ def _build(gguf: GgufFile) -> str:
             "use the Hugging Face checkpoint, which has a tokenizer.json",
         )
     _add_tokens(tokenizer, gguf, tokens, sentencepiece=kind == "llama")
-    _wrap(tokenizer, gguf, tokens, begins)
+    surround(tokenizer, _outer(gguf, "bos", tokens, begins), _outer(gguf, "eos", tokens, False))
     return str(tokenizer.to_str())
 
 
@@ -206,14 +200,7 @@ def _add_tokens(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], *, sent
     tokenizer.add_tokens(added)
 
 
-def _wrap(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], begins: bool) -> None:
-    """Set the bos and eos tokens added around a text."""
-    single, special = ["$A"], []
-    for name, default, at in (("bos", begins, 0), ("eos", False, 1)):
-        token = _special(gguf, name, tokens)
-        if gguf.flag(f"tokenizer.ggml.add_{name}_token", default) and token is not None:
-            single.insert(at * len(single), token)
-            special.append((token, gguf.token(name)))
-    if special:
-        pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]
-        tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+def _outer(gguf: GgufFile, name: str, tokens: list[str], default: bool) -> tuple[str, int] | None:
+    """The bos or eos token if it is added around a text."""
+    i = gguf.token(name)
+    return (tokens[i], i) if gguf.flag(f"tokenizer.ggml.add_{name}_token", default) and i is not None else None

@@ -12,7 +12,7 @@ from edgekit.source.hub import HUB_ID, fetch_repository
 from edgekit.source.packaged import PACKAGED, fetch_packaged
 from edgekit.source.safetensors_folder import open_folder
 from edgekit.source.weight_files import PICKLE_HINT, PICKLE_REASON, is_pickle
-from edgekit.strangers import open_plain
+from edgekit.strangers import open_plain, reading
 from edgekit.types import Checkpoint, Progress, Provenance, silent
 
 
@@ -84,13 +84,8 @@ def find_path(model: str) -> Path:
 
 
 def _open_file(path: Path, *, data_only: bool) -> Checkpoint:
-    with open_plain(path, error=SourceError) as file:
-        try:
-            magic = file.read(4)
-        except OSError as error:
-            raise SourceError(
-                f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
-            ) from error
+    with open_plain(path, error=SourceError) as file, reading(path, error=SourceError):
+        magic = file.read(4)
     path = path.resolve()
     if magic == b"GGUF" or path.suffix == ".gguf":
         from edgekit.source.gguf_model import open_gguf

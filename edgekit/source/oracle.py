@@ -135,7 +135,7 @@ def _read_folder(folder: Folder, *, generic: bool = False) -> Reader:
 
 
 def _read_sentencepiece(folder: Folder, checkpoint: Checkpoint) -> Reader | None:
-    """A tokenizer.model in sentencepiece itself; None where there is none, or tokenizer.json stands beside it."""
+    """Read tokenizer.model with sentencepiece; None if it is missing or the folder has a tokenizer.json."""
     from edgekit.source.sidefiles import read_token_files
 
     data = checkpoint.file("tokenizer.json")

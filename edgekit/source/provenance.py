@@ -10,7 +10,7 @@ from edgekit.errors import SourceError
 from edgekit.source.fields import shown
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.tensors import FileWeights
-from edgekit.strangers import open_plain
+from edgekit.strangers import open_plain, reading
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -93,22 +93,17 @@ def require_unchanged(checkpoint: Checkpoint, stamp: str) -> None:
 
 
 def _look(path: Path) -> stat_result:
-    try:
+    with reading(path, error=SourceError):
         return path.stat()
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}", "check the file and its permissions") from error
 
 
 def _hash(path: Path, before: int, total: int, progress: Progress) -> str:
     digest = hashlib.sha256()
-    try:
-        with open_plain(path, error=SourceError) as file:
-            buffer = memoryview(bytearray(_CHUNK))
-            done = 0
-            while n := file.readinto(buffer):
-                digest.update(buffer[:n])
-                done += n
-                progress("hash", before + done, total)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
+    with open_plain(path, error=SourceError) as file, reading(path, error=SourceError):
+        buffer = memoryview(bytearray(_CHUNK))
+        done = 0
+        while n := file.readinto(buffer):
+            digest.update(buffer[:n])
+            done += n
+            progress("hash", before + done, total)
     return digest.hexdigest()

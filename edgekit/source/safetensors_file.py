@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from edgekit.errors import SourceError
 from edgekit.source.fields import MAX_NAME, Fields, shown
 from edgekit.source.tensors import Extent
-from edgekit.strangers import parse_json
+from edgekit.strangers import parse_json, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,20 +50,17 @@ def read_shard(folder: Folder, name: str) -> dict[str, Extent]:
             leave a hole.
     """
     path = folder.path / name
-    with folder.open(name) as file:
+    with folder.open(name) as file, reading(path, error=SourceError):
         size = os.fstat(file.fileno()).st_size
-        try:
-            first = file.read(8)
-            length = int.from_bytes(first, "little")
-            if size < 8 or length > size - 8:
-                what, hint = next((v for k, v in _OTHERS.items() if first.startswith(k)), ("", ""))
-                told = f"is {what}" if what else f"is truncated or not a safetensors file ({size} bytes)"
-                raise SourceError(f"{path} {told}", hint or _DAMAGED)
-            if length > MAX_HEADER:
-                raise SourceError(f"{path} has a damaged header: {length:,} bytes (at most {MAX_HEADER:,})", _DAMAGED)
-            data = file.read(length)
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
+        first = file.read(8)
+        length = int.from_bytes(first, "little")
+        if size < 8 or length > size - 8:
+            what, hint = next((v for k, v in _OTHERS.items() if first.startswith(k)), ("", ""))
+            fault = f"is {what}" if what else f"is truncated or not a safetensors file ({size} bytes)"
+            raise SourceError(f"{path} {fault}", hint or _DAMAGED)
+        if length > MAX_HEADER:
+            raise SourceError(f"{path} has a damaged header: {length:,} bytes (at most {MAX_HEADER:,})", _DAMAGED)
+        data = file.read(length)
     entries = parse_json(data, f"{path} has a damaged header: it", error=SourceError)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

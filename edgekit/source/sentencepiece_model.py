@@ -8,6 +8,7 @@ sentencepiece_model.proto. ``oracle.try_tokenizer`` compares the result with sen
 from __future__ import annotations
 
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 # Piece types; llama.cpp's token types (llama_token_type) are the same.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 _UNIGRAM, _BPE = 1, 2
 """Model types (TrainerSpec.ModelType): the default, and the only one converted here."""
@@ -135,18 +136,28 @@ def convert_pieces(pieces: Pieces, settings: Mapping[str, Any], where: str) -> s
     Raises:
         SourceError: the ``tokenizers`` package refuses the result.
     """
-    try:
+    with building(f"{where} is damaged", "download the file again"):
         tokenizer = build_tokenizer(pieces, settings)
         kinds = (UNKNOWN, CONTROL, USER_DEFINED)
         added = [(t, k) for t, k in zip(pieces.tokens, pieces.types, strict=True) if k in kinds]
         tokenizer.add_tokens([AddedToken(t, special=k != USER_DEFINED, normalized=False) for t, k in added])
-        _wrap(tokenizer, pieces, settings)
+        surround(tokenizer, _outer(pieces, settings, "bos", "<s>"), _outer(pieces, settings, "eos", "</s>"))
         return str(tokenizer.to_str())
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+
+
+@contextmanager
+def building(what: str, hint: str) -> Iterator[None]:
+    """Turn errors of the ``tokenizers`` package into a SourceError that begins with ``what``.
+
+    The package raises plain Exception for inconsistent merges and tokens; its panics are BaseException.
+    """
+    try:
+        yield
+    except (SourceError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # a panic in tokenizers is not an Exception
+    except BaseException as error:
         said = " ".join(str(error).split())[:200]
-        raise SourceError(f"{where} is damaged: {said}", "download the file again") from error
+        raise SourceError(f"{what}: {said}", hint) from error
 
 
 def build_tokenizer(pieces: Pieces, settings: Mapping[str, Any]) -> Tokenizer:
@@ -190,16 +201,18 @@ def merges_of(tokens: list[str], scores: list[float], types: list[int]) -> list[
     return [(left, right) for *_, left, right in found]
 
 
-def _wrap(tokenizer: Tokenizer, pieces: Pieces, settings: Mapping[str, Any]) -> None:
-    """Set the tokens added around a text: bos by default, eos if the settings ask for it, as LlamaTokenizer does."""
-    single, special = ["$A"], []
-    for name, default, at in (("bos", True, 0), ("eos", False, 1)):
-        said = settings.get(f"{name}_token") or {"bos": "<s>", "eos": "</s>"}[name]
-        text = said["content"] if isinstance(said, dict) else said
-        wanted = settings.get(f"add_{name}_token")
-        if (default if wanted is None else bool(wanted)) and text in pieces.tokens:
-            single.insert(at * len(single), text)
-            special.append((text, pieces.tokens.index(text)))
-    if special:
+def _outer(pieces: Pieces, settings: Mapping[str, Any], name: str, default: str) -> tuple[str, int] | None:
+    """The token added at an end of a text: bos by default, eos if the settings request it, as in LlamaTokenizer."""
+    said = settings.get(f"{name}_token") or default
+    text = said["content"] if isinstance(said, dict) else said
+    wanted = settings.get(f"add_{name}_token")
+    used = name == "bos" if wanted is None else bool(wanted)
+    return (text, pieces.tokens.index(text)) if used and text in pieces.tokens else None
+
+
+def surround(tokenizer: Tokenizer, bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> None:
+    """Make a tokenizer add tokens, given as text and id, around a text."""
+    if special := [token for token in (bos, eos) if token]:
+        single = [*(bos or ())[:1], "$A", *(eos or ())[:1]]
         pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]
         tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)

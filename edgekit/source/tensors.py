@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import SourceError
-from edgekit.strangers import open_plain
+from edgekit.strangers import open_plain, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -144,21 +144,18 @@ def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.floa
     batch = max(1, _BATCH // max(columns, 1))
     batch -= batch % 64 if batch > 64 else 0  # round numbers of blocks decode fastest
     raw = np.empty(0 if extent.stored == "F32" else min(batch, stop - start) * width, np.uint8)
-    try:
-        with open_plain(extent.file, error=SourceError) as file:
-            file.seek(extent.offset + start * width)
-            for at in range(0, stop - start, batch):
-                part = out[at : at + batch]
-                into = part.view(np.uint8).reshape(-1) if extent.stored == "F32" else raw[: len(part) * width]
-                _fill(file, into, extent, name)
-                _convert(extent.stored, into, part)
-                if not _is_finite(extent.stored, into, part):
-                    raise SourceError(
-                        f"{extent.file}: tensor '{name}' holds NaN or infinite values",
-                        "the checkpoint is damaged or its training diverged; download it again or choose another",
-                    )
-    except OSError as error:
-        raise SourceError(f"{extent.file}: cannot be read: {error}", "check the file and its permissions") from error
+    with open_plain(extent.file, error=SourceError) as file, reading(extent.file, error=SourceError):
+        file.seek(extent.offset + start * width)
+        for at in range(0, stop - start, batch):
+            part = out[at : at + batch]
+            into = part.view(np.uint8).reshape(-1) if extent.stored == "F32" else raw[: len(part) * width]
+            _fill(file, into, extent, name)
+            _convert(extent.stored, into, part)
+            if not _is_finite(extent.stored, into, part):
+                raise SourceError(
+                    f"{extent.file}: tensor '{name}' holds NaN or infinite values",
+                    "the checkpoint is damaged or its training diverged; download it again or choose another",
+                )
     return out
 
 

@@ -6,3 +6,4 @@ from edgekit.strangers.files import open_plain as open_plain
 from edgekit.strangers.files import parse_json as parse_json
 from edgekit.strangers.files import parse_text as parse_text
 from edgekit.strangers.files import read_plain as read_plain
+from edgekit.strangers.files import reading as reading

@@ -13,11 +13,12 @@ import json
 import os
 import re
 import stat
+from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from io import FileIO
     from pathlib import Path
 
@@ -69,24 +70,30 @@ def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] 
         raise error(f"{str(path)!r} is not a valid path: {reason}", "pass the path of a file or a folder") from reason
 
 
+@contextmanager
+def reading(path: Path, *, error: type[EdgekitError]) -> Iterator[None]:
+    """Turn an OSError in the block into an ``error`` that names ``path``."""
+    try:
+        yield
+    except OSError as reason:
+        said = reason.strerror or reason
+        raise error(f"{path} cannot be read: {said}", "check the file and its permissions") from reason
+
+
 def read_plain(path: Path, limit: int, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> bytes:
     """Read a regular file of at most ``limit`` bytes. ``path``, ``error`` and ``within`` as in open_plain.
 
     Raises:
         error: as open_plain, or the file is larger or cannot be read.
     """
-    with open_plain(path, error=error, within=within) as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            data = bytearray()
-            while size <= limit and len(data) <= limit:
-                part = file.read(min(1 << 20, limit + 1 - len(data)))
-                if not part:
-                    return bytes(data)
-                data += part
-        except OSError as reason:
-            said = reason.strerror or reason
-            raise error(f"{path} cannot be read: {said}", "check the file and its permissions") from reason
+    with open_plain(path, error=error, within=within) as file, reading(path, error=error):
+        size = os.fstat(file.fileno()).st_size
+        data = bytearray()
+        while size <= limit and len(data) <= limit:
+            part = file.read(min(1 << 20, limit + 1 - len(data)))
+            if not part:
+                return bytes(data)
+            data += part
     raise error(f"{path} has more than {limit:,} bytes, too many for such a file", _AGAIN)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
@@ -27,6 +27,11 @@ _SHOWN = 60
 def file_names(folder: Traversable) -> tuple[str, ...]:
     """Sorted names of the TOML files in a folder, without the suffix."""
     return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def keys_of(cls: type, *without: str) -> tuple[str, ...]:
+    """The names of a dataclass's fields, as keys of a table that is read to it."""
+    return tuple(f.name for f in fields(cls) if f.name not in without)
 
 
 def is_path(name_or_path: str | Path) -> bool:
@@ -100,6 +105,10 @@ class Table:
         value = self.values[key]
         self.require(type(value) is kind, key, _KINDS[kind], value)
         return cast("V", value)
+
+    def present(self, **kinds: type) -> dict[str, Any]:
+        """The values of those keys, given with their types, that are in the table; others keep their default."""
+        return {key: self.get(key, kind) for key, kind in kinds.items() if key in self.values}
 
     def whole(self, key: str, *, at_least: int) -> int:
         """A whole number."""

@@ -95,16 +95,16 @@ def _passed(passthrough: str) -> dict[str, Any]:
 
 def _sampling(request: Request) -> dict[str, Any]:
     sampling = request.sampling
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if sampling.max_new_tokens is not None:
-        told["max_tokens"] = sampling.max_new_tokens
+        fields["max_tokens"] = sampling.max_new_tokens
     # Rounded, because 1/3 has as many digits as a card number.
     if sampling.temperature is not None:
-        told["temperature"] = round(sampling.temperature, 4)
+        fields["temperature"] = round(sampling.temperature, 4)
     if sampling.top_p != 1.0:
-        told["top_p"] = round(sampling.top_p, 4)
+        fields["top_p"] = round(sampling.top_p, 4)
     if sampling.seed is not None and sampling.temperature != 0:
-        told["seed"] = sampling.seed
+        fields["seed"] = sampling.seed
     if sampling.stop:
-        told["stop"] = list(sampling.stop)
-    return told
+        fields["stop"] = list(sampling.stop)
+    return fields
