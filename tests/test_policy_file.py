@@ -133,7 +133,7 @@ def test_what_there_is_not(tmp_path: Path) -> None:
         (TIER + "context = 0", "at least 1"),
         (TIER + "deadline = 5\nstall = 6", "counts as broken after 6 s"),
         (TIER + "retries = 1000", "tier[0].retries"),
-        (TIER + "can = ['dance']", "words of tools, images, json-schema"),
+        (TIER + "can = ['dance']", "a list of tools, images, json-schema"),
     ],
 )  # fmt: skip
 def test_what_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -139,7 +139,7 @@ def test_a_full_disk_keeps_what_was_recorded(bundle: Bundle, monkeypatch: pytest
     record(bundle, quality=QUALITY)
     before = sorted(p.name for p in bundle.path.iterdir())
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BundleError, match="no room") as caught:
+    with pytest.raises(BundleError, match="not enough disk space") as caught:
         record(bundle, tuning=TUNING)
     assert caught.value.hint
     assert open_bundle(bundle.path).manifest.quality == QUALITY

@@ -126,7 +126,7 @@ def test_a_disk_too_small_is_noticed_before_any_weight_is_read(
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, build: Build) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="file: cannot be written: File exists"):
+    with pytest.raises(BundleError, match="file cannot be written: File exists"):
         build(tmp_path / "file" / "out")
 
 
