@@ -51,7 +51,7 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "a session's entry that writes a file",
         lambda m: m["arm"]["chosen"]["entries"].append(["session.collect_node_memory_stats_to_file", ".bashrc"]),
-        "arm.chosen.entries: 'session.collect_node_memory_stats_to_file' is not a setting",
+        "arm.chosen.entries: 'session.collect_node_memory_stats_to_file' may not be set",
     ),
     (
         "an entry set to what it cannot be",
@@ -66,7 +66,7 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "a library of the bundle's",
         lambda m: m["npus"][0]["options"].append(["backend_path", "./evil.so"]),
-        "npus[0].options: 'backend_path' is not a setting",
+        "npus[0].options: 'backend_path' may not be set",
     ),
     (
         "a number that is none",
@@ -76,12 +76,12 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "options of the target",
         lambda m: m["target"].update(provider_options=[["profiling_file_path", "x"]]),
-        "target.provider_options: 'profiling_file_path' is not a setting",
+        "target.provider_options: 'profiling_file_path' may not be set",
     ),
     (
         "options of a scheme",
         lambda m: m["npus"][0]["target"]["npu"]["schemes"][0]["options"].append(["qnn_saver_path", "x"]),
-        "npus[0].target.npu.schemes[0].options: 'qnn_saver_path' is not a setting",
+        "npus[0].target.npu.schemes[0].options: 'qnn_saver_path' may not be set",
     ),
     (
         "what genai is told on the device",

@@ -88,7 +88,7 @@ def test_no_room_in_the_middle_of_a_file(tmp_path: Path, build: Build) -> None:
     with no_file_larger_than(4096), pytest.raises(BundleError) as caught:
         build(tmp_path / "out")
     data = tmp_path / "out" / "onnx" / "model_q4.onnx_data"
-    assert caught.value.message.startswith(f"{data}: no room: 7,160 bytes needed, ")
+    assert caught.value.message.startswith(f"{data}: not enough disk space: 7,160 bytes needed, ")
     assert "bytes free" in caught.value.message
     assert list(tmp_path.iterdir()) == []
 
@@ -106,7 +106,7 @@ def test_full_disk_while_writing(
         append(sink, offset, data)
 
     monkeypatch.setattr(external_module._Sink, "append", full)
-    with pytest.raises(BundleError, match="no room: 7,160 bytes needed"):
+    with pytest.raises(BundleError, match="not enough disk space: 7,160 bytes needed"):
         build(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +126,7 @@ def test_a_disk_too_small_is_noticed_before_any_weight_is_read(
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, build: Build) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BundleError, match="file: cannot be written: File exists"):
+    with pytest.raises(BundleError, match="file cannot be written: File exists"):
         build(tmp_path / "file" / "out")
 
 

@@ -119,7 +119,7 @@ def terminal():
         (["targets", "show", "cpy"], "unknown target 'cpy'", "did you mean 'cpu'?"),
         (["run", "/nowhere", "hi"], "not a bundle", "edgekit build"),
         (["report", "/nowhere"], "not a bundle", "edgekit build"),
-        (["inspect", "/nowhere"], "there is no model '/nowhere'", "smollm2-135m"),
+        (["inspect", "/nowhere"], "model '/nowhere' not found", "smollm2-135m"),
     ],
 )
 def test_a_mistake_is_two_lines_and_exit_1(arguments, error, hint, capsys):
@@ -211,7 +211,7 @@ def test_no_color_is_honoured_on_a_terminal(terminal, env, coloured):
     assert tty.end() == 1
     used = set(re.findall(r"\x1b\[(?:[0-9]+;)*(3[0-9])m", tty.seen))
     assert "31" in used if coloured else not used
-    assert "error: there is no model" in ESCAPE.sub("", tty.seen)
+    assert "error: model '" in ESCAPE.sub("", tty.seen)
 
 
 def test_completion_works(tmp_path):

@@ -135,7 +135,7 @@ def test_what_is_refused(bundle, policy, capsys):
     wrong.write_text("tiers = []")
     for arguments, said in (
         (["--policy", str(policy), "--local-only", "--cloud-ok"], "both given"),
-        (["--policy", str(policy.with_name("absent.toml"))], "no such policy file"),
+        (["--policy", str(policy.with_name("absent.toml"))], "absent.toml not found"),
         (["--policy", str(wrong)], "unknown key 'tiers'"),
         ([], "--policy"),
     ):

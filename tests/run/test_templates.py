@@ -37,7 +37,7 @@ def tokenizer(template: str) -> Tokenizer:
         ("{{ [0] * 10**10 }}", "memory"),
         ("{% set n = namespace(x='aa') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}", ""),
         ("{{ 'x'|center(10**10) }}", ""),
-        ("{% for i in range(99999) %}{{ 'a' * 100 }}{% endfor %}", "letters"),
+        ("{% for i in range(99999) %}{{ 'a' * 100 }}{% endfor %}", "characters"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ 1 + 'a' }}", "unsupported operand"),

@@ -85,8 +85,8 @@ WITHOUT_CONFIG = ("model.safetensors", "config.json")
         (replace_weights("onnx/model.onnx"), "weights for ONNX", "safetensors"),
         (replace_weights("weights.npz"), "weights for MLX", "safetensors"),
         (replace_weights("global_step1/mp_rank_00_model_states.pt"), "pickle", "save_pretrained"),
-        (replace_weights("a-Q4.gguf", "b-Q8.gguf"), "'a-Q4.gguf', 'b-Q8.gguf'", "the one GGUF file that is meant"),
-        (replace_weights("a.gguf", "mmproj-a.gguf"), "'a.gguf'", "for the GGUF file give its path"),
+        (replace_weights("a-Q4.gguf", "b-Q8.gguf"), "'a-Q4.gguf', 'b-Q8.gguf'", "one of the GGUF files"),
+        (replace_weights("a.gguf", "mmproj-a.gguf"), "'a.gguf'", "to use the GGUF file, pass its path"),
         (replace_weights("a.gguf", remove=WITHOUT_CONFIG), "no config.json, but 'a.gguf'", "a.gguf"),
         (replace_weights("mmproj-a.gguf", "z.gguf", remove=WITHOUT_CONFIG), "no config.json", "z.gguf"),
         (

@@ -131,7 +131,7 @@ def test_the_oracle_cuts_at_special_tokens(folder: Path, legacy: bool) -> None:
 def test_what_is_converted_wrongly_is_refused(folder: Path) -> None:
     """A space of U+2581 at the end is removed by sentencepiece and has no place in tokenizer.json."""
     checkpoint, _ = opened(folder, remove_extra_whitespaces=True)
-    with pytest.raises(SourceError, match=r"sentencepiece 0\..* splits 1 of 26 .* '▁ already ▁▁ there ▁'") as caught:
+    with pytest.raises(SourceError, match=r"sentencepiece 0\..* encodes 1 of 26 .* '▁ already ▁▁ there ▁'") as caught:
         try_tokenizer(checkpoint)
     assert "tokenizer.json from the model's page" in caught.value.hint
 
