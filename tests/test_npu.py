@@ -142,7 +142,7 @@ def crashing_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Plugin:
 class TestTheDevice:
     def test_has_less_context_than_is_asked_for_in_the_model(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(
-            ConfigError, "600 tokens: the model was made for 512", target="galaxy-s24", npu=ForNpu(context=600)
+            ConfigError, "600 tokens is longer than the model's 512", target="galaxy-s24", npu=ForNpu(context=600)
         )
         assert error.hint == "lower `context`"
 
@@ -169,7 +169,7 @@ class TestTheDevice:
 
     def test_takes_no_layer_as_large(self, before_the_work: Callable[..., EdgekitError]) -> None:
         error = before_the_work(LowerError, "layer 0 has .* more than the 1,000", target=tiny_target(1000))
-        assert error.hint == "build it with fewer bits a weight"
+        assert error.hint == "build with fewer bits per weight"
 
     def test_takes_no_zero_points(self, before_the_work: Callable[..., EdgekitError]) -> None:
         before_the_work(LowerError, "its grid has zero points", target=tiny_target(), recipe=load_recipe("int4"))
