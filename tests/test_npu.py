@@ -85,7 +85,7 @@ class TestTheCompiler:
 
     def test_is_of_another_version(self, refused: Callable[..., EdgekitError]) -> None:
         target = with_plugin(module="numpy", requirement="numpy>=99")
-        error = refused(RunError, rf"numpy {np.__version__} is installed and >=99 is needed", target=target)
+        error = refused(RunError, rf"numpy {np.__version__} is installed, but >=99 is needed", target=target)
         assert error.hint == "pip install 'edgekit[qnn]'"
 
     def test_is_for_other_platforms(
@@ -93,7 +93,7 @@ class TestTheCompiler:
     ) -> None:
         monkeypatch.setattr(platform, "system", lambda: "Darwin")
         monkeypatch.setattr(platform, "machine", lambda: "arm64")
-        error = refused(RunError, "compiler and emulator for Linux x86_64; this is Darwin arm64", target=tiny_target())
+        error = refused(RunError, "need Linux x86_64, but this is Darwin arm64", target=tiny_target())
         assert "build on such a machine" in error.hint
 
     def test_is_there(self) -> None:

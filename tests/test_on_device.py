@@ -175,7 +175,7 @@ def test_a_device_that_takes_no_package(folder, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("found", "message"), [(None, "coremltools is not installed"), ("8.3.0", "coremltools 8.3.0 is installed")]
+    ("found", "message"), [(None, "coremltools, which is not installed"), ("8.3.0", "coremltools 8.3.0 is installed")]
 )
 def test_a_package_without_its_writer(folder, checkpoint, monkeypatch, found, message):
     def version(name: str) -> str:
