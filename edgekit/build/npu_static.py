@@ -86,15 +86,13 @@ def export_static_graphs(
     )
 
 
-def run_on_cpu(
-    bundle: BundleWriter, host: str, static: Sequence[StaticGraph], probe: Probe, *, steps: int = STEPS
-) -> tuple[OnCpu, ...]:
-    """Compare the static graphs' logits with FP32: the last ``steps`` tokens one by one, the others as a prompt.
+def run_on_cpu(bundle: BundleWriter, host: str, static: Sequence[StaticGraph], probe: Probe) -> tuple[OnCpu, ...]:
+    """Compare the static graphs' logits with FP32: the last STEPS tokens one by one, the others as a prompt.
 
     Raises:
         RunError: ONNX Runtime cannot run a graph.
     """
-    threads, count = physical_cores(), probe.prompt(steps)
+    threads, count = physical_cores(), probe.prompt(STEPS)
     chains = [[open_on_cpu(bundle.folder / g.path, threads) for g in static if g.role == role] for role in ROLES]
     runner = StaticRunner(open_on_cpu(bundle.folder / host, threads), *chains)
     try:

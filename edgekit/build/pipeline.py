@@ -188,19 +188,7 @@ def _write(
     bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)
     npus: tuple[NpuBuild, ...] = ()
     if quantized is not None:
-        from edgekit.build.npu import compile_for
-        from edgekit.build.npu_plan import NpuInputs
-
-        sources = NpuInputs(checkpoint, plan, quantized, lowered, graph)
-        npus = compile_for(
-            bundle,
-            sources,
-            order.devices,
-            wanted.activations,
-            emulate=wanted.emulate,
-            mlpackage=wanted.mlpackage,
-            progress=progress,
-        )
+        npus = _compile(bundle, order, checkpoint, quantized, lowered, progress)
     origin = provenance.result()
     require_unchanged(checkpoint, order.stamp)
     made = bundle.finish(
@@ -223,6 +211,31 @@ def _write(
     )
     remember_origin(origin, made.sha256)
     return made
+
+
+def _compile(
+    bundle: BundleWriter,
+    order: _Order,
+    checkpoint: Checkpoint,
+    quantized: ir.Model,
+    written: ir.Model,
+    progress: Progress,
+) -> tuple[NpuBuild, ...]:
+    """Compile for the NPUs of all devices; ``written`` is the model as in the CPU graph's file."""
+    from edgekit.build.npu import compile_for
+    from edgekit.build.npu_plan import NpuInputs
+
+    sources = NpuInputs(checkpoint, order.recipe, quantized, written, GRAPH_NAMES[order.recipe.precision])
+    wanted = order.npu
+    return compile_for(
+        bundle,
+        sources,
+        order.devices,
+        wanted.activations,
+        emulate=wanted.emulate,
+        mlpackage=wanted.mlpackage,
+        progress=progress,
+    )
 
 
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:

@@ -42,7 +42,6 @@ def measure_sensitivity(
     candidates: dict[str, Grid],
     fit: Fit,
     *,
-    seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, float]:
     """The mean KL divergence in nats for each candidate when only that weight is quantized.
@@ -52,7 +51,6 @@ def measure_sensitivity(
         weights: its weights; each is read once per pass, and each candidate once more.
         candidates: names of linear weights, with the grid to try for each.
         fit: the quantization method.
-        seed: seed of the random tokens.
         progress: called with the number of tensors measured.
     """
     names = tuple(candidates)
@@ -62,7 +60,7 @@ def measure_sensitivity(
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(names), group):
             part = {n: candidates[n] for n in names[start : start + group]}
-            gains.update(_measure(model, weights, part, fit, seed, pool, progress, (start, len(names))))
+            gains.update(_measure(model, weights, part, fit, pool, progress, (start, len(names))))
     return gains
 
 
@@ -71,7 +69,6 @@ def _measure(
     weights: Weights,
     candidates: dict[str, Grid],
     fit: Fit,
-    seed: int,
     pool: Executor,
     progress: Progress,
     place: tuple[int, int],
@@ -87,7 +84,7 @@ def _measure(
             progress("measuring sensitivity", before + len(order) // 2, total, "tensors")
             yield unpack(packed, weights.shape(name), grid).T
 
-    hidden, head = run_until(model, weights, random_tokens(model, weights, TOKENS, seed), variants, "logits")
+    hidden, head = run_until(model, weights, random_tokens(model, weights, TOKENS), variants, "logits")
     table = head.inputs[1]
     assert table is not None
     assert table.const_value is not None

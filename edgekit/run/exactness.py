@@ -143,21 +143,20 @@ def describe_arithmetic(decoder: Arithmetic, prompts: Arithmetic) -> str:
     return chosen
 
 
-def survey(interpreter: Interpreter, entries: Entries = ()) -> tuple[Survey, ...]:
+def survey(interpreter: Interpreter) -> tuple[Survey, ...]:
     """Run all probes in subprocesses, since a kernel that the processor does not support crashes its process.
 
     Args:
         interpreter: the Python to run them with.
-        entries: session config entries.
 
     Raises:
         RunError: the interpreter stopped without crashing.
     """
     waiting = sorted(PROBES.glob("*.onnx"))
     found: list[Survey] = []
-    settings = [f"{key}={value}" for key, value in (folding_entry(4), *entries)]
+    setting = "=".join(folding_entry(4))
     while waiting:
-        command = [*interpreter.command, probing.__file__, *map(str, waiting), *settings]
+        command = [*interpreter.command, probing.__file__, *map(str, waiting), setting]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=interpreter.environment
         )
