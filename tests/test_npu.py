@@ -80,7 +80,7 @@ def before_the_work(
 class TestTheCompiler:
     def test_is_missing(self, refused: Callable[..., EdgekitError]) -> None:
         target = with_plugin(module="no_such_plugin", requirement="no-such-plugin>=1")
-        error = refused(RunError, "no-such-plugin is not installed", target=target)
+        error = refused(RunError, "no-such-plugin, which is not installed", target=target)
         assert error.hint == "pip install 'edgekit[qnn]'"
 
     def test_is_of_another_version(self, refused: Callable[..., EdgekitError]) -> None:
