@@ -52,7 +52,7 @@ def test_without_qemu_the_hint_installs_it(call, tmp_path):
 
 def test_without_the_system_the_hint_makes_it(program):
     program("qemu-aarch64")
-    with pytest.raises(RunError, match="not here") as caught:
+    with pytest.raises(RunError, match="not installed") as caught:
         arm64.find_arm64()
     assert "edgekit doctor --install arm64" in caught.value.hint
 
