@@ -94,7 +94,7 @@ def test_what_does_not_compile_for_another_reason_is_an_error(model):
 def test_bad_input_is_refused_before_anything_is_compiled(model):
     for targets, rest, said in (
         (["cpu"], {}, "has no NPU"),
-        ([tiny_target()], {"contexts": (16, 1024)}, "made for 512"),
+        ([tiny_target()], {"contexts": (16, 1024)}, "longer than the model's 512"),
         (["galaxy-s42"], {}, "galaxy-s42"),
         (["qcs6490"], {"activations": "float16"}, "does not compute in float16"),
     ):

@@ -74,7 +74,7 @@ def test_two_processes_that_record_at_once_lose_nothing(bundle: Bundle) -> None:
 
 def test_what_was_measured_of_another_bundle_is_not_recorded(bundle: Bundle, build: Build) -> None:
     other = build(bundle.path, force=True, last=lambda: ir.Tensor(np.ones((7, 50), np.float32)))
-    with pytest.raises(BundleError, match="another bundle was put here") as caught:
+    with pytest.raises(BundleError, match="the bundle was replaced since") as caught:
         record(bundle, quality=QUALITY)
     assert caught.value.hint
     assert open_bundle(bundle.path) == other

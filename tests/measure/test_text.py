@@ -52,7 +52,7 @@ def test_only_the_beginning_is_encoded_unless_more_is_needed():
 
 
 def test_a_short_text_names_the_count_that_is_needed():
-    with pytest.raises(MeasureError, match=r"short: 10 tokens, and 3 windows of 8 need 24") as caught:
+    with pytest.raises(MeasureError, match=r"short: has 10 tokens, but 3 windows of 8 need 24") as caught:
         cut_windows(Text("short", "a" * 10), encode, window=8, tokens=24)
     assert "`tokens=8`" in caught.value.hint
 

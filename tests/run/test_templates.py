@@ -54,7 +54,7 @@ def test_templates_that_do_not_behave(template: str, said: str) -> None:
         with pytest.raises(RunError) as caught:
             renderer.render_chat(HELLO)
         assert caught.value.hint
-        assert "chat template refuses" in caught.value.message
+        assert "chat template rejects" in caught.value.message
         assert said in caught.value.message
 
 
@@ -135,7 +135,7 @@ def test_an_unknown_expression_encodes_apart_and_alike(tmp_path) -> None:
 @pytest.mark.timeout(120)
 def test_an_expression_that_explodes_is_an_error(tmp_path) -> None:
     codec, encoder = bundle_file(tmp_path, "(a+)+b")
-    with pytest.raises(RunError, match="refuses this text") as caught:
+    with pytest.raises(RunError, match="rejects this text") as caught:
         Tokenizer(codec, encoder=encoder).encode("a" * 3000)
     assert caught.value.hint
 
