@@ -141,7 +141,7 @@ def _expect(name: str, extent: Extent, shape: tuple[int, ...]) -> None:
     if extent.stored in UNREAD:
         raise SourceError(
             f"{extent.file}: tensor '{name}' is stored as {extent.stored}",
-            "edgekit reads F32, F16 and BF16 checkpoints",
+            "edgekit reads F64, F32, F16 and BF16 checkpoints",
         )
     if extent.shape != shape:
         raise SourceError(
