@@ -1,8 +1,9 @@
 """tokenizer.model of SentencePiece -> tokenizer.json, so that it agrees with sentencepiece itself.
 
 transformers 5 converts such a file with a pre-tokenizer that adds no space in front of a text that begins with one;
-sentencepiece, and with it every model trained before, does. So the file is read here: field numbers are those of
-sentencepiece_model.proto. ``oracle.try_tokenizer`` compares the result with sentencepiece where that is installed.
+sentencepiece, and with it every model trained before, does. It also makes BPE of a Unigram model. So the file is read
+here: field numbers are those of sentencepiece_model.proto. ``oracle.try_tokenizer`` compares the result with
+sentencepiece where that is installed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 _UNIGRAM, _BPE = 1, 2
-"""Types of a model (TrainerSpec.ModelType): the one that is assumed, and the one that is converted here."""
+"""Types of a model that are converted here (TrainerSpec.ModelType); the first is the one that is assumed."""
 
 MAX_PIECES = 2**20
 MAX_SQUARES = 2**28
@@ -31,7 +32,7 @@ MAX_SQUARES = 2**28
 
 @dataclass(frozen=True)
 class Pieces:
-    """A BPE vocabulary of SentencePiece in the order of ids, and how a text is made ready for it.
+    """A vocabulary of SentencePiece, BPE or Unigram, in the order of ids, and how a text is made ready for it.
 
     ``prefix``: a space is put in front of a text. ``single_spaces``: spaces at its ends are
     removed, and others joined. ``charsmap``: the table of a normalization, b"" for none.
@@ -45,10 +46,11 @@ class Pieces:
     prefix: bool = True
     single_spaces: bool = False
     charsmap: bytes = b""
+    unigram: bool = False
 
 
 def read_pieces(data: bytes, where: str) -> Pieces | None:
-    """Read a tokenizer.model; None where it is no BPE model of SentencePiece.
+    """Read a tokenizer.model; None where it is no BPE or Unigram model of SentencePiece.
 
     Raises:
         SourceError: it is one, and damaged.
@@ -80,7 +82,7 @@ def _read(data: bytes) -> Pieces | None:
         elif field == 3:
             normalizer = dict(_fields(value))
     # 24: spaces behind words and not in front; 5: spaces that stay spaces.
-    if not rows or trainer.get(3, _UNIGRAM) != _BPE or trainer.get(24) or not normalizer.get(5, 1):
+    if not rows or trainer.get(3, _UNIGRAM) not in (_UNIGRAM, _BPE) or trainer.get(24) or not normalizer.get(5, 1):
         return None
     tokens, scores, types = (list(column) for column in zip(*rows, strict=True))
     return Pieces(
@@ -92,6 +94,7 @@ def _read(data: bytes) -> Pieces | None:
         prefix=bool(normalizer.get(3, 1)),
         single_spaces=bool(normalizer.get(4, 1)),
         charsmap=normalizer.get(2, b""),
+        unigram=trainer.get(3, _UNIGRAM) == _UNIGRAM,
     )
 
 
@@ -151,11 +154,7 @@ def convert_pieces(pieces: Pieces, settings: Mapping[str, Any], where: str) -> s
 
 def build_tokenizer(pieces: Pieces, settings: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a vocabulary, without its special tokens; ``settings`` as in convert_pieces."""
-    tokens, unknown = pieces.tokens, pieces.unknown
-    merges = merges_of(tokens, pieces.scores, pieces.types)
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    options: dict[str, Any] = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": pieces.byte_fallback}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, **options))
+    tokenizer = Tokenizer(_unigram(pieces) if pieces.unigram else _bpe(pieces))
     said = settings.get("add_prefix_space")
     prefix = pieces.prefix if said is None else bool(said)
     steps: list[Any] = [normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else []
@@ -172,6 +171,26 @@ def build_tokenizer(pieces: Pieces, settings: Mapping[str, Any]) -> Tokenizer:
     decoding: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*decoding, decoders.Strip(" ", 1, 0)] if prefix else decoding)
     return tokenizer
+
+
+def _bpe(pieces: Pieces) -> models.BPE:
+    merges = merges_of(pieces.tokens, pieces.scores, pieces.types)
+    vocabulary = {token: i for i, token in enumerate(pieces.tokens)}
+    options: dict[str, Any] = {"unk_token": pieces.unknown, "fuse_unk": True, "byte_fallback": pieces.byte_fallback}
+    return models.BPE(vocabulary, merges, **options)
+
+
+def _unigram(pieces: Pieces) -> models.Unigram:
+    """Pieces that stand for no text, as those of bytes, score so low that a text which spells them is cut further.
+
+    That holds while all of its letters are known: an unknown one scores lower than every piece.
+    """
+    normal = [s for s, kind in zip(pieces.scores, pieces.types, strict=True) if kind == NORMAL]
+    low = 10 * min(normal, default=0.0)
+    spelled = (NORMAL, USER_DEFINED)
+    scores = (s if kind in spelled else low for s, kind in zip(pieces.scores, pieces.types, strict=True))
+    unknown = None if pieces.unknown is None else pieces.tokens.index(pieces.unknown)
+    return models.Unigram(list(zip(pieces.tokens, scores, strict=True)), unknown, pieces.byte_fallback)
 
 
 def merges_of(tokens: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:
