@@ -62,8 +62,8 @@ def require_context(target: Target, spec: ModelSpec) -> None:
         )
     if spec.rope_border is not None and context > spec.rope_border:
         raise ConfigError(
-            f"a context of {context} tokens crosses the border of the model's longrope at {spec.rope_border}: beyond it "
-            "all keys have other angles, and an NPU's runtime cannot recompute them",
+            f"a context of {context} tokens crosses the border of the model's longrope at {spec.rope_border}: beyond "
+            "it all keys have other angles, and an NPU's runtime cannot recompute them",
             f"lower `context` to {spec.rope_border}",
         )
 

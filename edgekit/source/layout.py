@@ -139,7 +139,7 @@ def _expect(name: str, extent: Extent, shape: tuple[int, ...]) -> None:
     if extent.stored in UNREAD:
         raise SourceError(
             f"{extent.file}: tensor '{name}' is stored as {extent.stored}",
-            "use an F32, F16 or BF16 checkpoint",
+            "use an F64, F32, F16 or BF16 checkpoint",
         )
     if extent.shape != shape:
         raise SourceError(

@@ -1,8 +1,9 @@
 """Convert a SentencePiece tokenizer.model to a tokenizer.json that encodes as sentencepiece does.
 
 transformers 5 converts such a file to a pre-tokenizer that adds no space before a text that starts with one, but
-sentencepiece, and so every model trained before, adds it. Therefore the file is parsed here; field numbers are those of
-sentencepiece_model.proto. ``oracle.try_tokenizer`` compares the result with sentencepiece if it is installed.
+sentencepiece, and so every model trained before, adds it; it also makes BPE of a Unigram model. Therefore the file is
+parsed here; field numbers are those of sentencepiece_model.proto. ``oracle.try_tokenizer`` compares the result with
+sentencepiece if it is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 _UNIGRAM, _BPE = 1, 2
-"""Model types (TrainerSpec.ModelType): the default, and the only one converted here."""
+"""Model types (TrainerSpec.ModelType) that are converted here; the first is the default."""
 
 MAX_PIECES = 2**20
 MAX_SQUARES = 2**28
@@ -32,7 +33,7 @@ MAX_SQUARES = 2**28
 
 @dataclass(frozen=True)
 class Pieces:
-    """A SentencePiece BPE vocabulary in id order, and how text is normalized for it.
+    """A SentencePiece vocabulary, BPE or Unigram, in id order, and how text is normalized for it.
 
     ``prefix``: prepend a space to the text. ``single_spaces``: strip spaces at both ends and collapse runs.
     ``charsmap``: the normalization table, b"" for none.
@@ -46,10 +47,11 @@ class Pieces:
     prefix: bool = True
     single_spaces: bool = False
     charsmap: bytes = b""
+    unigram: bool = False
 
 
 def read_pieces(data: bytes, where: str) -> Pieces | None:
-    """Read a tokenizer.model. Returns None if it is not a SentencePiece BPE model.
+    """Read a tokenizer.model. Returns None if it is not a SentencePiece BPE or Unigram model.
 
     Raises:
         SourceError: it is one, but damaged.
@@ -81,7 +83,7 @@ def _read(data: bytes) -> Pieces | None:
         elif field == 3:
             normalizer = dict(_fields(value))
     # 24: treat_whitespace_as_suffix; 5: escape_whitespaces.
-    if not rows or trainer.get(3, _UNIGRAM) != _BPE or trainer.get(24) or not normalizer.get(5, 1):
+    if not rows or trainer.get(3, _UNIGRAM) not in (_UNIGRAM, _BPE) or trainer.get(24) or not normalizer.get(5, 1):
         return None
     tokens, scores, types = (list(column) for column in zip(*rows, strict=True))
     return Pieces(
@@ -93,6 +95,7 @@ def _read(data: bytes) -> Pieces | None:
         prefix=bool(normalizer.get(3, 1)),
         single_spaces=bool(normalizer.get(4, 1)),
         charsmap=normalizer.get(2, b""),
+        unigram=trainer.get(3, _UNIGRAM) == _UNIGRAM,
     )
 
 
@@ -162,11 +165,7 @@ def building(what: str, hint: str) -> Iterator[None]:
 
 def build_tokenizer(pieces: Pieces, settings: Mapping[str, Any]) -> Tokenizer:
     """Build the tokenizer of a vocabulary without special tokens; ``settings`` as in convert_pieces."""
-    tokens, unknown = pieces.tokens, pieces.unknown
-    merges = merges_of(tokens, pieces.scores, pieces.types)
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    options: dict[str, Any] = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": pieces.byte_fallback}
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, **options))
+    tokenizer = Tokenizer(_unigram(pieces) if pieces.unigram else _bpe(pieces))
     said = settings.get("add_prefix_space")
     prefix = pieces.prefix if said is None else bool(said)
     steps: list[Any] = [normalizers.Precompiled(pieces.charsmap)] if pieces.charsmap else []
@@ -183,6 +182,26 @@ def build_tokenizer(pieces: Pieces, settings: Mapping[str, Any]) -> Tokenizer:
     decoding: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*decoding, decoders.Strip(" ", 1, 0)] if prefix else decoding)
     return tokenizer
+
+
+def _bpe(pieces: Pieces) -> models.BPE:
+    merges = merges_of(pieces.tokens, pieces.scores, pieces.types)
+    vocabulary = {token: i for i, token in enumerate(pieces.tokens)}
+    options: dict[str, Any] = {"unk_token": pieces.unknown, "fuse_unk": True, "byte_fallback": pieces.byte_fallback}
+    return models.BPE(vocabulary, merges, **options)
+
+
+def _unigram(pieces: Pieces) -> models.Unigram:
+    """Pieces that stand for no text, as those of bytes, score so low that a text which spells them is cut further.
+
+    That holds while all of its letters are known: an unknown one scores lower than every piece.
+    """
+    normal = [s for s, kind in zip(pieces.scores, pieces.types, strict=True) if kind == NORMAL]
+    low = 10 * min(normal, default=0.0)
+    spelled = (NORMAL, USER_DEFINED)
+    scores = (s if kind in spelled else low for s, kind in zip(pieces.scores, pieces.types, strict=True))
+    unknown = None if pieces.unknown is None else pieces.tokens.index(pieces.unknown)
+    return models.Unigram(list(zip(pieces.tokens, scores, strict=True)), unknown, pieces.byte_fallback)
 
 
 def merges_of(tokens: list[str], scores: list[float], types: list[int]) -> list[tuple[str, str]]:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_PLAIN = {"F32": 4, "F16": 2, "BF16": 2}
+_PLAIN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 INTEGERS = frozenset(("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"))
 """Integer types of safetensors: a table, a counter, or weights that are already quantized."""
 UNREAD = (
     INTEGERS
-    | {"F64", "C64", "F4", "F6_E2M3", "F6_E3M2"}
+    | {"C64", "F4", "F6_E2M3", "F6_E3M2"}
     | {f"F8_{kind}" for kind in ("E4M3", "E5M2", "E8M0", "E4M3FNUZ", "E5M2FNUZ")}
 )
 """Types of safetensors that cannot be read as weights."""
@@ -119,7 +119,7 @@ class FileWeights:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of the first axis as a new float32 array.
 
-        Raises SourceError when the file is truncated or a value is NaN or infinite.
+        Raises SourceError when the file is truncated, or a value is NaN, infinite or (F64) too large for float32.
         """
         extent = self.extent(name)
         count = extent.shape[0]
@@ -155,10 +155,7 @@ def _decode(name: str, extent: Extent, start: int, stop: int) -> NDArray[np.floa
             _fill(file, into, extent, name)
             _convert(extent.stored, into, part)
             if not _is_finite(extent.stored, into, part):
-                raise SourceError(
-                    f"{extent.file}: tensor '{name}' holds NaN or infinite values",
-                    "the checkpoint is damaged or its training diverged; download it again or choose another",
-                )
+                raise _not_finite(extent, name, into)
     return out
 
 
@@ -183,10 +180,21 @@ def _is_finite(stored: str, raw: NDArray[np.uint8], values: NDArray[np.float32])
     return bool(np.isfinite(total) or np.isfinite(values).all())
 
 
+def _not_finite(extent: Extent, name: str, raw: NDArray[np.uint8]) -> SourceError:
+    too_large = extent.stored == "F64" and np.isfinite(raw.view(np.float64)).all()
+    return SourceError(
+        f"{extent.file}: tensor '{name}' holds {'values beyond float32' if too_large else 'NaN or infinite values'}",
+        "the checkpoint is damaged or its training diverged; download it again or choose another",
+    )
+
+
 def _convert(stored: str, raw: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
     if stored == "F32":
         return
-    if stored == "F16":
+    if stored == "F64":
+        with np.errstate(over="ignore"):  # told by the check for infinities
+            out[...] = raw.view(np.float64).reshape(out.shape)
+    elif stored == "F16":
         out[...] = raw.view(np.float16).reshape(out.shape)
     elif stored == "BF16":
         np.left_shift(raw.view(np.uint16).reshape(out.shape), 16, out=out.view(np.uint32), dtype=np.uint32)

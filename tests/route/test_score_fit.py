@@ -371,6 +371,25 @@ def test_an_answer_that_is_given_too_readily_is_trusted_less():
     assert wrong_probability(fitted.score, other) > wrong_probability(fitted.score, no)
 
 
+@pytest.mark.parametrize("bad", ["yes", "no"])
+def test_the_answer_may_be_all_that_varies(bad):
+    """Two words, one of them too rarely right to be weighed: nothing says beforehand which way the other one points."""
+    told = local_answers(1)[0].signals
+    said = ["yes"] * 60 + ["no"] * 60
+    wrong = [word == bad for word in said]
+    for at, word in enumerate(said):
+        # Six of "yes" turned out otherwise and two of "no", which are too few of a kind.
+        if at % 60 < (6 if word == "yes" else 2):
+            wrong[at] = not wrong[at]
+    yes, no = (replace(told, answer=digest_answer(word, 1)) for word in ("yes", "no"))
+    score = fit_score([yes if word == "yes" else no for word in said], wrong).score
+    assert score.features == (f"answer:{yes.answer}",)
+    found = {"yes": wrong_probability(score, yes), "no": wrong_probability(score, no)}
+    assert max(found, key=lambda word: found[word]) == bad
+    assert max(found.values()) > 0.8
+    assert min(found.values()) < 0.2
+
+
 def test_answers_that_come_once_are_not_weighed():
     fitted = fit_score(*biased(600, 1, frequent=False))
     assert not [f for f in fitted.score.features if f.startswith("answer:")]

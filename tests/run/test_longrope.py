@@ -8,9 +8,12 @@ import pytest
 
 from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.errors import ConfigError
+from edgekit.routing.device import LocalModel
+from edgekit.routing.prepare import encode_prompt
 from edgekit.run import HeldPrompt, Tokenizer, choose_settings, generate, load_runner
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
+from edgekit.types.routing import Request
 from edgekit.verify.bundle import verify_bundle
 
 torch = pytest.importorskip("torch")
@@ -139,6 +142,18 @@ def test_drafts_end_at_the_border(model, runner):
     close(runner.verify(IDS[BORDER - 3 : BORDER]), alone(model, IDS[:BORDER])[-3:])
     assert runner.room == CONTEXT - BORDER
     close(runner.verify(IDS[BORDER : BORDER + 4]), alone(model, IDS[: BORDER + 4])[-4:])
+
+
+@pytest.mark.parametrize("start", [BORDER - 18, BORDER - 1, BORDER])
+def test_a_second_opinion_crosses_the_border(start, model, bundle):
+    tokenizer = Tokenizer.of(bundle)
+    request, text = Request(prompt=("~#@%^&" * BORDER)[:start]), "@^~%The fox, 12345, #&~@ jumps!"
+    prompt, answer = encode_prompt(tokenizer, request), tokenizer.encode(text)
+    assert len(prompt) == start < BORDER + 1 < start + len(answer)
+    rows = [alone(model, prompt + answer[:i])[-1].astype(np.float64) for i in range(len(answer))]
+    expected = np.mean([row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, answer, strict=True)])
+    with LocalModel(bundle, threads=1) as local:
+        assert local.mean_logprob(request, text) == pytest.approx(expected, rel=1e-4)
 
 
 def test_verify_crosses_the_border(bundle, checkpoint):

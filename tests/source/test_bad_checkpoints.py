@@ -151,11 +151,22 @@ def test_bias_that_the_config_does_not_know_of(folder: Path) -> None:
     refused(folder, "unexpected tensor 'model.layers.0.self_attn.q_proj.bias'")
 
 
-def test_types_that_are_not_floating_point(folder: Path) -> None:
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.bool_, np.int64])
+def test_types_that_are_not_floating_point(folder: Path, kind: type) -> None:
     weights = tiny_weights(tiny_config())
-    weights["model.norm.weight"] = np.ones(64, np.int8)
+    weights["model.norm.weight"] = np.ones(64, kind)
     rewrite(folder, weights)
-    refused(folder, "model.norm.weight", "I8")
+    named = {np.int8: "I8", np.uint8: "U8", np.bool_: "BOOL", np.int64: "I64"}[kind]
+    refused(folder, "model.norm.weight", f"stored as {named}")
+
+
+@pytest.mark.parametrize(("value", "what"), [(1e300, "beyond float32"), (np.nan, "NaN or inf"), (np.inf, "NaN or inf")])
+def test_double_precision_that_is_no_float32(folder: Path, value: float, what: str) -> None:
+    weights = {name: value.astype(np.float64) for name, value in tiny_weights(tiny_config()).items()}
+    weights["model.norm.weight"][7] = value
+    rewrite(folder, weights)
+    with pytest.raises(SourceError, match=f"'model.norm.weight' holds (values )?{what}"):
+        open_model(str(folder)).weights.read("model.norm.weight")
 
 
 def test_more_tokens_than_the_embedding_has_rows(tmp_path: Path) -> None:

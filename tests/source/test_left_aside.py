@@ -54,6 +54,15 @@ def test_what_is_left_aside_is_told(name: str, folder: Path, tmp_path: Path) -> 
     assert told == [f"left aside: {words.left_aside((name,))}"]
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.bool_])
+def test_tables_of_whole_numbers_are_left_aside(kind: type, folder: Path) -> None:
+    """A mask, a counter, a list of positions: what the model would use of them follows from its config."""
+    mask = {"model.layers.0.self_attn.bias": np.ones((1, 1, 8, 8), kind)}
+    add(folder, **mask, position_ids=np.ones((1, 8), kind))
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert open_model(str(folder)).left_aside == tuple(mask)
+
+
 def test_a_model_without_anything_beside_it_is_told_nothing(folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     build_bundle(str(folder), precision="int8", out=tmp_path / "b", note=told.append)

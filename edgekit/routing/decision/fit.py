@@ -264,7 +264,8 @@ def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int]
     own = [j for j in varying if j < len(ORIENTED)]
     candidates = [_Candidate((j,), ORIENTED[j][1]) for j in own]
     for together in dict.fromkeys((tuple(own), tuple(varying))):
-        if len(together) > 1:
+        # One answer alone has no sign that is known beforehand: a regression finds it.
+        if len(together) > 1 or (together and not own):
             candidates += [_Candidate(together, penalty=c) for c in PENALTIES]
     folds = _folds(y, seed, repeats=REPEATS)
     scores = np.zeros((len(candidates), len(folds)))
