@@ -72,7 +72,7 @@ class _Rewriting:
             self._rounded[x] = self._round(patch, x)
         whole, split = _expansion(patch), _only_split(node)
         if split is None:
-            patch.replace(self._product(patch, whole, *self._rounded[x]))
+            patch.replace(self._matmul(patch, whole, *self._rounded[x]))
             return
         # Matmuls were joined for the decoder. For prompts, separate ones are large enough and avoid the Split's copy.
         rows = split.inputs[1]
@@ -80,7 +80,7 @@ class _Rewriting:
         start = 0
         for part, count in zip(split.outputs, rows.const_value.numpy().tolist(), strict=True):
             piece = _take_rows(whole, start, count)
-            ir.convenience.replace_all_uses_with(part, self._product(patch, piece, *self._rounded[x]))
+            ir.convenience.replace_all_uses_with(part, self._matmul(patch, piece, *self._rounded[x]))
             start += count
         self._model.graph.remove(split, safe=True)
         patch.replace()
@@ -112,7 +112,7 @@ class _Rewriting:
                 return scale
         return None
 
-    def _product(self, patch: Patch, expansion: Int8Repack, rounded: ir.Value, scale: ir.Value) -> ir.Value:
+    def _matmul(self, patch: Patch, expansion: Int8Repack, rounded: ir.Value, scale: ir.Value) -> ir.Value:
         self.expansions.append(expansion)
         weight, channel = (initializer(patch.graph, tensor) for tensor in _expanded(expansion))
         one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)

@@ -39,10 +39,10 @@ class QuantizedTensor:
     def replace(self, graph: ir.Graph, node: ir.Node) -> None:
         """Replace a node that uses the float weight by a quantized one."""
         made = self._scale_nodes(graph)
-        made.append(self._gather(graph, node) if node.op_type == "Gather" else self._product(graph, node))
+        made.append(self._gather(graph, node) if node.op_type == "Gather" else self._matmul(graph, node))
         ir.convenience.replace_nodes_and_values(graph, node, [node], made, [node.outputs[0]], [made[-1].outputs[0]])
 
-    def _product(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
+    def _matmul(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
         attributes = {"K": self.layout.columns, "N": self.layout.rows, "accuracy_level": self.accuracy_level}
         return self._node("MatMulNBits", node, [node.inputs[0], self._codes(graph, flat=False)], attributes)
 
