@@ -121,7 +121,7 @@ def test_a_line_that_is_not_as_it_should_be(write, line, message, hint):
 
 
 def test_files_that_are_none(tmp_path, write):
-    for path, message in ((tmp_path / "none.jsonl", "is missing"), (tmp_path, "is a folder")):
+    for path, message in ((tmp_path / "none.jsonl", "not found"), (tmp_path, "is a folder")):
         with pytest.raises(RouteError, match=message):
             read_examples(path)
     for empty in (write(), write("", "  ")):

@@ -112,7 +112,7 @@ def test_what_cannot_be_passed_through_is_not_sent(endpoint, passed):
 
 
 def test_a_question_without_words_is_not_sent(endpoint):
-    with pytest.raises(CloudError, match="nothing to ask"):
+    with pytest.raises(CloudError, match="neither messages nor a prompt"):
         endpoint("http://127.0.0.1:9/v1").ask(cleared(Request()))
 
 

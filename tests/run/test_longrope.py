@@ -71,7 +71,7 @@ def bundle(request, checkpoint, tmp_path_factory):
 @pytest.fixture(params=[16, 128], ids=["in chunks", "at once"])
 def runner(request, bundle):
     settings = choose_settings(bundle.manifest, threads=1)
-    runner = load_runner(bundle, settings=type(settings)(**{**vars(settings), "chunk": request.param}))
+    runner = load_runner(bundle, settings=type(settings)(**{**vars(settings), "prefill_chunk": request.param}))
     yield runner
     runner.close()
 
