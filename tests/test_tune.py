@@ -305,13 +305,13 @@ def test_what_was_found_on_a_busy_machine_is_shown_and_not_written(bundle, capsy
     assert run(["bench", str(bundle.path), "--tune", "--repetitions", "1"]) == 1
     captured = capsys.readouterr()
     assert "spinning off" in captured.out
-    assert "nothing was written: others used the machine, 33 % of a trial" in captured.err
+    assert "nothing was written: the machine was busy, a trial spent 33 % of its time waiting" in captured.err
     assert open_bundle(bundle.path) == bundle
 
 
 def test_options_that_tuning_does_not_take_are_refused(bundle, capsys):
     assert run(["bench", str(bundle.path), "--tune", "--depth", "0"]) == 1
-    assert "--depth has no part in --tune" in capsys.readouterr().err
+    assert "--depth does not apply to --tune" in capsys.readouterr().err
 
 
 def test_a_context_without_room_is_refused(tmp_path):

@@ -301,7 +301,7 @@ def test_a_chat_at_the_terminal(bundle, terminal):
     tty.say("The quick\n")
     tty.wait_for("> ", 2)
     tty.say("/reset\n")
-    tty.wait_for("forgotten")
+    tty.wait_for("new conversation")
     tty.say("/system Be brief.\n")
     tty.wait_for("with this system message")
     tty.say("/what\n")

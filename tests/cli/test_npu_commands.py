@@ -58,8 +58,8 @@ def test_build_shows_nodes_binaries_and_an_estimate(tmp_path, checkpoint, capsys
     for role in ("prefill", "decode"):
         assert int(rows[role][2]) > 30
         assert rows[role][3] == "0"
-    assert "not executed: no emulator was asked" in shown
-    assert "shared/prefill_qnn.bin: not executed: no emulator loads shared weights" in shown
+    assert "not run on an emulator" in shown
+    assert "shared/prefill_qnn.bin: not run: emulators cannot load shared weights" in shown
     assert "decode, estimated" in shown
     assert "76.8 GB/s" in shown
     assert rows["push"][1] == "npu/galaxy-s24/,"  # what to copy
