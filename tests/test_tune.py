@@ -98,7 +98,7 @@ def test_where_nothing_matters_the_defaults_stay(built, monkeypatch):
         "prefill chunk 256", "prefill chunk 512",
         "decoder's graph up to 8", "decoder's graph up to 2",
     }  # fmt: skip
-    assert any(words.startswith("threads: 2 asked for") for words in found.left_out)
+    assert any(words.startswith("threads: fixed at 2") for words in found.left_out)
 
 
 def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
@@ -114,9 +114,9 @@ def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
     found = tune_bundle(built, threads=1)
     assert found.settings == Settings(1, False, False, "own", 256, 16)
     assert not found.kept
-    assert found.trials[-1].change == "all together, against the defaults"
+    assert found.trials[-1].change == "all changes against the defaults"
     assert found.trials[-1].won
-    assert "affinity: one thread, and that is the caller's" in found.left_out
+    assert "affinity: the only thread is the caller's" in found.left_out
 
 
 def test_the_crossing_goes_down_where_the_prompts_graph_is_faster(built, monkeypatch):
@@ -168,7 +168,7 @@ def test_threads_that_slow_prompts_down_are_not_taken_for_decoding(built, monkey
     found = tune_bundle(built)
     assert {"threads 1", "threads 2"} <= {t.change for t in found.trials}
     assert found.settings.threads == 4
-    assert "affinity: 4 threads, and 2 cores to pin them to" in found.left_out
+    assert "affinity: 4 threads, but 2 cores to pin them to" in found.left_out
 
 
 # --- the record -------------------------------------------------------------------------------
