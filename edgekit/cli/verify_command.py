@@ -1,7 +1,7 @@
 """``edgekit verify``. As in app.py, Typer reads the annotations at run time."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -66,29 +66,27 @@ def verify(
     """
     from edgekit.bundle import load_keys
     from edgekit.cli.tables import verification_tables
-    from edgekit.verify import arm
-    from edgekit.verify import bundle as here
-    from edgekit.verify.npu import OnEmulator
 
     if beside and not on:
         raise ConfigError("--beside needs --on arm64", "add --on arm64, or drop --beside")
     if on and (npu_tokens or npu_steps):
         raise ConfigError("--npu-tokens and --npu-steps do not apply to --on arm64", "drop --on")
-    keys = load_keys(key) if key else ()
+    options: dict[str, Any] = {"source": source, "text": text, "max_kld": max_kld, "min_top1": min_top1}
+    options |= {name: value for name, value in (("tokens", tokens), ("window", window)) if value}
+    options["keys"] = load_keys(key) if key else ()
     with Bars() as progress:
         if on:
-            verification = arm.verify_on_arm(
-                bundle, beside=beside or (), source=source, text=text, tokens=tokens or arm.TOKENS,
-                window=window or arm.WINDOW, max_kld=max_kld, min_top1=min_top1, keys=keys, progress=progress,
-            )  # fmt: skip
+            from edgekit.verify.arm import verify_on_arm
+
+            verification = verify_on_arm(bundle, beside=beside or (), progress=progress, **options)
         else:
+            from edgekit.verify.bundle import verify_bundle
+            from edgekit.verify.npu import OnEmulator
+
             usual = OnEmulator()
             npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
-            verification = here.verify_bundle(
-                bundle, source=source, text=text, tokens=tokens or here.TOKENS, window=window or here.WINDOW,
-                max_kld=max_kld, min_top1=min_top1, npu=npu if npu_tokens or npu_steps else None, keys=keys,
-                progress=progress,
-            )  # fmt: skip
+            chosen = npu if npu_tokens or npu_steps else None
+            verification = verify_bundle(bundle, npu=chosen, progress=progress, **options)
     if record:
         _keep(bundle, verification)
     console.emit(verification) if json else console.show(*verification_tables(verification))

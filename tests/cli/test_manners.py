@@ -296,7 +296,7 @@ def test_interrupting_a_build_leaves_nothing(checkpoint, tmp_path):
 
 def test_a_chat_at_the_terminal(bundle, terminal):
     tty = terminal("run", bundle, "--max-new-tokens", "3")
-    tty.wait_for("/reset forgets")
+    tty.wait_for("/reset starts over")
     tty.wait_for("> ")
     tty.say("The quick\n")
     tty.wait_for("> ", 2)
@@ -305,7 +305,7 @@ def test_a_chat_at_the_terminal(bundle, terminal):
     tty.say("/system Be brief.\n")
     tty.wait_for("with this system message")
     tty.say("/what\n")
-    tty.wait_for("/reset forgets", 2)
+    tty.wait_for("/reset starts over", 2)
     tty.say("brown fox\n")
     tty.wait_for("> ", 6)
     tty.say("/exit\n")
