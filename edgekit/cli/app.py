@@ -127,10 +127,20 @@ def build(
     start = perf_counter()
     with Bars() as progress:
         bundle = build_bundle(
-            model, target=target, precision=precision, recipe=recipe, out=out, exporter=exporter, size_mb=size_mb,
-            bits=bits, force=force, offline=offline, revision=revision, progress=progress,
+            model,
+            target=target,
+            precision=precision,
+            recipe=recipe,
+            out=out,
+            exporter=exporter,
+            size_mb=size_mb,
+            bits=bits,
+            force=force,
+            offline=offline,
+            revision=revision,
+            progress=progress,
             npu=ForNpu(activations, context, tuple(also or ()), emulate, mlpackage),
-        )  # fmt: skip
+        )
     if signer:
         console.note(f"signed by {sign_bundle(bundle, signer)}")
     result = Built.of(bundle, perf_counter() - start)
@@ -228,9 +238,14 @@ def fit(
     memory, size = (None if mb is None else int(mb * 1e6) for mb in (max_memory_mb, max_size_mb))
     with Bars() as progress:
         found = fit_models(
-            models, targets=(*(target or list_targets()), *((HERE,) if here else ())), context=context,
-            limits=Limits(memory, size, min_tok_s), revision=revision, offline=offline, progress=progress,
-        )  # fmt: skip
+            models,
+            targets=(*(target or list_targets()), *((HERE,) if here else ())),
+            context=context,
+            limits=Limits(memory, size, min_tok_s),
+            revision=revision,
+            offline=offline,
+            progress=progress,
+        )
     console.emit(found) if json else console.show(*fit_tables(found))
 
 

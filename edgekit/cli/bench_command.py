@@ -58,9 +58,16 @@ def bench(
         return
     with Bars() as progress:
         measurement = bench_bundle(
-            opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth, 0),
-            repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
-        )  # fmt: skip
+            opened,
+            pp=numbers("--pp", pp),
+            tg=numbers("--tg", tg),
+            depth=numbers("--depth", depth, 0),
+            repetitions=repetitions,
+            warmup=warmup,
+            threads=threads,
+            small_memory=small_memory,
+            progress=progress,
+        )
     line = console.document_text(measurement)
     if record:
         keep(opened, latency=measurement)
@@ -90,11 +97,9 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
             "pass only --pp, --repetitions, --threads or --output with it",
         )
     opened = open_bundle(path)
+    rounds = ctx.params["repetitions"] if "repetitions" in given else ROUNDS
     with Bars() as progress:
-        tuning = tune_bundle(
-            opened, prompt=prompt, threads=threads, progress=progress,
-            rounds=ctx.params["repetitions"] if "repetitions" in given else ROUNDS,
-        )  # fmt: skip
+        tuning = tune_bundle(opened, prompt=prompt, threads=threads, rounds=rounds, progress=progress)
     quiet = is_quiet(tuning)
     if quiet:
         record(opened, tuning=tuning)

@@ -135,9 +135,8 @@ def estimates_table(estimates: Sequence[Estimate]) -> Iterator[RenderableType]:
     for e in estimates:
         floor = "unknown" if e.floor_ms is None else f"{words.number(e.floor_ms)} ms"
         speeds = " to ".join(words.number(rate) for rate in e.tokens_per_s) if e.tokens_per_s else ""
-        table.add_row(
-            e.target, e.role, words.count(e.context), *_kinds(e.traffic), words.size(e.bytes_per_token), floor, speeds
-        )  # fmt: skip
+        cost = (words.size(e.bytes_per_token), floor, speeds)
+        table.add_row(e.target, e.role, words.count(e.context), *_kinds(e.traffic), *cost)
     yield table
     for e in estimates:
         yield Text(f"{e.target} {e.role} at {words.count(e.context)}: {e.formula}", style="dim")

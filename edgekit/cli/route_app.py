@@ -68,10 +68,14 @@ def route_explain(
     if local_only and cloud_ok:
         raise ConfigError("--local-only and --cloud-ok exclude each other", "drop one of them")
     explained = explain_request(
-        bundle, prompt, policy, max_new_tokens=max_new_tokens,
+        bundle,
+        prompt,
+        policy,
+        max_new_tokens=max_new_tokens,
         override="local-only" if local_only else "cloud-ok" if cloud_ok else None,
-        schema=_read(schema) if schema else "", state=_state(state) if state else None,
-    )  # fmt: skip
+        schema=_read(schema) if schema else "",
+        state=_state(state) if state else None,
+    )
     console.emit(explained) if json else console.show(*explanation_tables(explained))
 
 
@@ -126,9 +130,16 @@ def route_calibrate(
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
         calibrated = calibrate_bundle(
-            opened, data, guarantee=promise, prefix_tokens=prefix_tokens, threads=threads, store=store,
-            second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
-        )  # fmt: skip
+            opened,
+            data,
+            guarantee=promise,
+            prefix_tokens=prefix_tokens,
+            threads=threads,
+            store=store,
+            second=open_bundle(second, progress=progress) if second else None,
+            seed=seed,
+            progress=progress,
+        )
     if record and calibrated.calibration:
         keep(opened, calibration=calibrated.calibration)
     console.emit(calibrated) if json else console.show(*calibrated_tables(calibrated))
@@ -193,10 +204,17 @@ def route_bench(
     chosen = choose_cloud(cloud, rule, model=model, key_env=key_env, key_file=key_file, price=price)
     with Bars() as progress:
         bench = bench_routing(
-            open_bundle(bundle, progress=progress), data, chosen, policy=rule, price=price, threads=threads,
-            store=store, second=open_bundle(second, progress=progress) if second else None, seed=seed,
+            open_bundle(bundle, progress=progress),
+            data,
+            chosen,
+            policy=rule,
+            price=price,
+            threads=threads,
+            store=store,
+            second=open_bundle(second, progress=progress) if second else None,
+            seed=seed,
             progress=progress,
-        )  # fmt: skip
+        )
     if out:
         with writing(out):
             make_parent(out)

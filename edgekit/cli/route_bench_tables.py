@@ -36,36 +36,30 @@ def bench_tables(bench: RouteBench) -> Iterator[RenderableType]:
 
 def curves_table(proof: Proof) -> Table:
     """Every strategy over all thresholds."""
-    table = columns(
-        "over all thresholds", "APGR>", "CPT 50>", "CPT 80>", "CPT 95>", "cost at 95 %>", "AIQ>", "AUROC>", "95 %>",
-        "AURC>", "ECE>", "Brier>",
-    )  # fmt: skip
+    costs = ("APGR>", "CPT 50>", "CPT 80>", "CPT 95>", "cost at 95 %>", "AIQ>")
+    table = columns("over all thresholds", *costs, "AUROC>", "95 %>", "AURC>", "ECE>", "Brier>")
     for s in proof.strategies:
-        table.add_row(
-            s.name, _plain(s.apgr), _share(s.cpt50), _share(s.cpt80), _share(s.cpt95), _share(s.cost95), _plain(s.aiq),
-            _plain(s.auroc.value if s.auroc else None), _bounds(s.auroc), _plain(s.aurc), _plain(s.ece),
-            _plain(s.brier),
-        )  # fmt: skip
+        shares = map(_share, (s.cpt50, s.cpt80, s.cpt95, s.cost95))
+        auroc = (_plain(s.auroc.value if s.auroc else None), _bounds(s.auroc))
+        table.add_row(s.name, _plain(s.apgr), *shares, _plain(s.aiq), *auroc, *map(_plain, (s.aurc, s.ece, s.brier)))
     return table
 
 
 def operations_table(proof: Proof, whole: Operation | None, currency: str) -> Table:
     """The router at its threshold, and the other strategies at its coverage."""
-    table = columns(
-        f"at the threshold {words.number(proof.threshold)}", "on device>", "right>", "PGR>", "served wrong>", "95 %>",
-        "p50>", "p95>", "wasted>", f"{currency if proof.priced else 'calls'} / 1000>", "J / 1000>",
-    )  # fmt: skip
+    head = (f"at the threshold {words.number(proof.threshold)}", "on device>", "right>", "PGR>", "served wrong>")
+    costs = (f"{currency if proof.priced else 'calls'} / 1000>", "J / 1000>")
+    table = columns(*head, "95 %>", "p50>", "p95>", "wasted>", *costs)
     rows = [(s.name, s.operation) for s in proof.strategies]
     if whole:
         rows.insert(1, (f"{ROUTER}, without early exit", whole))
     for name, o in rows:
         cost = o.cost if proof.priced else 1000 * (1 - o.coverage)
-        table.add_row(
-            name, words.percent(o.coverage), words.percent(o.quality), _plain(o.recovered),
-            _share(o.failures.value if o.failures else None), _shares(o.failures), _time(o.p50), _time(o.p95),
-            words.seconds(o.wasted), NONE if cost is None else words.number(cost),
-            "no meter" if o.joules is None else words.number(o.joules),
-        )  # fmt: skip
+        quality = (words.percent(o.coverage), words.percent(o.quality), _plain(o.recovered))
+        wrong = (_share(o.failures.value if o.failures else None), _shares(o.failures))
+        money = NONE if cost is None else words.number(cost)
+        joules = "no meter" if o.joules is None else words.number(o.joules)
+        table.add_row(name, *quality, *wrong, _time(o.p50), _time(o.p95), words.seconds(o.wasted), money, joules)
     return table
 
 

@@ -69,10 +69,8 @@ def serve(
             f"edgekit serve needs {error.name}", "install edgekit[serve]: pip install 'edgekit[serve]'"
         ) from error
 
-    plan = Plan(
-        bundle, policy, host, port, queue, token_file, history, store_prompts, docs, threads, context, small_memory,
-        second,
-    )  # fmt: skip
+    options = (token_file, history, store_prompts, docs, threads, context, small_memory, second)
+    plan = Plan(bundle, policy, host, port, queue, *options)
     with _logs(access=access_log):
         serve_bundle(plan, lambda serving: _announce(serving, json))
 

@@ -99,8 +99,15 @@ def targets_check(
     contexts = numbers("--context", context, 2) if context else ()
     with Bars() as progress:
         check = check_targets(
-            model, target, precision=precision, activations=activations, contexts=contexts, whole=whole,
-            revision=revision, offline=offline, progress=progress,
-        )  # fmt: skip
+            model,
+            target,
+            precision=precision,
+            activations=activations,
+            contexts=contexts,
+            whole=whole,
+            revision=revision,
+            offline=offline,
+            progress=progress,
+        )
     console.emit(check) if json else console.show(*check_tables(check))
     require_compiled(check)

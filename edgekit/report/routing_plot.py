@@ -134,10 +134,9 @@ def _quality(axes: Axes, panel: RoutingPanel) -> None:
                 axes.plot(xs, ys, "s", color=_SOFT, markersize=5, clip_on=False, zorder=3)
                 # Curves rise from lower left to upper right, so there is room above one end and below the other.
                 right = xs[0] > 0.5
-                axes.annotate(
-                    way.name, (xs[0], ys[0]), (2 if right else 8, 11 if right else -11), textcoords="offset points",
-                    color=_SOFT, fontsize=9, ha="right" if right else "left", va="center",
-                )  # fmt: skip
+                place = (2, 11) if right else (8, -11)
+                label = axes.annotate(way.name, (xs[0], ys[0]), place, textcoords="offset points", color=_SOFT)
+                label.set(fontsize=9, ha="right" if right else "left", va="center")
     _frame(axes)
     low = min(y for way in panel.ways for _, y in way.points)
     high = max(y for way in panel.ways for _, y in way.points)
