@@ -111,7 +111,7 @@ def test_the_gate_takes_the_better_kernels_and_says_whose_fault_a_miss_is():
     worse = scored(0.5, 0.4, 0.09)
     (both,) = arm._gates(worse, limits)
     assert both.status == "fail"
-    assert "on this machine too" in both.hint
+    assert "this machine misses the limit too" in both.hint
     (alone,) = arm._gates(replace(worse, here=quality(0.1)), limits)
     assert alone.status == "fail"
     assert "on this machine too" not in alone.hint
@@ -167,7 +167,7 @@ def test_a_graph_for_prompts_is_scored_too(checkpoint, native, tmp_path, monkeyp
     bundle = build_bundle(str(checkpoint), recipe="fast", out=tmp_path / "fast")
     got = verify_on_arm(bundle.path, max_kld=0.0, **SMALL)
     assert statuses(got)["prompts on arm64"] == "fail"
-    assert all("on this machine too" in c.hint for c in got.checks if c.status == "fail")
+    assert all("this machine misses the limit too" in c.hint for c in got.checks if c.status == "fail")
     assert "arm64, prompts" in statuses(got)
     prompts, (default, *_) = got.arm.prompts, got.arm.scores
     assert prompts.quality.kld_mean != default.quality.kld_mean, "it is another graph"
@@ -191,7 +191,7 @@ def test_without_the_source_there_is_nothing_to_compare_with(bundle, native):
     shutil.rmtree(cache_folder() / "origins")
     got = verify_on_arm(bundle.path, **SMALL)
     assert statuses(got)["quality on arm64"] == "fail"
-    assert "--source" in got.checks[-1].hint
+    assert "`source`" in got.checks[-1].hint
 
 
 def test_a_damaged_bundle_ends_it(bundle, native):

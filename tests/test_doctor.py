@@ -91,7 +91,7 @@ def test_a_cache_that_cannot_be_written_fails(monkeypatch, tmp_path):
 
 
 def test_an_unknown_part_is_refused():
-    with pytest.raises(ConfigError, match="not a part"):
+    with pytest.raises(ConfigError, match="doctor cannot install"):
         doctor.install_part("nonsense")
 
 

@@ -181,7 +181,7 @@ def test_a_precision_that_the_target_does_not_take_is_not_chosen(model, device):
     path.write_text(path.read_text().replace('"fp32", "fp16", ', ""))
     found = fit_models([model], targets=[str(path)])
     assert found.choices[0].precision == "int8"
-    assert "fp32: the target does not support fp32" in found.choices[0].reason
+    assert "fp32: not supported by the target" in found.choices[0].reason
 
 
 def test_errors_name_what_is_unknown(model, tmp_path):

@@ -150,7 +150,7 @@ def test_a_winner_that_does_not_win_again_is_dropped(built, monkeypatch):
 
     def compare(bench, change, *rest):
         ratios = again(bench, change, *rest)
-        return {name: [1.0] * bench.rounds for name in ratios} if change.startswith("all together") else ratios
+        return {name: [1.0] * bench.rounds for name in ratios} if change.startswith("all changes") else ratios
 
     monkeypatch.setattr(tune, "_compare", compare)
     found = tune_bundle(built, threads=1)
@@ -275,7 +275,7 @@ def test_a_real_tuning_is_written_and_the_bundle_still_opens(bundle, capsys, mon
     arguments = ["bench", str(bundle.path), "--tune", "--pp", "48", "--repetitions", "2"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
-    for words in ("spinning off", "prefill chunk 64", "pp48", "tg32@48", "not tried", "the defaults stay"):
+    for words in ("spinning off", "prefill chunk 64", "pp48", "tg32@48", "not tried", "the defaults are kept"):
         assert words in shown
     opened = open_bundle(bundle.path)
     (found,) = opened.manifest.tunings

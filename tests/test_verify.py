@@ -130,7 +130,7 @@ def test_without_source_and_reference_quality_is_skipped_unless_it_was_asked_for
     assert {c.name for c in got.checks if c.status == "skip"} == {
         "source", "tokenizer", "chat template", "weights", "quality",
     }  # fmt: skip
-    assert "--source" in check(got, "quality").hint
+    assert "`source`" in check(got, "quality").hint
     for asked in ({"source": "nowhere"}, {"max_kld": 1.0}, {"min_top1": 0.1}):
         assert not verify_bundle(bundles["int8"], **other, **asked).passed
 
@@ -286,7 +286,7 @@ def test_the_class_of_a_recorded_quality_is_told(broken):
     got = verify_bundle(broken, **FAST)
     assert got.quality.processor_class == processor_class()
     assert "recorded" not in check(got, "arithmetic").detail
-    for there, told in (("AVX9", "the recorded quality was measured on AVX9"), ("", "whose class was not kept")):
+    for there, told in (("AVX9", "the recorded quality was measured on AVX9"), ("", "of an unrecorded class")):
         elsewhere = rewrite(broken, quality=replace(got.quality, processor_class=there))
         assert told in check(verify_bundle(elsewhere, **FAST), "arithmetic").detail
 
@@ -362,4 +362,4 @@ def test_build_again_is_said_where_that_mends_it(cache, tmp_path, monkeypatch):
     found = verify_text.check_tokenizer(built, open_model(str(folder)))
     assert found.status == "fail"
     assert "somebody splits" in found.detail
-    assert "building again gives the same" in found.hint
+    assert "a rebuild would not change them" in found.hint

@@ -117,7 +117,7 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
         )
     if inspection.kind == "bundle":
         signer = inspection.signed_by
-        yield "signed", f"by {signer}, unchecked: use `edgekit verify --key`" if signer else "no"
+        yield "signed", f"by {signer}, not checked: use `edgekit verify --key`" if signer else "no"
     for npu in inspection.npus:
         yield f"NPU {npu.target.name}", npu_words(npu)
     for t in inspection.tunings:

@@ -305,7 +305,7 @@ def _plan(
 ) -> Plan | str:
     """Plan the bundle, once for all targets of a dialect, or return why it cannot be built."""
     if precision not in target.precisions:
-        return f"the target does not support {precision}"
+        return "not supported by the target"
     scheme = next((r for r in target.npu.schemes if precision in r.precisions), None) if target.npu else None
     recipe = builtin_recipe(precision, scheme)
     target = _on_cpu(target)

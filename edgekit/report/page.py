@@ -68,12 +68,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Cell:
-    """One matrix in the strip: its layer, bits per weight, and error (None: kept in floating point).
+    """One matrix in the strip: its bits per weight and error (None: kept in floating point).
 
     ``shade`` is the position of the error between the smallest and the largest of the strip, on a log scale, 0..1.
     """
 
-    column: int
     name: str
     bits: float
     error: float | None
@@ -102,9 +101,7 @@ class Card:
     """Everything that the page shows about a single bundle."""
 
     ink: plot.Ink
-    model: str
     manifest: Manifest
-    sha256: str
     size: Number
     ratio: Number
     bits: Number
@@ -142,7 +139,7 @@ class Page:
 
 NONE = Number(words.ABSENT, "none")
 
-_LAYER = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<role>\w+)\.weight")
+_LAYER = re.compile(r"model\.layers\.\d+\.(?:self_attn|mlp)\.(?P<role>\w+)\.weight")
 
 
 def compose(bundles: Sequence[Bundle]) -> Page:
@@ -186,9 +183,7 @@ def _card(bundle: Bundle, ink: plot.Ink, widest: int) -> Card:
     strip = _strip(manifest.tensors)
     return Card(
         ink=ink,
-        model=_model(manifest),
         manifest=manifest,
-        sha256=bundle.sha256,
         size=Number(words.size(manifest.bytes), "counted"),
         ratio=Number(f"{4 * manifest.parameters / graph_bytes(manifest):.1f}×", "counted"),
         bits=Number(f"{manifest.bits_per_weight:.2f}", "counted"),
@@ -274,16 +269,14 @@ def _strip(tensors: Sequence[TensorEntry]) -> tuple[StripRow, ...]:
     errors = [log10(t.error) for t, _ in found if t.error]
     low, high = min(errors, default=0.0), max(errors, default=0.0)
 
-    def cell(tensor: TensorEntry, layer: int) -> Cell:
+    def cell(tensor: TensorEntry) -> Cell:
         # If all errors are equal, they take the middle of the scale.
         place = (log10(tensor.error) - low) / (high - low) if tensor.error and high > low else 0.5
         bits = 8 * tensor.bytes / prod(tensor.shape)
-        return Cell(layer, tensor.name, bits, tensor.error, place)
+        return Cell(tensor.name, bits, tensor.error, place)
 
     roles = dict.fromkeys(m["role"] for _, m in found)
-    return tuple(
-        StripRow(role, tuple(cell(t, int(m["layer"])) for t, m in found if m["role"] == role)) for role in roles
-    )
+    return tuple(StripRow(role, tuple(cell(t) for t, m in found if m["role"] == role)) for role in roles)
 
 
 def _errors(strip: Sequence[StripRow]) -> tuple[float, float] | None:
