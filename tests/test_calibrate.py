@@ -190,7 +190,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     shown = capsys.readouterr().out
     assert "at most 20 % of the answers served are wrong, with confidence 90 %" in shown
     assert f"valid for this bundle on {kept.provider}, {' '.join(kept.runtime[1])}" in shown
-    assert "given up after 16 tokens" in shown
+    assert "abandoned after 16 tokens" in shown
 
 
 def test_without_recording_the_bundle_stays_as_it_was(answered, bundle, data, capsys):
