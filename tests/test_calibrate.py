@@ -175,7 +175,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "0.2@0.9"]) == 0
     shown = capsys.readouterr().out
     for words in (
-        "1,200: 480 fit",
+        "1,200: 480 for the fit",
         "AUROC",
         "raw mean_entropy",
         "raw mean_logprob",
