@@ -92,15 +92,15 @@ def test_level_0_is_never_chosen_but_its_gain_is_told():
 def test_the_block_is_judged_by_bundles_that_were_scored_beside():
     found = scored(0.3, 0.31, 0.25)
     alone = said(found, 64)["block"]
-    assert "the weights' (blocks of 64) 0.25, the activations' 0.05" in alone
-    assert "--beside" in alone
+    assert "0.25 from the weights (blocks of 64), 0.05 from the activations" in alone
+    assert "`beside`" in advise(found, 64)[-1].hint
     near, far = Rival("near", 32, 0.1, at(-0.2, -0.3, -0.1), 0.5), Rival("far", 128, 0.6, at(0.3, 0.2, 0.4), -0.25)
     unsure = Rival("unsure", 0, 0.05, at(-0.25, -0.6, 0.1), 0.0)
     taken = said(found, 64, (far, near, unsure))["block"]
-    assert taken.startswith("take near: far (blocks of 128, -0.25 bits a weight) 0.6; near (blocks of 32, +0.50 bits a")
+    assert taken.startswith("use near: far (blocks of 128, -0.25 bits per weight) 0.6; near (blocks of 32, +0.50 bits")
     kept = said(found, 64, (far, unsure))["block"]
     assert kept.startswith("keep blocks of 64: ")
-    assert "unsure (one block a row, +0.00 bits a weight) 0.05" in kept
+    assert "unsure (one block per row, +0.00 bits per weight) 0.05" in kept
     assert "block" not in said(found, None)
 
 
@@ -179,7 +179,7 @@ def test_bundles_beside(bundle, checkpoint, native, tmp_path):
     fp32 = build_bundle(str(checkpoint), precision="fp32", out=tmp_path / "fp32")
     got = verify_on_arm(bundle.path, beside=[fp32.path], max_kld=100.0, min_top1=0.0, **SMALL)
     block = next(c for c in got.checks if c.name == "block")
-    assert block.detail.startswith("take fp32: fp32 (no grid, +")
+    assert block.detail.startswith("use fp32: fp32 (no grid, +")
     stranger = build_bundle(
         str(tiny_checkpoint(tmp_path / "other", seed=1)), precision="int4", out=tmp_path / "stranger"
     )

@@ -206,7 +206,7 @@ def test_without_recording_the_bundle_stays_as_it_was(answered, bundle, data, ca
 def test_an_infeasible_guarantee_exits_with_3_and_keeps_nothing(answered, bundle, data, capsys):
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "0.001@0.99"]) == 3
     captured = capsys.readouterr()
-    assert "nothing is served" in captured.out
+    assert "no answer is served" in captured.out
     assert "nothing was written" in captured.err
     assert open_bundle(bundle.path).manifest.calibration is None
 

@@ -41,7 +41,7 @@ def test_a_processor_without_dot_products_is_told(machine):
     (machine / "proc/cpuinfo").write_text("model name : Old CPU\nflags : avx2\n")
     check = found(doctor.examine(machine), "instructions")
     assert check.status == "info"
-    assert "no int8 dot-products" in check.detail
+    assert "no int8 dot products" in check.detail
 
 
 def test_no_meter_means_no_energy(tmp_path):

@@ -353,14 +353,14 @@ def test_the_command_takes_a_policys_tier_and_its_privacy(world, tmp_path, capsy
         )
         assert run(command(world, "--policy", policy, "--cloud", "box")) == 0
         assert len(server.bodies) == N - N // 5
-    assert "8 that must not leave the device" in capsys.readouterr().out
+    assert "8 questions must not leave the device" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--cloud", "https://x/v1"], "--model NAME"),
-        (["--cloud", "https://x/v1", "--model", "m", "--price-in", "1"], "--price-out is not"),
+        (["--cloud", "https://x/v1", "--model", "m", "--price-in", "1"], "--price-in needs --price-out"),
         (["--cloud", "https://x/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
         (["--cloud", "https://x/v1", "--model", "m", "--plot", "x.pdf"], ".svg or .png"),
         ([], "nobody is named"),

@@ -119,9 +119,9 @@ def test_without_the_source_nothing_is_executed(doubled, monkeypatch):
         (
             '"provider": "QNNExecutionProvider"',
             '"provider": "CPUExecutionProvider"',
-            "1 nodes of prefill.onnx run elsewh",
+            "1 nodes of prefill.onnx run off the",
         ),
-        ('"graph": "decode.onnx"', '"graph": "encode.onnx"', "places 0 nodes of decode.onnx"),
+        ('"graph": "decode.onnx"', '"graph": "encode.onnx"', "lists 0 nodes of decode.onnx"),
         ("[", "(", "not a placement"),
     ],
 )

@@ -67,7 +67,7 @@ def test_several_models_and_this_machine(models, capsys, monkeypatch):
     ("arguments", "error", "hint"),
     [
         (["--target", "rk3358"], "unknown target 'rk3358'", "did you mean 'rk3588'?"),
-        (["--context", "9000"], "context=9000", "8192 or less"),
+        (["--context", "9000"], "--context is 9000", "8192 or less"),
     ],
 )
 def test_mistakes(models, arguments, error, hint, capsys):
