@@ -175,7 +175,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "0.2@0.9"]) == 0
     shown = capsys.readouterr().out
     for words in (
-        "1,200: 480 fit",
+        "1,200: 480 for the fit",
         "AUROC",
         "raw mean_entropy",
         "raw mean_logprob",
@@ -190,7 +190,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     shown = capsys.readouterr().out
     assert "at most 20 % of the answers served are wrong, with confidence 90 %" in shown
     assert f"valid for this bundle on {kept.provider}, {' '.join(kept.runtime[1])}" in shown
-    assert "given up after 16 tokens" in shown
+    assert "abandoned after 16 tokens" in shown
 
 
 def test_without_recording_the_bundle_stays_as_it_was(answered, bundle, data, capsys):
@@ -206,7 +206,7 @@ def test_without_recording_the_bundle_stays_as_it_was(answered, bundle, data, ca
 def test_an_infeasible_guarantee_exits_with_3_and_keeps_nothing(answered, bundle, data, capsys):
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "0.001@0.99"]) == 3
     captured = capsys.readouterr()
-    assert "nothing is served" in captured.out
+    assert "no answer is served" in captured.out
     assert "nothing was written" in captured.err
     assert open_bundle(bundle.path).manifest.calibration is None
 

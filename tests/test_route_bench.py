@@ -353,7 +353,7 @@ def test_the_command_takes_a_policys_tier_and_its_privacy(world, tmp_path, capsy
         )
         assert run(command(world, "--policy", policy, "--cloud", "box")) == 0
         assert len(server.bodies) == N - N // 5
-    assert "8 that must not leave the device" in capsys.readouterr().out
+    assert "8 questions must not leave the device" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

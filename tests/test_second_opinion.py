@@ -230,7 +230,7 @@ def test_from_questions_to_a_calibration_a_bench_and_a_server(built, tmp_path, c
     found = from_json(Calibrated, capsys.readouterr().out)
     assert found.calibration.second_sha256 == built[1].sha256
     assert run(["inspect", str(first.path)]) == 0
-    assert f"needs the second opinion of the bundle {built[1].sha256[:16]}" in capsys.readouterr().out
+    assert f"needs bundle {built[1].sha256[:16]} as a second opinion" in capsys.readouterr().out
 
     test = write(tmp_path / "test.jsonl", questions())
     answers = write(tmp_path / "answers.jsonl", [{"id": f"q{i}", "answer": "none"} for i in range(N)])
