@@ -250,7 +250,7 @@ def test_what_does_not_fit_together_is_named(world, bundle, answers, tmp_path):
     other.write_text("\n".join([*lines, '{"id": "q99", "answer": "x"}']))
     with pytest.raises(RouteError, match="there is no example 'q99'"):
         bench(world, other)
-    with pytest.raises(RouteError, match="is missing"):
+    with pytest.raises(RouteError, match="not found"):
         bench(world, answers, data=tmp_path / "absent.jsonl")
     seen = calibrated(bundle, data_sha256=bench(world, answers).data_sha256)
     with pytest.raises(RouteError, match="calibrated on this file"):
@@ -360,7 +360,7 @@ def test_the_command_takes_a_policys_tier_and_its_privacy(world, tmp_path, capsy
     ("options", "said"),
     [
         (["--cloud", "https://x/v1"], "pass --model"),
-        (["--cloud", "https://x/v1", "--model", "m", "--price-in", "1"], "--price-out is not"),
+        (["--cloud", "https://x/v1", "--model", "m", "--price-in", "1"], "--price-in needs --price-out"),
         (["--cloud", "https://x/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
         (["--cloud", "https://x/v1", "--model", "m", "--plot", "x.pdf"], ".svg or .png"),
         ([], "no file of answers to compare with"),

@@ -21,6 +21,7 @@ from edgekit.source.oracle import Reader
 from edgekit.testing import FakeRunner, tiny_checkpoint
 from edgekit.types import Check, Rope
 from edgekit.verify import bundle as verify
+from edgekit.verify import decode
 from edgekit.verify import text as verify_text
 from edgekit.verify.bundle import verify_bundle
 
@@ -247,18 +248,18 @@ def test_steps_that_do_not_agree_with_the_prompt():
         def step(self, token):
             return np.roll(super().step(token), 1)
 
-    assert verify._check_steps(FakeRunner())[0].status == "pass"
-    assert verify._check_steps(Forgetful())[0].status == "fail"
-    assert verify._check_steps(FakeRunner(context_length=1))[0].status == "pass"
+    assert decode.check_steps(FakeRunner())[0].status == "pass"
+    assert decode.check_steps(Forgetful())[0].status == "fail"
+    assert decode.check_steps(FakeRunner(context_length=1))[0].status == "pass"
 
     class Full(FakeRunner):
         def step(self, token):
             raise RunError("full", "shorten it")
 
-    assert verify._check_steps(Full())[0].detail == "full"
+    assert decode.check_steps(Full())[0].detail == "full"
     nan = FakeRunner()
     nan._table[:] = np.nan
-    assert "NaN" in verify._check_steps(nan)[0].detail
+    assert "NaN" in decode.check_steps(nan)[0].detail
 
 
 @pytest.mark.parametrize(
@@ -283,17 +284,17 @@ def test_steps_and_prompts_are_compared_across_every_border(bundles, changes, bo
     spec = replace(bundles["fp32"].manifest.spec, **changes)
     passed = Check("decode", "pass", "well")
     runner = Late(context_length=200)
-    assert verify._check_borders(runner, spec, 256, passed).detail.startswith(f"well; within 1e-03 across {border}")
+    assert decode.check_borders(runner, spec, 256, passed).detail.startswith(f"well; within 1e-03 across {border}")
     runner.wrong_from = border
-    assert f"across {border} tokens" in verify._check_borders(runner, spec, 256, passed).detail
-    assert verify._check_borders(runner, spec, 256, passed).status == "fail"
-    told = verify._check_borders(runner, spec, border - 1, passed)
+    assert f"across {border} tokens" in decode.check_borders(runner, spec, 256, passed).detail
+    assert decode.check_borders(runner, spec, 256, passed).status == "fail"
+    told = decode.check_borders(runner, spec, border - 1, passed)
     assert told.status == "pass"
     assert f"not tested beyond {border - 1} tokens: {border}" in told.detail
 
 
 def test_a_rounding_that_moves_the_logits_too_far_fails(bundles, monkeypatch):
-    monkeypatch.setattr(verify, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
+    monkeypatch.setattr(decode, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
     got = check(verify_bundle(bundles["int4"], **FAST), "rounding")
     assert (got.status, got.hint) == ("fail", verify_text.REBUILD)
     assert "tokens" in got.detail

@@ -106,8 +106,7 @@ def build(
         bool, typer.Option("--mlpackage", help="Also write a Core ML package, for Apple devices; needs coremltools.")
     ] = False,
     sign: Annotated[
-        Path | None,
-        typer.Option(metavar="KEY", help="Sign the bundle with this ssh-ed25519 key, readable by you alone."),
+        Path | None, typer.Option(metavar="KEY", help="Sign the bundle with this ssh-ed25519 key, yours alone.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Offline = False,

@@ -164,5 +164,5 @@ def test_verify_crosses_the_border(bundle, checkpoint):
 
 
 def test_an_npus_cache_ends_at_the_border(checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match=f"beyond {BORDER} tokens"):
+    with pytest.raises(ConfigError, match=f"longrope at {BORDER}: beyond"):
         build_bundle(str(checkpoint), target="galaxy-s24", out=tmp_path / "bundle", npu=ForNpu(context=64))

@@ -91,12 +91,12 @@ WITHOUT_CONFIG = ("model.safetensors", "config.json")
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        (replace_weights("onnx/model.onnx"), "weights for ONNX", "safetensors"),
-        (replace_weights("weights.npz"), "weights for MLX", "safetensors"),
+        (replace_weights("onnx/model.onnx"), "holds ONNX weights", "safetensors"),
+        (replace_weights("weights.npz"), "holds MLX weights", "safetensors"),
         (replace_weights("global_step1/mp_rank_00_model_states.pt"), "pickle", "save_pretrained"),
         (replace_weights("a-Q4.gguf", "b-Q8.gguf"), "'a-Q4.gguf', 'b-Q8.gguf'", "one of the GGUF files"),
         (replace_weights("a.gguf", "mmproj-a.gguf"), "'a.gguf'", "to use the GGUF file, pass its path"),
-        (replace_weights("a.gguf", remove=WITHOUT_CONFIG), "no config.json, but 'a.gguf'", "a.gguf"),
+        (replace_weights("a.gguf", remove=WITHOUT_CONFIG), "no config.json, but has 'a.gguf'", "a.gguf"),
         (replace_weights("mmproj-a.gguf", "z.gguf", remove=WITHOUT_CONFIG), "no config.json", "z.gguf"),
         (
             replace_weights("params.json", "consolidated.00.pth", remove=WITHOUT_CONFIG),
