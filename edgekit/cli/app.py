@@ -343,7 +343,7 @@ def doctor(
     install: Annotated[Literal["optimum", "arm64"] | None, typer.Option(help="Install a missing part.")] = None,
     json: Json = False,
 ) -> None:
-    """Show what this machine can build, run and measure, and how to get what is missing."""
+    """Show what this machine can do, and how to get the rest."""
     from edgekit.cli.documents import Examined
     from edgekit.cli.tables import checks_table
     from edgekit.inspect.doctor import examine, install_part

@@ -27,7 +27,7 @@ _LARGEST = 1_000_000
 """Most bytes of a state or a schema."""
 
 route = Commands(
-    help="Choose between the local model and cloud tiers: local when you can, cloud when you must.",
+    help="Local when you can, cloud when you must.",
     epilog='Example:  edgekit route explain smollm2-int4 "What is the capital of France?" --policy policy.toml',
     no_args_is_help=True,
 )

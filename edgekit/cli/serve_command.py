@@ -57,7 +57,7 @@ def serve(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Serve the OpenAI protocol on this machine: local when you can, cloud when you must.
+    """Serve the OpenAI protocol on this machine, routed.
 
     Each response names the tier that answered and the reason, in its field `edgekit` and its header x-edgekit-verdict.
     The page at the same address shows the requests. Ctrl-C finishes the running answers; a second Ctrl-C stops them.
