@@ -192,7 +192,7 @@ def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint
         (["--target", "cpu"], "has no NPU"),
         (["--target", "galaxy-s24", "--context", "1"], "pass numbers from 2 to"),
         (["--target", "galaxy-s24", "--context", "many"], "--context is 'many'"),
-        (["--target", "galaxy-s24", "--context", "4096"], "made for 512"),
+        (["--target", "galaxy-s24", "--context", "4096"], "longer than the model's 512"),
     ],
 )
 def test_targets_check_refuses(checkpoint, doubled, capsys, arguments, said):
