@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from edgekit.run import OnnxRunner
     from edgekit.verify.npu import OnEmulator
 
-    Logits = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Limits:

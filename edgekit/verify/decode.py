@@ -11,12 +11,7 @@ import numpy as np
 from edgekit.bundle.reading import graph_at_level
 from edgekit.errors import EdgekitError
 from edgekit.run import default_settings, load_runner
-from edgekit.types import (
-    Bundle,
-    Check,
-    ModelSpec,
-    Runner,
-)
+from edgekit.types import Bundle, Check, ModelSpec, Runner
 from edgekit.verify.text import REBUILD
 
 if TYPE_CHECKING:
