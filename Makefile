@@ -1,4 +1,4 @@
-# Needs Python 3.11 or newer and make; everything else is set up here, in .venv.
+# Needs Python 3.11 or newer and make; everything else is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 60
@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 help:
 	@echo "make demo    build SmolLM2-135M to INT8 and INT4, verify, measure, write demo/report.html"
 	@echo "make test    run the whole test suite"
-	@echo "make fuzz    feed edgekit hostile inputs for MINUTES=60; what fails is kept in tests/fuzz/corpus"
-	@echo "make mutate  change the arithmetic one place at a time for MINUTES=60 (ROOMS='route lower'): do tests notice?"
+	@echo "make fuzz    run hostile inputs for MINUTES=60; failing cases are saved in tests/fuzz/corpus"
+	@echo "make mutate  mutation testing of the arithmetic for MINUTES=60, optionally of ROOMS='route lower'"
 	@echo "make lint    ruff, mypy --strict, import rules, docs up to date"
-	@echo "make docs    write docs/cli.md, docs/benchmarks.md and the README's table from what they are made of"
+	@echo "make docs    generate docs/cli.md, docs/benchmarks.md and the README's table"
 	@echo "make clean   remove .venv, demo/ and caches"
 
 demo: .venv/installed
@@ -50,6 +50,6 @@ clean:
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	@echo "installing what the tests need, torch among it: some minutes"
+	@echo "installing the test dependencies, including torch: some minutes"
 	$(PIP) install -e '.[dev]'
 	@touch $@

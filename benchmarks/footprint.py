@@ -1,8 +1,8 @@
-"""What ``edgekit fit`` says of files and memory beside what a build writes and a process takes.
+"""Compare the file sizes and memory that ``edgekit fit`` predicts with those of builds and running processes.
 
     python benchmarks/footprint.py --model smollm2-135m --context 512 2048
 
-Each bundle runs in a process of its own: a prompt of the context less one token, then one token; VmHWM.
+Each bundle runs in its own process: a prompt of the context minus one token, then one token. Memory is VmHWM.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ print(peak_memory())
 
 
 def peak_of(bundle: Path, context: int) -> int:
-    """The highest resident memory of a fresh process that fills a context, in bytes."""
+    """The peak resident memory, in bytes, of a fresh process that fills a context."""
     command = [sys.executable, "-c", RUN, str(bundle), str(context)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--target", nargs="+", default=["cpu", "portable"])
     arguments = parser.parse_args()
-    print("target    precision  context  file, said       built RAM, said measured    ratio")
+    print("target    precision  context   file est.       built RAM est. measured    ratio")
     with tempfile.TemporaryDirectory() as folder:
         for context in arguments.context:
             for option in fit_models([arguments.model], targets=arguments.target, context=context).options:

@@ -1,4 +1,4 @@
-"""The logits of another tool's ONNX graph. Needs numpy and onnxruntime alone: it also runs in a peer's environment."""
+"""The logits of another tool's ONNX graph. Needs only numpy and onnxruntime, as it also runs in peers' environments."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 class GraphRunner:
-    """A decoder's graph held open, whatever of the usual inputs it takes; one prompt at a time, from an empty cache."""
+    """A decoder's graph with any of the usual inputs; runs one prompt at a time, from an empty cache."""
 
     def __init__(self, path: Path, head_dim: int, threads: int = 0) -> None:
-        # A peer's environment has no edgekit; there session.py keeps the telemetry off, elsewhere edgekit.run has.
+        # Telemetry is off: by session.py in peers' environments, which lack edgekit, and by edgekit.run elsewhere.
         import onnxruntime  # noqa: TID251
 
         options = onnxruntime.SessionOptions()
@@ -36,4 +36,4 @@ class GraphRunner:
         return self._session.run(["logits"], feeds)[0][0]
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing; there is nothing to release."""

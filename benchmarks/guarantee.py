@@ -1,16 +1,17 @@
-"""Whether the guarantee of `edgekit route calibrate --guarantee` holds: by simulation, and on real answers.
+"""Test whether the guarantee of `edgekit route calibrate --guarantee` holds, by simulation and on real answers.
 
     python -m benchmarks.guarantee [--answers FILE.jsonl ...] [--splits 200] [--n 500] [--output FILE]
 
-Each split draws ``n`` answers, fits a score on 40 % of them, sets the threshold on the others and asks how many of the
-answers served from everywhere else are wrong. The promise: that exceeds alpha in at most delta of the splits. Beside
-it the usual way, the loosest threshold that kept alpha on the same examples, with no bound.
+Each split draws ``n`` answers, fits a score on 40 % of them, sets the threshold on the others, and measures the share
+of wrong answers among those served from the remaining data. The guarantee is that it exceeds alpha in at most delta of
+the splits. The usual method is run for comparison: the loosest threshold that kept alpha on the same examples, without
+a bound.
 
-``synthetic``: the law of the answers is known, and so is the true share of failures of any threshold. ``resampled``: a
-file of real answers (a `--store` of `edgekit route calibrate`) is the population, the n are drawn from it with
-replacement, and the share is that of the whole file: what the theorem is about. ``the rest``: n are taken out, and the
-share is of what is left, as one would check by hand; its own chance of being above alpha comes on top. ``p``: exact
-binomial test against delta; a small one says that the promise is broken.
+``synthetic``: the distribution is known, and so is the true failure rate of any threshold. ``resampled``: a file of
+real answers (a `--store` of `edgekit route calibrate`) is the population, n answers are drawn with replacement, and the
+failure rate is that of the whole file, as in the theorem. ``the rest``: n answers are removed, and the failure rate is
+that of the others, as in a manual check; its own sampling error comes on top. ``p``: exact binomial test against delta;
+a small value means that the guarantee is violated.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from edgekit.types.calibration import Score, Signals
 ALPHAS = (0.05, 0.1, 0.2, 0.3)
 DELTAS = (0.05, 0.1)
 POPULATION = 4000
-"""Synthetic answers whose true risk stands for everybody's."""
+"""Synthetic answers on which the true risk is computed."""
 
 Columns = tuple[NDArray[np.float64], NDArray[np.bool_]]
 """Probabilities of being wrong, and labels."""
@@ -41,9 +42,9 @@ Columns = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Row:
-    """One promise on one kind of data. ``exceeded`` of ``splits``; ``coverage`` is a mean over the feasible splits.
+    """One guarantee on one kind of data. ``exceeded`` of ``splits``; ``coverage`` is a mean over the feasible splits.
 
-    ``n`` answers calibrate, ``outside`` are those on which the share of failures is counted.
+    ``n`` answers calibrate; failures are counted on ``outside`` others.
     ``tuned``: splits in which the threshold without a bound exceeded alpha.
     """
 
@@ -72,9 +73,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Draw:
-    """One split: a fitted score, its threshold's examples, and everybody else.
+    """One split: a fitted score, the examples for its threshold, and the remaining answers.
 
-    ``risk`` [M]: labels of everybody else, or their true probabilities of being wrong where the law is known.
+    ``risk`` [M]: labels of the remaining answers, or their true probabilities of being wrong if these are known.
     """
 
     fitted: Fitted
@@ -130,13 +131,13 @@ def draw_real(seed: int, n: int, told: list[Signals], wrong: NDArray[np.bool_], 
 
 
 def risk_of(draw: Draw, threshold: float) -> tuple[float, float]:
-    """(share of failures among the served, coverage) outside the split; no failures where nothing is served."""
+    """(share of failures among the served, coverage) outside the split; 0 failures if nothing is served."""
     served = draw.outside <= threshold
     return (float(draw.risk[served].mean()) if served.any() else 0.0), float(served.mean())
 
 
 def tuned_threshold(draw: Draw, alpha: float) -> float:
-    """The usual way: the loosest threshold whose share of failures on the split is at most alpha."""
+    """The usual method: the loosest threshold whose share of failures on the split is at most alpha."""
     p, wrong = draw.test
     order = np.argsort(p)
     kept = np.flatnonzero(np.cumsum(wrong[order]) <= alpha * np.arange(1, len(p) + 1))
@@ -175,9 +176,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=Path, nargs="*", default=[], help="files of collected answers")
     parser.add_argument("--splits", type=int, default=200)
-    parser.add_argument("--n", type=int, default=500, help="answers a split calibrates on")
+    parser.add_argument("--n", type=int, default=500, help="answers per split to calibrate on")
     parser.add_argument("--population", type=int, default=POPULATION)
-    parser.add_argument("--output", type=Path, help="append the JSON line here")
+    parser.add_argument("--output", type=Path, help="append the JSON line to this file")
     options = parser.parse_args()
     population = difficulty(np.random.default_rng(7), options.population)
     kinds = {"synthetic": [draw_synthetic(s, options.n, population) for s in range(options.splits)]}
@@ -208,7 +209,7 @@ def main() -> int:
         with options.output.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     print(line)
-    # One test of many may be below 5 % by chance; below 1 % divided among them, none should be.
+    # Bonferroni: with many tests, some are below 5 % by chance, but none should be below 1 % / their number.
     exact = [r for r in rows if "the rest" not in r.data]
     return int(any(r.p < 0.01 / len(exact) for r in exact))
 

@@ -3,10 +3,10 @@
     python -m benchmarks.hidden avx2 -- make test
     python -m benchmarks.hidden avx512 -- python -m benchmarks.peers --rounds 7
 
-Libraries pick their kernels by the CPUID instruction; Linux lets a process have it trapped where the processor can
-(``cpuid_fault`` in /proc/cpuinfo, Intel since Ivy Bridge, AMD since Zen 4). hidden.c answers it without the newer
-instructions. Kernels are those of the older class; clock, caches and memory stay this machine's, and so do functions of
-the C library, which are chosen earlier. Needs a C compiler. What edgekit measures under it names the class shown.
+Libraries pick their kernels by the CPUID instruction, which a Linux process can trap if the processor supports it
+(``cpuid_fault`` in /proc/cpuinfo, Intel since Ivy Bridge, AMD since Zen 4). hidden.c then hides the newer instructions.
+Kernels are those of the older class; clock, caches and memory are this machine's, and so are functions of the C
+library, which are chosen earlier. Needs a C compiler. Measurements of edgekit record the class shown.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NEWER = {
     "avx": ("avx512", "avx_vnni", "amx_", "gfni", "vaes", "vpclmulqdq", "avx2", "bmi", "fma"),
     "sse4": ("avx", "amx_", "gfni", "vaes", "vpclmulqdq", "bmi", "fma", "f16c"),
 }
-"""By the newest class that is shown: how the names of flags begin that /proc/cpuinfo must not have."""
+"""By the newest class to show: prefixes of the flags to remove from /proc/cpuinfo."""
 
 
 def can_hide() -> bool:
-    """Whether this processor lets CPUID be trapped."""
+    """Whether this processor can trap CPUID."""
     try:
         return "cpuid_fault" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -37,15 +37,15 @@ def can_hide() -> bool:
 
 
 def hidden_environment(newest: str, folder: Path) -> dict[str, str]:
-    """The environment in which a process and its children see no class newer than ``newest``, one of NEWER.
+    """Environment variables that hide classes newer than ``newest``, a key of NEWER, from a process and its children.
 
     Args:
         newest: the class to show.
-        folder: where the library and the shown /proc/cpuinfo are put; it has to stay.
+        folder: receives the library and the edited /proc/cpuinfo, and must outlive the process.
 
     Raises:
         subprocess.CalledProcessError: the C compiler failed.
-        OSError: there is none.
+        OSError: there is no C compiler.
     """
     library, shown = folder / "hidden.so", folder / "cpuinfo"
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
@@ -54,7 +54,7 @@ def hidden_environment(newest: str, folder: Path) -> dict[str, str]:
 
 
 def show(newest: str, cpuinfo: str) -> str:
-    """/proc/cpuinfo without the flags of newer classes; the processor's name says so."""
+    """Remove the flags of newer classes from /proc/cpuinfo, and note that in the processor's name."""
     lines = []
     for line in cpuinfo.splitlines():
         name, colon, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""How long `import edgekit` and `edgekit --help` take in a fresh interpreter, and what Python itself takes."""
+"""Time `import edgekit` and `edgekit --help` in a fresh interpreter, compared with Python's own start."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""The kernels that a decoded token cannot do without, and nothing else: one graph of a bundle's products and attention.
+"""A graph of only the kernels that a decoded token needs: a bundle's matmuls and attention.
 
-Nothing in it waits for anything, every weight and every cache is memory of its own, and what goes in and comes out is
-bound: no graph that uses these kernels on these bytes is faster.
+Its nodes are independent, every weight and cache has its own memory, and inputs and outputs are bound, so no graph with
+these kernels on these bytes can be faster.
 """
 
 import time
@@ -21,7 +21,7 @@ INTS = {np.dtype(np.int32): TensorProto.INT32, np.dtype(np.int64): TensorProto.I
 
 @dataclass
 class Kernels:
-    """A graph under construction. ``nbytes`` of stored weights are read in a run; ``caches`` are written in place."""
+    """A graph under construction. A run reads ``nbytes`` of stored weights; ``caches`` are written in place."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Kernels:
     nbytes: int = 0
 
     def time(self, bundle: Bundle, runs: int) -> float:
-        """Milliseconds of a run, with the threads that the bundle runs with."""
+        """Milliseconds per run, with the bundle's number of threads."""
         fed = {**self.inputs, **{past: cache for past, (_, cache) in self.caches.items()}}
         made = {**self.results, **dict(self.caches.values())}
         entries, outputs = ([_described(*pair) for pair in values.items()] for values in (fed, made))
@@ -54,14 +54,14 @@ class Kernels:
 
 
 def gather_kernels(bundle: Bundle, length: int = 0) -> Kernels:
-    """The products of the token graph, in its order; with attention over ``length`` positions unless that is 0."""
+    """The matmuls of the token graph, in order, with attention over ``length`` positions unless that is 0."""
     graph = onnx.load(bundle.graph, load_external_data=True).graph
     constants = {i.name: i for i in graph.initializer}
     casts = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Cast" and n.input[0] in constants}
     repeats = {n.output[0]: n for n in graph.node if n.op_type == "Expand"}
 
     def read(name: str) -> tuple[np.ndarray, int]:
-        """What ONNX Runtime makes of an input of a product when it opens the file, and its bytes there."""
+        """A matmul's input as ONNX Runtime holds it after loading, and its bytes in the file."""
         repeat = repeats.get(name)
         stored = repeat.input[0] if repeat else name
         array = onnx.numpy_helper.to_array(constants[casts.get(stored, stored)])

@@ -1,13 +1,13 @@
-"""What a build costs as models grow: wall, peak memory, bytes read and written, and the floor, in one table.
+"""Measure builds of growing models: wall time, peak memory, bytes read and written, and the lower bound.
 
     python benchmarks/large.py --work FOLDER [--shapes 135M,1B,8B] [--peer 135M,1B] [--plain 8B] [--results FILE.jsonl]
     python benchmarks/large.py --smoke
 
-Builds of random BF16 checkpoints (see shapes.py) to INT4 run as whole processes with the source out of the page cache.
-Wall includes imports; peak RSS is the kernel's for the process, which has no children; bytes are those of its system
-calls (rchar, wchar of /proc/PID/io: who reads twice counts twice, mapped files do not count). The floor, measured
-beside each build, reads every byte of the source once, cold, and then writes and syncs as many bytes as the bundle has;
-nothing else. A peer that fails is a row with its reason; its address space is limited to --limit-gb.
+Builds of random BF16 checkpoints (see shapes.py) to INT4 run as whole processes, with the source evicted from the page
+cache. Wall time includes imports; peak RSS is the kernel's number for the process, which has no children; bytes are
+those of its system calls (rchar and wchar of /proc/PID/io: reading twice counts twice, mapped files do not count). The
+floor, measured after each build, reads the source once, cold, and then writes and syncs as many bytes as the bundle
+has. A peer that fails gets a row with the reason; its address space is limited to --limit-gb.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Row:
-    """One build process, and the floor of the same bytes. Seconds and bytes; ``reason`` says why it failed."""
+    """One build process and the floor for the same bytes, in seconds and bytes; ``reason``: why it failed."""
 
     tool: str
     shape: str
@@ -51,12 +51,12 @@ class Row:
 
     @property
     def floor(self) -> float:
-        """Seconds to read the source and to write the result, one after the other."""
+        """Seconds to read the source and then write the result."""
         return self.floor_read_seconds + self.floor_write_seconds
 
 
 def evict(folder: Path) -> None:
-    """Put a folder's files out of the page cache."""
+    """Evict a folder's files from the page cache."""
     for path in folder.glob("*"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -82,7 +82,7 @@ def floor(source: Path, size: int, scratch: Path) -> tuple[float, float]:
 
 
 def measure(tool: str, command: list[str], shape: str, source: Path, out: Path, limit: int | None) -> Row:
-    """Run one build from a cold source and ask the kernel what it took."""
+    """Run one build from a cold source and read its resource usage from the kernel."""
     shutil.rmtree(out, ignore_errors=True)
     evict(source)
     log = out.with_name("log")
@@ -94,7 +94,7 @@ def measure(tool: str, command: list[str], shape: str, source: Path, out: Path, 
     moved = [0, 0]
 
     def watch() -> None:
-        # The last look is at most 20 ms before the end, when only a few small files are left to write.
+        # The last sample is at most 20 ms before the end, when only a few small files remain to be written.
         while process.returncode is None:
             try:
                 words = dict(line.split(": ") for line in Path(f"/proc/{process.pid}/io").read_text().splitlines())
@@ -114,7 +114,7 @@ def measure(tool: str, command: list[str], shape: str, source: Path, out: Path, 
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) if out.is_dir() else 0
     weights = sum(f.stat().st_size for f in source.glob("*.safetensors"))
     reason = (
-        f"ended with {process.returncode}: {said_last.replace(str(source.parent), '')[:160]}"
+        f"exit code {process.returncode}: {said_last.replace(str(source.parent), '')[:160]}"
         if process.returncode
         else ""
     )
@@ -135,7 +135,7 @@ def ours(source: Path, out: Path) -> list[str]:
 
 
 def without_numba(source: Path, out: Path) -> list[str]:
-    """Our build where numba is not installed: NumPy does what it would compile."""
+    """Our build without numba, in NumPy only."""
     program = "import sys; sys.modules['numba'] = None; from edgekit.cli import main; main()"
     return [sys.executable, "-c", program, "build", str(source), "-o", str(out), "--offline"]
 
@@ -166,12 +166,12 @@ def show(row: Row) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="where checkpoints and bundles go: 22 GB for 8B")
+    parser.add_argument("--work", type=Path, help="folder for checkpoints and bundles; 22 GB for 8B")
     parser.add_argument("--shapes", default="135M,1B,8B")
     parser.add_argument("--peer", default="135M,1B,8B", help='shapes for onnxruntime-genai; "" for none')
-    parser.add_argument("--plain", default="8B", help='shapes that are also built without numba; "" for none')
-    parser.add_argument("--limit-gb", type=float, default=20, help="address space of the peer")
-    parser.add_argument("--results", type=Path, help="append JSON lines here")
+    parser.add_argument("--plain", default="8B", help='shapes to build without numba as well; "" for none')
+    parser.add_argument("--limit-gb", type=float, default=20, help="limit of the peer's address space")
+    parser.add_argument("--results", type=Path, help="append JSON lines to this file")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, no peer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

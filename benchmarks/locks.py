@@ -1,9 +1,9 @@
-"""Write edgekit/locks anew: versions and hashes of everything that `edgekit doctor --install` gets with pip.
+"""Regenerate edgekit/locks: versions and hashes of everything that `edgekit doctor --install` installs with pip.
 
     uv run --no-project python benchmarks/locks.py        (or any Python, with uv on the PATH)
 
-Each file is what `pip install --require-hashes` takes: all files of a version that the index offers, for every platform
-and Python. No index is named in them; pip asks the one that it is set up with, and refuses a file with another hash.
+Each file is for `pip install --require-hashes` and lists all files of a version, for every platform and Python. It
+names no index; pip uses the configured one and refuses files with other hashes.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "edgekit" / "locks"
 
 OPTIMUM = ("optimum-onnx>=0.1,<0.2", "torch==2.13.0", "onnxruntime")
-"""Resolved together, so that torch and transformers fit each other."""
+"""Resolved together, so that torch and transformers are compatible."""
 
 TORCH = re.compile(r"(torch|triton|nvidia-|cuda-)")
-"""Not in the file: torch has a build for each kind of processor, and the index that pip is set up with says which."""
+"""Excluded from the file: torch has a build for each kind of processor, chosen by the configured index."""
 
 RUNTIMES = (
     *("1.24.1", "1.24.2", "1.24.3", "1.24.4", "1.25.0", "1.25.1", "1.26.0", "1.27.0", "1.28.0", "1.29.0"),
     *("1.30.0", "1.31.0", "1.31.1", "1.32.0"),
 )
-"""Versions of onnxruntime for emulated ARM, which runs the one that is installed."""
+"""Versions of onnxruntime for emulated ARM, which runs the installed one."""
 NUMPY = "numpy==2.3.5"
-"""Of the Pythons that distributions have: 3.11 to 3.14."""
+"""Supports the Pythons of current distributions, 3.11 to 3.14."""
 
 
 def lock(*requirements: str, options: tuple[str, ...] = ()) -> str:
-    """Pins with hashes of what satisfies the requirements."""
+    """Resolve requirements to pins with hashes."""
     command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
     command += ["--no-annotate", "--no-header", *options, "-"]
     text = "\n".join(requirements)
@@ -40,7 +40,7 @@ def lock(*requirements: str, options: tuple[str, ...] = ()) -> str:
 
 
 def split(text: str) -> list[str]:
-    """The pins of a lock, each with the lines of its hashes."""
+    """The pins of a lock, each with its lines of hashes."""
     return re.findall(r"(?ms)^\S.*?(?=^\S|\Z)", text)
 
 

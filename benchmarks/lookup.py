@@ -1,14 +1,14 @@
-"""Prompt lookup against plain greedy decoding: speed where answers repeat their prompt, and where they do not.
+"""Compare the speed of prompt lookup with plain greedy decoding, for answers that repeat their prompt and others.
 
     python benchmarks/lookup.py BUNDLE [--text FILE] [--rounds 5] [--new 128] [--threads N] [--results FILE.jsonl]
 
-Texts to work on are paragraphs of CPython's help topics (or of --text), picked by a rule, not by result: three
-paragraphs of 60 to 120 words without code, at evenly spaced places. The tasks are those a person would use it for; a
-small model does not do all of them well, which is no reason to leave one out. "elsewhere" is what does not ask for it.
+Texts are paragraphs of CPython's help topics (or of --text), chosen by a fixed rule: three paragraphs of 60 to 120
+words without code, evenly spaced. The tasks are typical uses; a small model does not do all of them well, but they are
+kept. "elsewhere" are prompts whose answers do not repeat them.
 
-Plain and lookup answer in turn, the order drawn anew for each pair, each as a new process would: nothing is learnt from
-the answer before. Time is from the end of the prompt to the end of the answer, by token; ratios are plain / lookup
-within a round, so above 1 lookup is faster. An answer is identical when every token is.
+Plain and lookup alternate, in random order within each pair, each without knowledge of earlier answers. Time is per
+token, from the end of the prompt to the end of the answer; ratios are plain / lookup within a round, so above 1 lookup
+is faster. An answer is identical if all its tokens are.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ RANDOM_TOKENS = (64, 256)
 
 @dataclass(frozen=True)
 class Workload:
-    """A prompt, and what kind of work it is."""
+    """A prompt and its kind of task."""
 
     kind: str
     name: str
@@ -68,7 +68,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Answer:
-    """Tokens, seconds a token after the prompt, and how drafts went."""
+    """Tokens, seconds per token after the prompt, and counts of drafted and accepted tokens."""
 
     tokens: list[int]
     seconds: float
@@ -77,14 +77,14 @@ class Answer:
 
 
 def paragraphs(content: str) -> list[str]:
-    """Paragraphs of prose at evenly spaced places of a text."""
+    """Evenly spaced paragraphs of prose from a text."""
     found = [" ".join(part.split()) for part in re.split(r"\n\s*\n", content)]
     fit = [p for p in found if 60 <= len(p.split()) <= 120 and not re.search(r">>>|::|[|=+]{2}|\*\*", p)]
     return [fit[len(fit) * (2 * i + 1) // (2 * PARAGRAPHS)] for i in range(PARAGRAPHS)]
 
 
 def misspell(text: str) -> str:
-    """Two neighbouring letters change places in every eighth word of more than four letters."""
+    """Swap two neighbouring letters in every eighth word of more than four letters."""
     words, long = text.split(), 0
     for i, word in enumerate(words):
         if len(word) > 4 and word.isalpha():
@@ -117,7 +117,7 @@ def answer(
     runner.reset()
     logits = runner.prefill(work.prompt)
     runner.pace = DraftPolicy(rounding)
-    # The prompt's time is not of interest: its last logits stand ready.
+    # The prompt is not timed: its last logits are already computed.
     prefill, runner.prefill = runner.prefill, lambda _: logits
     reset, runner.reset = runner.reset, lambda: None
     try:

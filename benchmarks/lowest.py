@@ -1,11 +1,10 @@
-"""Install the lowest versions that pyproject allows, and use them: build, verify, run, inspect, report, route, serve.
+"""Test edgekit with the lowest versions that pyproject allows: build, verify, run, inspect, report, route, serve.
 
     python -m benchmarks.lowest                    (uv on the PATH, or `pip install uv`)
     python -m benchmarks.lowest --python 3.12 --extras serve,large,sign
 
-A floor that no longer works is a promise broken for whoever has that version. uv resolves every direct dependency to
-its lowest version (`--resolution lowest-direct`) in an environment of its own, that is thrown away; what those need
-comes in its newest. Prints the versions and a line a step; ends with 1 when one fails.
+uv resolves every direct dependency to its lowest version (`--resolution lowest-direct`), and indirect ones to the
+newest, in a temporary environment. Prints the versions and a line per step; exits with 1 if a step fails.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ ceiling = "device"
 
 
 def steps(folder: Path) -> dict[str, list[str]]:
-    """What to do in the environment, in this order: arguments of its interpreter."""
+    """The steps to run, in order: arguments for the environment's interpreter."""
     model, bundle, fast = str(folder / "model"), str(folder / "bundle"), str(folder / "fast")
     edgekit = ["-m", "edgekit"]
     made = (
@@ -83,14 +82,14 @@ def steps(folder: Path) -> dict[str, list[str]]:
 
 
 def uv() -> list[str]:
-    """The command that starts uv."""
+    """The command for uv."""
     if found := shutil.which("uv"):
         return [found]
     return [sys.executable, "-m", "uv"]
 
 
 def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command far from the checkout, with nothing of this environment's Python."""
+    """Run a command outside of the checkout, without this environment's Python variables."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     return subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=folder, timeout=900,
@@ -99,7 +98,7 @@ def call(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def install(folder: Path, python: str, extras: list[str], resolution: str) -> Path | None:
-    """The interpreter of an environment with the versions; None, with what uv said, where there is none."""
+    """Create an environment with the versions and return its interpreter; on failure print uv's output, return None."""
     interpreter, pins = folder / "env" / "bin" / "python", folder / "pins.txt"
     wanted = [word for extra in extras for word in ("--extra", extra)]
     for command in (
@@ -118,10 +117,10 @@ def install(folder: Path, python: str, extras: list[str], resolution: str) -> Pa
 
 
 def main() -> int:
-    """Install, then every step; how many failed."""
+    """Install, run every step, and return 1 if one failed."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--python", default="3.11")
-    options.add_argument("--extras", default="serve,large,sign", help="with commas")
+    options.add_argument("--extras", default="serve,large,sign", help="separated by commas")
     options.add_argument("--resolution", default="lowest-direct", choices=["lowest-direct", "lowest", "highest"])
     given = options.parse_args()
     failed = 0

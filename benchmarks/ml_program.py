@@ -1,6 +1,6 @@
-"""An .mlpackage as coremltools reads it back, run in NumPy: every operation rounds its result to its own type.
+"""Run an .mlpackage in NumPy, as read back by coremltools; every operation rounds its result to its own type.
 
-Core ML itself runs on Apple's systems only. Sums are in float32 here; the Neural Engine's are its own affair.
+Core ML itself runs on Apple's systems only. Sums are in float32 here, which may differ on the Neural Engine.
 
 ``python ml_program.py PACKAGE run FUNCTION INPUTS.npz OUT.npz`` or ``PACKAGE weights FUNCTION OUT.npz``, with a Python
 that has coremltools.
@@ -20,7 +20,7 @@ def softmax(x, axis):
 
 
 def unpacked(data, scale, offset=None):
-    """The weight that codes and their blocks' scales stand for."""
+    """Dequantize codes with their blocks' scales."""
     times = [d // s for d, s in zip(data.shape, scale.shape, strict=True)]
     for axis, n in enumerate(times):
         scale = np.repeat(scale, n, axis=axis)
@@ -94,7 +94,7 @@ def run(function, inputs):
 
 
 def weights(function):
-    """The matrices that are multiplied with, unpacked, by the name of what holds them."""
+    """The dequantized weight matrices of linear operations, by name."""
     found = {}
     for op in function.operations:
         if op.op_type == "linear":

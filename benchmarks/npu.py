@@ -1,11 +1,11 @@
-"""SmolLM2-135M on Qualcomm's NPUs, as far as a computer without one can know: compiled, placed, and emulated.
+"""Compile and emulate SmolLM2-135M for Qualcomm's NPUs.
 
     python -m benchmarks.npu [--text FILE] [--tokens 256] [--steps 8] [--row NAME ...] [--output FILE]
 
-Each row is a build for one device: nodes off the NPU, the binary's bytes, wall time and peak RSS of the compiler, the
-DRAM bytes of a decoded token as the compiler reports them, and the logits of the compiled graphs on the vendor's
-emulator against FP32 and against the same graphs on the CPU. The text calibrated nothing. Seconds are of this machine,
-one run; agreement and bytes are exact and repeatable. Nothing of this is a speed of a phone.
+Each row is a build for one device: nodes off the NPU, binary size, wall time and peak RSS of the compiler, the DRAM
+bytes of a decoded token reported by the compiler, and the logits of the compiled graphs on the vendor's emulator
+against FP32 and against the same graphs on the CPU. The text was not used for calibration. Times are from one run on
+this machine; agreement and bytes are exact and repeatable. None of these numbers is the speed of a phone.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ALL_FOUR = replace(
 
 @dataclass(frozen=True)
 class Row:
-    """A build, and what is asked of it."""
+    """A build and its goals."""
 
     name: str
     target: str
@@ -59,9 +59,9 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One row as it went. Bytes, seconds, shares; ``least_bytes`` are a decoded token's weights and cache.
+    """The results of one row. ``least_bytes``: bytes of the weights and cache that a decoded token needs.
 
-    ``shared_*`` are of compiling prefill and decode together, with shared weights.
+    ``shared_*``: prefill and decode compiled together, with shared weights.
     """
 
     row: str
@@ -84,7 +84,7 @@ class Sample:
 
 
 def weight_bytes(bundle: Bundle) -> int:
-    """Bytes of the weights that a compiled graph holds: all but the token table, a tied one once for the head."""
+    """Bytes of the weights in a compiled graph: all but the token table, or with it if it is tied to the head."""
     tensors = bundle.manifest.tensors
     untied = any(t.name == "lm_head.weight" for t in tensors)
     return sum(t.bytes for t in tensors if not (untied and t.name == "model.embed_tokens.weight"))
@@ -124,35 +124,35 @@ def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path) -> S
 
 def show(sample: Sample, row: Row) -> None:
     mb = sample.binary_bytes / 1e6
-    asked = f" (asked: at most {row.binary_mb:g})" if row.binary_mb else ""
+    goal = f" (goal: at most {row.binary_mb:g})" if row.binary_mb else ""
     print(f"\n{sample.row}: {sample.target}, {sample.chip}, recipe {sample.recipe}, context {sample.context}")
-    print(f"  nodes             {sample.nodes} on the NPU, {sample.nodes_off} elsewhere")
-    print(f"  binary            {mb:.1f} MB{asked}; both with shared weights {sample.shared_bytes / 1e6:.1f} MB")
+    print(f"  nodes             {sample.nodes} on the NPU, {sample.nodes_off} off it")
+    print(f"  binary            {mb:.1f} MB{goal}; both with shared weights {sample.shared_bytes / 1e6:.1f} MB")
     seconds = ", ".join(f"{s:.0f}" for s in sample.compile_seconds)
     print(f"  compile           {seconds} s (prefill, decode), peak RSS {sample.peak_rss_bytes / 1e9:.2f} GB; ", end="")
     print(f"both together {sample.shared_seconds:.0f} s, {sample.shared_peak_rss_bytes / 1e9:.2f} GB")
     ratio = sample.decode_bytes / sample.least_bytes
     print(f"  DRAM, one token   {sample.decode_bytes / 1e6:.1f} MB, {ratio:.3f} of weights + cache")
     for e in sample.emulations:
-        goal = f" (asked: {row.top1:.0%})" if row.top1 and e.role == "prefill" else ""
+        goal = f" (goal: {row.top1:.0%})" if row.top1 and e.role == "prefill" else ""
         total, quantization, npu = e.total, e.quantization, e.npu
         print(
             f"  {e.role:8s} {e.tokens:4d} tokens, emulator and FP32: top-1 {total.top1:.1%}{goal}, KL {total.kld:.4f}"
         )
         print(f"           lost by quantization: top-1 {quantization.top1:.1%}, KL {quantization.kld:.4f}", end="")
         print(f"; by the NPU: top-1 {npu.top1:.1%}, KL {npu.kld:.5f}, cosine {npu.cosine:.6f}")
-        print(f"           a second run gives {'the same bits' if e.repeatable else 'OTHER BITS'}")
+        print(f"           a second run gives {'the same bits' if e.repeatable else 'DIFFERENT BITS'}")
     sys.stdout.flush()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, help="a UTF-8 file; by default the beginning of CPython's help topics")
+    parser.add_argument("--text", type=Path, help="a UTF-8 file; by default CPython's help topics")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--context", type=int, default=0, help="by default the tokens")
-    parser.add_argument("--row", action="append", help="a part of a row's name; may be given again")
-    parser.add_argument("--output", type=Path, help="append one JSON line a row")
+    parser.add_argument("--context", type=int, default=0, help="by default the number of tokens")
+    parser.add_argument("--row", action="append", help="a part of a row's name; repeatable")
+    parser.add_argument("--output", type=Path, help="append one JSON line per row to this file")
     options = parser.parse_args()
     text = read_text(options.text) if options.text else embedded_text()
     checkpoint = open_model("smollm2-135m")

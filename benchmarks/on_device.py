@@ -1,12 +1,12 @@
-"""What can be known here of the graphs for devices that compile by themselves (Core ML, NNAPI, OpenVINO).
+"""Check the graphs for devices that compile them (Core ML, NNAPI, OpenVINO), without such a device.
 
     python benchmarks/on_device.py TARGET... [--model smollm2-135m] [--precision int4]
 
-Each target is built. Then: bytes; what ONNX Runtime's usability check says of the decode graph; logits of the static
-graphs on ONNX Runtime's CPU against FP32, 64 tokens of a text as a prompt and 8 one by one. Where coremltools is
-installed, the package of a device that takes one is read back and run in NumPy, every result rounded to half precision;
-where openvino is, its CPU plugin runs the prefill graph: both on the same 64 tokens, against ONNX Runtime's CPU.
-No device is here: nothing of this says how fast a phone is, or that its driver takes the graph.
+For each target, prints the size of the build, ONNX Runtime's usability check of the decode graph, and the logits of the
+static graphs on ONNX Runtime's CPU against FP32, for 64 tokens of a text as a prompt and 8 one by one. If coremltools
+is installed, a Core ML package is read back and run in NumPy, with every result rounded to half precision; if openvino
+is, its CPU plugin runs the prefill graph; both on the same 64 tokens, against ONNX Runtime's CPU. This does not show
+how fast a device is, or that its driver accepts the graph.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Where the time of a prompt and of a token goes, and what the runtime's own kernels allow on this machine.
+"""Profile a prompt and a token by operator, and measure what the runtime's kernels allow on this machine.
 
     python benchmarks/operators.py BUNDLE [--rounds 7]
 
-Three tables: the graph's operators as ONNX Runtime's profiler sees them (its own overhead is in them: up to ten
-microseconds a node); tokens without the profiler; and, in turn with them, the same products alone, and with attention
-over as long a cache (see kernels.py): no way of running these kernels can beat that. It says how much of a token they
-are, and at how many bytes a second the products run beside a plain read of as many bytes. Only one session is open at a
-time: the threads of another wait in a loop for a while, on the same processors.
+Prints three tables: the graph's operators in ONNX Runtime's profiler, including its overhead of up to ten microseconds
+per node; tokens without the profiler; and, interleaved with them, the same matmuls alone and with attention over a
+cache of the same length (see kernels.py), a lower bound for these kernels. Also prints their share of a token, and the
+bandwidth of the matmuls compared with a plain read of as many bytes. Only one session is open at a time, because
+another's threads would spin on the same processors.
 """
 
 import argparse
@@ -31,7 +31,7 @@ GROUPS = {"MatMulNBits": "products", "MatMulIntegerToFloat": "products", "GroupQ
 
 
 def profile(bundle: Bundle, prompt: list[int]) -> dict[str, dict[str, float]]:
-    """Milliseconds of each operator, by phase: a prompt of PROMPT tokens, a token after it."""
+    """Milliseconds of each operator, by phase: a prompt of PROMPT tokens, and a token after it."""
     plain = session._options
     with tempfile.TemporaryDirectory() as folder:
 
@@ -76,7 +76,7 @@ def main() -> None:
     prompt = np.random.default_rng(0).integers(bundle.manifest.spec.vocab_size, size=PROMPT).tolist()
     for phase, spent in profile(bundle, prompt).items():
         total = sum(spent.values())
-        print(f"\n{phase}: {total:.1f} ms in operators, the profiler's own time included")
+        print(f"\n{phase}: {total:.1f} ms in operators, including the profiler's overhead")
         for kind, ms in sorted(spent.items(), key=lambda item: -item[1])[:10]:
             print(f"  {kind:<34} {ms:8.2f} ms  {ms / total:5.1%}")
 
@@ -95,7 +95,7 @@ def main() -> None:
                 times[f"token at {depth}"] += [(time.perf_counter() - started) / TOKENS * 1e3] * (round_ > 0)
         for name, kernels in alone.items():
             times[name] += [kernels.time(bundle, TOKENS)] * (round_ > 0)
-    print(f"\nwithout the profiler, {settings.threads} threads, median of {options.rounds} rounds with the range")
+    print(f"\nwithout the profiler, {settings.threads} threads, median [range] of {options.rounds} rounds")
     bandwidth = max(measure_ceilings(settings.threads, products.nbytes).bandwidth_bytes_per_s.samples)
     for name, ms in times.items():
         print(f"  {name:<30} {median(ms):6.2f} ms [{min(ms):.2f}, {max(ms):.2f}]")
@@ -105,9 +105,9 @@ def main() -> None:
             median(a / b for a, b in zip(times[name], token, strict=True))
             for name in ("products alone", f"products and attention at {depth}")
         )
-        print("  of a token at {}: products {:.0%}, with attention {:.0%}".format(depth, *of_it))
+        print("  share of a token at {}: matmuls {:.0%}, with attention {:.0%}".format(depth, *of_it))
     rate = products.nbytes / median(times["products alone"]) * 1e3
-    print(f"  the products read {products.nbytes / 1e6:.1f} MB a token: {rate / 1e9:.1f} GB/s")
+    print(f"  the matmuls read {products.nbytes / 1e6:.1f} MB per token: {rate / 1e9:.1f} GB/s")
     print(f"  a plain read of as many bytes: {bandwidth / 1e9:.1f} GB/s")
 
 

@@ -1,8 +1,8 @@
-"""How long known sums take when a bundle is opened: the first time on a machine, and from the cache afterwards.
+"""Time the arithmetic probes when a bundle is opened: the first time on a machine, and later from the cache.
 
     python benchmarks/probe_time.py BUNDLE [--rounds 7]
 
-Each round is two processes with a cache folder of their own. What is timed is all that opening a bundle adds.
+Each round runs two processes with a fresh cache folder, and times everything that the probes add.
 """
 
 from __future__ import annotations

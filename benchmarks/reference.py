@@ -1,10 +1,10 @@
-"""An FP32 reference that sits on nobody's grid, made from a GGUF file that is already quantized.
+"""Make an FP32 reference that lies on no quantization grid, from a quantized GGUF file.
 
     python benchmarks/reference.py OUT [--model smollm2-135m] [--seed 1234]
 
-A quantized file says in which bin each weight lay, not where in it: the rounding error is lost. This puts one back,
-seeded uniform noise over each weight's own bin, so that scoring a 4-bit bundle against it measures quantization and
-not a re-discovery of the file's grid. OUT becomes a Hugging Face folder with reference.json (seed, source, sha256).
+A quantized file stores the bin of each weight, without the rounding error. This adds seeded uniform noise over each
+weight's bin, so that scoring a 4-bit bundle against it measures quantization, not whether it finds the file's grid
+again. OUT becomes a Hugging Face folder with reference.json (seed, source, sha256).
 """
 
 import argparse
@@ -20,14 +20,14 @@ from edgekit import open_model
 from edgekit.source.provenance import fingerprint
 from edgekit.source.tensors import Extent
 
-# Bytes of a block, and where its codes are; every code set to 1 instead of 0 moves a weight by one bin.
+# Bytes of a block, its code bytes, and the byte in which all codes are 1: one bin above 0.
 CODES = {"Q4_0": (18, slice(2, 18), 0x11), "Q4_1": (20, slice(4, 20), 0x11), "Q8_0": (34, slice(2, 34), 0x01)}
 
 
 def bin_widths(extent: Extent) -> np.ndarray:
-    """The width of each weight's bin, [rows, columns], in the order `read` gives."""
+    """The width of each weight's bin, [rows, columns], in the order of `read`."""
     if extent.stored not in CODES:
-        sys.exit(f"{extent.file}: no bin width is known for {extent.stored}; known: {', '.join(CODES)}")
+        sys.exit(f"{extent.file}: unknown bin width for {extent.stored}; known: {', '.join(CODES)}")
     size, codes, ones = CODES[extent.stored]
     raw = np.fromfile(extent.file, np.uint8, extent.nbytes, offset=extent.offset).reshape(-1, size)
     kind = GGMLQuantizationType[extent.stored]
@@ -42,7 +42,7 @@ def bin_widths(extent: Extent) -> np.ndarray:
 
 
 def make_reference(model: str, out: Path, seed: int) -> Path:
-    """Write the reference unless it is there already, made the same way."""
+    """Write the reference, unless it exists with the same seed and source."""
     checkpoint = open_model(model)
     made = {"source": model, "sha256": fingerprint(checkpoint).sha256, "seed": seed, "noise": "uniform over the bin"}
     note = out / "reference.json"

@@ -1,6 +1,6 @@
-"""Where runs are kept: a folder for each class of processor, so that no machine overwrites another's.
+"""Store results in a folder for each class of processor.
 
-python -m benchmarks.results        every class side by side, of the newest race of each
+python -m benchmarks.results        compare the newest run of each class
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ FOLDER = Path(__file__).parent / "results"
 
 
 def results_file(name: str) -> Path:
-    """The file of a benchmark's runs on processors of this one's class."""
+    """The results file of a benchmark for this processor's class."""
     return FOLDER / (processor_class() or platform.machine()) / name
 
 
 def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Add JSON lines; each says on which processor of which class it was measured."""
+    """Append JSON lines, each with the processor and its class."""
     here = {"processor": processor_name() or platform.machine(), "processor_class": processor_class()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -33,7 +33,7 @@ def append_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def side_by_side(folder: Path = FOLDER) -> str:
-    """A table: of each contender its KLD and its speeds, by class."""
+    """A table of the KLD and speeds of each contender, by class."""
     from benchmarks.peers.records import read_runs
     from benchmarks.peers.tables import lay_out
 

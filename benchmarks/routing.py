@@ -1,22 +1,22 @@
-"""The proof of the router: what the bundle's own signals are worth, what the rule saves, and whether a promise holds.
+"""Evaluate the router: the value of the bundle's signals, what routing saves, and whether guarantees hold.
 
     python -m benchmarks.routing DATA BUNDLE [--store DIR] [--sets sst2 lambada gsm8k] [--stronger BUNDLE | --cloud URL
         --model NAME] [--second BUNDLE] [--asked 200] [--first N] [--output FILE.jsonl] [--picture FILE.svg]
 
-DATA is a folder that benchmarks/routing_data.py made. For each set the bundle answers NAME-dev.jsonl, a calibration is
-fitted on that alone, and NAME-test.jsonl, which nothing was fitted on, judges it. What stands for the cloud:
+DATA is a folder made by benchmarks/routing_data.py. For each set, the bundle answers NAME-dev.jsonl, a calibration is
+fitted on these answers, and evaluated on NAME-test.jsonl, which was not used for fitting. The cloud is one of:
 
-* the files NAME-test-*.jsonl, answers that were published (GSM8K: GPT-4's and Mixtral's);
-* where there are none the reference answers: an endpoint that is always right. That is an upper bound, and says so;
-* with --stronger a real server: that bundle behind `edgekit serve` on loopback, or with --cloud any
-  OpenAI-compatible endpoint; it is asked the first --asked questions of each test set.
+* the published answers in NAME-test-*.jsonl (GSM8K: GPT-4's and Mixtral's);
+* without such files, the reference answers, as an endpoint that is always right: an upper bound, and marked as one;
+* with --stronger, that bundle behind `edgekit serve` on loopback, or with --cloud any OpenAI-compatible endpoint; it
+  gets the first --asked questions of each test set.
 
-With --second another bundle says how likely it finds each answer: one more signal.
+With --second, another bundle scores each answer, as one more signal.
 
-Promises (at most alpha of what is served is wrong) are calibrated on dev and looked at on test. Decision time: median
-and 99th percentile of ``decide`` and ``judge`` together, on the example policy. Local answers are kept in
-STORE/NAME.jsonl, an endpoint's in STORE/NAME-cloud.jsonl: a second run takes seconds. Seconds of local answers are
-those of the run that made them, whatever else that machine did then.
+Guarantees (at most alpha of the served answers are wrong) are calibrated on dev and checked on test. Decision time is
+the median and 99th percentile of ``decide`` and ``judge`` together, with the example policy. Local answers are cached
+in STORE/NAME.jsonl, an endpoint's in STORE/NAME-cloud.jsonl, so a second run takes seconds; the times of local answers
+are those of the run that made them.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ SIGNALS = (("mean_entropy", 1.0), ("mean_logprob", -1.0))
 
 @dataclass(frozen=True)
 class Promise:
-    """At most ``alpha`` of what is served is wrong, with confidence 1 - ``delta``: calibrated on dev, seen on test.
+    """At most ``alpha`` of served answers are wrong, with confidence 1 - ``delta``: calibrated on dev, checked on test.
 
-    ``refused`` says why there is none. ``bound`` and ``coverage`` are dev's; the rest is test's, ``wrong`` with its
-    exact 95 % interval.
+    ``refused``: why there is no guarantee. ``bound`` and ``coverage`` are from dev, the rest from test; ``wrong`` has
+    an exact 95 % interval.
     """
 
     alpha: float
@@ -99,7 +99,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Duel:
-    """One opponent on the test examples; ``local_right`` and ``margins`` are in the proof, its curves are left out."""
+    """One opponent on the test examples; in records, the proof has no curves."""
 
     opponent: str
     n: int
@@ -109,10 +109,10 @@ class Duel:
 
 @dataclass(frozen=True)
 class Row:
-    """One data set. ``raw``: AUROC of the bare signals on test; microseconds are of decide and judge together.
+    """One data set. ``raw``: AUROC of the raw signals on test; ``decision_us``: of decide and judge together.
 
-    ``second`` names the bundle that gave its opinion; "" without. ``clouds``: share of test that each of those whose
-    answers are in files gets right. ``refused``: why there is no calibration, and so nothing to compare.
+    ``second`` names the second bundle, "" without one. ``clouds``: share of right answers in each file of test answers.
+    ``refused``: why there is no calibration, and so no comparison.
     """
 
     benchmark: str
@@ -137,7 +137,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Answered:
-    """The examples of a set with what the bundle made of them. ``data``: dev's file."""
+    """The examples of a set with the bundle's answers. ``data``: the file of dev."""
 
     name: str
     data: Path
@@ -161,7 +161,7 @@ def answer(
     second: Bundle | None = None,
     first: int | None = None,
 ) -> Answered:
-    """Let the bundle answer both files of a set, or the ``first`` questions of each."""
+    """Answer both files of a set with the bundle, or the ``first`` questions of each."""
     dev, test = (read_examples(data / f"{name}-{split}.jsonl")[:first] for split in ("dev", "test"))
     said = collect_local(bundle, [*dev, *test], store=store / f"{name}.jsonl", threads=threads, progress=tell)
     if second:
@@ -171,7 +171,7 @@ def answer(
 
 
 def published(a: Answered) -> Iterator[tuple[str, tuple[CloudAnswer, ...]]]:
-    """What others answered, or, where nobody did, what would have been right."""
+    """The published answers, or the reference answers if there are none."""
     files = sorted(a.data.parent.glob(f"{a.name}-test-*.jsonl"))
     for file in files:
         whole = read_examples(a.data.with_name(f"{a.name}-test.jsonl"))
@@ -187,7 +187,7 @@ def duel(opponent: str, local: Sequence[LocalAnswer], cloud: Sequence[CloudAnswe
 
 
 def look(a: Answered, bundle: Bundle, second: Bundle | None, promise: tuple[float, float], seed: int) -> Promise:
-    """Whether a promise can be given, and what came of it."""
+    """Calibrate a guarantee on dev and check it on test."""
     alpha, delta = promise
     try:
         found = fit_calibration(bundle, a.data, a.dev_said, guarantee=promise, second=second, seed=seed)
@@ -205,9 +205,9 @@ def look(a: Answered, bundle: Bundle, second: Bundle | None, promise: tuple[floa
 
 
 def time_decisions(a: Answered, bundle: Bundle, calibration: Calibration) -> tuple[float, float]:
-    """Median and 99th percentile in microseconds of everything that is decided about one request.
+    """Median and 99th percentile, in microseconds, of all decisions about one request.
 
-    Of each request the median of REPEATS: what the machine does besides is no part of the decision.
+    Each request counts with the median of REPEATS, to exclude other activity of the machine.
     """
     policy = replace(load_policy(POLICY), answers=replace(load_policy(POLICY).answers, most_wrong=None))
     counter = Counter.of(bundle, policy)
@@ -241,7 +241,7 @@ def prove_set(
     asked: int,
     seed: int,
 ) -> tuple[Row, list[Duel]]:
-    """Calibrate on dev, judge on test. Returns the record and (opponent, proof with its curves) for the picture."""
+    """Calibrate on dev, evaluate on test. Returns the record, and the duels with their curves for the plot."""
     wrong = np.asarray([not s.right for s in a.test_said])
     raw = tuple(
         (name, auroc_interval(np.asarray([sign * getattr(s.signals, name) for s in a.test_said]), wrong, seed=seed))
@@ -260,7 +260,7 @@ def prove_set(
         return Row(*facts, f"{error.message}; {error.hint}", (), None, raw, clouds, (), (), None), []
     duels = [duel(name, a.test_said, cloud, calibration) for name, cloud in others]
     if tier:
-        # A server on loopback has another port each time: what it serves tells it from others, not where.
+        # Cached answers are identified by the model, because the port of a server on loopback changes.
         with closing(Endpoint(tier, environment=os.environ)) as endpoint:
             cloud = ask_all(endpoint, bundle, a.test[:asked], store / f"{a.name}-cloud.jsonl", tell, whom=whom)
         duels.append(duel(f"{tier.model}: a server that was asked", a.test_said[:asked], cloud, calibration))
@@ -274,13 +274,13 @@ def prove_set(
 
 
 def bare(proof: Proof) -> Proof:
-    """Without its curves: the picture has them."""
+    """Remove the curves, which only the plot needs."""
     return replace(proof, risk=(), strategies=tuple(replace(s, curve=()) for s in proof.strategies))
 
 
 @contextmanager
 def serving(bundle: Path, name: str) -> Iterator[Tier]:
-    """A bundle behind `edgekit serve` on loopback, which answers everything itself."""
+    """Serve a bundle with `edgekit serve` on loopback, without other tiers."""
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder) / "alone.toml"
         policy.write_text('name = "alone"\n[answers]\ncut_off = false\nrepetition = false\n', encoding="utf-8")
@@ -291,7 +291,7 @@ def serving(bundle: Path, name: str) -> Iterator[Tier]:
             while not lines or lines[-1] != "}\n":
                 line = process.stdout.readline()
                 if not line:
-                    raise RouteError(f"the server of {name} did not start", "see what it said above")
+                    raise RouteError(f"the server of {name} did not start", "see its output above")
                 lines.append(line)
             url = f"{json.loads(''.join(lines))['url']}/v1"
             yield Tier("stronger", "private", url, name, deadline=300.0, stall=120.0)
@@ -309,7 +309,7 @@ def show(row: Row, duels: list[Duel]) -> None:
     if row.refused:
         for name, quality in row.clouds:
             console.show(f"{name}: {quality:.1%} right")
-        console.show(f"no calibration, and so nothing is served: {row.refused}")
+        console.show(f"no calibration, so no answer is served: {row.refused}")
         return
     console.show(f"score of {feature_words(row.features)}; ECE {row.ece:.3f} on dev's held-out half")
     for d in duels:
@@ -332,7 +332,7 @@ def show(row: Row, duels: list[Duel]) -> None:
 
 
 def summarize(rows: list[Row]) -> None:
-    """The rows that were asked for."""
+    """Print the summary tables."""
     told = columns("AUROC of", "calibrated>", "entropy>", "log-prob>", "less entropy>", "less log-prob>", "right>")
     saved = columns("cost at 95 % of", "whose", "router>", "random>", "margin>", "95 %>", "APGR>")
     for row in rows:
@@ -373,18 +373,18 @@ def main() -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--store", type=Path, help="a folder that keeps all answers")
-    parser.add_argument("--stronger", type=Path, help="a bundle to serve on loopback and ask")
-    parser.add_argument("--cloud", help="or the URL of an endpoint to ask")
-    parser.add_argument("--model", default="", help="at that URL")
-    parser.add_argument("--key-env", default="", help="the variable that holds its key")
-    parser.add_argument("--second", type=Path, help="a bundle that gives its opinion of every answer")
-    parser.add_argument("--asked", type=int, default=200, help="questions of each test set that it is asked")
-    parser.add_argument("--first", type=int, help="only so many questions of each file")
+    parser.add_argument("--store", type=Path, help="folder to cache all answers in")
+    parser.add_argument("--stronger", type=Path, help="a bundle to serve on loopback as the cloud")
+    parser.add_argument("--cloud", help="the URL of an endpoint as the cloud")
+    parser.add_argument("--model", default="", help="model name at that URL")
+    parser.add_argument("--key-env", default="", help="environment variable with its API key")
+    parser.add_argument("--second", type=Path, help="a bundle that scores every answer")
+    parser.add_argument("--asked", type=int, default=200, help="number of questions from each test set for the cloud")
+    parser.add_argument("--first", type=int, help="use only the first questions of each file")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="append a JSON line for each set")
-    parser.add_argument("--picture", type=Path, help="an .svg or .png")
+    parser.add_argument("--output", type=Path, help="append a JSON line per set to this file")
+    parser.add_argument("--picture", type=Path, help="write a plot to this .svg or .png file")
     options = parser.parse_args()
     bundle = open_bundle(options.bundle)
     with tempfile.TemporaryDirectory() as folder:
@@ -414,7 +414,7 @@ def main() -> int:
 
 @contextmanager
 def asked(options: argparse.Namespace) -> Iterator[tuple[Tier | None, str]]:
-    """Who is asked besides the files, if anybody, and what its answers depend on where that is not its address."""
+    """The tier to ask besides the files, if any, and the key of its cached answers if it is not the address."""
     if options.stronger:
         stronger = open_bundle(options.stronger)
         with serving(stronger.path, stronger.path.name) as tier:

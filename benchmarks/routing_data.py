@@ -1,21 +1,20 @@
-"""Data sets for the router: questions with known answers, as `edgekit route calibrate` and `route bench` read them.
+"""Make data sets for the router: questions with answers, for `edgekit route calibrate` and `route bench`.
 
     python benchmarks/routing_data.py DATA OUT
 
 DATA holds sst2-train.tsv, sst2-dev.tsv (sentence, tab, 1 for positive), lambada-dev.jsonl (``text``), gsm8k-test.jsonl
 (``question``, ``answer``) and routellm-gsm8k-responses.csv. OUT gets NAME-dev.jsonl to calibrate on and NAME-test.jsonl
-to measure on, for sst2, lambada and gsm8k, and what two large models answered to GSM8K's, gsm8k-SPLIT-gpt-4.jsonl and
-gsm8k-SPLIT-mixtral.jsonl. Whether these are right is for edgekit's own grading to say, as with every other answer:
-RouteLLM's counts "$2.00" as wrong where the answer is 2.
+to measure on, for sst2, lambada and gsm8k, and the answers of two large models to GSM8K, gsm8k-SPLIT-gpt-4.jsonl and
+gsm8k-SPLIT-mixtral.jsonl. edgekit grades these like all other answers; RouteLLM's grading counts "$2.00" as wrong if
+the answer is 2.
 
-What a model is asked:
+Prompts:
 
-sst2     four reviews with their sentiment, then the review: it continues the text with one of two words. The four are
-         the first short sentences of the training file, in turn negative and positive. dev is from the training file,
-         test is SST-2's own dev file, whole. (SmolLM2-135M-Instruct does not do as told where its chat template asks
-         it for one word.)
-lambada  a passage without its last word, which it continues; right when the word comes first.
-gsm8k    the problem, through the chat template; right by the last number. A model of 135 M parameters gets few.
+sst2     four reviews with their sentiment, then the review to continue with one of two words. The four are the first
+         short sentences of the training file, alternately negative and positive. dev is from the training file, test is
+         all of SST-2's dev file. (Through its chat template, SmolLM2-135M-Instruct does not answer with one word.)
+lambada  a passage without its last word, to continue; right if the word comes first.
+gsm8k    the problem, through the chat template; graded by the last number. A model of 135 M parameters solves few.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SIZES = {"sst2": (1400, None), "lambada": (1500, 1000), "gsm8k": (200, 200)}
-"""Lines of dev and of test; None: all there are."""
+"""Lines of dev and test; None: all."""
 
 SHOTS, WORDS = 4, range(6, 15)
-"""How many reviews show what is wanted, and how many words they have."""
+"""Number of example reviews, and of words in each."""
 
 SENTIMENT = {"0": "negative", "1": "positive"}
 CLOUDS = {"gpt-4": "gpt-4-1106-preview", "mixtral": "mistralai/Mixtral-8x7B-Instruct-v0.1"}
@@ -96,19 +95,19 @@ def gsm8k(data: Path) -> tuple[list[Line], list[Line]]:
 
 
 def cloud_answers(data: Path, lines: list[Line], model: str) -> list[Line]:
-    """What ``model`` answered to these problems of GSM8K."""
+    """The answers of ``model`` to these problems of GSM8K."""
     with (data / "routellm-gsm8k-responses.csv").open(encoding="utf-8", newline="") as file:
         rows = {straight(row["prompt"]): row for row in csv.DictReader(file)}
     return [{"id": line["id"], "answer": rows[straight(line["prompt"])][f"{model}_response"]} for line in lines]
 
 
 def straight(text: str) -> str:
-    """The text with straight quotes and single blanks: the two files differ in these."""
+    """Normalize quotes and white space, in which the two files differ."""
     return " ".join(text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}).split())
 
 
 def mixed(rows: Iterable[Any]) -> list[Any]:
-    """The rows in an order that is the same every time."""
+    """Shuffle rows, always in the same order."""
     rows = list(rows)
     random.Random(0).shuffle(rows)
     return rows

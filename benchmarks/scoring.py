@@ -1,4 +1,4 @@
-"""What every quality number of the benchmarks is measured against: an FP32 model's predictions on a text."""
+"""The reference for the benchmarks' quality numbers: an FP32 model's predictions on a text."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from edgekit.types import Bundle
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A text, what the FP32 model says about it, and that model's bundle."""
+    """A text, the FP32 model's predictions on it, and the model's bundle."""
 
     text: Text
     reference: Reference
@@ -30,14 +30,14 @@ class Yardstick:
 
 
 def make_yardstick(model: str, out: Path, text: Path | None, window: int, tokens: int) -> Yardstick:
-    """Build a model in FP32 at ``out`` and run it over windows of a text; its predictions are kept beside the bundle.
+    """Build a model in FP32 at ``out`` and run it over windows of a text; predictions are cached next to the bundle.
 
     Args:
-        model: as `build_bundle` takes it.
-        out: the FP32 bundle's folder; it is replaced.
-        text: a file; CPython's documentation by default.
-        window: tokens in each window, none of them added.
-        tokens: in all.
+        model: as for `build_bundle`.
+        out: the FP32 bundle's folder, which is replaced.
+        text: a file; by default CPython's documentation.
+        window: tokens per window, without special tokens.
+        tokens: number of tokens in total.
     """
     spoken = read_text(text) if text else embedded_text()
     bundle = build_bundle(model, out=out, precision="fp32", force=True)

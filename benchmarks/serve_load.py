@@ -1,8 +1,9 @@
-"""32 clients against a real `edgekit serve`, and what the server adds to the time to the first token.
+"""Load `edgekit serve` with 32 clients, and measure the time that the server adds to the first token.
 
-Two server processes run: one with the bundle and a policy, and the endpoint that this policy names, on loopback, with
-the same bundle (or --endpoint's). A quarter of the requests may leave; their answers, cut off at their limit, do. Every
-answer must be the one that the same prompt got alone: greedy answers of one bundle do not depend on who else asks.
+Two server processes run on loopback: one with the bundle and a policy, and the endpoint named in that policy, with the
+same bundle (or --endpoint's). A quarter of the requests may leave the first server, and do so when their answers reach
+the token limit. Every answer must equal the answer to the same prompt without load, since greedy answers are
+deterministic.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ price = {{ input_per_million = 0.1, output_per_million = 0.4 }}
 
 
 TRIES = 5
-"""Times that each prompt is put to the Runner and to the server."""
+"""Number of times each prompt is sent to the Runner and to the server."""
 
 
 @dataclass
 class Load:
-    """What came of the load. ``wrong``: other than alone; ``mixed_up`` of them: another prompt's."""
+    """Results of the load test. ``wrong``: not the answer without load; ``mixed_up``: another prompt's answer."""
 
     requests: int = 0
     lost: int = 0
@@ -83,7 +84,7 @@ class Load:
 
 @contextlib.contextmanager
 def serve(bundle: Path, policy: Path, queue: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A server process; its URL."""
+    """Start a server; yield its URL and process."""
     command = [sys.executable, "-m", "edgekit", "serve", str(bundle), "--policy", str(policy), "--port", "0", "--json"]
     process = subprocess.Popen([*command, "--queue", str(queue), *more], stdout=subprocess.PIPE, text=True)
     try:
@@ -91,13 +92,13 @@ def serve(bundle: Path, policy: Path, queue: int, *more: str) -> Iterator[tuple[
         while not lines or lines[-1] != "}\n":
             line = process.stdout.readline() if process.stdout else ""
             if not line:
-                raise SystemExit(f"the server ended with {process.wait()}")
+                raise SystemExit(f"the server exited with {process.wait()}")
             lines.append(line)
         yield json.loads("".join(lines))["url"], psutil.Process(process.pid)
     finally:
         process.terminate()
         if process.wait(120) != 0:
-            print(f"the server ended with {process.returncode}")
+            print(f"the server exited with {process.returncode}")
 
 
 def make_prompts(count: int, seed: int) -> list[str]:
@@ -108,7 +109,7 @@ def make_prompts(count: int, seed: int) -> list[str]:
 async def ask(
     client: openai.AsyncOpenAI, prompt: str, tokens: int, *, stream: bool, leave: bool
 ) -> tuple[str, str, float | None]:
-    """The answer, who gave it, and the seconds to its first piece."""
+    """The answer, its tier, and the seconds to its first piece."""
     body = {
         "model": "edgekit", "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
         "extra_body": {"edgekit": {"override": "cloud-ok" if leave else "local-only"}},
@@ -146,7 +147,7 @@ async def load(url: str, server: psutil.Process, options: argparse.Namespace) ->
                     found.turned_away += 1
                     await asyncio.sleep(float(error.response.headers["retry-after"]))
                     continue
-                except Exception as error:  # whatever it is, a request got no answer
+                except Exception as error:  # any error means a lost request
                     found.requests += 1
                     found.lost += 1
                     found.errors[f"{type(error).__name__}: {error}"[:200]] += 1
@@ -187,7 +188,7 @@ def measure_overhead(url: str, bundle_path: Path, rounds: int) -> dict[str, floa
     prompts = make_prompts(2 * rounds + 4, seed=2)
     alone: list[float] = []
     served: list[float] = []
-    # Not through a comfortable client: its milliseconds are not the server's.
+    # A plain HTTP client, to exclude the overhead of a client library.
     with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)) as client:
 
         def of_runner(prompt: str) -> float:
@@ -216,14 +217,14 @@ def measure_overhead(url: str, bundle_path: Path, rounds: int) -> dict[str, floa
             of_server(prompt)
         for i, prompt in enumerate(prompts[4 : 4 + rounds]):
             tries: dict[object, list[float]] = {}
-            # Who goes first changes, so that neither profits.
+            # Alternate which goes first.
             for measure in (of_runner, of_server) if i % 2 else (of_server, of_runner):
                 tries[measure] = [measure(prompt) for _ in range(TRIES + 1)][1:]
-            if all(all(times) for times in tries.values()):  # else the answer had no text: there was no first piece
+            if all(all(times) for times in tries.values()):  # skip answers without text
                 alone.append(float(np.median(tries[of_runner])))
                 served.append(float(np.median(tries[of_server])))
     runner.close()
-    # Of pairs: the same prompt; the median of some tries each, or the machine's own unrest is all one sees.
+    # Differences within pairs of the same prompt, each the median of several tries, to reduce noise.
     pairs = np.subtract(served, alone)
     return {
         "rounds": len(alone),
@@ -250,12 +251,14 @@ def summarize(found: Load) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--endpoint", type=Path, help="the endpoint's bundle; by default the same")
+    parser.add_argument("--endpoint", type=Path, help="bundle of the endpoint; by default the same")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--queue", type=int, default=28, help="below the clients' number, so that its limit is tried")
+    parser.add_argument(
+        "--queue", type=int, default=28, help="queue size; below the number of clients, to test the limit"
+    )
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=200, help="of the time to the first token")
+    parser.add_argument("--rounds", type=int, default=200, help="rounds of the time to first token")
     parser.add_argument("--results", type=Path, default=results_file("serve_load.jsonl"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -271,7 +274,7 @@ def main() -> None:
         row |= {"bundle": options.bundle.name, "clients": options.clients, "queue": options.queue}
         row |= {"minutes": options.minutes, "tokens": options.tokens}
         if options.rounds:
-            # The endpoint's process alone: it shows at once, and the other one is idle.
+            # Measured on the endpoint's process, which streams at once, while the other one is idle.
             row["first_token"] = measure_overhead(remote, options.bundle, options.rounds)
         row["load"] = summarize(asyncio.run(load(url, server, options)))
     print(json.dumps(row, indent=2))

@@ -1,9 +1,10 @@
-"""Llama-shaped checkpoints of random weights, of any size: BF16 safetensors in shards, written as they are made.
+"""Make Llama-shaped checkpoints of random weights, of any size, as BF16 safetensors in shards.
 
     python benchmarks/shapes.py OUT --shape 8B
 
-Weights are normal with the deviation that trained models have (0.02), norms are ones. A weight is a BF16 quantile of
-the normal distribution picked by 16 random bits, so the memory it takes is one piece of 64 MB, whatever the size.
+Weights are normally distributed with the standard deviation of trained models (0.02), norms are ones. A weight is a
+BF16 quantile of the normal distribution picked by 16 random bits, so memory stays at one piece of 64 MB, whatever the
+size.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def config_of(shape: str) -> dict[str, object]:
 
 
 def tensors_of(shape: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, in the order in which Hugging Face's shards have them."""
+    """Names and shapes, in the order of Hugging Face's shards."""
     s = SHAPES[shape]
     hidden, inner, kv = s["hidden"], s["inner"], s["hidden"] // s["heads"] * s["kv_heads"]
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (s["vocab"], hidden)}
@@ -78,7 +79,7 @@ def tensors_of(shape: str) -> dict[str, tuple[int, ...]]:
 
 
 def make_checkpoint(folder: Path, shape: str, seed: int = 0) -> Path:
-    """Write the checkpoint unless it is there already."""
+    """Write the checkpoint, unless it exists."""
     if (folder / "generation_config.json").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def make_checkpoint(folder: Path, shape: str, seed: int = 0) -> Path:
 
 
 def _shards(tensors: dict[str, tuple[int, ...]], limit: int) -> list[list[str]]:
-    """Tensors in order, cut where a shard has ``limit`` bytes."""
+    """Split tensors, in order, into shards of ``limit`` bytes."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, shape in tensors.items():

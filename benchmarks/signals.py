@@ -1,10 +1,9 @@
-"""How much each signal of a local answer is worth by itself: the bundle's answers, how many are right, and AUROC.
+"""Measure how well each signal of a local answer, by itself, separates right answers from wrong ones.
 
     python benchmarks/signals.py BUNDLE STORE DATA.jsonl [DATA.jsonl ...] [--threads N]
 
-Answers are kept in STORE, and an interrupted run goes on. AUROC is the chance that a right answer looks better than a
-wrong one by that signal alone, 0.5 for a coin: of the whole answer and, below it, of its first 16 tokens where it has
-more.
+Answers are cached in STORE, so an interrupted run can resume. AUROC is the probability that a right answer has a better
+signal than a wrong one, 0.5 for a coin toss; for whole answers, and for the first 16 tokens of longer answers.
 """
 
 from __future__ import annotations

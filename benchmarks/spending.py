@@ -1,4 +1,4 @@
-"""What a process took, as the kernel saw it: wall clock and peak resident memory."""
+"""Run a process and measure its wall time and peak resident memory."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ print(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_ex
 
 @dataclass(frozen=True)
 class Spent:
-    """What one process, its children included, took."""
+    """Resources of a process, including its children."""
 
     seconds: float
     rss_bytes: int
@@ -27,9 +27,9 @@ class Spent:
 
 
 def spend(command: list[str], log: Path = Path(os.devnull), folder: Path | None = None) -> Spent:
-    """Run a process in ``folder``, without the hub, its output appended to ``log``; ask the kernel what it took.
+    """Run a process in ``folder``, offline, with its output appended to ``log``, and measure it.
 
-    A small process in between starts it: the peak that the kernel reports begins at the size of the parent.
+    A small launcher starts it, because the peak that the kernel reports starts at the size of the parent.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     launched = [sys.executable, "-S", "-c", LAUNCHER, str(log), *command]

@@ -1,13 +1,13 @@
-"""From FP32 to INT8 and INT4: quality at size, and what the build costs beside onnxruntime-genai's builder.
+"""Measure quality and size of INT8 and INT4, and the cost of builds compared with onnxruntime-genai's builder.
 
     python benchmarks/straight_line.py [--text FILE] [--tokens 4096] [--rounds 5] [--results FILE.jsonl]
 
 Quality is measured on the shipped file in ONNX Runtime against the FP32 logits of an off-grid reference (see
-reference.py) and, for comparison, against the packaged 4-bit file itself. Builds run as whole processes, in turn,
-edgekit then the peer; wall is of the process, imports included, RSS the peak that the kernel saw.
+reference.py) and, for comparison, against the packaged 4-bit file itself. Builds run as whole processes, alternating
+between edgekit and the peer; wall time includes imports, RSS is the kernel's peak.
 
-The floor of a build is reading the source, one pass of arithmetic a candidate scale, and writing the bundle: the
-program prints what the two transfers alone take here.
+The lower bound of a build is reading the source, one pass of arithmetic per candidate scale, and writing the bundle;
+the time of the two transfers alone is printed.
 """
 
 import argparse
@@ -38,7 +38,7 @@ MB = 1e6
 
 
 def transfers(source: Path, size: int) -> tuple[float, float]:
-    """Seconds to read the source's bytes and to write and sync ``size`` bytes, once, nothing else."""
+    """Seconds to read the source once, and to write and sync ``size`` bytes."""
     started = time.perf_counter()
     buffer = bytearray(1 << 22)
     with (source / "model.safetensors").open("rb", buffering=0) as file:
@@ -54,7 +54,7 @@ def transfers(source: Path, size: int) -> tuple[float, float]:
 
 
 def scored(bundle: Bundle, reference: Reference, text: Text, name: str) -> Quality:
-    """The quality of a bundle on the file that ships."""
+    """Measure the quality of a bundle's shipped file."""
     runner = load_runner(bundle)
     try:
         return score(
@@ -84,13 +84,13 @@ def show(label: str, size: float, quality: Quality, extra: str = "") -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--work", type=Path, default=Path("demo/benchmark"), help="where references and bundles go")
-    parser.add_argument("--text", type=Path, help="a text to score on; CPython's documentation by default")
+    parser.add_argument("--work", type=Path, default=Path("demo/benchmark"), help="folder for references and bundles")
+    parser.add_argument("--text", type=Path, help="the text to score on; by default CPython's documentation")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5, help="of the build comparison")
-    parser.add_argument("--seed", type=int, default=1234, help="of the reference's noise")
-    parser.add_argument("--results", type=Path, help="append JSON lines here")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the build comparison")
+    parser.add_argument("--seed", type=int, default=1234, help="random seed for the reference's noise")
+    parser.add_argument("--results", type=Path, help="append JSON lines to this file")
     return parser.parse_args()
 
 
@@ -130,9 +130,9 @@ def main() -> None:
         extra = f"{ratio:.2f}x smaller, {bundle.manifest.bits_per_weight:.3f} bits/weight, built in {seconds:.1f} s"
         show(label, bundle.manifest.bytes, quality, extra)
         lines.append({"what": label, "bytes": bundle.manifest.bytes, "ratio": ratio, "quality": asdict(quality)})
-    print(f"the reference's own perplexity: {quality.reference_ppl:.3f}")
+    print(f"perplexity of the reference: {quality.reference_ppl:.3f}")
 
-    print("\nPackaged file as the reference (already 4-bit: what a user of the demo sees)")
+    print("\nPackaged file as the reference (already 4-bit, as in the demo)")
     for label, plan in plans[:2]:
         bundle = build_bundle(options.model, out=work / "small", force=True, **plan)
         quality = scored(bundle, on_grid, text, "packaged")
@@ -147,7 +147,7 @@ def main() -> None:
 def compare_builds(
     reference: Path, work: Path, rounds: int, off_grid: Reference, text: Text, head_dim: int
 ) -> list[dict[str, object]]:
-    """Builds in turn, edgekit's and onnxruntime-genai's, as whole processes."""
+    """Run builds of edgekit and onnxruntime-genai in turn, as whole processes."""
     peer = work / "genai-int4"
     ours = [sys.executable, "-m", "edgekit", "build", str(reference), "-o", str(work / "cli"), "--force"]
     theirs = [
@@ -160,7 +160,7 @@ def compare_builds(
         for name, command in (("edgekit", ours), ("onnxruntime-genai", theirs)):
             one = spend(command)
             if one.code:
-                print(f"{name}: ended with {one.code}; is it installed in this environment?")
+                print(f"{name}: exit code {one.code}; is it installed in this environment?")
                 return []
             spent[name].append(one)
     for name, runs in spent.items():

@@ -1,7 +1,6 @@
-"""edgekit: a LLaMA-family checkpoint in, a checked INT8/INT4 bundle out, run and measured.
+"""edgekit: convert LLaMA-family checkpoints to verified INT8/INT4 bundles, and run and measure them.
 
-The public API is ``__all__``. Importing edgekit loads none of its dependencies; each name is
-loaded when it is first used.
+The public API is ``__all__``. Importing edgekit loads none of its dependencies; names are loaded on first use.
 """
 
 from __future__ import annotations

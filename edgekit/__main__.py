@@ -2,7 +2,7 @@
 
 import sys
 
-# Python looks for modules in the current folder first, which may be a bundle of somebody else's.
+# Python searches the current folder first, which may be an untrusted bundle.
 if not sys.flags.safe_path:
     sys.path.pop(0)
 

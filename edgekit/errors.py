@@ -1,28 +1,28 @@
-"""What can go wrong, as one tree. Every error names the culprit and carries the next step.
+"""The exception hierarchy. Every error names the cause and has a hint with the next step.
 
 ::
 
     EdgekitError            exit 1: the user can fix it
-    ├── SourceError         the checkpoint: missing, truncated, contradictory, unknown
-    ├── ConfigError         a TOML file or an option: unknown key, impossible value
+    ├── SourceError         checkpoint missing, truncated, contradictory or unknown
+    ├── ConfigError         unknown key or invalid value in a TOML file or an option
     ├── GraphError          the model cannot be expressed as a graph
-    ├── QuantizeError       the weights cannot be put on the grid asked for
-    ├── LowerError          the target lacks something that no file in lower/ cures
-    ├── BundleError         the directory that ships: changed, incomplete, not ours, newer
-    ├── RunError            the session: prompt too long, runtime missing or refusing
+    ├── QuantizeError       the weights cannot be quantized to the requested grid
+    ├── LowerError          the target lacks something that no pass in lower/ replaces
+    ├── BundleError         bundle changed, incomplete, newer, or not a bundle
+    ├── RunError            prompt too long, runtime missing or failing
     ├── MeasureError        a meter or a workload that cannot be used
     ├── RouteError          a calibration, a data file or a document that routing cannot use
-    └── CloudError          an endpoint: its key, its address, its limits, its silence
-    GateFailed              exit 3: everything worked and a limit was not met
+    └── CloudError          an endpoint's key, address, limits or timeouts
+    GateFailed              exit 3: everything ran but a limit was not met
 
-Only ``cli`` prints these. Anything that is not an EdgekitError is our bug: traceback, exit 2.
+Only ``cli`` prints these. Any other exception is a bug in edgekit: traceback, exit 2.
 """
 
 from __future__ import annotations
 
 
 class EdgekitError(Exception):
-    """One line that names the culprit, and one that says what to do.
+    """Base class of all errors: a message with the cause, and a hint with the next step, one line each.
 
     Args:
         message: what is wrong, with the file, the key and the value.
@@ -36,11 +36,11 @@ class EdgekitError(Exception):
 
 
 class SourceError(EdgekitError):
-    """The checkpoint is missing, damaged, contradictory or of a kind we do not know."""
+    """The checkpoint is missing, damaged, contradictory or of an unknown kind."""
 
 
 class ConfigError(EdgekitError):
-    """A recipe, a target or an option holds a key or a value that is not allowed."""
+    """A recipe, a target or an option has an invalid key or value."""
 
 
 class GraphError(EdgekitError):
@@ -48,11 +48,11 @@ class GraphError(EdgekitError):
 
 
 class QuantizeError(EdgekitError):
-    """The weights cannot be put on the grid asked for."""
+    """The weights cannot be quantized to the requested grid."""
 
 
 class LowerError(EdgekitError):
-    """The target lacks something that no file in ``lower/`` cures."""
+    """The target lacks something that no pass in ``lower/`` replaces."""
 
 
 class BundleError(EdgekitError):
@@ -60,7 +60,7 @@ class BundleError(EdgekitError):
 
 
 class RunError(EdgekitError):
-    """A session cannot be made or the request does not fit it."""
+    """A session cannot be created, or the request does not fit it."""
 
 
 class MeasureError(EdgekitError):
@@ -68,18 +68,18 @@ class MeasureError(EdgekitError):
 
 
 class RouteError(EdgekitError):
-    """A calibration of something else, data without answers, a document that cannot be read."""
+    """A calibration of another bundle, data without answers, or an unreadable document."""
 
 
 class CloudError(EdgekitError):
-    """An endpoint did not answer as it should. Never holds a key or a prompt.
+    """An endpoint failed. The message never contains a key or a prompt.
 
     Args:
-        message: which tier, and what happened.
+        message: the tier and what happened.
         hint: the next step.
-        status: the HTTP status, None where there was none.
-        retry_after: seconds the endpoint asks us to wait, None where it does not say.
-        shown: text of this answer had been given out before it broke off.
+        status: the HTTP status, None if there was none.
+        retry_after: seconds to wait, from the endpoint; None if it sent none.
+        shown: whether part of the answer had already been shown.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CloudError(EdgekitError):
 
 
 class GateFailed(EdgekitError):
-    """Everything ran and a limit was not met. Exit code 3."""
+    """Everything ran, but a limit was not met. Exit code 3."""
 
 
 _LONGEST_WORD = 100

@@ -1,8 +1,7 @@
-"""Which numbers and texts a record may hold: what stands in a file from elsewhere sets sizes, counts and names.
+"""Allowed ranges of numbers and strings in records, which may come from untrusted files.
 
-A field's type says its range (``layers: Layers``), and ``record.from_json`` refuses what lies outside. The ranges are
-wide of every model published; they keep a number from a file from asking for more than a machine has. Standard library
-only.
+A field's type declares its range (``layers: Layers``), and ``record.from_json`` enforces it. The ranges exceed every
+published model, and keep a number in a file from requesting more than a machine has. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Annotated
 
 @dataclass(frozen=True)
 class Within:
-    """A number from ``least`` to ``most``, both allowed."""
+    """A number from ``least`` to ``most``, inclusive."""
 
     least: int
     most: int
@@ -22,30 +21,29 @@ class Within:
 
 @dataclass(frozen=True)
 class Matching:
-    """A text that is all of the regular expression ``pattern``; ``words`` says it for people."""
+    """A string that fully matches the regular expression ``pattern``, described by ``words`` in messages."""
 
     pattern: str
     words: str
 
     def holds(self, text: str) -> bool:
-        """Whether a text is of the pattern."""
+        """Whether a string matches the pattern."""
         return re.fullmatch(self.pattern, text) is not None
 
 
 @dataclass(frozen=True)
 class Unbounded:
-    """A measured number that may be too large for a float, or undefined: a record holds the word for it then."""
+    """A measured number that may be infinite or NaN, which a record stores as a word."""
 
 
 MAX_WHOLE = 2**53
-"""Largest whole number of any field: up to it, floating point and JSON's other readers are exact."""
+"""Largest whole number in any field; floating point and other JSON readers are exact up to it."""
 
 MAX_TEXT = 1 << 16
-"""Most characters of any text."""
+"""Most characters of any string."""
 
 MAX_ITEMS = 1 << 16
-"""Most items of any sequence that sets no limit of its own. The largest models have 2,000 tensors, a bundle for ten
-devices 200 files."""
+"""Most items of any sequence. The largest models have 2,000 tensors, a bundle for ten devices 200 files."""
 
 LAYERS = Within(1, 2**8)
 HEADS = Within(1, 2**10)
@@ -55,17 +53,18 @@ INTERMEDIATE = Within(1, 2**20)
 VOCABULARY = Within(1, 2**22)
 CONTEXT = Within(1, 2**24)
 WINDOW = Within(1, 2**31)
-"""A decoder's sizes: at least twice as much as any published model of these families has.
+"""A decoder's sizes: at least twice those of any published model of these families.
 
-Llama 3.1 405B, the largest, has hidden 16384, inner 53248, 126 layers, 128 heads of 128; the largest vocabulary has
-262,208 tokens, the longest context 10 million. Beyond these a runtime allocates before it checks, or counts in 32 bits.
+The largest, Llama 3.1 405B, has hidden 16384, inner 53248, 126 layers, 128 heads of 128; the largest vocabulary has
+262,208 tokens, the longest context 10 million. Beyond these limits runtimes allocate before checking, or overflow 32
+bits.
 """
 
 Layers = Annotated[int, LAYERS]
 Heads = Annotated[int, HEADS]
 HeadSize = Annotated[int, HEAD_SIZE]
 RotaryDim = Annotated[int, Within(0, 2**12)]
-"""Dimensions of a head that are rotated; 0 where the graph comes from elsewhere and does not say."""
+"""Rotated dimensions of a head; 0 if unknown, because the graph was exported elsewhere."""
 Hidden = Annotated[int, HIDDEN]
 Intermediate = Annotated[int, INTERMEDIATE]
 Vocabulary = Annotated[int, VOCABULARY]
@@ -74,18 +73,18 @@ Window = Annotated[int, WINDOW]
 Width = Annotated[int, INTERMEDIATE]
 """Columns of a weight."""
 Rows = Annotated[int, Within(1, 2**24)]
-"""Rows of a weight; several that were joined have those of all."""
+"""Rows of a weight, or of several joined ones."""
 Token = Annotated[int, Within(0, 2**22)]
-"""A token's number."""
+"""A token id."""
 Bits = Annotated[int, Within(1, 32)]
 Block = Annotated[int, Within(0, 1 << 20)]
-"""Weights of one scale; 0 is a whole row."""
+"""Weights per scale; 0 is a whole row."""
 Level = Annotated[int, Within(0, 4)]
 """MatMulNBits' accuracy level."""
 Opset = Annotated[int, Within(1, 100)]
 Threads = Annotated[int, Within(1, 4096)]
 Chunk = Annotated[int, Within(1, 1 << 20)]
-"""Tokens of one run."""
+"""Tokens per run."""
 Bytes = Annotated[int, Within(0, 1 << 50)]
 Count = Annotated[int, Within(0, MAX_WHOLE)]
 Share = Annotated[float, Within(0, 1)]
@@ -93,7 +92,7 @@ Epsilon = Annotated[float, Within(0, 1)]
 Measured = Annotated[float, Unbounded()]
 NotNegative = Annotated[float, Within(0, 10**30)]
 PLAIN_NAME = Matching(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", "a name of letters, digits, '.', '_', '+' and '-'")
-"""What a folder or a file can be called."""
+"""A valid name for a folder or a file."""
 
 Name = Annotated[str, PLAIN_NAME]
 Digest = Annotated[str, Matching(r"[0-9a-f]{64}|", "a sha256 in hexadecimal")]

@@ -1,8 +1,8 @@
-"""Dataclasses to JSON and back, strictly: the manifest and the measurement record are written and read here.
+"""Strict conversion of dataclasses to JSON and back, for manifests and measurement records.
 
 Fields may be ``str``, ``int``, ``float``, ``bool``, ``None``, ``Path``, ``Literal``, unions of these, ``tuple``,
-``frozenset`` and dataclasses of the same, and any of these ``Annotated`` with a range (see ranges). A document is as
-much a stranger as any file: what has no range of its own has the ranges' defaults. Standard library only.
+``frozenset`` and dataclasses of the same, and any of these ``Annotated`` with a range (see ranges). Documents are
+untrusted: values without their own range have the default limits of ranges. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,35 +22,34 @@ T = TypeVar("T")
 _LATER = "added later"
 
 _WORDS = ("inf", "-inf", "nan")
-"""What stands in JSON for a number that is none, in a field of type ``ranges.Measured``."""
+"""JSON strings for infinite numbers and NaN in fields of type ``ranges.Measured``."""
 
 _CONVERTED = {(float, int), (Path, str)}
-"""(type of the field, type in JSON) where the two may differ."""
+"""Pairs (type of the field, type in JSON) that are converted."""
 
 
 def added_later(default: Any) -> Any:
-    """A dataclass field that records written before it existed lack: there it is ``default``. All others must be there.
+    """A dataclass field that may be missing in records written before it existed. All other fields are required.
 
     Args:
-        default: what such a record means by not saying it.
+        default: its value in such records.
     """
     return field(default=default, metadata={_LATER: True})
 
 
 def to_json(obj: object, *, indent: int | None = None, brief: bool = False, shown: bool = False) -> str:
-    """Write a dataclass as JSON: fields in the order of their declaration, sets sorted, the same bytes every time.
+    """Write a dataclass as reproducible JSON: fields in declaration order, sets sorted.
 
-    A ``ranges.Measured`` that is infinite or undefined is written as the word for it: "inf", "-inf" or "nan".
+    An infinite or NaN ``ranges.Measured`` is written as "inf", "-inf" or "nan".
 
     Args:
         obj: a dataclass instance.
         indent: spaces per level; None writes one line.
-        brief: leave out what was ``added_later`` and says no more than its absence: the bytes stay the same when such a
-            field is added.
-        shown: a document to look at, which is not read back: every float that is none is written as its word.
+        brief: leave out ``added_later`` fields with their default value, so that adding such a field changes no bytes.
+        shown: for output that is not read back: write every infinite or NaN float as a word.
 
     Raises:
-        ValueError: another float is NaN or infinite, or a value has no place in JSON. The message starts with its path.
+        ValueError: another float is NaN or infinite, or JSON cannot hold a value. The message starts with its path.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(
@@ -66,7 +65,7 @@ def from_json(cls: type[T], text: str) -> T:
         text: a JSON document.
 
     Raises:
-        ValueError: not JSON, a key twice, unknown or missing, or a value of the wrong type or outside its range. The
+        ValueError: not JSON, a duplicate, unknown or missing key, or a value of the wrong type or out of range. The
             message starts with the key's path, as in ``$.tensors[3].grid.bits: expected int, found "eight"``.
     """
     try:
@@ -74,11 +73,11 @@ def from_json(cls: type[T], text: str) -> T:
     except json.JSONDecodeError as error:
         raise ValueError(f"$: not JSON: {error}") from error
     except RecursionError as error:
-        raise ValueError("$: not JSON we read: nested too deeply") from error
+        raise ValueError("$: nested too deeply") from error
     try:
         value: T = _read(cls, data, "$")
     except OverflowError as error:
-        raise ValueError("$: a whole number too large for its field") from error
+        raise ValueError("$: a number is too large for its field") from error
     return value
 
 
@@ -124,7 +123,7 @@ def _read(hint: Any, data: Any, path: str) -> Any:
     if origin in (Union, UnionType):
         return _read_union(args, data, path)
     if origin is Literal:
-        # The type is compared too: 1 == True and 1 == 1.0 in Python.
+        # Types are compared too, since 1 == True and 1 == 1.0 in Python.
         if not any(type(data) is type(a) and data == a for a in args):
             raise ValueError(f"{path}: expected one of {', '.join(map(repr, args))}, found {_shown(data)}")
         return data
@@ -137,12 +136,12 @@ def _read(hint: Any, data: Any, path: str) -> Any:
     if type(data) is int and abs(data) > MAX_WHOLE:
         raise ValueError(f"{path}: expected a number of at most {MAX_WHOLE:,}, found a larger one")
     if type(data) is str and (len(data) > MAX_TEXT or "\0" in data):
-        raise ValueError(f"{path}: expected text of at most {MAX_TEXT:,} characters, none of them NUL")
+        raise ValueError(f"{path}: expected text of at most {MAX_TEXT:,} characters without NUL")
     return data if type(data) is hint else hint(data)
 
 
 def _require(limit: object, value: Any, path: str) -> Any:
-    """The value, which keeps to the range of its field."""
+    """Return the value if it is in the range of its field."""
     match limit:
         case Within(least, most) if not least <= value <= most:
             raise ValueError(f"{path}: expected a number from {least:,} to {most:,}, found {_shown(value)}")
@@ -173,7 +172,7 @@ def _read_sequence(kind: type, args: tuple[Any, ...], data: Any, path: str) -> A
     if kind is frozenset or (len(args) == 2 and args[1] is Ellipsis):
         items = [_read(args[0], v, f"{path}[{i}]") for i, v in enumerate(data)]
         if kind is frozenset and len(set(items)) != len(items):
-            raise ValueError(f"{path}: expected each value once, found {_shown(data)}")
+            raise ValueError(f"{path}: expected no duplicates, found {_shown(data)}")
         return kind(items)
     if len(data) != len(args):
         raise ValueError(f"{path}: expected {len(args)} values, found {len(data)}")
@@ -208,7 +207,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"$: the key {key!r} stands twice in one object")
+            raise ValueError(f"$: duplicate key {key!r}")
         found[key] = value
     return found
 
@@ -216,7 +215,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if not isfinite(value):
-        raise ValueError(f"$: {text} is too large a number")
+        raise ValueError(f"$: the number {text} is too large")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Public test doubles and tiny models, for our tests and for yours. Needs no torch and no network."""
+"""Public test doubles and tiny models, for edgekit's tests and yours. Needs no torch and no network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_config(architecture: str = "llama", **overrides: Any) -> dict[str, Any]:
-    """A config.json of a two-layer model in the format of transformers."""
+    """config.json of a two-layer model in transformers format."""
     config: dict[str, Any] = {
         "architectures": [f"{architecture.capitalize()}ForCausalLM"],
         "model_type": architecture,
@@ -108,9 +108,9 @@ def tiny_checkpoint(path: Path, architecture: str = "llama", *, seed: int = 0, *
     """Write a tiny Hugging Face folder: config, weights, tokenizer with chat template, generation config.
 
     Args:
-        path: the folder; it is made.
-        architecture: config.json's model_type. Weights are LLaMA-shaped (no biases, no fused tensors).
-        seed: of the random weights.
+        path: the folder to create.
+        architecture: ``model_type``. Weights are LLaMA-shaped (no biases, no fused tensors).
+        seed: random seed of the weights.
         overrides: entries of config.json to replace.
     """
     from safetensors.numpy import save_file
@@ -140,7 +140,7 @@ def tiny_checkpoint(path: Path, architecture: str = "llama", *, seed: int = 0, *
 
 
 class FakeRunner:
-    """A Runner whose logits are a fixed random function of the last token and the position. Instant."""
+    """A Runner whose logits are a fixed random function of the last token. Instant."""
 
     def __init__(self, vocab_size: int = 384, context_length: int = 512, seed: int = 0) -> None:
         self.vocab_size = vocab_size
@@ -156,7 +156,7 @@ class FakeRunner:
         return self.context_length - self.length
 
     def reset(self) -> None:
-        """Forget everything that was fed."""
+        """Clear the cache."""
         self.length = 0
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -245,7 +245,7 @@ class FakeCompiler:
 
 
 class FakeProbe:
-    """A PowerProbe that reports ``watts`` times the seconds its clock says."""
+    """A PowerProbe that reports ``watts`` times the elapsed seconds."""
 
     kind = "measured"
 
@@ -255,7 +255,7 @@ class FakeProbe:
         self._started = 0.0
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         from time import perf_counter
 
         self._started = perf_counter()
@@ -269,7 +269,7 @@ class FakeProbe:
 
 @dataclass
 class FakeEndpoint:
-    """What ``serve_fake_openai`` was sent: the JSON bodies and the headers, by lower-case name, in order."""
+    """The requests that ``serve_fake_openai`` received: JSON bodies and headers (by lower-case name), in order."""
 
     url: str
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -278,11 +278,11 @@ class FakeEndpoint:
 
 @contextmanager
 def serve_fake_openai(answer: str | Callable[[dict[str, Any]], str], *, model: str = "fake") -> Iterator[FakeEndpoint]:
-    """A server on loopback that speaks as much of the OpenAI protocol as a tier needs. It counts words as tokens.
+    """Serve as much of the OpenAI protocol on loopback as a tier needs. Words are counted as tokens.
 
     Args:
         answer: the text of every answer, or a function of the request's body.
-        model: the name under /v1/models.
+        model: the name in /v1/models.
     """
     endpoint = FakeEndpoint("")
 
@@ -313,14 +313,14 @@ class _FakeProtocol(BaseHTTPRequestHandler):
     name: str
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
-        """The list of models."""
+        """Send the list of models."""
         self._send({"object": "list", "data": [{"id": self.name, "object": "model"}]})
 
     def do_POST(self) -> None:
-        """An answer."""
+        """Record the request and send the answer."""
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
         self.heard.bodies.append(body)
         self.heard.headers.append({k.lower(): v for k, v in self.headers.items()})

@@ -1,4 +1,4 @@
-"""Numbers as people read them, in the terminal and in the report. Absent is never zero. Standard library only."""
+"""Format numbers for the terminal and the report. A missing number is never shown as zero. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def count(number: float) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits by default, and words for what was not measured."""
+    """A number with ``digits`` significant digits; a word if it is missing or not finite."""
     if value is None:
         return ABSENT
     if not isfinite(value):

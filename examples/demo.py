@@ -1,7 +1,7 @@
-"""What edgekit does, in one go: SmolLM2-135M-Instruct to INT8 and INT4, checked, timed, asked, reported.
+"""Demo: build SmolLM2-135M-Instruct in INT8 and INT4, verify, measure, run and report.
 
-Every step is a command that is printed before it runs. Ends within 6 minutes on 2 cores, so the speed is measured
-with fewer repetitions than `edgekit bench` makes by default.
+Every step is a command that is printed before it runs. Takes up to 6 minutes on 2 cores, because speed is measured with
+fewer repetitions than `edgekit bench` makes by default.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 def edgekit(*arguments: str) -> None:
-    """Run a command as a person would type it. It has told what is wrong when it fails; then the demo ends."""
+    """Run a command as typed in a shell; exit if it fails, since it has printed its error."""
     print(f"\n$ edgekit {' '.join(repr(a) if ' ' in a else a for a in arguments)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "edgekit", *arguments], check=False)
     if done.returncode:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def summary(path: Path) -> str:
-    """One line about a bundle, from what the commands recorded in it."""
+    """Summarize a bundle in a line, from what the commands recorded in it."""
     manifest = open_bundle(path, check=False).manifest
     line = (
         f"  {manifest.recipe.precision.upper():<5}{size(manifest.bytes):>8}, {manifest.bits_per_weight:.2f} bits/weight"

@@ -69,8 +69,8 @@ def test_kleidiai_is_switched_off_where_it_is_surely_worse():
     ("plain", "excess", "words"),
     [
         (0.11, at(0.01, 0.005, 0.02), "keep the default: KLD 0.11"),
-        (0.09, at(-0.01, -0.03, 0.01), "tell no difference"),
-        (0.1, at(0.0), "the same numbers"),
+        (0.09, at(-0.01, -0.03, 0.01), "no significant difference"),
+        (0.1, at(0.0), "results are the same"),
     ],
 )
 def test_the_default_stays_where_it_is_not_surely_worse(plain, excess, words):
@@ -92,15 +92,15 @@ def test_level_0_is_never_chosen_but_its_gain_is_told():
 def test_the_block_is_judged_by_bundles_that_were_scored_beside():
     found = scored(0.3, 0.31, 0.25)
     alone = said(found, 64)["block"]
-    assert "the weights' (blocks of 64) 0.25, the activations' 0.05" in alone
-    assert "--beside" in alone
+    assert "0.25 from the weights (blocks of 64), 0.05 from the activations" in alone
+    assert "`beside`" in advise(found, 64)[-1].hint
     near, far = Rival("near", 32, 0.1, at(-0.2, -0.3, -0.1), 0.5), Rival("far", 128, 0.6, at(0.3, 0.2, 0.4), -0.25)
     unsure = Rival("unsure", 0, 0.05, at(-0.25, -0.6, 0.1), 0.0)
     taken = said(found, 64, (far, near, unsure))["block"]
-    assert taken.startswith("take near: far (blocks of 128, -0.25 bits a weight) 0.6; near (blocks of 32, +0.50 bits a")
+    assert taken.startswith("use near: far (blocks of 128, -0.25 bits per weight) 0.6; near (blocks of 32, +0.50 bits")
     kept = said(found, 64, (far, unsure))["block"]
     assert kept.startswith("keep blocks of 64: ")
-    assert "unsure (one block a row, +0.00 bits a weight) 0.05" in kept
+    assert "unsure (one block per row, +0.00 bits per weight) 0.05" in kept
     assert "block" not in said(found, None)
 
 
@@ -111,7 +111,7 @@ def test_the_gate_takes_the_better_kernels_and_says_whose_fault_a_miss_is():
     worse = scored(0.5, 0.4, 0.09)
     (both,) = arm._gates(worse, limits)
     assert both.status == "fail"
-    assert "on this machine too" in both.hint
+    assert "this machine misses the limit too" in both.hint
     (alone,) = arm._gates(replace(worse, here=quality(0.1)), limits)
     assert alone.status == "fail"
     assert "on this machine too" not in alone.hint
@@ -149,7 +149,7 @@ def statuses(verification):
 def test_a_machine_against_itself(bundle, native):
     got = verify_on_arm(bundle.path, **SMALL)
     assert list(statuses(got)) == [
-        "manifest", "files", "source", "arithmetic on arm64", "here", "arm64, default kernels",
+        "manifest", "files", "source", "arithmetic on arm64", "this machine", "arm64, default kernels",
         "arm64, without KleidiAI", "arm64, accuracy level 0", "quality on arm64", "kernels", "accuracy level", "block",
     ]  # fmt: skip
     default, plain, exact = got.arm.scores
@@ -167,7 +167,7 @@ def test_a_graph_for_prompts_is_scored_too(checkpoint, native, tmp_path, monkeyp
     bundle = build_bundle(str(checkpoint), recipe="fast", out=tmp_path / "fast")
     got = verify_on_arm(bundle.path, max_kld=0.0, **SMALL)
     assert statuses(got)["prompts on arm64"] == "fail"
-    assert all("on this machine too" in c.hint for c in got.checks if c.status == "fail")
+    assert all("this machine misses the limit too" in c.hint for c in got.checks if c.status == "fail")
     assert "arm64, prompts" in statuses(got)
     prompts, (default, *_) = got.arm.prompts, got.arm.scores
     assert prompts.quality.kld_mean != default.quality.kld_mean, "it is another graph"
@@ -179,7 +179,7 @@ def test_bundles_beside(bundle, checkpoint, native, tmp_path):
     fp32 = build_bundle(str(checkpoint), precision="fp32", out=tmp_path / "fp32")
     got = verify_on_arm(bundle.path, beside=[fp32.path], max_kld=100.0, min_top1=0.0, **SMALL)
     block = next(c for c in got.checks if c.name == "block")
-    assert block.detail.startswith("take fp32: fp32 (no grid, +")
+    assert block.detail.startswith("use fp32: fp32 (no grid, +")
     stranger = build_bundle(
         str(tiny_checkpoint(tmp_path / "other", seed=1)), precision="int4", out=tmp_path / "stranger"
     )
@@ -191,7 +191,7 @@ def test_without_the_source_there_is_nothing_to_compare_with(bundle, native):
     shutil.rmtree(cache_folder() / "origins")
     got = verify_on_arm(bundle.path, **SMALL)
     assert statuses(got)["quality on arm64"] == "fail"
-    assert "--source" in got.checks[-1].hint
+    assert "`source`" in got.checks[-1].hint
 
 
 def test_a_damaged_bundle_ends_it(bundle, native):

@@ -69,7 +69,7 @@ def test_an_interpreter_that_another_user_owns_is_refused(root, give_away, which
 def test_where_others_may_write_nothing_is_executed(root, which, mode):
     make(root, "optimum/bin/python")
     (root / which).chmod(mode)
-    with pytest.raises(ConfigError, match="others may write there"):
+    with pytest.raises(ConfigError, match="writable by others"):
         find_optimum()
 
 
@@ -77,7 +77,7 @@ def test_a_group_is_others_unless_it_is_the_users_own(root, monkeypatch):
     path = make(root, "optimum/bin/python")
     path.parent.chmod(0o770)
     monkeypatch.setattr(cache, "_is_private", lambda gid: False)
-    assert "others may write there" in cache.foreign(path)
+    assert "writable by others" in cache.foreign(path)
     monkeypatch.setattr(cache, "_is_private", lambda gid: gid == path.parent.stat().st_gid)
     assert cache.foreign(path) == ""
 
@@ -92,17 +92,17 @@ def test_a_link_on_the_way_is_refused_and_one_at_either_end_is_not(root, tmp_pat
     python.symlink_to("/usr/bin/env")
     assert cache.foreign(python) == ""
     elsewhere.chmod(0o777)
-    assert "others may write there" in cache.foreign(python)
+    assert "writable by others" in cache.foreign(python)
     elsewhere.chmod(0o700)
     (root / "optimum").rename(tmp_path / "moved")
     (root / "optimum").symlink_to(tmp_path / "moved")
-    assert "is a link" in cache.foreign(python)
+    assert "is a link, not a folder" in cache.foreign(python)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(root):
     make(root, "optimum/bin/other")
     os.mkfifo(root / "optimum" / "bin" / "python")
-    with pytest.raises(ConfigError, match="neither file nor folder"):
+    with pytest.raises(ConfigError, match="neither a file nor a folder"):
         find_optimum()
 
 

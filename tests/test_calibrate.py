@@ -59,7 +59,7 @@ def test_a_calibration_is_bound_to_what_it_was_made_of(bundle, data):
 def test_a_calibration_of_another_class_of_processor_is_refused(bundle, data):
     made = fit_calibration(bundle, data, local_answers(400)).calibration
     runtime = dict(made.runtime) | {"processor": f"{platform.machine()} AVX9"}
-    with pytest.raises(RouteError, match=r"another processor: \S+ AVX9, and here") as caught:
+    with pytest.raises(RouteError, match=r"another processor: \S+ AVX9, not") as caught:
         check_binding(bundle, replace(made, runtime=tuple(runtime.items())))
     assert "edgekit route calibrate" in caught.value.hint
 
@@ -76,7 +76,7 @@ def test_writing_it_into_the_bundle_does_not_make_it_another(bundle, data):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"bundle_sha256": "0" * 64}, "another bundle: 0000000000000000, and here"),
+        ({"bundle_sha256": "0" * 64}, "another bundle: 0000000000000000, not"),
         ({"provider": "SomeProvider"}, "another execution provider: SomeProvider"),
         ({"runtime": (("onnxruntime", "1.2.3"), ("processor", "x86_64"))}, "another onnxruntime: 1.2"),
         ({"template_sha256": ""}, "another chat template: none"),
@@ -103,7 +103,7 @@ def test_a_patch_of_the_runtime_or_of_edgekit_does_not_count(bundle, data):
     own = ".".join([*now["edgekit"].split(".")[:2], "99"])
     runtime = (("edgekit", own), ("onnxruntime", patch), ("processor", now["processor"]))
     check_binding(bundle, replace(made, runtime=runtime))
-    with pytest.raises(RouteError, match=r"another edgekit: 0\.0, and here it is") as raised:
+    with pytest.raises(RouteError, match=r"another edgekit: 0\.0, not") as raised:
         check_binding(bundle, replace(made, runtime=(("edgekit", "0.0.1"), *runtime[1:])))
     assert "edgekit route calibrate" in raised.value.hint
 
@@ -146,7 +146,7 @@ def test_the_hint_counts_the_examples_of_both_parts(bundle, data):
     hopeless = replace(missed, failures=10, needed=None, examples=None)
     with pytest.raises(GateFailed) as raised:
         require_guarantee(replace(found, fit=replace(found.fit, infeasible=hopeless)))
-    assert "no number of examples is enough while 10.0 %" in raised.value.hint
+    assert "10.0 % of the surest are wrong, so more examples do not help" in raised.value.hint
 
 
 def test_a_guarantee_in_words():
@@ -175,7 +175,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "0.2@0.9"]) == 0
     shown = capsys.readouterr().out
     for words in (
-        "1,200: 480 fit",
+        "1,200: 480 for the fit",
         "AUROC",
         "raw mean_entropy",
         "raw mean_logprob",
@@ -190,7 +190,7 @@ def test_the_command_shows_and_keeps_a_calibration(answered, bundle, data, capsy
     shown = capsys.readouterr().out
     assert "at most 20 % of the answers served are wrong, with confidence 90 %" in shown
     assert f"valid for this bundle on {kept.provider}, {' '.join(kept.runtime[1])}" in shown
-    assert "given up after 16 tokens" in shown
+    assert "abandoned after 16 tokens" in shown
 
 
 def test_without_recording_the_bundle_stays_as_it_was(answered, bundle, data, capsys):
@@ -206,7 +206,7 @@ def test_without_recording_the_bundle_stays_as_it_was(answered, bundle, data, ca
 def test_an_infeasible_guarantee_exits_with_3_and_keeps_nothing(answered, bundle, data, capsys):
     assert run(["route", "calibrate", str(bundle.path), "--data", str(data), "--guarantee", "0.001@0.99"]) == 3
     captured = capsys.readouterr()
-    assert "nothing is served" in captured.out
+    assert "no answer is served" in captured.out
     assert "nothing was written" in captured.err
     assert open_bundle(bundle.path).manifest.calibration is None
 

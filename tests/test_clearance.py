@@ -101,7 +101,7 @@ def test_an_endpoint_takes_nothing_that_is_not_read():
     for raw in (Request((Message("user", "Hello"),)).outgoing, {"messages": []}, "Hello"):
         with pytest.raises(AttributeError):
             far.ask(raw)
-    with pytest.raises(CloudError, match=r"must not be asked: a\.md is private"):
+    with pytest.raises(CloudError, match=r"must not get the request: a\.md is private"):
         far.ask(Request((Message("user", "Hello"),), private="a.md is private"))
     far.close()
 
@@ -120,7 +120,7 @@ def test_an_endpoint_takes_nothing_that_is_not_read():
 )
 def test_an_endpoint_beyond_the_ceiling_refuses(request_, policy):
     far = Endpoint(TIER, environment={})
-    with pytest.raises(CloudError, match="must not be asked") as failed:
+    with pytest.raises(CloudError, match="must not get the request") as failed:
         far.ask(clear(request_, policy))
     far.close()
     assert failed.value.hint

@@ -198,7 +198,7 @@ def test_a_cloud_is_asked_one_by_one():
 
     answers = collect_cloud(ask, EXAMPLES, progress=lambda *report: told.append(report))
     assert [answer.id for answer in answers] == ["raw", "chat", "short"]
-    assert told == [("answers of the cloud", done, 3, "examples") for done in range(4)]
+    assert told == [("cloud answers", done, 3, "examples") for done in range(4)]
 
 
 def test_a_file_of_something_else_is_not_added_to(tmp_path):

@@ -60,4 +60,4 @@ def test_nothing_is_estimated_from_what_is_not_known():
     )
     assert decode.bytes_per_token == 10
     assert (decode.floor_ms, decode.tokens_per_s) == (None, None)
-    assert "not known" in decode.formula
+    assert "unknown" in decode.formula

@@ -158,7 +158,7 @@ def test_arms_wheels_are_fetched_by_their_hashes(monkeypatch, tmp_path):
 
 
 def test_a_runtime_without_known_hashes_is_refused():
-    with pytest.raises(RunError, match="no hashes are known of onnxruntime 0") as caught:
+    with pytest.raises(RunError, match="no hashes for onnxruntime 0") as caught:
         arm64._wheels("0")
     assert "pip install onnxruntime==" in caught.value.hint
 

@@ -68,25 +68,25 @@ def test_blank_lines_line_ends_and_marks_of_other_systems(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("{'prompt': 1}", "not JSON", "one object a line"),
-        ('{"prompt": "a", "prompt": "b", "answer": "c"}', "not JSON: a key stands twice", "one object"),
+        ("{'prompt': 1}", "not JSON", "one object per line"),
+        ('{"prompt": "a", "prompt": "b", "answer": "c"}', "not JSON: duplicate key", "one object"),
         ("[" * 100_000, "not JSON", "one object"),
-        ("[1]", r"an object is expected, not \[1\]", "a line looks like"),
+        ("[1]", r"must be an object, not \[1\]", "a line looks like"),
         ('{"prompt": "\\ud800", "answer": "x"}', "not UTF-8", "save the file as UTF-8"),
         (GOOD | {"anwser": "42"}, "unknown key 'anwser'", "did you mean 'answer'"),
-        ({"prompt": "?"}, "no 'answer'", "a line looks like"),
-        (GOOD | {"answer": None}, "no 'answer'", "a line looks like"),
-        (GOOD | {"answer": []}, "no 'answer'", "a line looks like"),
-        (GOOD | {"answer": ""}, "'answer' must be a text that is not empty", ""),
-        (GOOD | {"answer": ["42", ""]}, "'answer' must be a text that is not empty", ""),
+        ({"prompt": "?"}, "'answer' is missing", "a line looks like"),
+        (GOOD | {"answer": None}, "'answer' is missing", "a line looks like"),
+        (GOOD | {"answer": []}, "'answer' is missing", "a line looks like"),
+        (GOOD | {"answer": ""}, "'answer' must be a non-empty text", ""),
+        (GOOD | {"answer": ["42", ""]}, "'answer' must be a non-empty text", ""),
         (GOOD | {"answer": " \n"}, "the answer is blank", ""),
-        (GOOD | {"answer": 42}, "'answer' must be a text.*not 42", ""),
+        (GOOD | {"answer": 42}, "'answer' must be a non-empty text.*not 42", ""),
         (GOOD | {"answer": "many", "grading": "number"}, 'the answer "many" holds no number', "another grading"),
         (GOOD | {"answer": "?!", "grading": "contains"}, "holds no word", "exact"),
         (GOOD | {"grading": "numbr"}, "unknown grading 'numbr'", "did you mean 'number'"),
         (GOOD | {"grading": 3}, "'grading' must be one of exact, prefix, contains, number, choice, not 3", ""),
         (GOOD | {"grading": "choice"}, "needs 'choices'", '"choices"'),
-        (GOOD | {"choices": ["42"]}, "'choices' mean nothing to 'exact'", '"grading": "choice"'),
+        (GOOD | {"choices": ["42"]}, "'choices' are unused by 'exact'", '"grading": "choice"'),
         (GOOD | {"grading": "choice", "choices": ["4", "2"]}, 'the answer "42" is not among the choices 4, 2', ""),
         ({"answer": "42"}, "neither 'prompt' nor 'messages'", "give one"),
         (GOOD | {"messages": [{"role": "user", "content": "?"}]}, "'prompt' and 'messages' in one line", "give one"),
@@ -94,17 +94,21 @@ def test_blank_lines_line_ends_and_marks_of_other_systems(tmp_path):
         (GOOD | {"prompt": ["?"]}, "'prompt' must be text", ""),
         (GOOD | {"raw": "yes"}, "'raw' must be true or false", ""),
         ({"messages": [], "answer": "42"}, "'messages' is empty", ""),
-        ({"messages": [{"role": "user"}], "answer": "42"}, "a message is", ""),
-        ({"messages": [{"role": "user", "content": ["?"]}], "answer": "42"}, "a message is", ""),
+        ({"messages": [{"role": "user"}], "answer": "42"}, "a message must be", ""),
+        ({"messages": [{"role": "user", "content": ["?"]}], "answer": "42"}, "a message must be", ""),
         ({"messages": [{"role": "robot", "content": "?"}], "answer": "42"}, 'unknown role "robot"', "system, user"),
         ({"messages": [{"role": ["user"], "content": "?"}], "answer": "42"}, "unknown role", "system, user"),
-        ({"messages": [{"role": "user", "content": "?"}], "raw": True, "answer": "42"}, "'raw' is for a 'prompt'", ""),
+        (
+            {"messages": [{"role": "user", "content": "?"}], "raw": True, "answer": "42"},
+            "'raw' is only for 'prompt'",
+            "",
+        ),
         (GOOD | {"max_tokens": 0}, "'max_tokens' must be at least 1", ""),
         (GOOD | {"max_tokens": True}, "'max_tokens' must be a whole number, not true", ""),
-        (GOOD | {"stop": [""]}, "'stop' must be a text", ""),
+        (GOOD | {"stop": [""]}, "'stop' must be a non-empty text", ""),
         (GOOD | {"id": ""}, "'id' must be text or a whole number", ""),
         (GOOD | {"id": 1.5}, "'id' must be text or a whole number, not 1.5", ""),
-        (GOOD | {"id": "1"}, "the id '1' is taken by .*data.jsonl:1", "id of its own"),
+        (GOOD | {"id": "1"}, "the id '1' is already used by .*data.jsonl:1", "its own id"),
     ],
 )
 def test_a_line_that_is_not_as_it_should_be(write, line, message, hint):
@@ -117,7 +121,7 @@ def test_a_line_that_is_not_as_it_should_be(write, line, message, hint):
 
 
 def test_files_that_are_none(tmp_path, write):
-    for path, message in ((tmp_path / "none.jsonl", "is missing"), (tmp_path, "is a folder")):
+    for path, message in ((tmp_path / "none.jsonl", "not found"), (tmp_path, "is a folder")):
         with pytest.raises(RouteError, match=message):
             read_examples(path)
     for empty in (write(), write("", "  ")):
@@ -156,8 +160,8 @@ def test_answers_without_a_verdict_are_graded(write, examples):
         ({"id": "b", "answer": "x", "text": "x"}, "one of 'answer' and 'text'", ""),
         ({"id": "b", "answer": ["x"]}, "'answer' must be text", ""),
         ({"id": "b", "answer": "x", "right": 1}, "'right' must be true or false, not 1", ""),
-        ({"id": "b", "answer": "x", "cost": -1}, "'cost' must be a number that is not negative, not -1", ""),
-        ('{"id": "b", "answer": "x", "seconds": NaN}', "'seconds' must be a number that is not negative", ""),
+        ({"id": "b", "answer": "x", "cost": -1}, "'cost' must be a number from 0 to 1,000,000,000, not -1", ""),
+        ('{"id": "b", "answer": "x", "seconds": NaN}', "'seconds' must be a number from 0", ""),
         ({"id": "b", "answer": "x", "seconds": "1 s"}, "'seconds' must be a number", ""),
         ({"id": "b", "answer": "x", "new_tokens": -1}, "'new_tokens' must be at least 0", ""),
         ({"id": "b", "answer": "x", "token": 1}, "unknown key 'token'", "did you mean 'new_tokens'"),

@@ -76,7 +76,7 @@ def test_the_smallest_precision_whose_loss_is_not_seen_is_chosen_and_every_step_
     (choice,) = fit_models([model], targets=[target]).choices
     assert choice.precision == "int8"
     chosen, *others = choice.reason.split("; ")
-    assert chosen == "int8 gives up 0.0021 nats a token, which nobody sees"
+    assert chosen == "int8 loses 0.0021 nats per token, which is not noticeable"
     assert others == [
         f"fp32: 0 nats for {words.size(sizes['fp32'] - sizes['int8'])} more",
         f"fp16: 0 nats for {words.size(sizes['fp16'] - sizes['int8'])} more",
@@ -84,12 +84,12 @@ def test_the_smallest_precision_whose_loss_is_not_seen_is_chosen_and_every_step_
     ]
     small = fit_models([model], targets=[target], limits=Limits(size=sizes["int4"])).choices[0]
     assert small.precision == "int4"
-    assert small.reason.startswith("int4 gives up 0.0884 nats a token, the least of what fits; fp32: a file of")
+    assert small.reason.startswith("int4 loses 0.0884 nats per token, the least that fits; fp32: file of")
     path = Path(target)
     path.write_text(path.read_text().replace('"int8"', '"fp16"').replace('"fp16", "fp16"', '"fp16"'))
     without = fit_models([model], targets=[target]).choices[0]
     assert without.precision == "fp16"
-    assert without.reason.startswith("fp16 gives up nothing that was measured; fp32: 0 nats for ")
+    assert without.reason.startswith("fp16 is lossless; fp32: 0 nats for ")
 
 
 def test_what_a_precision_gives_up_is_what_ranks_models_too():
@@ -131,7 +131,7 @@ def test_a_size_limit_is_of_the_file(model, device):
     for limit, precision in ((size, "int8"), (size - 1, "int4")):
         found = fit_models([model], targets=[target], limits=Limits(size=limit))
         assert found.choices[0].precision == precision
-        assert "a file of" in by_precision(found)["fp16"].refusals[0]
+        assert "file of" in by_precision(found)["fp16"].refusals[0]
 
 
 def test_speed_is_bandwidth_over_bytes_and_its_low_end_must_meet_the_limit(model, device):
@@ -163,9 +163,9 @@ def test_context_costs_memory_and_speed_and_has_limits(model, device):
     assert fit_models([model], targets=[target]).models[0].context == 4096
     refused = fit_models([model], targets=[target], context=4096)
     assert refused.choices[0].reason.endswith(": the target holds 2048 tokens")
-    with pytest.raises(ConfigError, match=r"context=8193: .*model holds 1 to 8192 tokens") as caught:
+    with pytest.raises(ConfigError, match=r"`context` is 8193, but .*model holds 1 to 8192 tokens") as caught:
         fit_models([model], targets=[target], context=8193)
-    assert caught.value.hint == "ask for 8192 or less"
+    assert caught.value.hint == "pass `context=8192` or less"
 
 
 def test_what_a_target_cannot_run_is_a_refusal_and_not_an_error(tmp_path):
@@ -181,7 +181,7 @@ def test_a_precision_that_the_target_does_not_take_is_not_chosen(model, device):
     path.write_text(path.read_text().replace('"fp32", "fp16", ', ""))
     found = fit_models([model], targets=[str(path)])
     assert found.choices[0].precision == "int8"
-    assert "fp32: the target does not take fp32" in found.choices[0].reason
+    assert "fp32, fp16: not supported by the target" in found.choices[0].reason
 
 
 def test_errors_name_what_is_unknown(model, tmp_path):

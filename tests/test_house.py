@@ -182,25 +182,10 @@ def test_every_error_carries_the_next_step(path):
         assert not empty, f"{name(path)}:{call.lineno}: {ast.unparse(call)[:120]} has no hint"
 
 
-STILL_NAME_FLAGS = {
-    "edgekit/routing/evaluation/bench.py",
-    "edgekit/serve/assembly.py",
-    "edgekit/serve/history.py",
-    "edgekit/serve/running.py",
-    "edgekit/source/architectures.py",
-    "edgekit/source/gguf_config.py",
-    "edgekit/source/hub.py",
-    "edgekit/source/layout.py",
-    "edgekit/source/packaged.py",
-    "edgekit/source/rope.py",
-}
-"""To be mended: what is taken from this list stays off it."""
-
-
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_the_library_s_errors_name_parameters_and_no_flags(path):
     """`size_mb`, which cli/flags.py makes --size-mb of. A whole command may stand there: `edgekit sign --key`."""
-    if "cli" in path.parts or name(path) in STILL_NAME_FLAGS:
+    if "cli" in path.parts:
         return
     for call, _ in raised(path):
         for node in ast.walk(call):

@@ -80,12 +80,12 @@ def before_the_work(
 class TestTheCompiler:
     def test_is_missing(self, refused: Callable[..., EdgekitError]) -> None:
         target = with_plugin(module="no_such_plugin", requirement="no-such-plugin>=1")
-        error = refused(RunError, "no-such-plugin is not installed", target=target)
+        error = refused(RunError, "no-such-plugin, which is not installed", target=target)
         assert error.hint == "pip install 'edgekit[qnn]'"
 
     def test_is_of_another_version(self, refused: Callable[..., EdgekitError]) -> None:
         target = with_plugin(module="numpy", requirement="numpy>=99")
-        error = refused(RunError, rf"numpy {np.__version__} is installed and >=99 is needed", target=target)
+        error = refused(RunError, rf"numpy {np.__version__} is installed, but >=99 is needed", target=target)
         assert error.hint == "pip install 'edgekit[qnn]'"
 
     def test_is_for_other_platforms(
@@ -93,7 +93,7 @@ class TestTheCompiler:
     ) -> None:
         monkeypatch.setattr(platform, "system", lambda: "Darwin")
         monkeypatch.setattr(platform, "machine", lambda: "arm64")
-        error = refused(RunError, "compiler and emulator for Linux x86_64; this is Darwin arm64", target=tiny_target())
+        error = refused(RunError, "need Linux x86_64, but this is Darwin arm64", target=tiny_target())
         assert "build on such a machine" in error.hint
 
     def test_is_there(self) -> None:
@@ -142,7 +142,7 @@ def crashing_plugin(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Plugin:
 class TestTheDevice:
     def test_has_less_context_than_is_asked_for_in_the_model(self, refused: Callable[..., EdgekitError]) -> None:
         error = refused(
-            ConfigError, "600 tokens: the model was made for 512", target="galaxy-s24", npu=ForNpu(context=600)
+            ConfigError, "600 tokens is longer than the model's 512", target="galaxy-s24", npu=ForNpu(context=600)
         )
         assert error.hint == "lower `context`"
 
@@ -169,7 +169,7 @@ class TestTheDevice:
 
     def test_takes_no_layer_as_large(self, before_the_work: Callable[..., EdgekitError]) -> None:
         error = before_the_work(LowerError, "layer 0 has .* more than the 1,000", target=tiny_target(1000))
-        assert error.hint == "build it with fewer bits a weight"
+        assert error.hint == "build with fewer bits per weight"
 
     def test_takes_no_zero_points(self, before_the_work: Callable[..., EdgekitError]) -> None:
         before_the_work(LowerError, "its grid has zero points", target=tiny_target(), recipe=load_recipe("int4"))
@@ -182,7 +182,7 @@ class TestTheDevice:
         assert target.npu is not None
         target = replace(target, npu=replace(target.npu, largest_graph_bytes=150_000))
         ask = ForNpu(context=48, mlpackage=True)
-        before_the_work(BundleError, "the model is in parts", target=target, precision="fp16", npu=ask)
+        before_the_work(BundleError, "the model is split into", target=target, precision="fp16", npu=ask)
 
     def test_has_room_up_to_three_quarters(self, checkpoint: str) -> None:
         spec = open_model(checkpoint).spec
@@ -194,17 +194,17 @@ class TestTheDevice:
         check_room(replace(target, memory_bytes=None), spec, 10**15)
 
     def test_has_no_half_precision(self, refused: Callable[..., EdgekitError]) -> None:
-        error = refused(ConfigError, "'qcs6490' does not take fp16", target="qcs6490", precision="fp16")
-        assert error.hint == "it takes int8, int4"
-        with pytest.raises(ConfigError, match="does not take fp16 weights") as caught:
+        error = refused(ConfigError, "'qcs6490' does not support fp16", target="qcs6490", precision="fp16")
+        assert error.hint == "supported: int8, int4"
+        with pytest.raises(ConfigError, match="does not support fp16 weights") as caught:
             choose_scheme(V68, "fp16")
-        assert caught.value.hint == "it takes int8 or int4"
+        assert caught.value.hint == "supported: int8, int4"
 
     def test_does_not_compute_in_what_is_asked_for(self, refused: Callable[..., EdgekitError]) -> None:
         ask = ForNpu(activations="float16")
         error = refused(ConfigError, "does not compute in float16", target="qcs6490", npu=ask)
-        assert error.hint == "it has uint16"
-        error = refused(ConfigError, "no NPU that graphs are compiled for", target="cpu", npu=ask)
+        assert error.hint == "supported: uint16"
+        error = refused(ConfigError, "has no NPU to compile for", target="cpu", npu=ask)
         assert "edgekit targets list" in error.hint
         error = refused(
             ConfigError,
@@ -213,7 +213,7 @@ class TestTheDevice:
             precision="fp16",
             npu=ForNpu(activations="uint16"),
         )
-        assert error.hint == "it takes int8 or int4"
+        assert error.hint == "supported: int8, int4"
 
     @pytest.mark.parametrize("method", ["search", "rtn"])
     def test_loses_the_sign_of_scales(
@@ -223,12 +223,12 @@ class TestTheDevice:
         recipe = replace(load_recipe("npu-a16w8"), method=method, rotate=False, smooth=0.0)
         ask = ForNpu(activations="uint16", emulate=False)
         error = refused(
-            ConfigError, f"method '{method}' makes scales below zero", target=tiny_target(), recipe=recipe, npu=ask
+            ConfigError, f"method '{method}' produces negative scales", target=tiny_target(), recipe=recipe, npu=ask
         )
         assert 'method = "positive"' in error.hint
 
     def test_takes_graphs_of_our_own_exporter_only(self, refused: Callable[..., EdgekitError]) -> None:
-        error = refused(ConfigError, "optimum are not lowered for the NPU", target="galaxy-s24", exporter="optimum")
+        error = refused(ConfigError, "optimum cannot be lowered for the NPU", target="galaxy-s24", exporter="optimum")
         assert error.hint == "use `exporter=native`"
 
     def test_beside_it_is_unknown(self, refused: Callable[..., EdgekitError]) -> None:
@@ -250,8 +250,10 @@ def test_a_node_on_the_cpu_is_named_with_reason_and_cure() -> None:
         GateFailed, match=r"1 of 3 nodes would run on the CPU, first MatMulNBits 'n': too wide"
     ) as caught:
         require_placed(target, placed("MatMulNBits", "Cpu", "too wide"), "not all nodes")
-    assert caught.value.hint.startswith("edgekit/lower/matmul_nbits.py cures it: put 'op:MatMulNBits'")
-    with pytest.raises(GateFailed, match="first Erf 'n': no reason was given") as caught:
+    assert (
+        caught.value.hint == "add 'op:MatMulNBits' to the scheme's `lacks`: edgekit/lower/matmul_nbits.py rewrites it"
+    )
+    with pytest.raises(GateFailed, match="first Erf 'n': no reason given") as caught:
         require_placed(target, placed("Erf", "Cpu"), "")
     assert "targets/families" in caught.value.hint
 

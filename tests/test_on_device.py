@@ -167,7 +167,7 @@ def test_a_model_in_parts_hands_half_precision_on(folder, checkpoint):
 
 
 def test_a_device_that_takes_no_package(folder, checkpoint):
-    with pytest.raises(ConfigError, match="Some device takes no Core ML package"):
+    with pytest.raises(ConfigError, match="Some device does not use Core ML packages"):
         build_bundle(checkpoint, target=device(folder, "nnapi"), out=folder / "no", npu=ForNpu(mlpackage=True))
     with pytest.raises(ConfigError, match="target 'cpu' has no NPU"):
         build_bundle(checkpoint, out=folder / "no", npu=ForNpu(mlpackage=True))
@@ -175,7 +175,7 @@ def test_a_device_that_takes_no_package(folder, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("found", "message"), [(None, "coremltools is not installed"), ("8.3.0", "coremltools 8.3.0 is installed")]
+    ("found", "message"), [(None, "coremltools, which is not installed"), ("8.3.0", "coremltools 8.3.0 is installed")]
 )
 def test_a_package_without_its_writer(folder, checkpoint, monkeypatch, found, message):
     def version(name: str) -> str:

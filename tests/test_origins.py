@@ -127,7 +127,7 @@ def test_folders_with_the_same_weights_are_told_apart(home, capsys):
         assert "pass  source" in capsys.readouterr().out
     assert len(list((home / "cache" / "references").iterdir())) == 2
     assert run(["verify", str(one.path), *few, "--source", str(second)]) == 3
-    assert "under another configuration: rope" in " ".join(capsys.readouterr().out.split())
+    assert "but another configuration: rope" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_config_that_was_changed_since_is_not_the_source(home, capsys):

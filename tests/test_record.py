@@ -129,7 +129,7 @@ def test_an_integer_is_read_as_a_float_where_a_float_stands():
         ({"many": [{"kind": "a", "at": "x"}, {"kind": "a", "at": 1}]}, "$.many[1].at", "a path"),
         ({"many": {}}, "$.many", "a list"),
         ({"pair": ["k"]}, "$.pair", "2 values"),
-        ({"names": ["a", "a"]}, "$.names", "once"),
+        ({"names": ["a", "a"]}, "$.names", "no duplicates"),
         ({"either": 1.5}, "$.either", "int or text"),
     ],
 )

@@ -148,4 +148,4 @@ def test_the_person_is_told(checkpoint, tmp_path):
     killed(checkpoint, tmp_path / "out", 20)
     command = [sys.executable, "-m", "edgekit", "build", str(checkpoint), "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "were finished by a build that was killed" in done.stderr
+    assert "resuming a killed build: " in done.stderr

@@ -111,7 +111,7 @@ def test_an_answers_file_says_what_the_cloud_does(world, answers):
     assert found.proof.local_quality == right_share(local) == 0.5
     assert found.proof.cloud_quality == (N - 1) / N
     assert found.proof.priced
-    assert found.price == "as the answers say"
+    assert found.price == "the file's own costs"
     names = {s.name for s in found.proof.strategies}
     assert names == {proof.ROUTER, proof.ENTROPY, proof.LOGPROB, proof.RANDOM, proof.LOCAL, proof.CLOUD, proof.ORACLE}
     assert found.proof.get(proof.RANDOM).apgr == pytest.approx(0.5, abs=1e-12)
@@ -126,7 +126,7 @@ def test_an_answers_file_says_what_the_cloud_does(world, answers):
     assert router.wasted > 0
     assert found.cut_off == sum(a.finish == "length" for a in local) > 0
     assert found.whole is None
-    assert found.energy.startswith("no joules")
+    assert found.energy.startswith("not known, without a measurement")
     assert found.data_sha256 != bundle.manifest.calibration.data_sha256
 
 
@@ -172,7 +172,7 @@ def test_what_is_private_is_never_sent(world, tmp_path):
         assert len(server.bodies) == found.n
         assert not any("secret" in json.dumps(b) for b in server.bodies)
         server.bodies.clear()
-        with pytest.raises(RouteError, match="none of 40 examples may leave"):
+        with pytest.raises(RouteError, match="keeps all 40 examples on the device"):
             bench(world, tier, policy=Policy("p", privacy=Privacy("private")))
         assert server.bodies == []
 
@@ -219,7 +219,7 @@ def test_prices_of_a_file(world, answers, tmp_path):
     for row in rows:
         row |= {"prompt_tokens": 10, "new_tokens": 5}
     found = bench(world, write(tmp_path / "b.jsonl", rows), price=Price(1, 4))
-    assert found.price == "by the price given"
+    assert found.price == "the given price"
     assert found.proof.get(proof.CLOUD).operation.cost == pytest.approx(1000 * 30e-6)
     del rows[3]["new_tokens"]
     assert "estimated for 1 answers" in bench(world, write(tmp_path / "c.jsonl", rows), price=Price(1, 4)).price
@@ -237,7 +237,7 @@ def test_joules_are_the_power_that_was_measured(world, bundle, answers):
     measured = replace(bundle, manifest=replace(bundle.manifest, latency=made.measurement(50.0, "int4", bare)))
     found = bench(world, answers, bundle=record(bundle, latency=measured_here(measured).manifest.latency))
     assert found.proof.get(proof.LOCAL).operation.joules is None
-    assert found.energy == "no meter: this machine has none"
+    assert found.energy == "not measured: this machine has none"
 
 
 def test_what_does_not_fit_together_is_named(world, bundle, answers, tmp_path):
@@ -250,10 +250,10 @@ def test_what_does_not_fit_together_is_named(world, bundle, answers, tmp_path):
     other.write_text("\n".join([*lines, '{"id": "q99", "answer": "x"}']))
     with pytest.raises(RouteError, match="there is no example 'q99'"):
         bench(world, other)
-    with pytest.raises(RouteError, match="is missing"):
+    with pytest.raises(RouteError, match="not found"):
         bench(world, answers, data=tmp_path / "absent.jsonl")
     seen = calibrated(bundle, data_sha256=bench(world, answers).data_sha256)
-    with pytest.raises(RouteError, match="made of this very file"):
+    with pytest.raises(RouteError, match="calibrated on this file"):
         bench(world, answers, bundle=seen)
     promised = calibrated(bundle, guarantee=Guarantee(0.05, 0.05, 100, 90, 0, 0.04, 0.9), threshold=0.2)
     with pytest.raises(ConfigError, match=r"most_wrong is 0\.5"):
@@ -283,14 +283,14 @@ def test_who_stands_for_the_cloud(tmp_path, answers):
 @pytest.mark.parametrize(
     ("given", "options", "words"),
     [
-        ("", {}, "nobody is named"),
-        ("", {"policy": Policy("empty")}, "nobody is named"),
-        ("https://x/v1", {}, "only for a model that is named"),
-        ("far", {"policy": TIERS, "model": "m"}, "--model is given, and the tier 'far'"),
-        ("box", {"policy": TIERS, "price": Price(1, 2)}, "--price-in is given"),
+        ("", {}, "no file of answers to compare with"),
+        ("", {"policy": Policy("empty")}, "no file of answers to compare with"),
+        ("https://x/v1", {}, "no model is named"),
+        ("far", {"policy": TIERS, "model": "m"}, "`model` is given, and the tier 'far'"),
+        ("box", {"policy": TIERS, "price": Price(1, 2)}, "a price is given"),
         ("fra", {"policy": TIERS}, "no such file and no such tier"),
-        ("absent.jsonl", {}, "--cloud absent.jsonl: no such file"),
-        ("absent.jsonl", {"key_env": "KEY"}, "--key-env is given, and --cloud absent.jsonl is no address"),
+        ("absent.jsonl", {}, "absent.jsonl: no such file"),
+        ("absent.jsonl", {"key_env": "KEY"}, "`key_env` is given, and `cloud` is not a URL: absent.jsonl"),
     ],
 )
 def test_what_does_not_go_together(given, options, words):
@@ -340,7 +340,7 @@ def test_the_command_speaks_json_and_asks_an_address(world, capsys, tmp_path):
         assert run(command(world, "--cloud", server.url, "--model", "m", *prices, "--plot", plot, "--json")) == 0
         assert len(server.bodies) == N
     found = from_json(RouteBench, capsys.readouterr().out)
-    assert found.price == "by its price"
+    assert found.price == "the endpoint's price"
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
@@ -353,17 +353,17 @@ def test_the_command_takes_a_policys_tier_and_its_privacy(world, tmp_path, capsy
         )
         assert run(command(world, "--policy", policy, "--cloud", "box")) == 0
         assert len(server.bodies) == N - N // 5
-    assert "8 that must not leave the device" in capsys.readouterr().out
+    assert "8 questions must not leave the device" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--cloud", "https://x/v1"], "--model NAME"),
-        (["--cloud", "https://x/v1", "--model", "m", "--price-in", "1"], "--price-out is not"),
+        (["--cloud", "https://x/v1"], "pass --model"),
+        (["--cloud", "https://x/v1", "--model", "m", "--price-in", "1"], "--price-in needs --price-out"),
         (["--cloud", "https://x/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
         (["--cloud", "https://x/v1", "--model", "m", "--plot", "x.pdf"], ".svg or .png"),
-        ([], "nobody is named"),
+        ([], "no file of answers to compare with"),
     ],
 )
 def test_the_command_refuses(world, options, said, capsys):

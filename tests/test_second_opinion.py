@@ -129,10 +129,10 @@ def test_what_does_not_fit_is_refused(built, bundle):
     made = bundle.manifest.calibration
     check_second(made, built[1])
     for calibration, second, words, hint in (
-        (made, None, "none is given", "`second`"),
-        (made, built[2], "another bundle", "calibrate again"),
-        (replace(made, second_sha256=""), built[1], "score does without", "`second`"),
-        (None, built[1], "there is no calibration", "`second`"),
+        (made, None, "is missing", "`second`"),
+        (made, built[2], "needs the opinion of bundle", "calibrate again"),
+        (replace(made, second_sha256=""), built[1], "no such signal", "`second`"),
+        (None, built[1], "the bundle has no calibration", "`second`"),
     ):
         with pytest.raises(ConfigError, match=words) as raised:
             check_second(calibration, second)
@@ -181,11 +181,11 @@ def test_who_cannot_be_asked_leaves_an_answer_that_counts_as_wrong(built, bundle
 
 def test_a_router_without_the_bundle_that_it_needs_is_not_opened(built, bundle):
     for second in (None, built[2]):
-        with pytest.raises(ConfigError, match="the calibration rests on the opinion"):
+        with pytest.raises(ConfigError, match="the calibration needs the opinion"):
             open_router(bundle, LENIENT, second=second)
-    with LocalModel(bundle) as local, pytest.raises(ConfigError, match="none is given"):
+    with LocalModel(bundle) as local, pytest.raises(ConfigError, match="is missing"):
         Router(local, LENIENT)
-    with pytest.raises(ConfigError, match="there is no calibration"):
+    with pytest.raises(ConfigError, match="the bundle has no calibration"):
         open_router(built[0], LENIENT, second=built[1])
 
 
@@ -230,15 +230,15 @@ def test_from_questions_to_a_calibration_a_bench_and_a_server(built, tmp_path, c
     found = from_json(Calibrated, capsys.readouterr().out)
     assert found.calibration.second_sha256 == built[1].sha256
     assert run(["inspect", str(first.path)]) == 0
-    assert f"needs the second opinion of the bundle {built[1].sha256[:16]}" in capsys.readouterr().out
+    assert f"needs bundle {built[1].sha256[:16]} as a second opinion" in capsys.readouterr().out
 
     test = write(tmp_path / "test.jsonl", questions())
     answers = write(tmp_path / "answers.jsonl", [{"id": f"q{i}", "answer": "none"} for i in range(N)])
     bench = ["route", "bench", str(first.path), "--data", str(test), "--cloud", str(answers)]
     assert run(bench) == 1
-    assert "none is given" in capsys.readouterr().err
+    assert "is missing" in capsys.readouterr().err
     assert run([*bench, "--second", str(built[2].path)]) == 1
-    assert "another bundle" in capsys.readouterr().err
+    assert "needs the opinion of bundle" in capsys.readouterr().err
     assert run([*bench, "--second", str(built[1].path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == N
     opened = open_bundle(first.path)
@@ -250,6 +250,6 @@ def test_from_questions_to_a_calibration_a_bench_and_a_server(built, tmp_path, c
     policy = tmp_path / "policy.toml"
     policy.write_text('name = "alone"\n')
     assert run(["serve", str(first.path), "--policy", str(policy), "--port", "0", "--history", "none"]) == 1
-    assert "none is given" in capsys.readouterr().err
+    assert "is missing" in capsys.readouterr().err
     with _open_router(Plan(first.path, policy, second=built[1].path), opened, LENIENT, 0.0) as router:
         assert ends(router).signals.second_logprob < 0

@@ -119,12 +119,15 @@ def test_only_a_measurement_of_these_files_on_this_kind_of_machine_counts() -> N
     assert find_measurement(here)[0] == latency
     assert latency.time in find_measurement(here)[1]
     for other, said in (
-        (None, "none is recorded"),
+        (None, "none recorded"),
         (replace(latency, bundle_sha256="0" * 64), "of other files"),
-        (replace(latency, environment=replace(latency.environment, cpu="Z80")), "is of Z80 with"),
-        (replace(latency, environment=replace(latency.environment, cores=1000)), "with 1000 cores, this is"),
-        (replace(latency, environment=replace(latency.environment, runtime=OLD)), "is of edgekit 0.0.1, and this is"),
-        (replace(latency, environment=replace(latency.environment, runtime=OTHER)), "is of onnxruntime 1.1.0, and"),
+        (replace(latency, environment=replace(latency.environment, cpu="Z80")), "is from Z80 with"),
+        (
+            replace(latency, environment=replace(latency.environment, cores=1000)),
+            "with 1000 cores, and this machine is",
+        ),
+        (replace(latency, environment=replace(latency.environment, runtime=OLD)), "is from edgekit 0.0.1, and this is"),
+        (replace(latency, environment=replace(latency.environment, runtime=OTHER)), "is from onnxruntime 1.1.0, and"),
         (replace(latency, environment=replace(latency.environment, runtime=())), "of an unknown version"),
     ):
         found, why = find_measurement(replace(here, manifest=replace(here.manifest, latency=other)))

@@ -47,9 +47,9 @@ def test_one_layer_is_the_middle_one_between_the_whole_embedding_and_head(model)
 def test_each_graph_is_tried_at_each_context_and_nothing_is_kept(model, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    check = check_targets(
-        model, [tiny_target(), "qcs6490"], precision="int8", contexts=(16, 32), compiler=FakeCompiler()
-    )
+    devices, compiler = [tiny_target(), "qcs6490"], FakeCompiler()
+    check = check_targets(model, devices, precision="int8", contexts=(16, 32), compiler=compiler)
+    assert [dict(options)["soc_model"] for _, options in compiler.asked] == ["57"] * 4 + ["35"] * 4
     assert (check.layers, check.all_layers, check.cures) == (1, 3, ())
     phone, board = check.targets
     assert [(g.role, g.context) for g in phone.graphs] == [
@@ -94,7 +94,7 @@ def test_what_does_not_compile_for_another_reason_is_an_error(model):
 def test_bad_input_is_refused_before_anything_is_compiled(model):
     for targets, rest, said in (
         (["cpu"], {}, "has no NPU"),
-        ([tiny_target()], {"contexts": (16, 1024)}, "made for 512"),
+        ([tiny_target()], {"contexts": (16, 1024)}, "longer than the model's 512"),
         (["galaxy-s42"], {}, "galaxy-s42"),
         (["qcs6490"], {"activations": "float16"}, "does not compute in float16"),
     ):

@@ -101,4 +101,4 @@ def test_what_loops_grows_crashes_or_collides_is_refused(parts: dict[str, Any]) 
     with pytest.raises(SourceError) as caught:
         check(**parts)
     assert caught.value.hint
-    assert "tokenizer.json is not a tokenizer" in caught.value.message
+    assert "tokenizer.json is not a supported tokenizer" in caught.value.message

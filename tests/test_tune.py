@@ -98,7 +98,7 @@ def test_where_nothing_matters_the_defaults_stay(built, monkeypatch):
         "prefill chunk 256", "prefill chunk 512",
         "decoder's graph up to 8", "decoder's graph up to 2",
     }  # fmt: skip
-    assert any(words.startswith("threads: 2 asked for") for words in found.left_out)
+    assert any(words.startswith("threads: fixed at 2") for words in found.left_out)
 
 
 def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
@@ -114,9 +114,9 @@ def test_the_best_of_several_wins_and_is_confirmed(built, monkeypatch):
     found = tune_bundle(built, threads=1)
     assert found.settings == Settings(1, False, False, "own", 256, 16)
     assert not found.kept
-    assert found.trials[-1].change == "all together, against the defaults"
+    assert found.trials[-1].change == "all changes against the defaults"
     assert found.trials[-1].won
-    assert "affinity: one thread, and that is the caller's" in found.left_out
+    assert "affinity: the only thread is the caller's" in found.left_out
 
 
 def test_the_crossing_goes_down_where_the_prompts_graph_is_faster(built, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_winner_that_does_not_win_again_is_dropped(built, monkeypatch):
 
     def compare(bench, change, *rest):
         ratios = again(bench, change, *rest)
-        return {name: [1.0] * bench.rounds for name in ratios} if change.startswith("all together") else ratios
+        return {name: [1.0] * bench.rounds for name in ratios} if change.startswith("all changes") else ratios
 
     monkeypatch.setattr(tune, "_compare", compare)
     found = tune_bundle(built, threads=1)
@@ -168,7 +168,7 @@ def test_threads_that_slow_prompts_down_are_not_taken_for_decoding(built, monkey
     found = tune_bundle(built)
     assert {"threads 1", "threads 2"} <= {t.change for t in found.trials}
     assert found.settings.threads == 4
-    assert "affinity: 4 threads, and 2 cores to pin them to" in found.left_out
+    assert "affinity: 4 threads, but 2 cores to pin them to" in found.left_out
 
 
 # --- the record -------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_a_real_tuning_is_written_and_the_bundle_still_opens(bundle, capsys, mon
     arguments = ["bench", str(bundle.path), "--tune", "--pp", "48", "--repetitions", "2"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
-    for words in ("spinning off", "prefill chunk 64", "pp48", "tg32@48", "not tried", "the defaults stay"):
+    for words in ("spinning off", "prefill chunk 64", "pp48", "tg32@48", "not tried", "the defaults are kept"):
         assert words in shown
     opened = open_bundle(bundle.path)
     (found,) = opened.manifest.tunings
@@ -305,13 +305,13 @@ def test_what_was_found_on_a_busy_machine_is_shown_and_not_written(bundle, capsy
     assert run(["bench", str(bundle.path), "--tune", "--repetitions", "1"]) == 1
     captured = capsys.readouterr()
     assert "spinning off" in captured.out
-    assert "nothing was written: others used the machine, 33 % of a trial" in captured.err
+    assert "nothing was written: the machine was busy, a trial spent 33 % of its time waiting" in captured.err
     assert open_bundle(bundle.path) == bundle
 
 
 def test_options_that_tuning_does_not_take_are_refused(bundle, capsys):
     assert run(["bench", str(bundle.path), "--tune", "--depth", "0"]) == 1
-    assert "--depth has no part in --tune" in capsys.readouterr().err
+    assert "--depth does not apply to --tune" in capsys.readouterr().err
 
 
 def test_a_context_without_room_is_refused(tmp_path):

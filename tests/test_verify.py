@@ -21,6 +21,7 @@ from edgekit.source.oracle import Reader
 from edgekit.testing import FakeRunner, tiny_checkpoint
 from edgekit.types import Check, Rope
 from edgekit.verify import bundle as verify
+from edgekit.verify import decode
 from edgekit.verify import text as verify_text
 from edgekit.verify.bundle import verify_bundle
 
@@ -131,7 +132,7 @@ def test_without_source_and_reference_quality_is_skipped_unless_it_was_asked_for
     assert {c.name for c in got.checks if c.status == "skip"} == {
         "source", "tokenizer", "chat template", "weights", "quality",
     }  # fmt: skip
-    assert "--source" in check(got, "quality").hint
+    assert "`source`" in check(got, "quality").hint
     for asked in ({"source": "nowhere"}, {"max_kld": 1.0}, {"min_top1": 0.1}):
         assert not verify_bundle(bundles["int8"], **other, **asked).passed
 
@@ -190,7 +191,7 @@ def test_another_tokenizer(bundles, model, tmp_path):
     bundle = build_bundle(str(twin), target="cpu", precision="int8", out=tmp_path / "b")
     got = verify_bundle(bundle, source=str(model), **FAST)
     assert check(got, "tokenizer").status == "fail"
-    assert "awkward strings" in check(got, "tokenizer").detail
+    assert "test strings" in check(got, "tokenizer").detail
     assert check(got, "chat template").status == "pass"
 
 
@@ -247,18 +248,18 @@ def test_steps_that_do_not_agree_with_the_prompt():
         def step(self, token):
             return np.roll(super().step(token), 1)
 
-    assert verify._check_steps(FakeRunner())[0].status == "pass"
-    assert verify._check_steps(Forgetful())[0].status == "fail"
-    assert verify._check_steps(FakeRunner(context_length=1))[0].status == "pass"
+    assert decode.check_steps(FakeRunner())[0].status == "pass"
+    assert decode.check_steps(Forgetful())[0].status == "fail"
+    assert decode.check_steps(FakeRunner(context_length=1))[0].status == "pass"
 
     class Full(FakeRunner):
         def step(self, token):
             raise RunError("full", "shorten it")
 
-    assert verify._check_steps(Full())[0].detail == "full"
+    assert decode.check_steps(Full())[0].detail == "full"
     nan = FakeRunner()
     nan._table[:] = np.nan
-    assert "NaN" in verify._check_steps(nan)[0].detail
+    assert "NaN" in decode.check_steps(nan)[0].detail
 
 
 @pytest.mark.parametrize(
@@ -283,17 +284,17 @@ def test_steps_and_prompts_are_compared_across_every_border(bundles, changes, bo
     spec = replace(bundles["fp32"].manifest.spec, **changes)
     passed = Check("decode", "pass", "well")
     runner = Late(context_length=200)
-    assert verify._check_borders(runner, spec, 256, passed).detail.startswith(f"well; so they do across {border}")
+    assert decode.check_borders(runner, spec, 256, passed).detail.startswith(f"well; within 1e-03 across {border}")
     runner.wrong_from = border
-    assert f"across {border} tokens" in verify._check_borders(runner, spec, 256, passed).detail
-    assert verify._check_borders(runner, spec, 256, passed).status == "fail"
-    told = verify._check_borders(runner, spec, border - 1, passed)
+    assert f"across {border} tokens" in decode.check_borders(runner, spec, 256, passed).detail
+    assert decode.check_borders(runner, spec, 256, passed).status == "fail"
+    told = decode.check_borders(runner, spec, border - 1, passed)
     assert told.status == "pass"
-    assert f"not tried, as more than the {border - 1} to score: {border}" in told.detail
+    assert f"not tested beyond {border - 1} tokens: {border}" in told.detail
 
 
 def test_a_rounding_that_moves_the_logits_too_far_fails(bundles, monkeypatch):
-    monkeypatch.setattr(verify, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
+    monkeypatch.setattr(decode, "_ROUNDING", {"tokens": 1e-6, "prompts": 1e-6})
     got = check(verify_bundle(bundles["int4"], **FAST), "rounding")
     assert (got.status, got.hint) == ("fail", verify_text.REBUILD)
     assert "tokens" in got.detail
@@ -318,7 +319,7 @@ def test_the_class_of_a_recorded_quality_is_told(broken):
     got = verify_bundle(broken, **FAST)
     assert got.quality.processor_class == processor_class()
     assert "recorded" not in check(got, "arithmetic").detail
-    for there, told in (("AVX9", "the recorded quality was measured on AVX9"), ("", "whose class was not kept")):
+    for there, told in (("AVX9", "the recorded quality was measured on AVX9"), ("", "of an unrecorded class")):
         elsewhere = rewrite(broken, quality=replace(got.quality, processor_class=there))
         assert told in check(verify_bundle(elsewhere, **FAST), "arithmetic").detail
 
@@ -375,7 +376,7 @@ def test_a_library_that_reads_the_source_differently_is_named(cache, tmp_path):
     _, found = checked_tokenizer(folder, tmp_path)
     assert (found.status, found.hint) == ("pass", "")
     if int(version("transformers").split(".")[0]) >= 5:
-        said = "agrees with tokenizer.json as it is; the source's own library reads this differently: transformers 5"
+        said = "agrees with tokenizer.json as it is, unlike the source's own library: transformers 5"
         assert found.detail.startswith(said)
         assert "LlamaTokenizer splits" in found.detail
 
@@ -394,4 +395,4 @@ def test_build_again_is_said_where_that_mends_it(cache, tmp_path, monkeypatch):
     found = verify_text.check_tokenizer(built, open_model(str(folder)))
     assert found.status == "fail"
     assert "somebody splits" in found.detail
-    assert "building again gives the same" in found.hint
+    assert "a rebuild would not change them" in found.hint

@@ -87,7 +87,7 @@ def test_other_bundles_have_one_target(tmp_path, doubled):
     made = build_bundle(find_origin(doubled.manifest.provenance), target="cpu", precision="fp32", out=tmp_path / "b")
     assert made.manifest.fallback is None
     assert made.manifest.cpu_target is made.manifest.target
-    with pytest.raises(ConfigError, match="nothing for an NPU"):
+    with pytest.raises(ConfigError, match="no graphs for an NPU"):
         verify_bundle(made, npu=OnEmulator(), **FAST)
 
 
@@ -108,7 +108,7 @@ def test_without_the_source_nothing_is_executed(doubled, monkeypatch):
     monkeypatch.setattr(verify_npu, "require_compiler", lambda plugin: None)
     checks, builds = verify_npus(doubled, None, OnEmulator())
     assert statuses(checks)["galaxy-s24: emulator"] == "skip"
-    assert "--source" in checks[-1].hint
+    assert "`source`" in checks[-1].hint
     assert builds == ()
 
 
@@ -118,9 +118,9 @@ def test_without_the_source_nothing_is_executed(doubled, monkeypatch):
         (
             '"provider": "QNNExecutionProvider"',
             '"provider": "CPUExecutionProvider"',
-            "1 nodes of prefill.onnx run elsewh",
+            "1 nodes of prefill.onnx run off the",
         ),
-        ('"graph": "decode.onnx"', '"graph": "encode.onnx"', "places 0 nodes of decode.onnx"),
+        ('"graph": "decode.onnx"', '"graph": "encode.onnx"', "lists 0 nodes of decode.onnx"),
         ("[", "(", "not a placement"),
     ],
 )

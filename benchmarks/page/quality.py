@@ -74,7 +74,7 @@ def decoding(line: dict[str, Any]) -> dict[str, str]:
         for depth in line["depths"]
     ]
     return {
-        "decode.table": lay_out(["context", "a token", "products and attention alone", "products alone"], rows),
+        "decode.table": lay_out(["context", "a token", "matmuls and attention alone", "matmuls alone"], rows),
         "decode.products": f"{line['products_bytes_per_s'] / GB:.1f} GB/s",
         "decode.read": f"{line['plain_read_bytes_per_s'] / GB:.1f} GB/s",
         "decode.origin": line["transcribed"],

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from benchmarks.peers.contender import Contender
     from benchmarks.peers.records import Record
 
+SMOKED = "genai"
+"""The peer of a smoke run: a wheel that installs in seconds."""
+
 
 def parse() -> argparse.Namespace:
     every = find_contenders()
@@ -47,7 +50,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peers", default=",".join(peers), help=f"of {', '.join(peers)}; all by default")
+    parser.add_argument("--peers", help=f"of {', '.join(peers)}; by default all, and {SMOKED} with --smoke")
     parser.add_argument("--variants", default=",".join(variants), help=f"of edgekit: {', '.join(variants)}")
     parser.add_argument("--rounds", type=int, default=7, help="of the speed race; 0 leaves it out")
     parser.add_argument("--patience", type=float, default=10.0, help="seconds a sample waits for a quiet machine")
@@ -58,16 +61,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--work", type=Path, default=Path("demo/peers"), help="environments and models are kept here")
-    parser.add_argument("--results", type=Path, default=results_file("peers.jsonl"), help="JSON lines go here")
-    parser.add_argument("--picture", type=Path, default=results_file("peers.svg"))
+    parser.add_argument("--results", type=Path, help="JSON lines go here; by default where the results are kept")
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--draw", action="store_true", help="measure nothing")
     parser.add_argument("--smoke", action="store_true", help="see above; --peers, --variants and --work still count")
     options = parser.parse_args()
+    if options.peers is None:
+        options.peers = SMOKED if options.smoke else ",".join(peers)
     chosen = [name for name in (options.variants + "," + options.peers).split(",") if name]
     if unknown := [name for name in chosen if name not in every]:
         parser.error(f"no contender is called {', '.join(unknown)}; there are {', '.join(every)}")
     options.contenders = [every[name] for name in chosen]
     options.work = options.work.resolve()
+    # A tiny model's numbers are nobody's results.
+    kept = options.work if options.smoke else results_file("peers.jsonl").parent
+    options.results = options.results or kept / "peers.jsonl"
+    options.picture = options.picture or kept / "peers.svg"
     return options
 
 

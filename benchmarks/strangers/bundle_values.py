@@ -22,8 +22,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from edgekit import inspect_model, load_runner, open_bundle
 from edgekit.bundle import record
 from edgekit.errors import EdgekitError
@@ -159,8 +157,7 @@ def load(path: Path) -> None:
 
 def full_bundle(folder: Path) -> Bundle:
     """A bundle with a part for an NPU and scores on ARM: as many kinds of values as a manifest has."""
-    with pytest.MonkeyPatch.context() as patch:
-        bundle = build_tiny(folder, patch)
+    bundle = build_tiny(folder)
     kernels = Kernels("without KleidiAI", 0, (("mlas.disable_kleidiai", "1"),))
     one = Interval(0.1, 0.0, 0.2)
     score = KernelScore(kernels, quality(0.1, 0.9), one, one, one)

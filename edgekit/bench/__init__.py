@@ -1,1 +1,1 @@
-"""What a bundle costs on this machine, and which settings make it fastest."""
+"""Measure a bundle on this machine, and find its fastest settings."""

@@ -1,7 +1,8 @@
-"""What a bundle costs on this machine: seconds, bytes, joules, and how far each is from what the machine can do."""
+"""Measure a bundle on this machine: latency, memory and energy, and how close it comes to the machine's ceilings."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -17,12 +18,14 @@ from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, Po
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgekit.types import Ceilings, Series
+
 SCHEMA = 2
 """Version of the measurement record."""
 
 LOADS = 3
 ENERGY_SECONDS = 10.0
-"""Meters refresh once to ten times a second: work for an energy reading lasts at least this long."""
+"""Least duration of an energy reading; meters refresh one to ten times per second."""
 
 
 def bench_bundle(
@@ -38,25 +41,25 @@ def bench_bundle(
     meter: PowerProbe | None = None,
     progress: Progress = silent,
 ) -> Measurement:
-    """Measure a bundle: load, prompts, decoding at depths, memory, ceilings, energy. ``record.to_json`` writes it.
+    """Measure a bundle: load, prompts, decoding at depths, memory, ceilings, energy.
 
-    The order is load, latency, peak memory, energy, ceilings, so that no probe's array counts as the model's memory.
+    Ceilings come last, so that the probes' arrays do not count as the model's memory.
 
     Args:
         bundle: the opened bundle.
         pp: prompt lengths.
         tg: numbers of decoded tokens.
-        depth: tokens of context before decoding; what does not fit the model is left out and said in ``workload``.
-        repetitions: rounds that count.
-        warmup: rounds that do not.
-        threads: of the runtime and of both probes; by default the tuned number, else the physical cores.
+        depth: tokens of context before decoding; what does not fit the model is skipped and named in ``workload``.
+        repetitions: timed rounds.
+        warmup: untimed rounds before them.
+        threads: threads of the runtime and of both probes; by default the tuned number, else the physical cores.
         small_memory: as in load_runner.
-        meter: measures energy; by default the first that surely includes the processor, if there is one.
-        progress: hears of every workload.
+        meter: the energy meter; by default the first one that includes the processor.
+        progress: called for every workload.
 
     Raises:
         RunError: the bundle does not load.
-        MeasureError: no workload fits, or a number came out above what the machine can do.
+        MeasureError: no workload fits, or a result exceeds what the machine can do.
     """
     manifest = bundle.manifest
     settings, tuning = choose_settings(manifest, threads=threads, small_memory=small_memory), find_tuning(manifest)
@@ -67,7 +70,7 @@ def bench_bundle(
     runner, load = measure.measure_load(
         lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
     )
-    try:
+    with closing(runner):
         latency = measure.measure_latency(
             runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, progress=progress
         )
@@ -76,12 +79,7 @@ def bench_bundle(
         nodes = runner.info.nodes_on_cpu
         environment = _environment(manifest, settings.threads, runner.arithmetic)
         settings = runner.settings
-    finally:
-        runner.close()
-    progress("ceilings", 0, 1, "probes")
-    ceilings = measure.measure_ceilings(settings.threads, weights)
-    progress("ceilings", 1, 1, "probes")
-    factor = measure.gemm_factor(manifest.accuracy_level == 4, cpu_flags())
+    ceilings, factor, fractions = _roofline(manifest, settings.threads, latency.series, weights, progress)
     return Measurement(
         schema=SCHEMA,
         bundle_sha256=bundle.sha256,
@@ -100,11 +98,22 @@ def bench_bundle(
         flop_per_token=needs.decode_flop(manifest.spec),
         nodes_on_cpu=nodes,
         energy=energy,
-        roofline=measure.roofline(latency.series, ceilings, manifest.spec, weights, factor),
+        roofline=fractions,
         gemm_factor=factor,
         settings=settings,
         tuned=tuning is not None and settings == tuning.settings,
     )
+
+
+def _roofline(
+    manifest: Manifest, threads: int, series: Sequence[Series], weights: int, progress: Progress
+) -> tuple[Ceilings, float | None, tuple[tuple[str, float], ...]]:
+    """Measure the machine's ceilings; also return the int8 factor of the GEMM and the fraction each series reached."""
+    progress("ceilings", 0, 1, "probes")
+    ceilings = measure.measure_ceilings(threads, weights)
+    progress("ceilings", 1, 1, "probes")
+    factor = measure.gemm_factor(manifest.accuracy_level == 4, cpu_flags())
+    return ceilings, factor, measure.roofline(series, ceilings, manifest.spec, weights, factor)
 
 
 def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environment:
@@ -119,7 +128,7 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
 
 
 def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Energy:
-    """Joules of decoding from an empty cache, again and again for some seconds."""
+    """Measure the joules of decoding from an empty cache, repeated for ENERGY_SECONDS."""
     if meter is None:
         meter, reason = measure.choose_meter()
         if meter is None:

@@ -1,9 +1,9 @@
-"""Which settings run a bundle the fastest on this class of machine, by measurement.
+"""Find by measurement which settings run a bundle fastest on this class of machine.
 
-One change at a time is measured beside the settings that stand, both models held open, in rounds of both. What counts
-is the ratio within a round, so a drift of the machine meets both alike. A change is taken when it is faster on some
-workload and slower on none, by a sign test; among several values the one with the best medians. At the end the winner
-is measured once more against the defaults, which stay unless it wins that as well.
+One change at a time is measured against the current settings, with both models open, in rounds that run both. Only the
+ratio within a round counts, so machine drift affects both alike. A change is kept if a sign test finds it faster on
+some workload and slower on none; among several values, the one with the best medians. Finally the result is measured
+against the defaults, which stay unless it wins again.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ if TYPE_CHECKING:
 
     _Change = Callable[[Settings], Settings]
     _Stage = tuple[tuple["_Workload", ...], tuple[tuple[str, _Change], ...]]
-    """Workloads, and the changes that are measured on them, with their names."""
+    """Workloads, and the named changes to measure on them."""
 
 ROUNDS = 8
-"""Rounds of a trial: at eight, one may go the other way."""
+"""Rounds of a trial; with eight, one may go the other way."""
 
 ENOUGH = 5
-"""After this many rounds a trial that cannot be won any more ends: five of five can at least say `slower`."""
+"""Rounds after which a lost trial may end: five of five can still prove `slower`."""
 
 ERROR = 0.05
-"""The sign test's: how likely it may be that changes without effect pass it."""
+"""Probability that a change without effect passes the sign test."""
 
 MARGIN = 0.02
-"""A gain of less than this is not worth a setting."""
+"""Smallest gain that is worth a setting."""
 
 BUSY = 0.2
-"""A process that waits for a core this share of its time shares the machine: what it finds is true of that mix only.
-On two cores the trials' own threads wait for each other up to a ninth of the time; beside a neighbour, over a third."""
+"""Share of time spent waiting for a core above which the machine counts as busy and results as unreliable. On two
+cores, the trials' own threads wait up to a ninth of the time, and over a third next to another busy process."""
 
 TOKENS = 32
 CHUNKS = (64, 256, 512)
 THRESHOLDS = (1, 2, 4, 8, 16)
 SHORT = 8
-"""Prompts of a few tokens are this many to one sample."""
+"""Number of short prompts in one sample."""
 
 Verdict = Literal["faster", "slower", "no difference"]
 
 
 @dataclass(frozen=True)
 class _Workload:
-    """Tokens after ``depth`` others: a ``prompt``, ``decode`` one by one, or SHORT short prompts."""
+    """Tokens run after ``depth`` others: as one ``prompt``, by ``decode``, or as SHORT short prompts."""
 
     name: str
     kind: Literal["prompt", "decode", "short prompt"]
@@ -70,7 +70,7 @@ class _Workload:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every trial of a tuning shares."""
+    """What all trials of a tuning share."""
 
     bundle: Bundle
     prompt: _Workload
@@ -82,20 +82,20 @@ class _Bench:
 
     @property
     def phases(self) -> tuple[_Workload, ...]:
-        """Both phases of an answer."""
+        """The workloads of both phases, prompt and decoding."""
         return self.prompt, self.decode
 
     def short_prompts(self, one: int, other: int) -> tuple[_Workload, ...]:
-        """Short prompts after a long one: the shortest and the longest on whose graph two thresholds disagree.
+        """Short prompts after a long one: the shortest and the longest that two thresholds run on different graphs.
 
-        Both, because kernels work on tiles of rows: four tokens may be cheaper than three.
+        Both are needed: kernels work on tiles of rows, so four tokens may be cheaper than three.
         """
         depth = self.prompt.tokens
         lengths = sorted({min(one, other) + 1, max(one, other)})
         return tuple(_Workload(f"pp{n}@{depth}", "short prompt", n, depth) for n in lengths)
 
     def trial(self, change: str, base: Settings, other: Settings, workloads: Sequence[_Workload]) -> Trial:
-        """Measure ``other`` beside ``base``."""
+        """Measure ``other`` against ``base``."""
         ratios = _compare(self, change, base, other, workloads)
         series = tuple(Series(name, "x", tuple(samples)) for name, samples in ratios.items())
         return Trial(change, series, wins(series))
@@ -109,29 +109,29 @@ def tune_bundle(
     rounds: int = ROUNDS,
     progress: Progress = silent,
 ) -> Tuning:
-    """Find the fastest settings. Nothing is written: ``bundle.record`` does that.
+    """Find the fastest settings. ``bundle.record`` writes them; check ``is_quiet`` first.
 
-    Two models are in memory at once. What was found while others used the machine is not for keeping: ask is_quiet().
+    Two models are in memory at once.
 
     Args:
         bundle: the opened bundle.
-        prompt: tokens of the prompt, and the depth of decoding; less where the context is small.
-        threads: of every trial; by default they are tried as well.
-        rounds: most rounds of a trial; with less than five no change can win.
-        progress: hears of every round.
+        prompt: tokens of the prompt, and the depth of decoding; capped by the context.
+        threads: threads of every trial; by default several numbers are tried.
+        rounds: most rounds of a trial; with fewer than five, no change can win.
+        progress: called for every round.
 
     Raises:
         RunError: the bundle does not load.
         MeasureError: ``rounds`` or ``prompt`` is not positive, or the context is too small for any workload.
     """
     if rounds < 1 or prompt < 1:
-        raise MeasureError("rounds and the prompt's tokens must be 1 or more", "raise what is below")
+        raise MeasureError(f"rounds={rounds} and prompt={prompt} must be at least 1", "raise the smaller one")
     context = bundle.manifest.context_length
     prompt = min(prompt, context - TOKENS)
     if prompt < 2 * THRESHOLDS[-1]:
         raise MeasureError(
-            f"context of {context} too short to tune: {2 * THRESHOLDS[-1]} of prompt and {TOKENS} more are needed",
-            "leave `tune` out: the default settings are used",
+            f"context of {context} tokens is too short to tune: need {2 * THRESHOLDS[-1] + TOKENS}",
+            "drop `tune` to run with the default settings",
         )
     bench = _Bench(
         bundle,
@@ -142,26 +142,12 @@ def tune_bundle(
         [],
     )
     default = choose_settings(bundle.manifest, settings=default_settings(bundle.manifest), threads=threads)
-    best = default
-    trials: list[Trial] = []
     stages, left_out = _stages(bench, default, threads is not None)
-    for workloads, changes in stages:
-        won: list[tuple[float, Settings]] = []
-        for words, change in changes:
-            other = change(best)
-            trial = bench.trial(words, best, other, workloads)
-            trials.append(trial)
-            if trial.won:
-                won.append((_gain(trial.ratios), other))
-        if won:
-            best = max(won, key=lambda pair: pair[0])[1]
-    if best.prompt_graph == "own":
-        best, more = _tune_threshold(bench, best)
-        trials += more
+    best, trials = _search(bench, default, stages)
     if best != default:
         found, usual = best.decode_graph_max_tokens, default.decode_graph_max_tokens
         short = bench.short_prompts(found, usual) if found != usual else ()
-        last = bench.trial("all together, against the defaults", default, best, (*bench.phases, *short))
+        last = bench.trial("all changes against the defaults", default, best, (*bench.phases, *short))
         trials.append(last)
         best = best if last.won else default
     return Tuning(
@@ -176,8 +162,27 @@ def tune_bundle(
     )
 
 
+def _search(bench: _Bench, best: Settings, stages: Sequence[_Stage]) -> tuple[Settings, list[Trial]]:
+    """Keep the best change of each stage, then tune the threshold between the graphs."""
+    trials: list[Trial] = []
+    for workloads, changes in stages:
+        won: list[tuple[float, Settings]] = []
+        for name, change in changes:
+            other = change(best)
+            trial = bench.trial(name, best, other, workloads)
+            trials.append(trial)
+            if trial.won:
+                won.append((_gain(trial.ratios), other))
+        if won:
+            best = max(won, key=lambda pair: pair[0])[1]
+    if best.prompt_graph == "own":
+        best, more = _tune_threshold(bench, best)
+        trials += more
+    return best, trials
+
+
 def verdict(ratios: Sequence[float]) -> Verdict:
-    """What samples of a ratio of speeds say: a one-sided sign test at ERROR, and a median that is off by MARGIN."""
+    """Judge speed ratios by a one-sided sign test at ERROR and a median at least MARGIN away from 1."""
     n = len(ratios)
     needed = _needed(n)
     middle = median(ratios)
@@ -189,24 +194,24 @@ def verdict(ratios: Sequence[float]) -> Verdict:
 
 
 def is_quiet(tuning: Tuning) -> bool:
-    """Whether the machine was the process's own: only then does a tuning speak for its class."""
+    """Whether the machine was otherwise idle, so that the tuning is valid for its class."""
     return tuning.waited is None or tuning.waited <= BUSY
 
 
 def wins(ratios: Sequence[Series]) -> bool:
-    """Whether a change is taken: faster on some workload, slower on none."""
+    """Whether a change is kept: faster on some workload, slower on none."""
     said = [verdict(series.samples) for series in ratios]
     return "faster" in said and "slower" not in said
 
 
 def _stages(bench: _Bench, default: Settings, threads_given: bool) -> tuple[tuple[_Stage, ...], tuple[str, ...]]:
-    """What is tried, in this order, and why the rest is left out."""
+    """The changes to try, in order, and why the others are skipped."""
     stages: list[_Stage] = []
     left_out = []
     most = default.threads
     fewer = [2**i for i in range(most.bit_length()) if 2**i < most]
     if threads_given or not fewer:
-        left_out.append(f"threads: {most} asked for" if threads_given else "threads: one core")
+        left_out.append(f"threads: fixed at {most}" if threads_given else "threads: one core")
     else:
         stages.append((bench.phases, tuple((f"threads {n}", _threads(n)) for n in fewer)))
     stages.append((bench.phases, (("spinning off", lambda s: replace(s, spinning=False)),)))
@@ -214,14 +219,14 @@ def _stages(bench: _Bench, default: Settings, threads_given: bool) -> tuple[tupl
     if 1 < most <= cores:
         stages.append((bench.phases, (("pinned to cores", lambda s: replace(s, pinned=True)),)))
     elif most == 1:
-        left_out.append("affinity: one thread, and that is the caller's")
+        left_out.append("affinity: the only thread is the caller's")
     else:
-        left_out.append(f"affinity: {most} threads, and {cores or 'an unknown number of'} cores to pin them to")
+        left_out.append(f"affinity: {most} threads, but {cores or 'an unknown number of'} cores to pin them to")
     if bench.bundle.manifest.prefill is None:
-        left_out.append("a graph for each phase: the bundle has one")
+        left_out.append("prompt graph: the bundle has a single graph")
     else:
         stages.append(((bench.prompt,), (("prompts on the decoder's graph", _on_decoder),)))
-    left_out.append(f"execution provider: the target names one, {bench.bundle.manifest.cpu_target.provider}")
+    left_out.append(f"execution provider: fixed by the target, {bench.bundle.manifest.cpu_target.provider}")
     sizes = [size for size in CHUNKS if size // 2 < bench.prompt.tokens]
     stages.append(((bench.prompt,), tuple((f"prefill chunk {size}", _chunk(size)) for size in sizes)))
     return tuple(stages), tuple(left_out)
@@ -240,7 +245,7 @@ def _on_decoder(settings: Settings) -> Settings:
 
 
 def _tune_threshold(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial]]:
-    """Raise the length up to which prompts run on the decoder's graph while that is faster; else lower it likewise."""
+    """Raise the longest prompt for the decoder's graph while that is faster; otherwise try to lower it."""
     trials: list[Trial] = []
     began = best.decode_graph_max_tokens
     if began not in THRESHOLDS:
@@ -263,7 +268,7 @@ def _tune_threshold(bench: _Bench, best: Settings) -> tuple[Settings, list[Trial
 def _compare(
     bench: _Bench, change: str, base: Settings, other: Settings, workloads: Sequence[_Workload]
 ) -> dict[str, list[float]]:
-    """Ratios of speed, other over base, by workload: one a round, the two taking turns in going first."""
+    """Speed ratios, other over base, by workload: one per round; the two take turns at going first."""
     random = np.random.default_rng(0)
     ratios: dict[str, list[float]] = {w.name: [] for w in workloads}
     depth = max(w.depth for w in workloads)
@@ -284,7 +289,7 @@ def _compare(
                 ratios[workload.name].append(before / after)
             if i + 1 >= ENOUGH and not any(_open(samples, bench.rounds) for samples in ratios.values()):
                 break
-        ended = measure.core_seconds()  # before the threads and their counts are gone
+        ended = measure.core_seconds()  # before the threads end, and their counters with them
         if began and ended:
             ran, waited = ended[0] - began[0], ended[1] - began[1]
             bench.waited.append(waited / max(ran + waited, 1e-9))
@@ -295,7 +300,7 @@ def _compare(
 
 
 def _measure(runner: OnnxRunner, tokens: NDArray[np.int64], workloads: Sequence[_Workload]) -> list[float]:
-    """Seconds of each workload. Some tokens are fed before, untimed: the other model's threads may still spin."""
+    """Seconds of each workload, after some untimed tokens: the other model's threads may still be spinning."""
     runner.reset()
     runner.prefill(tokens[: THRESHOLDS[-1]].tolist())
     seconds = []
@@ -327,7 +332,7 @@ def _open(ratios: Sequence[float], rounds: int) -> bool:
 
 
 def _needed(n: int) -> int:
-    """The least k for which k or more of n tosses of a coin come up heads with a chance of at most ERROR."""
+    """The least k such that k or more heads in n fair coin tosses have a probability of at most ERROR."""
     tails = (sum(comb(n, i) for i in range(k, n + 1)) / 2**n for k in range(n + 1))
     return next((k for k, chance in enumerate(tails) if chance <= ERROR), n + 1)
 

@@ -1,1 +1,1 @@
-"""A checkpoint in, a bundle out; and for a device with an NPU, the line that goes on from there."""
+"""Build a bundle from a checkpoint, and compile it for devices with an NPU."""

@@ -1,7 +1,7 @@
-"""Does a model compile for a device's NPU? Answered before a long build, by one layer and the head, in seconds.
+"""Check in seconds whether a model compiles for a device's NPU, by compiling one layer and the head.
 
-It is the line of a build, on a model of one layer: the middle one, whose weights are on the grids of most layers. What
-a recipe says about layers by their number is left out. ``whole``: all layers, for their bytes a token.
+It runs the build's NPU pipeline on a one-layer model: the middle layer, whose weights use the same grids as most
+others. Recipe overrides for numbered layers are ignored. ``whole`` compiles all layers, to estimate bytes per token.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _NUMBERED = re.compile(r"layers\.(\d|\{last\})")
 
 @dataclass(frozen=True)
 class Tried:
-    """One graph that was given to the compiler, with ``context`` slots of cache. ``error`` is "" where it compiled.
+    """One graph given to the compiler, with ``context`` cache slots. ``error`` is "" if it compiled.
 
-    ``part`` counts from 0 where the model was split. ``traffic`` are the DRAM bytes of a run, None where the compiler
-    said none. Seconds and peak RSS are of this machine.
+    ``part`` is the 0-based index of the graph in a split model. ``traffic`` is the DRAM traffic of one run in bytes,
+    None if the compiler did not report it. Seconds and peak RSS were measured on this machine.
     """
 
     context: int
@@ -63,7 +63,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class TargetTried:
-    """A model on one device. There are ``estimates`` where all layers were compiled."""
+    """The results for one device. ``estimates`` is empty unless all layers were compiled."""
 
     target: Target
     precision: Precision
@@ -75,10 +75,9 @@ class TargetTried:
 
 @dataclass(frozen=True)
 class TargetCheck:
-    """The whole answer: ``layers`` of the model's ``all_layers`` and the head were compiled.
+    """The results for all devices: ``layers`` of the model's ``all_layers`` and the head were compiled.
 
-    ``cures`` are operators that some node has and the target's NPU refused, with the file in lower/ that removes them,
-    "" where none does.
+    ``cures`` lists each operator that an NPU refused, with the file in lower/ that rewrites it, "" if there is none.
     """
 
     model: str
@@ -101,23 +100,23 @@ def check_targets(
     compiler: Compiler | None = None,
     progress: Progress = silent,
 ) -> TargetCheck:
-    """Compile a model for the NPUs of some devices, into a folder that is thrown away.
+    """Compile a model for the NPUs of some devices, in a temporary folder.
 
     Args:
-        model: as ``build_bundle``'s.
+        model: as in ``build_bundle``.
         targets: devices with an NPU.
-        precision: by default what each device's file names first.
-        activations: as ``choose_scheme``'s.
-        contexts: slots of cache, each compiled; by default the device's own.
-        whole: all layers, not one.
+        precision: by default the first precision in each device's file.
+        activations: as in ``choose_scheme``.
+        contexts: cache sizes in tokens, each compiled; by default the device's own.
+        whole: compile all layers instead of one.
         revision: of a hub id.
-        offline: never ask the hub.
+        offline: never contact the hub.
         compiler: a fake in place of the vendor's.
-        progress: told each step.
+        progress: called at each step.
 
     Raises:
-        ConfigError: no such device, one without an NPU or without such a scheme; more context than the model has.
-        RunError: no compiler here, or it crashed.
+        ConfigError: unknown device, one without an NPU or a matching scheme, or a context longer than the model's.
+        RunError: the compiler is missing or crashed.
     """
     compiler = compiler or VendorCompiler()
     devices = [load_target(t) if isinstance(t, str) else t for t in targets]
@@ -151,11 +150,11 @@ def check_targets(
 
 
 def require_compiled(check: TargetCheck) -> None:
-    """Raise unless every node runs on the NPU of each device and everything was compiled.
+    """Raise unless every graph compiled with every node on the NPU of its device.
 
     Raises:
         GateFailed: a node would run elsewhere.
-        RunError: a graph was not compiled for another reason.
+        RunError: a graph failed to compile for another reason.
     """
     for tried in check.targets:
         for graph in tried.graphs:
@@ -164,7 +163,7 @@ def require_compiled(check: TargetCheck) -> None:
 
 @dataclass(frozen=True)
 class _Order:
-    """A device, once more for each number of slots, and how to compute on it."""
+    """A device, in one copy per context length (``sized``), with the scheme and recipe to use."""
 
     target: Target
     sized: tuple[Target, ...]
@@ -192,7 +191,7 @@ def _line(
     compiler: Compiler,
     progress: Progress,
 ) -> NpuLine:
-    """The line of a build as far as its CPU graph, whose bytes the static ones use."""
+    """Build up to the CPU graph, whose weight bytes the static graphs share."""
     cpu, recipe = load_target(order.target.fallback), order.recipe
     graph, weights = draw(checkpoint, recipe, order.target.opset)
     small = quantize(graph, weights, recipe, accuracy_level=cpu.accuracy_level).model
@@ -223,7 +222,7 @@ def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:
 
 
 def one_layer(checkpoint: Checkpoint) -> Checkpoint:
-    """The model with its middle layer alone: the embedding and the head are whole."""
+    """The model reduced to its middle layer, with the full embedding and head."""
     spec = checkpoint.spec
     at = spec.layers // 2
     small = replace(spec, layers=1, windows=spec.windows[at : at + 1], rotary=spec.rotary[at : at + 1])
@@ -231,7 +230,7 @@ def one_layer(checkpoint: Checkpoint) -> Checkpoint:
 
 
 class OneLayer:
-    """Weights of which one layer is shown, as layer 0."""
+    """Weights restricted to one layer, presented as layer 0."""
 
     def __init__(self, weights: Weights, layer: int) -> None:
         self._weights, self._prefix = weights, f"model.layers.{layer}."

@@ -1,6 +1,6 @@
-"""The line for an NPU: static graphs -> compiled -> every node's place proven -> executed on the emulator.
+"""The NPU pipeline: static graphs -> compile -> check that every node runs on the NPU -> run on the emulator.
 
-It begins where ``build`` has a quantized model, and ends with what goes to the device, in ``npu/<target>/``.
+It starts from the quantized model of ``build`` and writes the device's files into ``npu/<target>/``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from edgekit.types.device import Activations, Npu, NpuScheme, Precision, Target
 
 CALIBRATION_TOKENS, WINDOW, CALIBRATION_CHARACTERS = 2048, 128, 60_000
-"""How many tokens scales are found on, in windows of how many, from how many characters of text."""
+"""The calibration data: total tokens, tokens per window, and the characters of text they are taken from."""
 
 
 def compile_for(
@@ -61,18 +61,18 @@ def compile_for(
     """Compile a model for the NPUs of several devices, into one bundle.
 
     Args:
-        bundle: its CPU graph is written.
+        bundle: its CPU graph is already written.
         sources: the model.
         targets: devices with an NPU.
-        activations: as ``choose_scheme``'s.
+        activations: as in ``choose_scheme``.
         compiler: the vendor's, or a fake.
-        emulate: execute the graphs too.
-        mlpackage: write Core ML's package too, where a device takes one.
-        progress: told each step.
+        emulate: also run the graphs.
+        mlpackage: also write a Core ML package for devices that use one.
+        progress: called at each step.
 
     Raises:
-        ConfigError: a device has no such scheme.
-        RunError: no compiler here, or it failed.
+        ConfigError: a device has no matching scheme.
+        RunError: the compiler is missing or failed.
         GateFailed: see ``NpuLine.build``.
     """
     precision = sources.recipe.precision
@@ -94,7 +94,7 @@ def compile_for(
 
 
 def _write_pipeline(bundle: BundleWriter, build: NpuBuild, checkpoint: Checkpoint) -> None:
-    """Make a device's folder one that onnxruntime-genai opens: its configuration, and the tokenizer's files again."""
+    """Add what onnxruntime-genai needs to open a device's folder: its configuration and copies of tokenizer files."""
     npu, folder = npu_of(build.target), bundle.folder / build.folder
     if npu.runtime is None:
         return
@@ -105,7 +105,7 @@ def _write_pipeline(bundle: BundleWriter, build: NpuBuild, checkpoint: Checkpoin
 
 
 def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int64]:
-    """Tokens that an NPU's scales are found on: the end of CPython's help topics, of which a probe takes the beginning.
+    """Tokens that an NPU's scales are calibrated on: the end of CPython's help topics; probes use the beginning.
 
     Returns:
         [windows, tokens], of at most ``longest`` tokens each.
@@ -116,7 +116,7 @@ def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int6
 
 
 class NpuLine:
-    """One model on its way to the NPUs of one or several devices. Graphs that these share are written once."""
+    """Builds one model for the NPUs of one or more devices. Graphs that devices share are written once."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class NpuLine:
         compiler: Compiler,
         progress: Progress,
     ) -> None:
-        """The CPU graph's bytes are used again; ``windows`` [windows, tokens] are what scales are found on."""
+        """Reuse the CPU graph's weight bytes and calibrate scales on ``windows`` [windows, tokens]."""
         self._bundle, self._model, self._windows, self._progress = bundle, sources.quantized, windows, progress
         self._compiler = compiler
         self._stem = sources.graph.removesuffix(".onnx")
@@ -135,11 +135,11 @@ class NpuLine:
         self._caches: dict[str, ir.Model] = {}
 
     def build(self, target: Target, scheme: NpuScheme, precision: Precision, probe: Probe | None) -> NpuBuild:
-        """Compile for one device, prove where each node runs and, with a probe, execute.
+        """Compile for one device, check where each node runs and, with a probe, run the emulator.
 
         Raises:
-            RunError: no compiler here, or it failed.
-            GateFailed: a node would run on the CPU, or the emulator's logits are farther off than the target allows.
+            RunError: the compiler is missing or failed.
+            GateFailed: a node would run on the CPU, or the emulator's logits miss the target's accuracy limits.
         """
         npu, folder = npu_of(target), f"npu/{target.name}"
         static = self._write_static(target, npu, scheme, folder)
@@ -169,10 +169,10 @@ class NpuLine:
         return made.emulated(emulations)
 
     def attempt(self, target: Target, scheme: NpuScheme) -> tuple[Attempt, ...]:
-        """Compile each graph alone, keep nothing, and say how it went: nothing is refused here.
+        """Compile each graph separately, keep no files and report the results, failures included.
 
         Raises:
-            RunError: no compiler here, or it crashed.
+            RunError: the compiler is missing or crashed.
         """
         npu = npu_of(target)
         static = self._write_static(target, npu, scheme, f"npu/{target.name}/{npu.context}")
@@ -187,7 +187,7 @@ class NpuLine:
     def _write_static(
         self, target: Target, npu: Npu, scheme: NpuScheme, folder: str
     ) -> dict[Role, tuple[_Static, ...]]:
-        """Write what does not depend on the chip, once, and the CPU's graphs, which go to each device."""
+        """Write the chip-independent graphs once, and the CPU-side graphs into each device's folder."""
         lowered = lower_static(self._model, target, npu, scheme)
         self._bundle.write_graph(lowered.host, f"{folder}/host.onnx")
         self._bundle.write_graph(lowered.chunk, f"{folder}/chunk.onnx")
@@ -207,7 +207,7 @@ class NpuLine:
     def _calibrated(
         self, prefill: Sequence[ir.Model], decode: Sequence[ir.Model], host: str
     ) -> tuple[tuple[ir.Model, ...], tuple[ir.Model, ...]]:
-        """Both chains with their activations on codes. The weights are written where they stay: with the first."""
+        """Both chains with quantized activations. Weight bytes are written once, with the first chain."""
         root = self._bundle.folder
         with TemporaryDirectory(dir=root) as folder:
             paths = [Path(folder) / f"observed.{i}.onnx" for i in range(len(prefill))]
@@ -234,7 +234,7 @@ class NpuLine:
         place: str,
         placements: list[Placement],
     ) -> list[CompiledGraph]:
-        """Compile the graphs of one job: several share the weights of the first."""
+        """Compile the graphs of one job; if there are several, they share the weights of the first."""
         npu, share = npu_of(target), len(job) > 1
         with TemporaryDirectory(dir=self._bundle.folder) as folder:
             done = self._run_compiler(target, options, job, Path(folder))
@@ -290,7 +290,7 @@ class NpuLine:
 
 @dataclass(frozen=True)
 class _Static:
-    """A static graph at ``path`` in the bundle; ``compiled`` is what the compiler's output is called."""
+    """A static graph at ``path`` in the bundle; ``compiled`` is the file name of the compiler's output."""
 
     role: Role
     part: int
@@ -300,7 +300,7 @@ class _Static:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one graph's compilation went; its files are gone."""
+    """The result of compiling one graph, whose files were not kept."""
 
     role: Role
     part: int
@@ -309,45 +309,45 @@ class Attempt:
     compilation: Compilation
 
 
-_CURE = "add what it lacks to the scheme's `lacks` in targets/families; `edgekit targets show` lists what can be cured"
+_CURE = "add the operator to `lacks` in targets/families; `edgekit targets show` lists the rewrites edgekit has"
 
 
 def require_placed(target: Target, placement: Placement, error: str) -> None:
-    """Raise unless every node of a graph runs on the target's provider and it was compiled.
+    """Raise unless a graph compiled with every node on the target's provider.
 
     Raises:
-        GateFailed: a node would run elsewhere, with the provider's reason and the file in lower/ that cures it.
-        RunError: it was not compiled for another reason.
+        GateFailed: a node would run elsewhere; names the provider's reason and the rewrite in lower/ that helps.
+        RunError: it failed to compile for another reason.
     """
     off = placement.off(target.provider)
     if off:
         first, known = off[0], fixes()
         file = known.get(f"op:{first.operator}")
-        cure = f"edgekit/{file} cures it: put 'op:{first.operator}' into the scheme's lacks" if file else _CURE
+        cure = f"add 'op:{first.operator}' to the scheme's `lacks`: edgekit/{file} rewrites it" if file else _CURE
         raise GateFailed(
             f"{placement.graph} for {target.name}: {len(off)} of {len(placement.nodes)} nodes would run on the CPU, "
-            f"first {first.operator} '{first.node}': {first.reason or 'no reason was given'}",
+            f"first {first.operator} '{first.node}': {first.reason or 'no reason given'}",
             cure,
         )
     if error:
         raise RunError(
             f"{placement.graph} cannot be compiled for {target.name}: {error}",
-            "`edgekit targets check` tries one layer and the head in seconds",
+            "run `edgekit targets check` to try one layer and the head in seconds",
         )
 
 
 def _apart(static: dict[Role, tuple[_Static, ...]]) -> list[list[_Static]]:
-    """Each graph alone: the emulator loads no binary with shared weights."""
+    """One job per graph, since the emulator cannot load binaries with shared weights."""
     return [[graph] for role in ROLES for graph in static[role]]
 
 
 def _together(static: dict[Role, tuple[_Static, ...]]) -> list[list[_Static]]:
-    """The prefill and the decode graph of each part: they have the same weights."""
+    """One job per part: its prefill and decode graphs, which have the same weights."""
     return [list(part) for part in zip(*(static[role] for role in ROLES), strict=True)]
 
 
 def _with_folded(compilation: Compilation) -> tuple[Placed, ...]:
-    """The nodes of a static graph; those the provider was not asked about were constants by then."""
+    """The nodes of a static graph, including those folded into constants before the provider saw them."""
     asked = {placed.node: placed for placed in compilation.placed}
     mine = [asked.pop(node, Placed(node, operator, "")) for node, operator in node_names(compilation.source)]
     return (*mine, *asked.values())

@@ -1,4 +1,4 @@
-"""A bundle's compiled graphs on the emulator: how far from FP32, how far from the same graphs on the CPU."""
+"""Run a bundle's compiled graphs on the emulator and compare them with FP32 and with the same graphs on the CPU."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from edgekit.types.device import AccuracyLimits, Target
 
 TOKENS, STEPS = 64, 8
-"""What a build runs on the emulator: tokens of a prompt, then tokens one by one."""
+"""Tokens that a build runs on the emulator: as a prompt, then one by one."""
 
 OPSET = 21
-"""Of the graph that FP32 logits are computed from, in NumPy: no file, and no matter for any runtime."""
+"""Opset of the graph that NumPy computes FP32 logits from; it is never written or given to a runtime."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A sequence of token ids, the FP32 logits [S, V] of it, and the text it comes from."""
+    """A sequence of token ids, its FP32 logits [S, V], and the name of the text it comes from."""
 
     tokens: tuple[int, ...]
     logits: NDArray[np.float32]
     text: str
 
     def prompt(self, steps: int) -> int:
-        """How many tokens are run at once, before ``steps`` of them, but at most half, one by one."""
+        """The number of tokens run as a prompt; the others, ``steps`` but at most half, are run one by one."""
         return len(self.tokens) - min(steps, len(self.tokens) // 2)
 
 
 def make_probe(checkpoint: Checkpoint, count: int, *, text: Text | None = None, progress: Progress = silent) -> Probe:
-    """FP32 logits for the beginning of a text, computed from the checkpoint's own weights, each read once.
+    """Compute FP32 logits for the beginning of a text from the checkpoint's own weights, each read once.
 
     Args:
         checkpoint: the model.
-        count: tokens.
+        count: number of tokens.
         text: by default CPython's help topics.
-        progress: told that it goes on.
+        progress: called at the start and at the end.
 
     Raises:
         MeasureError: the text is too short.
@@ -70,21 +70,21 @@ def make_probe(checkpoint: Checkpoint, count: int, *, text: Text | None = None, 
 
 
 def require_accuracy(target: Target, limits: AccuracyLimits | None, emulations: Sequence[Emulation]) -> None:
-    """Raise unless the emulator's logits keep to ``limits``; without them there is nothing to ask.
+    """Raise unless the emulator's logits are within ``limits``; None accepts everything.
 
     Raises:
-        GateFailed: with each number that falls short beside its limit.
+        GateFailed: lists each number outside its limit.
     """
     short = [line for emulation in emulations for line in (shortfalls(limits, emulation) if limits else ())]
     if short:
         raise GateFailed(
-            f"{target.name}: on the emulator, {'; '.join(short)}",
-            "build with more bits (`precision=int8`), or without the check: `emulate=False`",
+            f"{target.name}: emulated accuracy is out of limits: {'; '.join(short)}",
+            "use more bits (`precision=int8`), or skip the check with `emulate=False`",
         )
 
 
 def shortfalls(limits: AccuracyLimits, emulation: Emulation) -> tuple[str, ...]:
-    """What of an emulation is worse than the limits allow, in words. Shares are judged to the nearest token."""
+    """Describe each number of an emulation that is outside its limit. Shares are compared to the nearest token."""
     slack = 0.5 / emulation.tokens
     lines = []
     for name, value, limit, upper in (
@@ -95,26 +95,27 @@ def shortfalls(limits: AccuracyLimits, emulation: Emulation) -> tuple[str, ...]:
         ("cosine against the same graph on the CPU", emulation.npu.cosine, limits.npu_cosine, False),
     ):
         if (value > limit) if upper else (value < limit):
-            lines.append(f"{emulation.role}: {name} is {value:.4g}, {'at most' if upper else 'at least'} {limit:.4g}")
+            bound = "at most" if upper else "at least"
+            lines.append(f"{emulation.role}: {name} is {value:.4g}, must be {bound} {limit:.4g}")
     if not emulation.repeatable:
-        lines.append(f"{emulation.role}: a second run gave other bits")
+        lines.append(f"{emulation.role}: a second run produced different bits")
     return tuple(lines)
 
 
 def emulate_build(
     root: Path, build: NpuBuild, probe: Probe, *, steps: int = STEPS, progress: Progress = silent
 ) -> tuple[Emulation, ...]:
-    """Execute the compiled graphs of a bundle and compare them with FP32 and with the same graphs on the CPU.
+    """Run the compiled graphs of a bundle and compare them with FP32 and with the same graphs on the CPU.
 
     Args:
         root: the bundle's folder.
         build: what was compiled.
-        probe: the tokens; the last ``steps`` go through the decode graph, those before through the prefill graph.
-        steps: tokens one by one, half of them at most.
-        progress: told the tokens run.
+        probe: the tokens; the last ``steps`` run on the decode graph, the others on the prefill graph.
+        steps: tokens run one by one, at most half of all.
+        progress: called with the number of tokens run.
 
     Raises:
-        RunError: the emulator fails.
+        RunError: the emulator failed.
     """
     npu, threads, count = npu_of(build.target), physical_cores(), probe.prompt(steps)
     task = Task(

@@ -1,4 +1,4 @@
-"""What is decided for an NPU before any weight is read: the way onto it, and whether there is one."""
+"""Choose the scheme for an NPU and reject impossible builds before any weight is read."""
 
 from __future__ import annotations
 
@@ -21,79 +21,69 @@ if TYPE_CHECKING:
 
 
 def choose_scheme(target: Target, precision: Precision, activations: Activations | None = None) -> NpuScheme:
-    """How to compute on a target's NPU: the first scheme that takes the precision, or the one asked for.
+    """The first scheme of a target's NPU that supports the precision and, if given, the activations.
 
     Raises:
-        ConfigError: the NPU has no such scheme, or it does not take the precision.
+        ConfigError: the NPU has no such scheme.
     """
     npu = npu_of(target)
     schemes = [r for r in npu.schemes if activations in (None, r.activations)]
     if not schemes:
         has = ", ".join(r.activations for r in npu.schemes)
-        raise ConfigError(f"{npu.name} of {target.title} does not compute in {activations}", f"it has {has}")
+        raise ConfigError(f"{npu.name} of {target.title} does not compute in {activations}", f"supported: {has}")
     chosen = next((r for r in schemes if precision in r.precisions), None)
     if chosen is None:
-        takes = " or ".join(dict.fromkeys(p for r in schemes for p in r.precisions))
+        has = ", ".join(dict.fromkeys(p for r in schemes for p in r.precisions))
         how = f" with {activations} activations" if activations else ""
-        raise ConfigError(f"{npu.name} of {target.title} does not take {precision} weights{how}", f"it takes {takes}")
+        raise ConfigError(
+            f"{npu.name} of {target.title} does not support {precision} weights{how}", f"supported: {has}"
+        )
     return chosen
 
 
 def check_room(target: Target, spec: ModelSpec, weight_bytes: int) -> None:
-    """Raise unless weights and a float16 cache leave the device a quarter of its memory.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Raise ConfigError unless the weights and a float16 cache leave a quarter of the device's memory free."""
     npu = npu_of(target)
     needed = weight_bytes + 2 * spec.layers * spec.kv_heads * spec.head_dim * 2 * npu.context
     if target.memory_bytes is not None and needed > 0.75 * target.memory_bytes:
         raise ConfigError(
             f"{target.title}: weights of {weight_bytes:,} bytes and a cache for {npu.context} tokens need "
             f"{needed:,} bytes, more than three quarters of its {target.memory_bytes:,}",
-            "build fewer bits (`precision=int4`) or a shorter context (`context`)",
+            "use fewer bits (`precision=int4`) or a shorter context (`context`)",
         )
 
 
 def require_context(target: Target, spec: ModelSpec) -> None:
-    """Raise when the NPU's cache is to hold more tokens than the model, or one table of its rope, was made for.
-
-    Raises:
-        ConfigError: it is.
-    """
+    """Raise ConfigError if the NPU's cache is longer than the model's context or crosses longrope's border."""
     context = npu_of(target).context
     if context > spec.context_length:
         raise ConfigError(
-            f"a cache for {context} tokens: the model was made for {spec.context_length}", "lower `context`"
+            f"a context of {context} tokens is longer than the model's {spec.context_length}", "lower `context`"
         )
     if spec.rope_border is not None and context > spec.rope_border:
         raise ConfigError(
-            f"a cache for {context} tokens: the model's longrope turns keys otherwise in sequences beyond "
-            f"{spec.rope_border} tokens, and an NPU's runtime cannot make the keys before them again",
+            f"a context of {context} tokens crosses the border of the model's longrope at {spec.rope_border}: beyond "
+            "it all keys have other angles, and an NPU's runtime cannot recompute them",
             f"lower `context` to {spec.rope_border}",
         )
 
 
 def check_signs(target: Target, scheme: NpuScheme, recipe: Recipe) -> None:
-    """Raise where a method makes scales below zero for 16-bit activations: the compiler drops their sign silently.
-
-    Raises:
-        ConfigError: it does.
-    """
+    """Raise ConfigError if a recipe may produce negative scales for 16-bit activations: the compiler drops the sign."""
     if scheme.calibrated and recipe.method != "positive":
         raise ConfigError(
-            f"recipe '{recipe.name}': method '{recipe.method}' makes scales below zero, and {npu_of(target).name} of "
-            f"{target.title} loses their sign under {scheme.activations} activations",
-            'set method = "positive" and symmetric = true in the recipe; without `recipe` one is chosen',
+            f"recipe '{recipe.name}': method '{recipe.method}' produces negative scales, whose sign "
+            f"{npu_of(target).name} of {target.title} ignores under {scheme.activations} activations",
+            'set method = "positive" and symmetric = true in the recipe, or omit `recipe`',
         )
 
 
 @dataclass(frozen=True)
 class NpuInputs:
-    """What the graphs for an NPU are made of.
+    """The inputs of the NPU graphs.
 
-    ``quantized`` is the model before any pass, ``written`` its form for the CPU, which lies at ``graph``. What
-    that file holds is read from there, and not quantized once more.
+    ``quantized`` is the model before any pass, ``written`` its form for the CPU, stored at ``graph``. Weights in that
+    file are read from there instead of being quantized again.
     """
 
     checkpoint: Checkpoint
@@ -116,22 +106,22 @@ def require_buildable(
     compiler: Compiler,
     mlpackage: bool,
 ) -> None:
-    """Raise before any weight is read where the work cannot end well.
+    """Raise if a build is bound to fail, before any weight is read.
 
     Args:
         targets: devices with an NPU.
-        activations: as ``choose_scheme``'s.
+        activations: as in ``choose_scheme``.
         checkpoint: the model.
-        recipe: how its weights become small.
+        recipe: how its weights are quantized.
         budget: bytes of weights that the recipe's budget allows; None without one.
         compiler: the vendor's, or a fake.
-        mlpackage: a Core ML package is asked for.
+        mlpackage: whether a Core ML package is to be written.
 
     Raises:
-        ConfigError: a device has no such scheme, its cache would hold more than the model was made for, the budget is
-            more than its memory, or the scheme cannot take the recipe's method; no Core ML package for it.
-        RunError: no compiler here.
-        SourceError: the model has no tokenizer to make the calibration's tokens with.
+        ConfigError: a device has no matching scheme, too little memory for the budget or no use for a Core ML package;
+            its context is longer than the model's; the scheme cannot use the recipe's method.
+        RunError: the compiler is missing.
+        SourceError: the model has no tokenizer for the calibration text.
     """
     for target in targets:
         require_context(target, checkpoint.spec)
@@ -153,20 +143,20 @@ def require_lowerable(
     *,
     mlpackage: bool,
 ) -> None:
-    """Raise where the quantized model is too large for a device or cannot be lowered for it. Evaluates no weight.
+    """Raise if the quantized model is too large for a device or cannot be lowered for it. Evaluates no weight.
 
     Args:
         targets: devices with an NPU.
-        activations: as ``choose_scheme``'s.
+        activations: as in ``choose_scheme``.
         checkpoint: the model.
-        recipe: how its weights were put on grids.
-        quantized: its graph, not lowered; it is not changed.
-        mlpackage: a Core ML package is asked for.
+        recipe: how its weights were quantized.
+        quantized: its graph before lowering; not modified.
+        mlpackage: whether a Core ML package is to be written.
 
     Raises:
-        BundleError: the graph would be in parts, which a Core ML package cannot hold.
-        ConfigError: a device has not the memory.
-        LowerError: a lack that nothing cures, or a layer larger than the NPU takes.
+        BundleError: the graph would be split, which a Core ML package does not allow.
+        ConfigError: a device has too little memory.
+        LowerError: an unsupported operator has no rewrite, or a layer is too large for one graph of the NPU.
     """
     weight_bytes = sum(v.const_value.nbytes for v in quantized.graph.initializers.values() if v.const_value)
     for target in targets:
@@ -178,35 +168,36 @@ def require_lowerable(
 
 
 def require_ml_program(target: Target) -> None:
-    """Raise unless a device takes Core ML's packages and they can be written here.
+    """Raise unless a device uses Core ML packages and they can be written here.
 
     Raises:
-        ConfigError: it takes none.
-        BundleError: no coremltools here.
+        ConfigError: the device does not use them.
+        BundleError: coremltools is not installed.
     """
     if target.npu is None or not target.npu.ml_program:
-        raise ConfigError(f"{target.title} takes no Core ML package", "build without `mlpackage`")
+        raise ConfigError(f"{target.title} does not use Core ML packages", "build without `mlpackage`")
     require_coremltools()
 
 
 def require_whole(parts: int) -> None:
-    """Raise where a model's graph is in parts: a Core ML package holds it whole.
-
-    Raises:
-        BundleError: there are several.
-    """
+    """Raise BundleError if a model's graph is split: a Core ML package must hold all of it."""
     if parts > 1:
-        raise BundleError("the model is in parts, and a package holds it whole", "build without `mlpackage`")
+        raise BundleError(
+            f"the model is split into {parts} graphs, but a Core ML package must hold all of it",
+            "build without `mlpackage`",
+        )
 
 
 def npu_of(target: Target) -> Npu:
     """The target's NPU.
 
     Raises:
-        ConfigError: it has none that graphs are compiled for.
+        ConfigError: it has none.
     """
     if target.npu is None:
-        raise ConfigError(f"target '{target.name}' has no NPU to compile for", "see `edgekit targets list`")
+        raise ConfigError(
+            f"target '{target.name}' has no NPU to compile for", "run `edgekit targets list` to see targets with one"
+        )
     return target.npu
 
 
@@ -214,9 +205,12 @@ def plugin_of(target: Target) -> Plugin:
     """The package that compiles for the target's NPU.
 
     Raises:
-        ConfigError: there is none; the device compiles by itself.
+        ConfigError: there is none; the device compiles the graphs itself.
     """
     plugin = npu_of(target).plugin
     if plugin is None:
-        raise ConfigError(f"{target.title} compiles by itself", "its graphs go to the device as they are")
+        raise ConfigError(
+            f"{target.title} compiles graphs itself, so there is no compiler to run here",
+            "build with `edgekit build` and copy the bundle to the device",
+        )
     return plugin

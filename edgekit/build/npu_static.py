@@ -1,7 +1,7 @@
-"""The line for a device that compiles by itself: static graphs -> ONNX Runtime's word on them -> run on this CPU.
+"""The pipeline for a device that compiles graphs itself: static graphs -> ONNX Runtime's usability check -> this CPU.
 
-Like ``npu`` it begins with a quantized model and ends in ``npu/<target>/``. Nothing is known of the device but what
-the provider's lists of operators say; the CPU shows that the graphs are right and what their weights lost.
+Like ``npu`` it starts from a quantized model and writes ``npu/<target>/``. All that is known of the device is the
+provider's list of operators; the CPU run shows that the graphs are correct and what quantization cost.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def export_static_graphs(
     mlpackage: bool = False,
     progress: Progress = silent,
 ) -> NpuBuild:
-    """Write the static graphs of a device, check what can be checked here and, with a probe, run them on the CPU.
+    """Write the static graphs of a device, check their operators and, with a probe, run them on the CPU.
 
     Args:
-        bundle: its CPU graph is written.
+        bundle: its CPU graph is already written.
         sources: the model.
         target: the device; its NPU has no plugin.
         scheme: how it computes.
         probe: tokens and their FP32 logits; None runs nothing.
-        mlpackage: write Core ML's package of them too.
-        progress: told the bytes written and the tokens run.
+        mlpackage: also write a Core ML package of the graphs.
+        progress: called with the bytes written.
 
     Raises:
-        BundleError: no coremltools here, or it has no translation of a graph.
-        LowerError: a lack that nothing cures.
+        BundleError: coremltools is missing, or a graph has no translation.
+        LowerError: an unsupported operator has no rewrite.
         RunError: ONNX Runtime cannot open a graph.
     """
     npu, folder = target.npu, f"npu/{target.name}"
@@ -86,15 +86,13 @@ def export_static_graphs(
     )
 
 
-def run_on_cpu(
-    bundle: BundleWriter, host: str, static: Sequence[StaticGraph], probe: Probe, *, steps: int = STEPS
-) -> tuple[OnCpu, ...]:
-    """Logits of a bundle's static graphs against FP32: the last ``steps`` tokens one by one, those before as a prompt.
+def run_on_cpu(bundle: BundleWriter, host: str, static: Sequence[StaticGraph], probe: Probe) -> tuple[OnCpu, ...]:
+    """Compare the static graphs' logits with FP32: the last STEPS tokens one by one, the others as a prompt.
 
     Raises:
         RunError: ONNX Runtime cannot run a graph.
     """
-    threads, count = physical_cores(), probe.prompt(steps)
+    threads, count = physical_cores(), probe.prompt(STEPS)
     chains = [[open_on_cpu(bundle.folder / g.path, threads) for g in static if g.role == role] for role in ROLES]
     runner = StaticRunner(open_on_cpu(bundle.folder / host, threads), *chains)
     try:
@@ -121,7 +119,7 @@ def _write(
 
 
 def _write_package(bundle: BundleWriter, folder: str, static: Sequence[StaticGraph], progress: Progress) -> str:
-    """The graphs as functions of one package, each under its role's name; the package's path."""
+    """Write the graphs as functions of one package, named by role, and return the package's path."""
     package = f"{folder}/model.mlpackage"
     progress("writing model.mlpackage", 0, 1, "packages")
     for path in make_mlpackage([(g.role, bundle.folder / g.path) for g in static], bundle.folder / package):

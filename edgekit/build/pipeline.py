@@ -1,10 +1,10 @@
-"""The straight line: a checkpoint in, a bundle out.
+"""The build pipeline: a checkpoint in, a bundle out.
 
-    source -> graph -> quantize -> lower -> bundle            and, where the device has an NPU, npu.py:
+    source -> graph -> quantize -> lower -> bundle            and, for a device with an NPU, npu.py:
                                quantize -> lower -> compile -> bundle
 
-Read ``build_bundle`` aloud and you know edgekit. The rooms that need onnx_ir are imported where the line reaches them:
-it takes as long to load as the source takes to be hashed, and so the two run side by side.
+Start reading at ``build_bundle``. Modules that need onnx_ir are imported where they are used: loading it takes as long
+as hashing the source, so the two run in parallel.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ Exporter = Literal["native", "optimum"]
 
 @dataclass(frozen=True)
 class ForNpu:
-    """What to do about NPUs, where the target has one.
+    """Options for targets with an NPU.
 
-    ``activations`` are what it computes in, by default what its file names first for the precision; ``context`` the
-    slots of its cache, by default the file's. ``also`` names more devices whose binaries go into the same bundle.
-    ``emulate``: execute the graphs on the emulator, and refuse what is worse than a device's file allows; on the CPU,
-    where the device compiles by itself. ``mlpackage``: write Core ML's package of the graphs too. ``compiler``: a fake
-    in place of the vendor's.
+    ``activations`` is the type it computes in, by default the first one in its file that supports the precision.
+    ``context`` is the cache size in tokens, by default the file's. ``also`` names more devices whose binaries go into
+    the same bundle. ``emulate``: run the graphs on the emulator and fail if they miss the limits in the device's file;
+    if the device compiles graphs itself, run them on the CPU. ``mlpackage``: also write a Core ML package.
+    ``compiler``: a fake in place of the vendor's.
     """
 
     activations: Activations | None = None
@@ -95,29 +95,29 @@ def build_bundle(
     progress: Progress = silent,
     note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Build a bundle from a checkpoint. A build that was killed is gone on with by the next one of the same inputs.
+    """Build a bundle from a checkpoint. Calling it again with the same inputs resumes a killed build.
 
     Args:
         model: a Hugging Face folder, a hub id, a .gguf file, or the name of a packaged model.
         out: the bundle's folder; must not exist, unless it is a bundle and ``force`` is set.
         target: a target's name or TOML file.
-        precision: int4, int8, fp16 or fp32; with ``recipe``, must agree with it. By default int4, and for an NPU
-            what its file names first.
-        recipe: a recipe's TOML file, instead of the precision's own recipe.
+        precision: int4, int8, fp16 or fp32; must agree with ``recipe`` if that is given. By default int4, or the first
+            one in the file of a target with an NPU.
+        recipe: a recipe's TOML file, instead of the default recipe of the precision.
         exporter: "native" for the LLaMA family, "optimum" for any decoder that optimum-onnx exports.
-        size_mb: megabytes (10**6) that the whole bundle may take; 8-bit tensors are chosen by sensitivity.
-        bits: true bits per weight to reach, in the same way.
+        size_mb: maximum size of the whole bundle in MB (10**6); 8-bit tensors are chosen by sensitivity.
+        bits: target bits per weight, all scales included, reached in the same way.
         revision: of a hub id.
-        offline: never ask the hub.
-        force: replace a bundle that is there.
-        calibrate: text that linear weights are fitted to with GPTQ: "packaged", files, patterns of files (see
-            ``build.calibration_text``). Without any they are fitted to themselves.
-        npu: how to build for the NPU of a target that has one.
-        progress: told the bytes done of each step.
-        note: told what the user should know of the checkpoint.
+        offline: never contact the hub.
+        force: replace an existing bundle.
+        calibrate: text that linear weights are calibrated on with GPTQ: "packaged", files, patterns of files (see
+            ``build.calibration_text``). Without it the weights are quantized without data.
+        npu: options for a target with an NPU.
+        progress: called with the bytes done in each step.
+        note: called with what the user should know about the checkpoint.
 
     Raises:
-        EdgekitError: of the room that refuses; nothing is left at ``out``.
+        EdgekitError: a step failed; nothing is left at ``out``.
     """
     chosen = load_target(target) if isinstance(target, str) else target
     devices = _devices(chosen, npu)
@@ -125,9 +125,9 @@ def build_bundle(
     if exporter == "optimum":
         if devices:
             raise ConfigError(
-                f"graphs of optimum are not lowered for the NPU of {chosen.title}", "use `exporter=native`"
+                f"graphs exported by optimum cannot be lowered for the NPU of {chosen.title}", "use `exporter=native`"
             )
-        # Its graphs append to the cache and name what they like; what we know of our own does not hold for them.
+        # Its graphs append to the cache and use other names: passes that rely on our own graphs are off.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, w8a8_prefill=False)
     with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
@@ -152,7 +152,7 @@ def build_bundle(
 
 @dataclass(frozen=True)
 class _Order:
-    """What is to be built, once every name has been looked up."""
+    """What to build, with every name resolved."""
 
     recipe: Recipe
     target: Target
@@ -205,7 +205,7 @@ def _write(
         from edgekit.build.npu_plan import require_lowerable
 
         require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
-    # Nothing has been quantized yet: write_graph asks for each weight's codes when it comes to it.
+    # Nothing is quantized yet: weights are lazy, and write_graph evaluates each in turn.
     graph = GRAPH_NAMES[plan.precision]
     key = _key(order, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
@@ -213,27 +213,14 @@ def _write(
     bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)
     npus: tuple[NpuBuild, ...] = ()
     if quantized is not None:
-        from edgekit.build.npu import compile_for
-        from edgekit.build.npu_plan import NpuInputs
-
-        sources = NpuInputs(checkpoint, plan, quantized, lowered, graph)
-        npus = compile_for(
-            bundle,
-            sources,
-            order.devices,
-            wanted.activations,
-            compiler=_compiler(wanted),
-            emulate=wanted.emulate,
-            mlpackage=wanted.mlpackage,
-            progress=progress,
-        )
+        npus = _compile(bundle, order, checkpoint, quantized, lowered, progress)
     origin = provenance.result()
     require_unchanged(checkpoint, order.stamp)
     made = bundle.finish(
         Manifest(
             schema=SCHEMA,
             edgekit=__version__,
-            provenance=replace(origin, location=""),  # a path of this machine's is nobody else's affair
+            provenance=replace(origin, location=""),  # local paths stay private
             spec=checkpoint.spec,
             recipe=plan,
             target=order.target,
@@ -258,24 +245,52 @@ def _compiler(npu: ForNpu) -> Compiler:
     return npu.compiler or VendorCompiler()
 
 
+def _compile(
+    bundle: BundleWriter,
+    order: _Order,
+    checkpoint: Checkpoint,
+    quantized: ir.Model,
+    written: ir.Model,
+    progress: Progress,
+) -> tuple[NpuBuild, ...]:
+    """Compile for the NPUs of all devices; ``written`` is the model as in the CPU graph's file."""
+    from edgekit.build.npu import compile_for
+    from edgekit.build.npu_plan import NpuInputs
+
+    sources = NpuInputs(checkpoint, order.recipe, quantized, written, GRAPH_NAMES[order.recipe.precision])
+    wanted = order.npu
+    return compile_for(
+        bundle,
+        sources,
+        order.devices,
+        wanted.activations,
+        compiler=_compiler(wanted),
+        emulate=wanted.emulate,
+        mlpackage=wanted.mlpackage,
+        progress=progress,
+    )
+
+
 def _devices(target: Target, npu: ForNpu) -> tuple[Target, ...]:
-    """The devices with an NPU that are built for, the first one first; none where the target has no NPU.
+    """The target and ``npu.also`` as devices with an NPU; empty if the target has none.
 
     Raises:
-        ConfigError: one of them has no NPU, or takes another fallback; options for an NPU and no NPU.
+        ConfigError: NPU options are set but a device has no NPU, or two devices have different CPU fallbacks.
     """
     named = (target, *(load_target(t) if isinstance(t, str) else t for t in npu.also))
     without = next((t for t in named if t.npu is None), None)
     if without is not None and (npu.also or npu.activations or npu.context or npu.mlpackage):
         raise ConfigError(
-            f"target '{without.name}' has no NPU that graphs are compiled for", "see `edgekit targets list`"
+            f"target '{without.name}' has no NPU to compile for", "run `edgekit targets list` to see targets with one"
         )
     if without is not None:
         return ()
     other = next((t for t in named if t.fallback != target.fallback), None)
     if other is not None:
         raise ConfigError(
-            f"{other.name} and {target.name} do not share a bundle: their CPUs take other graphs", "build two"
+            f"{other.name} and {target.name} cannot share a bundle: their CPU graphs differ ('{other.fallback}' and "
+            f"'{target.fallback}')",
+            "build one bundle for each",
         )
     return tuple(replace(t, npu=replace(t.npu, context=npu.context)) if npu.context and t.npu else t for t in named)
 
@@ -285,9 +300,9 @@ def _tools() -> tuple[tuple[str, str], ...]:
 
 
 def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
-    """Everything that the bytes of a bundle follow from: a killed build with the same key may be gone on with.
+    """Hash everything that determines a bundle's bytes: a killed build with the same key can be resumed.
 
-    Empty where the source has no stamp.
+    Empty if the source has no stamp.
     """
     if not order.stamp:
         return ""
@@ -299,7 +314,7 @@ def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
 
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
-    """The float graph of a checkpoint and the weights it reads: smoothed and rotated if the recipe says so."""
+    """The float graph of a checkpoint and its weights, smoothed and rotated if the recipe says so."""
     from edgekit.graph import build_graph
     from edgekit.quantize import RotatedWeights, smooth
 
@@ -314,7 +329,7 @@ def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, 
 
 
 def _write_prefill(bundle: BundleWriter, written: ir.Model, graph: str) -> Prefill | None:
-    """The graph for prompts beside the one that has been written; None where the dialect has no matmul to expand."""
+    """Write the prompt graph next to the decoder's; None if there is no matmul to expand."""
     from edgekit.lower import prefill_graph
 
     prompts, expansions = prefill_graph(written)
@@ -333,7 +348,7 @@ def _plan(
     target: Target,
     activations: Activations | None,
 ) -> Recipe:
-    """The recipe to follow, with the budget of the command line."""
+    """The recipe to use, with the budget from the arguments."""
     if recipe is None:
         wanted: Precision = precision or (target.precisions[0] if target.npu else "int4")
         scheme = None
@@ -346,34 +361,34 @@ def _plan(
         plan = load_recipe(recipe) if isinstance(recipe, str) else recipe
         if precision is not None and precision != plan.precision:
             raise ConfigError(
-                f"`precision={precision}` and the recipe '{plan.name}' of precision {plan.precision} disagree",
-                "give one of them",
+                f"`precision={precision}` contradicts recipe '{plan.name}', whose precision is {plan.precision}",
+                "give only one of them",
             )
     if plan.precision not in target.precisions:
         raise ConfigError(
-            f"target '{target.name}' does not take {plan.precision}",
-            f"it takes {', '.join(target.precisions)}",
+            f"target '{target.name}' does not support {plan.precision}",
+            f"supported: {', '.join(target.precisions)}",
         )
     if size_mb is not None and bits is not None:
-        raise ConfigError("`size_mb` and `bits` are two budgets", "give one of them")
+        raise ConfigError("`size_mb` and `bits` cannot be used together", "give only one of them")
     if size_mb is not None:
         plan = replace(plan, size_bytes=int(size_mb * 1e6), bits_per_weight=None)
     if bits is not None:
         plan = replace(plan, bits_per_weight=bits, size_bytes=None)
     if (plan.size_bytes or plan.bits_per_weight) and plan.precision != "int4":
         raise ConfigError(
-            f"a budget mixes 4 and 8 bits; precision {plan.precision} has nothing to choose",
+            f"a budget mixes 4 and 8 bits per weight, but the precision is {plan.precision}",
             "use `precision=int4` with `size_mb` or `bits`",
         )
     return plan
 
 
 GRAPH_BYTES = 400_000
-"""What the graph's protobuf, edgekit.json and alignment are allowed in a size budget."""
+"""Bytes of a size budget reserved for the graph's protobuf, edgekit.json and alignment."""
 
 
 def _beside_weights(checkpoint: Checkpoint) -> int:
-    """Bytes of a bundle that are not weights on a grid: tokenizer and configuration, norms, graph."""
+    """Bytes of a bundle other than quantized weights: tokenizer and configuration, norms, graph."""
     files = sum(len(f.data) for f in checkpoint.files)
     small = sum(
         4 * prod(checkpoint.weights.shape(n))

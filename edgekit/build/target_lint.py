@@ -1,6 +1,6 @@
-"""What is wrong with device files beyond their form: a number without a source, a name that nothing goes by.
+"""Check device files beyond their syntax: numbers without a source, names that refer to nothing.
 
-Form is checked where a file is read; a file that cannot be read is a problem like any other here.
+Syntax is checked when a file is read; here, an unreadable file is reported like any other problem.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 HALF_FLOATS = "floats:float32"
-"""The quirk whose cure makes a graph's floats half precision."""
+"""The quirk whose rewrite converts a graph's floats to half precision."""
 
 LARGEST_HALF = 65504.0
 """The largest number of float16."""
 
 ROUNDED = 0.01
-"""How far a number may be from the arithmetic of its source: makers round."""
+"""Relative tolerance between a number and the arithmetic of its source: makers round."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong in the file of one target or family, and how to mend it ("" where the problem says it)."""
+    """What is wrong in the file of a target or family, and how to fix it ("" if that is obvious)."""
 
     file: str
     problem: str
@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Lint:
-    """What was looked at, and every problem. ``numbers`` counts those that need a source."""
+    """The files checked and every problem found. ``numbers`` counts the numbers that need a source."""
 
     targets: tuple[str, ...]
     families: tuple[str, ...]
@@ -53,13 +53,13 @@ class Lint:
 
 
 def lint_targets(names: Sequence[str] = ()) -> Lint:
-    """Look for problems in the files of targets and of the families of their NPUs.
+    """Check the files of targets and of their NPU families.
 
     Args:
-        names: names or TOML files; all that ship by default.
+        names: target names or TOML files; by default all that ship.
 
     Raises:
-        ConfigError: no target of that name, no such file.
+        ConfigError: unknown target or missing file.
     """
     asked = tuple(dict.fromkeys(names or list_targets()))
     targets: list[Target] = []
@@ -84,16 +84,16 @@ def _lint_target(target: Target) -> Iterator[Problem]:
     yield from _lint_lacks(file, target.lacks | target.quirks)
     if target.npu is None:
         if target.fallback:
-            yield Problem(file, "'fallback' has no part in a device without an NPU", "remove it, or add [npu]")
+            yield Problem(file, "'fallback' is set, but there is no [npu]", "remove 'fallback', or add [npu]")
         return
     if not target.fallback:
-        yield Problem(file, "it has an NPU and no graph for its CPU", 'name a target: fallback = "arm64"')
+        yield Problem(file, "'fallback' is missing for a target with [npu]", 'name a CPU target: fallback = "arm64"')
     else:
         yield from _lint_fallback(file, target.fallback)
     taken = {precision for scheme in target.npu.schemes for precision in scheme.precisions}
     for precision in (p for p in target.precisions if p not in taken):
-        problem = f"'precisions' has {precision}, which no scheme of family '{target.npu.family}' takes"
-        yield Problem(file, problem, f"schemes take: {', '.join(sorted(taken)) or 'nothing'}")
+        problem = f"'precisions' lists {precision}, which no scheme of family '{target.npu.family}' supports"
+        yield Problem(file, problem, f"supported: {', '.join(sorted(taken)) or 'none'}")
 
 
 def _lint_fallback(file: str, name: str) -> Iterator[Problem]:
@@ -103,14 +103,14 @@ def _lint_fallback(file: str, name: str) -> Iterator[Problem]:
         yield Problem(file, f"fallback: {error.message}", error.hint)
         return
     if fallback.npu:
-        yield Problem(file, f"fallback '{name}' has an NPU itself", "name a target that is a CPU")
+        yield Problem(file, f"fallback '{name}' has an NPU itself", "name a CPU target")
 
 
 def _lint_family(npu: Npu, provider: str) -> Iterator[Problem]:
     file = f"families/{npu.family}.toml"
     yield from _lint_sources(file, npu.numbers(), npu.sources, optional=("options",))
     if not npu.schemes:
-        yield Problem(file, "no scheme", "add one: [[scheme]]")
+        yield Problem(file, "no [[scheme]]", "add one")
     for scheme in npu.schemes:
         yield from _lint_lacks(file, scheme.lacks | scheme.quirks)
         yield from _lint_recipes(file, scheme)
@@ -120,23 +120,23 @@ def _lint_family(npu: Npu, provider: str) -> Iterator[Problem]:
 def _lint_activations(
     file: str, scheme: NpuScheme, options: Sequence[tuple[str, str]], provider: str
 ) -> Iterator[Problem]:
-    """What a scheme says it computes in, against what its graphs and the provider's options make of it."""
+    """Check a scheme's ``activations`` against its quirks and the provider's options."""
     known = find_provider(provider)
     switched = known is not None and (known.half_precision, "1") in options
     half = switched or HALF_FLOATS in scheme.quirks
     if scheme.activations == "float16" and not half:
         yield Problem(
             file,
-            'a scheme says activations = "float16", and its graphs are computed in float32: neither the quirk '
+            'a scheme has activations = "float16", but its graphs compute in float32: neither the quirk '
             f"'{HALF_FLOATS}' nor an option for half precision is set",
-            'write activations = "float32", or set what makes it float16',
+            'write activations = "float32", or set one of the two',
         )
     if scheme.activations != "float16" and half:
         why = f"option '{known.half_precision}'" if known and switched else f"quirk '{HALF_FLOATS}'"
-        yield Problem(file, f'a scheme says activations = "{scheme.activations}", and its {why} makes them float16')
+        yield Problem(file, f'a scheme has activations = "{scheme.activations}", but its {why} makes them float16')
     if half and -scheme.masked > LARGEST_HALF:
         yield Problem(
-            file, f"'masked' is {-scheme.masked:g}, and float16 ends at {LARGEST_HALF:g}", "give a smaller one"
+            file, f"'masked' is {-scheme.masked:g}, but float16 ends at {LARGEST_HALF:g}", "use a smaller number"
         )
 
 
@@ -148,7 +148,7 @@ def _lint_recipes(file: str, scheme: NpuScheme) -> Iterator[Problem]:
             yield Problem(file, f"recipe of {precision}: {error.message}", error.hint)
             continue
         if recipe.precision != precision:
-            yield Problem(file, f"recipe '{name}' makes {recipe.precision}, not {precision}")
+            yield Problem(file, f"recipe '{name}' has precision {recipe.precision}, not {precision}")
 
 
 def _lint_sources(
@@ -157,20 +157,20 @@ def _lint_sources(
     known = {source.key for source in sources}
     for key in (key for key in numbers if key not in known):
         written = f'"{key}"' if "." in key else key
-        hint = f'under [sources]: {written} = {{ certainty = "reported", text = "who says so, and when" }}'
+        hint = f'add it under [sources]: {written} = {{ certainty = "reported", text = "who says so, and when" }}'
         yield Problem(file, f"'{key}' has no source", hint)
     for source in sources:
         given, value = _product(source.text), numbers.get(source.key)
         if given and isinstance(value, int | float) and abs(given - value) > ROUNDED * value:
-            yield Problem(file, f"'{source.key}' is {value:g}, and the arithmetic of its source gives {given:g}")
+            yield Problem(file, f"'{source.key}' is {value:g}, but the arithmetic of its source gives {given:g}")
         if source.key not in numbers and source.key not in optional:
-            yield Problem(file, f"the source of '{source.key}' belongs to no number", "remove it, or add the number")
+            yield Problem(file, f"[sources] has '{source.key}', which is not set", "remove it, or set the number")
         if not source.text.strip():
-            yield Problem(file, f"the source of '{source.key}' says nothing", "say who gives the number, and where")
+            yield Problem(file, f"the source of '{source.key}' is empty", "say who gives the number, and where")
 
 
 def _product(text: str) -> float | None:
-    """The product that a source's text writes out, ``4267e6 * 4``; None where it writes none."""
+    """The value of a product in a source's text, such as ``4267e6 * 4``; None if there is none."""
     found = re.search(r"\b\d+(?:\.\d+)?e\d+(?: \* \d+)+", text)
     return prod(float(factor) for factor in found[0].split(" * ")) if found else None
 
@@ -178,5 +178,5 @@ def _product(text: str) -> float | None:
 def _lint_lacks(file: str, names: Collection[str]) -> Iterator[Problem]:
     known = fixes()
     for name in sorted(name for name in names if name not in known):
-        hint = f"{did_you_mean(name, tuple(known))}cured are: {', '.join(sorted(known))}"
-        yield Problem(file, f"nothing in edgekit/lower cures '{name}'", hint)
+        hint = f"{did_you_mean(name, tuple(known))}known: {', '.join(sorted(known))}"
+        yield Problem(file, f"edgekit/lower has no rewrite for '{name}'", hint)

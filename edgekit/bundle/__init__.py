@@ -1,4 +1,4 @@
-"""The directory that ships: written whole or not at all, and checked when it is opened."""
+"""The bundle, the directory that ships: written atomically, and checked when it is opened."""
 
 from __future__ import annotations
 

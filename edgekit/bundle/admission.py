@@ -1,9 +1,8 @@
-"""What a bundle may say. A bundle is data that somebody else may have made: it never chooses what this machine does.
+"""Check what a bundle's manifest may contain. A bundle may come from anyone, so it must not control this machine.
 
-``admit`` reads a manifest whose types and ranges hold (see record) and refuses what would reach beyond the bundle: a
-setting of a session or a provider that is not among those of this installation (see providers), a package to import, a
-path that is not one of the bundle's files, a file that is no data, sizes that contradict one another. A provider's
-package is always this installation's own, whatever the bundle says.
+``admit`` takes a manifest with valid types and ranges (see record) and rejects session or provider settings that this
+installation does not list (see providers), packages to import, paths outside the bundle's files, files that are not
+data, and contradictory sizes. A provider's package always comes from this installation, whatever the bundle says.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     from edgekit.types import Calibration, Int8Repack, Manifest, ModelSpec, NpuBuild, Target
 
 DATA = (".bin", ".jinja", ".json", ".mlmodel", ".model", ".onnx", ".onnx_data", ".txt")
-"""How the names of a bundle's files may end. None of these is run or imported by anything."""
+"""Allowed suffixes of a bundle's files. Nothing runs or imports files of these types."""
 
 GENAI = "genai_config.json"
-"""What onnxruntime-genai reads, in a bundle's folder and in each ``npu/<target>``."""
+"""The configuration of onnxruntime-genai, in a bundle's folder and in each ``npu/<target>``."""
 
 MAX_GENAI = 1 << 20
-"""Of its bytes."""
+"""Maximum size of genai_config.json in bytes."""
 
 _GENAI_KEYS = frozenset(
     (
@@ -49,23 +48,23 @@ _GENAI_KEYS = frozenset(
         *("temperature", "top_k", "top_p"),
     )
 )
-"""All that edgekit writes there (see interop and pipeline). Others name libraries, adapters and files of sessions."""
+"""All keys that edgekit writes there (see interop and pipeline). Others can name libraries, adapters and files."""
 
 _STAGE = re.compile(r"model\.decoder\.pipeline\[\d+\]")
-"""Where the keys are the names of stages."""
+"""The place whose keys are names of stages."""
 
-_HINT = "do not use this bundle unless you know who made it; `edgekit build` makes one from the checkpoint"
+_HINT = "do not use this bundle unless you trust who made it; build your own with `edgekit build`"
 
 
 def admit(path: Path, manifest: Manifest) -> Manifest:
-    """The manifest with this installation's own facts in the place of those that a bundle must not bring.
+    """Return the manifest with provider packages replaced by this installation's own.
 
     Args:
         path: edgekit.json, for messages.
         manifest: as it was read.
 
     Raises:
-        BundleError: it says what a bundle may not say; the message has the key.
+        BundleError: it contains something that a bundle may not; the message has the key.
     """
     for key, problem in _problems(manifest):
         raise BundleError(f"{path}: {key}: {problem}", _HINT)
@@ -77,12 +76,12 @@ def admit(path: Path, manifest: Manifest) -> Manifest:
 
 
 def admit_runtime_config(path: Path, name: str, manifest: Manifest) -> None:
-    """Refuse a genai_config.json that says more than edgekit writes there: its options would reach another runtime.
+    """Reject a genai_config.json with more than edgekit writes there, since its options reach another runtime.
 
     Args:
         path: the bundle's folder.
         name: the file, relative to it.
-        manifest: the bundle's.
+        manifest: the bundle's manifest.
 
     Raises:
         BundleError: not JSON; a key, an option or a file that edgekit would not have written.
@@ -110,7 +109,7 @@ def _runtime_problems(value: Any, key: str, build: NpuBuild | None) -> Iterator[
         if name == "provider_options":
             yield from ((at, why) for why in _provider_problems(item, build))
         elif name not in _GENAI_KEYS and not _STAGE.fullmatch(key):
-            yield at, "edgekit writes no such key"
+            yield at, "edgekit does not write this key"
         else:
             yield from _runtime_problems(item, at, build)
 
@@ -124,9 +123,9 @@ def _provider_problems(given: Any, build: NpuBuild | None) -> Iterator[str]:
             continue
         for name, options in entry.items():
             if build is None or runtime is None or name != runtime.genai:
-                yield f"{name!r} is not the provider that this was built for"
+                yield f"{name!r} is not the provider that the bundle was built for"
             elif not all(isinstance(v, str) for v in options.values()):
-                yield "an option is not text"
+                yield "an option is not a string"
             elif why := wrong_option(build.target.provider, tuple(options.items()), on_device=True):
                 yield why
 
@@ -170,34 +169,34 @@ def _problems(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Each file is data and stands once; each path is a file's."""
+    """Check that each file is data and listed once, and that each graph is one of the files."""
     paths = [entry.path for entry in manifest.files]
     names = {path.casefold() for path in paths}
     if len(names) < len(paths):
-        yield "files", "two of them have one name"
+        yield "files", "two files have the same name"
     for i, path in enumerate(paths):
         if PurePosixPath(path).suffix not in DATA:
-            yield f"files[{i}].path", f"{path!r} is no kind of file that a bundle holds"
+            yield f"files[{i}].path", f"{path!r} is not a type of file that bundles contain"
     if manifest.graph not in paths:
-        yield "graph", f"its graph {manifest.graph!r} is not among its files"
+        yield "graph", f"{manifest.graph!r} is not one of the bundle's files"
     if manifest.prefill and manifest.prefill.graph not in paths:
-        yield "prefill.graph", f"{manifest.prefill.graph!r} is not among its files"
+        yield "prefill.graph", f"{manifest.prefill.graph!r} is not one of the bundle's files"
 
 
 def _shape(spec: ModelSpec) -> Iterator[tuple[str, str]]:
     if not len(spec.windows) == len(spec.rotary) == spec.layers:
         yield "spec.layers", f"{spec.layers} layers with {len(spec.windows)} windows and {len(spec.rotary)} rotary"
     if spec.heads % spec.kv_heads:
-        yield "spec.kv_heads", f"{spec.heads} heads cannot share {spec.kv_heads}"
+        yield "spec.kv_heads", f"{spec.kv_heads} does not divide the {spec.heads} heads"
     if spec.rope.dim > spec.head_dim:
-        yield "spec.rope.dim", f"{spec.rope.dim} of a head's {spec.head_dim} dimensions"
+        yield "spec.rope.dim", f"{spec.rope.dim} is more than the head_dim of {spec.head_dim}"
     tokens = (spec.bos_token_id, spec.pad_token_id, *spec.eos_token_ids)
     if any(token is not None and token >= spec.vocab_size for token in tokens):
-        yield "spec", f"a special token lies outside the vocabulary of {spec.vocab_size}"
+        yield "spec", f"a special token is outside the vocabulary of {spec.vocab_size}"
 
 
 def _plugin(key: str, target: Target) -> Iterator[tuple[str, str]]:
-    """What is imported for a provider is this installation's to say: a bundle may only agree."""
+    """Check that a provider's package is the same as this installation's, which decides what is imported."""
     said = target.npu.plugin if target.npu else None
     if said is None:
         return
@@ -205,7 +204,8 @@ def _plugin(key: str, target: Target) -> Iterator[tuple[str, str]]:
     own = known.plugin if known else None
     for field in ("module", "paths"):
         if own is None or getattr(said, field) != getattr(own, field):
-            yield f"{key}.npu.plugin.{field}", f"{getattr(said, field)!r} is not this edgekit's for {target.provider}"
+            problem = f"{getattr(said, field)!r} differs from this edgekit's for {target.provider}"
+            yield f"{key}.npu.plugin.{field}", problem
 
 
 def _npu(build: NpuBuild, manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -223,18 +223,18 @@ def _npu(build: NpuBuild, manifest: Manifest) -> Iterator[tuple[str, str]]:
         if name not in paths:
             yield key, f"{name!r} is not one of the bundle's files"
     if build.package and not any(path.startswith(f"{build.package}/") for path in paths):
-        yield "package", f"{build.package!r} holds none of the bundle's files"
+        yield "package", f"{build.package!r} contains none of the bundle's files"
 
 
 def _expansions(expansions: tuple[Int8Repack, ...], manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Every region lies in the data file and holds what the shape needs: no more is made than there are codes for."""
+    """Check that every region is inside the data file and has the size that its shape needs."""
     data = next((f.bytes for f in manifest.files if f.path == f"{manifest.graph}_data"), 0)
     if len({e.name for e in expansions}) < len(expansions) or sum(e.codes.bytes for e in expansions) > data:
-        yield "prefill.expansions", "they stand twice, or overlap"
+        yield "prefill.expansions", "entries are duplicated or overlap"
     for i, e in enumerate(expansions):
         key = f"prefill.expansions[{i}]"
         if e.bits not in (4, 8) or e.block_size < 16 or e.block_size & (e.block_size - 1):
-            yield key, f"{e.bits} bits in blocks of {e.block_size}"
+            yield key, f"{e.bits} bits in blocks of {e.block_size} is not supported"
             continue
         blocks = -(-e.columns // e.block_size)
         width = 2 if e.half_scales else 4
@@ -245,7 +245,8 @@ def _expansions(expansions: tuple[Int8Repack, ...], manifest: Manifest) -> Itera
         wanted += [("zeros", e.zeros, (zeros, e.rows * -(-e.bits // 8)))] if e.zeros else []
         for field, region, sizes in wanted:
             if region.bytes not in sizes or region.offset + region.bytes > data:
-                yield f"{key}.{field}", f"{region.bytes:,} bytes at {region.offset:,} are not what {e.name} takes"
+                problem = f"{region.bytes:,} bytes at {region.offset:,} do not match the shape of {e.name}"
+                yield f"{key}.{field}", problem
 
 
 def _calibration(calibration: Calibration) -> Iterator[tuple[str, str]]:
@@ -255,4 +256,4 @@ def _calibration(calibration: Calibration) -> Iterator[tuple[str, str]]:
         if len(score.features) != len(score.weights):
             yield f"calibration.{key}", f"{len(score.features)} features and {len(score.weights)} weights"
         if not score.knots or any(a > c or b > d for (a, b), (c, d) in pairwise(score.knots)):
-            yield f"calibration.{key}.knots", "there are none, or they decrease"
+            yield f"calibration.{key}.knots", "the list is empty or decreasing"

@@ -1,4 +1,4 @@
-"""What the disk may answer, in words: where a bundle's files may lie, and why one could not be written."""
+"""Where a bundle's files may be, and file system errors as BundleErrors."""
 
 from __future__ import annotations
 
@@ -20,46 +20,43 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _ATTEMPTS = 5
 
 NAME_BYTES = 200
-"""Of a bundle's folder: file systems allow 255, and what is in the making beside it has a longer name."""
+"""Maximum length of a bundle's name: file systems allow 255, and the build's hidden folder has a longer name."""
 
 _DISTRUST = "do not trust this bundle"
 
 writing = partial(disk.writing, kind=BundleError)
-"""``disk.writing``, whose error is a BundleError."""
+"""``disk.writing`` that raises BundleError."""
 
 
 def resolve_place(out: Path | str) -> Path:
-    """Where a bundle is to be made: absolute, with the links of its parents followed. It need not exist.
+    """The absolute path of a bundle to be made, with links in its parents resolved. It need not exist.
 
     Raises:
-        BundleError: it has no name, one that no runtime could open, or is a link itself.
+        BundleError: it has no name or one that no runtime can open, or it is a link itself.
     """
     try:
         path = Path(out)
         whole = path.name in ("", "..")
         place = path.resolve() if whole else path.parent.resolve() / path.name
         if b"\0" in str(place).encode():
-            raise ValueError("it holds a null character")
+            raise ValueError("it contains a null character")
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL, a name that is not UTF-8
         raise BundleError(f"{str(out)!r}: cannot be a bundle's folder: {error}", "choose another name") from error
     if not os.fspath(out) or not place.name:
-        raise BundleError(f"{str(out)!r} is no name of a bundle's folder", "name a folder that can be made anew")
+        raise BundleError(f"{str(out)!r}: cannot be a bundle's folder", "choose another name")
     size = len(os.fsencode(place.name))
     if size > NAME_BYTES:
         raise BundleError(
-            f"{place.name[:40]}...: its name has {size} bytes, at most {NAME_BYTES} are possible",
+            f"{place.name[:40]}...: the name has {size} bytes, at most {NAME_BYTES} are allowed",
             "choose a shorter name",
         )
     if place.is_symlink():
-        raise BundleError(f"{place}: is a link, and a bundle is not written through one", "name what it points to")
+        raise BundleError(f"{place}: is a link", "pass the path it points to")
     return place
 
 
 def undisturbed(opening: F) -> F:
-    """Make a function that opens a bundle begin again when another bundle takes its place meanwhile.
-
-    What the system refuses is a BundleError of it.
-    """
+    """Decorate a function that opens a bundle: retry if the bundle is replaced, turn OSError into BundleError."""
 
     @wraps(opening)
     def opened(path: Path | str, **options: Any) -> Any:
@@ -74,7 +71,7 @@ def undisturbed(opening: F) -> F:
                     raise
                 reason = error.strerror or str(error)
                 raise BundleError(
-                    f"{error.filename or path}: cannot be read: {reason}", "check the folder, and open it again"
+                    f"{error.filename or path}: cannot be read: {reason}", "check the folder and its permissions"
                 ) from error
         raise AssertionError("the last attempt either returns or raises")
 
@@ -82,7 +79,7 @@ def undisturbed(opening: F) -> F:
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:
-    """Which folder lies at ``path`` now."""
+    """The device and inode of the folder at ``path``, None if there is none."""
     try:
         facts = Path(path).stat()
     except (OSError, ValueError):
@@ -91,7 +88,7 @@ def _identity(path: Path | str) -> tuple[int, int] | None:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The path of a bundle's file ``name``, which must lie in ``root``.
+    """The path of a bundle's file ``name``, which must be inside ``root``.
 
     Raises:
         BundleError: the name is empty, absolute, not in normal form, or leaves the bundle (``..`` or a symbolic link).
@@ -108,13 +105,13 @@ def inside(root: Path, name: str) -> Path:
         leaves = True
     if leaves:
         raise BundleError(
-            f"{root}: {name} is a link that leaves the bundle", "copy the bundle with its links followed (cp -rL)"
+            f"{root}: {name} is a link that leaves the bundle", "copy the bundle with cp -rL, which follows links"
         )
     return full
 
 
 def _has_file_names(path: PurePosixPath) -> bool:
-    """Whether a file system takes each part: UTF-8, 255 bytes at most."""
+    """Whether a file system accepts each part: UTF-8, at most 255 bytes."""
     try:
         return all(len(part.encode()) <= 255 for part in path.parts) and len(path.parts) < 64
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""An onnx_ir.Model to ``<file>.onnx`` and ``<file>.onnx_data``: few tensors in memory at a time, hashed on the way.
+"""Write an onnx_ir.Model to ``<file>.onnx`` and ``<file>.onnx_data``, hashed while writing, few tensors in memory.
 
-Tensors are evaluated in graph order while those before are written and hashed by a second thread, so memory holds the
-one that is evaluated, the one that is written, and what WAITING allows. There is no 2 GB limit: the protobuf keeps
-names and offsets only.
+Tensors are evaluated in graph order while a second thread hashes and writes the previous ones, so memory holds the
+tensor being evaluated, the one being written, and up to WAITING bytes in between. There is no 2 GB limit: the protobuf
+holds only names and offsets.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ ALIGNMENT = 64
 """Offsets are multiples of a cache line. ONNX Runtime maps the file and rounds to pages itself."""
 
 WAITING = 1 << 26
-"""Bytes that may wait behind the tensor that is being written, while the next one is evaluated."""
+"""Bytes that may be queued for writing while the next tensor is evaluated."""
 
 DIRTY = 1 << 28
-"""Bytes after which the kernel is asked to begin to write them."""
+"""Bytes after which the kernel is asked to start writing them back."""
 
 _TRANSPOSE_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file as it was written."""
+    """A written file, its size and its hash."""
 
     path: Path
     bytes: int
@@ -71,32 +71,32 @@ def write_model(
 ) -> tuple[Written, ...]:
     """Write a model; its large initializers become external tensors, in the file and in ``model`` itself.
 
-    An initializer whose metadata has ``edgekit.shared_with`` is not written: it points at the bytes of the one named.
-    The same model gives the same bytes.
+    An initializer with ``edgekit.shared_with`` in its metadata is not written but points to the bytes of that tensor.
+    The output is deterministic.
 
     Args:
         model: changed in place; every lazy tensor is evaluated once and dropped.
         path: the ``.onnx`` file. Its folder exists.
         beside: data files in the same folder that tensors of ``model`` may stay in.
-        journal: of a build that may be gone on with: tensors that it finds finished are not evaluated again.
-        progress: told the bytes of tensors written.
+        journal: of a resumable build; tensors that a killed build finished are not evaluated again.
+        progress: called with the bytes of tensors written.
 
     Returns:
-        The graph and, when any tensor is large, its data file.
+        The graph and, if any tensor is large, its data file.
 
     Raises:
-        BundleError: the disk is full or the folder cannot be written.
-        ValueError: a tensor's bytes are not what its type and shape say, or it shares the bytes of another size.
+        BundleError: the disk is full or the folder is not writable.
+        ValueError: the size of a tensor's data does not match its type and shape, or that of the tensor it shares.
     """
     values = [v for v in _large(model) if not _stays(v, path, beside)]
     for value in model.graph.initializers.values():
-        # An exporter may have put a small tensor into a file of its own, which does not ship.
+        # An exporter may have put a small tensor into a file that does not ship.
         if isinstance(value.const_value, ir.ExternalTensor) and not (_is_large(value) or _stays(value, path, beside)):
             value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
     slots = _lay_out(values)
     total = max((s.offset + s.length for s in slots.values()), default=0)
     data = path.with_name(f"{path.name}_data")
-    taken = data.stat().st_size if journal and data.exists() else 0  # a killed build's, gone on with
+    taken = data.stat().st_size if journal and data.exists() else 0  # from a killed build that is resumed
     require_space(path.parent, total - taken)
     written = (_write_data(values, slots, total, data, journal, progress),) if values else ()
     proto = _serialize(model)
@@ -106,11 +106,11 @@ def write_model(
 
 
 def predict_bytes(model: ir.Model, path: Path) -> tuple[int, int]:
-    """Bytes of the graph and of its data file that ``write_model`` would write; no tensor is evaluated.
+    """The sizes of the graph and data file that ``write_model`` would write; no tensor is evaluated.
 
     Args:
-        model: changed in place: its lazy tensors become external ones or, where they are small, zeros.
-        path: the ``.onnx`` file that is not written; the graph holds its name.
+        model: changed in place: its lazy tensors become external ones or, if small, zeros.
+        path: the ``.onnx`` file, whose name is in the graph; it is not written.
     """
     data = path.with_name(f"{path.name}_data")
     slots = _lay_out(_large(model))
@@ -138,7 +138,7 @@ def _write_data(
     journal: Journal | None,
     progress: Progress,
 ) -> Written:
-    """Write the tensors that own their bytes and put external tensors in the place of all."""
+    """Write the tensors that own their bytes and replace all by external tensors."""
     task = f"writing {path.name}"
     with closing(_Sink(path, total, journal, progress)) as sink, ThreadPoolExecutor(1) as pool:
         waiting: deque[tuple[Future[None], int]] = deque()
@@ -148,7 +148,7 @@ def _write_data(
             if _owner(value) is None and slot.offset + slot.length > finished:
                 data = _contents(tensor)
                 if len(data) != slot.length:
-                    raise ValueError(f"{_name(value)}: {len(data)} bytes, its type and shape say {slot.length}")
+                    raise ValueError(f"{_name(value)}: {len(data)} bytes, but its type and shape need {slot.length}")
                 while waiting and sum(size for _, size in list(waiting)[1:]) + slot.length > WAITING:
                     waiting.popleft()[0].result()
                 progress(task, sink.bytes, total)
@@ -163,7 +163,7 @@ def _write_data(
 
 
 def _point(value: ir.Value, slot: _Slot, path: Path) -> None:
-    """Put an external tensor in the place of a value's tensor."""
+    """Replace a value's tensor by an external tensor."""
     tensor = _tensor(value)
     value.const_value = ir.ExternalTensor(
         path.name,
@@ -178,7 +178,7 @@ def _point(value: ir.Value, slot: _Slot, path: Path) -> None:
 
 
 class _Sink:
-    """A file that is appended to and hashed in the same stroke."""
+    """A file that is hashed while it is appended to."""
 
     def __init__(self, path: Path, total: int, journal: Journal | None, progress: Progress) -> None:
         self.path = path
@@ -194,7 +194,7 @@ class _Sink:
             self._file.seek(self.bytes)
 
     def append(self, offset: int, data: memoryview) -> None:
-        """Fill up to ``offset`` with zeros and append ``data``; nothing more once something could not be written."""
+        """Fill up to ``offset`` with zeros and append ``data``; does nothing after a failed write."""
         if self._broken:
             return
         self._broken = True
@@ -207,7 +207,7 @@ class _Sink:
         self._broken = False
         self.bytes = offset + len(data)
         if self.bytes - self._asked >= DIRTY and hasattr(os, "posix_fadvise"):
-            # Linux begins to write such pages at once; the wait for the disk at the end is shorter by them.
+            # Linux starts writing these pages at once, which shortens the final sync.
             os.posix_fadvise(self._file.fileno(), self._asked, self.bytes - self._asked, os.POSIX_FADV_DONTNEED)
             self._asked = self.bytes
         if self._journal:
@@ -215,16 +215,16 @@ class _Sink:
                 self._journal.note(self.bytes, self._hash.copy().hexdigest())
 
     def written(self) -> Written:
-        """What the file has become."""
+        """The file's size and hash."""
         return Written(self.path, self.bytes, self._hash.hexdigest())
 
     def close(self) -> None:
-        """Close the file, whatever is in it."""
+        """Close the file."""
         self._file.close()
 
 
 def _lay_out(values: Sequence[ir.Value]) -> dict[str, _Slot]:
-    """Where the bytes of each tensor lie: one after another in graph order, shared ones once."""
+    """Assign each tensor its place in the data file, in graph order; shared bytes get one place."""
     slots: dict[str, _Slot] = {}
     end = 0
     for value in values:
@@ -236,13 +236,13 @@ def _lay_out(values: Sequence[ir.Value]) -> dict[str, _Slot]:
         owner = _owner(value)
         if owner is not None:
             if owner not in slots or slots[owner].length != _tensor(value).nbytes:
-                raise ValueError(f"{_name(value)}: cannot share the bytes of {owner}: not as many")
+                raise ValueError(f"{_name(value)}: cannot share the bytes of {owner}: the sizes differ")
             slots[_name(value)] = slots[owner]
     return slots
 
 
 def _contents(tensor: ir.TensorProtocol) -> memoryview:
-    """The bytes of a tensor as ONNX stores them: little-endian, rows first, two 4-bit values a byte."""
+    """The bytes of a tensor as ONNX stores them: little-endian, row-major, two 4-bit values per byte."""
     while isinstance(tensor, ir.LazyTensor):
         tensor = tensor.raw()
     if isinstance(tensor, ir.PackedTensor):
@@ -255,7 +255,7 @@ def _contents(tensor: ir.TensorProtocol) -> memoryview:
 
 
 def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The array in C order. A transposed matrix is copied a band of rows at a time, which stays in the cache."""
+    """The array in C order. A transposed matrix is copied in bands of rows that fit the cache."""
     if array.flags.c_contiguous or array.ndim != 2:
         return np.ascontiguousarray(array)
     out = np.empty(array.shape, array.dtype)
@@ -265,7 +265,7 @@ def _rows_first(array: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def _large(model: ir.Model) -> list[ir.Value]:
-    """In the order in which the graph uses them, which is the source's too."""
+    """The large initializers in the order in which the graph uses them, which is also the source's."""
     known = model.graph.initializers
     used = (v for node in model.graph for v in node.inputs if v is not None and known.get(str(v.name)) is v)
     return [v for v in dict.fromkeys([*used, *known.values()]) if _is_large(v)]
@@ -279,7 +279,7 @@ def _is_large(value: ir.Value) -> bool:
 
 
 def _stays(value: ir.Value, path: Path, beside: Collection[str]) -> bool:
-    """Whether the bytes lie in one of the files ``beside`` already, or are made by the runner."""
+    """Whether the bytes are already in one of the files ``beside``, or are computed by the runner."""
     tensor = value.const_value
     if not isinstance(tensor, ir.ExternalTensor):
         return False

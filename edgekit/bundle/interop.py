@@ -1,7 +1,7 @@
-"""What onnxruntime-genai, optimum and transformers.js need beside the graph to open the bundle as it is.
+"""The side files that onnxruntime-genai, optimum and transformers.js need to open a bundle unmodified.
 
-What no side file can cure: optimum takes head_dim for hidden_size / heads in every architecture here, and phi3 for one
-without grouped keys and values, so a model that differs does not open there.
+A limitation that no side file can fix: optimum assumes head_dim = hidden_size / heads for every architecture here, and
+no grouped-query attention for phi3, so models that differ do not open there.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ GRAPH_NAMES: dict[Precision, str] = {
     "int8": "onnx/model_quantized.onnx",
     "int4": "onnx/model_q4.onnx",
 }
-"""Where the graph of each precision lies; the names are transformers.js's."""
+"""Path of the graph for each precision; transformers.js expects these names."""
 
 _JS_DTYPES: dict[Precision, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "q8", "int4": "q4"}
 
-# genai's names for decoders whose cache is past_key_values.N.key|value; "decoder" is its word for any other.
+# genai's names for decoders whose cache is past_key_values.N.key|value; any other is "decoder".
 _GENAI_TYPES = ("granite", "llama", "mistral", "olmo", "phi", "phi3", "qwen2", "qwen3", "smollm3")
 
 # genai allocates the whole cache when a generation starts, so its default length is not the model's longest.
@@ -39,7 +39,7 @@ _GENAI_MAX_LENGTH = 4096
 
 @dataclass(frozen=True)
 class GraphFile:
-    """What the side files say about a graph: its path in the bundle, its inputs, its cache's type, its data file."""
+    """The facts about a graph that go into side files; ``path`` is relative to the bundle."""
 
     path: str
     inputs: tuple[str, ...]
@@ -48,7 +48,7 @@ class GraphFile:
 
     @classmethod
     def of(cls, model: ir.Model, path: str, external_data: bool) -> GraphFile:
-        """Read the names off a model."""
+        """Read the facts from a model."""
         cache = {v.dtype.name for v in model.graph.inputs if v.dtype and (v.name or "").startswith("past_key_values.")}
         return cls(
             path=path,
@@ -61,10 +61,10 @@ class GraphFile:
 def runtime_files(
     files: Sequence[SideFile], spec: ModelSpec, target: Target, graph: GraphFile, precision: Precision
 ) -> tuple[SideFile, ...]:
-    """The checkpoint's files, three of them amended, and genai_config.json.
+    """The checkpoint's files, three of them modified, and genai_config.json.
 
-    config.json gains ``transformers.js_config``; tokenizer_config.json names a tokenizer class that transformers 4
-    knows too; tokenizer.json loses its indentation, half of its bytes. Everything else is kept to the byte.
+    config.json gets ``transformers.js_config``, tokenizer_config.json a tokenizer class that transformers 4 also knows,
+    and tokenizer.json loses its indentation, which is half of its bytes. All other files are copied unchanged.
 
     Raises:
         BundleError: config.json or tokenizer_config.json is not a JSON object.
@@ -86,7 +86,7 @@ def runtime_files(
 
 
 def _compact(data: bytes) -> bytes:
-    """The same JSON without white space between its tokens; as it is when that is not shorter."""
+    """The same JSON without whitespace between its tokens, unless that is longer."""
     with suppress(ValueError):  # not JSON, or a lone surrogate that only an escape can carry
         short = json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":")).encode()
         return min(short, data, key=len)
@@ -122,7 +122,7 @@ def _genai_config(spec: ModelSpec, target: Target, graph: GraphFile, generation:
 
 
 def genai_model(kind: str, spec: ModelSpec, context_length: int, decoder: dict[str, Any]) -> dict[str, Any]:
-    """genai_config.json's ``model``; what the checkpoint does not say is left out."""
+    """The ``model`` section of genai_config.json, without values that the checkpoint does not define."""
     eos = list(spec.eos_token_ids)
     model = {
         "type": kind,
@@ -137,7 +137,7 @@ def genai_model(kind: str, spec: ModelSpec, context_length: int, decoder: dict[s
 
 
 def genai_sizes(spec: ModelSpec) -> dict[str, int]:
-    """The sizes that genai's ``decoder`` names."""
+    """The sizes in genai's ``decoder`` section."""
     return {
         "head_size": spec.head_dim,
         "hidden_size": spec.hidden_size,
@@ -148,16 +148,16 @@ def genai_sizes(spec: ModelSpec) -> dict[str, int]:
 
 
 def genai_session(providers: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """A session's options: the CPU's, unless a provider is named."""
-    # 0 threads: ONNX Runtime takes the physical cores. Unset, genai takes half the logical ones: 1 of 2.
+    """Session options, for the CPU unless a provider is given."""
+    # 0 threads: ONNX Runtime uses all physical cores. If unset, genai uses half of the logical ones: 1 of 2.
     return {"log_id": "onnxruntime-genai", "provider_options": [*providers], "intra_op_num_threads": 0}
 
 
 def genai_search(max_length: int, shared_kv: bool, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """genai_config.json's ``search``: as generation_config.json says, one beam.
+    """The ``search`` section of genai_config.json: the values of generation_config.json, with one beam.
 
     Raises:
-        BundleError: an entry is of another type. Null says nothing, as in transformers.
+        BundleError: a value has the wrong type. Null counts as absent, as in transformers.
     """
     return {
         "do_sample": _flag(generation, "do_sample"),
@@ -174,7 +174,7 @@ def genai_search(max_length: int, shared_kv: bool, generation: Mapping[str, Any]
 
 
 def _number(generation: Mapping[str, Any], key: str, default: float, *, whole: bool = False) -> float:
-    """A number of the type that genai asks for: it refuses a file with another, null among them."""
+    """A number of the type that genai requires: it rejects files with any other type or null."""
     value = generation.get(key)
     value = default if value is None else value
     known = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
@@ -185,23 +185,24 @@ def _number(generation: Mapping[str, Any], key: str, default: float, *, whole: b
 
 def _flag(generation: Mapping[str, Any], key: str) -> bool:
     value = generation.get(key)
-    if value not in (None, False, True):  # 0 and 1 are equal to these
+    if value not in (None, False, True):  # also accepts 0 and 1
         raise _wrong(key, value, "true or false")
     return bool(value)
 
 
 def _wrong(key: str, value: object, wanted: str) -> BundleError:
     hint = f"correct '{key}' in generation_config.json, or remove it"
-    return BundleError(f"generation_config.json: '{key}' is {repr(value)[:80]}, not {wanted}", hint)
+    return BundleError(f"generation_config.json: '{key}' must be {wanted}, not {repr(value)[:80]}", hint)
 
 
 def _parse(files: dict[str, bytes], name: str) -> dict[str, Any]:
+    hint = "restore the file in the checkpoint"
     try:
         data = json.loads(files[name])
     except (KeyError, ValueError) as error:
-        raise BundleError(f"{name}: not JSON, or not there: {error}", "the checkpoint must carry it") from error
+        raise BundleError(f"{name}: missing or not JSON: {error}", hint) from error
     if not isinstance(data, dict):
-        raise BundleError(f"{name}: not a JSON object", "the checkpoint must carry it")
+        raise BundleError(f"{name}: not a JSON object", hint)
     return data
 
 

@@ -1,7 +1,7 @@
-"""What a killed build leaves for the next one: a line for every tensor that it had written.
+"""The journal that lets the next build resume a killed one: one line for every tensor written.
 
-A line holds the bytes of the data file so far and their sha256. Whatever the disk made of them, the longest prefix that
-still has its hash is right, so nothing waits for the disk while a build runs, and a damaged tensor is noticed.
+A line holds the size of the data file so far and its sha256. The longest prefix whose hash still matches is reused, so
+a build never waits for the disk, and damaged data is detected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _First:
 
 @dataclass(frozen=True)
 class _Line:
-    """The first ``bytes`` of the data file have the hash ``sha256``; ``errors`` are those of tensors since the last."""
+    """The hash of the first ``bytes`` of the data file; ``errors`` are those of the tensors since the previous line."""
 
     bytes: int
     sha256: str
@@ -50,22 +50,22 @@ class Journal:
         self._noted: dict[str, float] = {}
 
     def adopt(self, leftover: Path, name: Path) -> None:
-        """Take over the journal and the file ``name`` from the folder of a killed build, if its inputs were ours.
+        """Take over the journal and the file ``name`` from a killed build's folder, if its inputs were the same.
 
-        The folder is this user's alone (see write.py); what the file holds is believed by its hashes only.
+        The folder belongs to this user (see write.py); the file's contents are only trusted if the hashes match.
         """
         old, data = leftover / JOURNAL, self._path.parent / name
         if self._path.exists() or not (is_plain(old) and is_plain(leftover / name)):
             return
         if _read_journal(old)[0] != self._resume.key:
             return
-        with suppress(OSError):  # then it is made anew
+        with suppress(OSError):  # then the build starts over
             data.parent.mkdir(parents=True, exist_ok=True)
             (leftover / name).rename(data)
             old.rename(self._path)
 
     def recover(self, data: Path, total: int, progress: Progress) -> tuple[int, Any]:
-        """The bytes at the start of ``data`` that are finished, and their hash so far; begins the journal anew."""
+        """Return how many bytes of ``data`` are valid and their hash state; rewrites the journal accordingly."""
         lines = _read_journal(self._path)[1] if is_plain(data) else ()
         digest, done, kept = sha256(), 0, []
         found = sha256()
@@ -78,7 +78,7 @@ class Journal:
                         break
                     done, digest = line.bytes, found.copy()
                     kept.append(line)
-                    progress(f"checking what is there of {data.name}", done, total)
+                    progress(f"checking {data.name} of the killed build", done, total)
         with self._path.open("w", encoding="utf-8") as file:
             file.writelines(to_json(line) + "\n" for line in (_First(self._resume.key), *kept))
         for line in kept:
@@ -89,7 +89,7 @@ class Journal:
         return done, digest
 
     def note(self, done: int, digest: str) -> None:
-        """The first ``done`` bytes are written."""
+        """Record that the first ``done`` bytes are written."""
         errors = {k: v for k, v in self._resume.errors.copy().items() if k not in self._noted}
         self._noted |= errors
         with self._path.open("a", encoding="utf-8") as file:
@@ -97,7 +97,7 @@ class Journal:
 
 
 def _read(file: Any, count: int, digest: Any) -> bool:
-    """Hash ``count`` bytes more; False when the file ends before."""
+    """Hash the next ``count`` bytes; False if the file is shorter."""
     buffer = memoryview(bytearray(min(count, _CHUNK)))
     while count:
         n = file.readinto(buffer[: min(count, _CHUNK)])
@@ -109,7 +109,7 @@ def _read(file: Any, count: int, digest: Any) -> bool:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file is nothing but a file: no link, no pipe, no second name of a file elsewhere."""
+    """Whether a path is a regular file with a single name: no link, no pipe, no hard link."""
     try:
         facts = path.lstat()
     except OSError:
@@ -118,7 +118,7 @@ def is_plain(path: Path) -> bool:
 
 
 def _read_journal(path: Path) -> tuple[str, tuple[_Line, ...]]:
-    """The key and the lines of a journal, up to the first that makes no sense; the last may have been cut off."""
+    """The key and the lines of a journal, up to the first invalid one; the last may have been cut off."""
     lines: list[_Line] = []
     try:
         text = path.read_text(encoding="utf-8")

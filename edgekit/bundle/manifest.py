@@ -1,4 +1,4 @@
-"""edgekit.json and the checks that go with it: ``open_bundle`` trusts nothing."""
+"""edgekit.json: reading, writing and checking it. ``open_bundle`` trusts nothing."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 MANIFEST = "edgekit.json"
 SIGNATURE = f"{MANIFEST}.sig"
-"""Of the manifest, so not listed in it; see signing.py."""
+"""The signature of the manifest, which therefore does not list it; see signing.py."""
 SCHEMA = 6
-"""Version of edgekit.json that this edgekit writes, and the newest it reads."""
+"""The version of edgekit.json that this edgekit reads and writes."""
 
 MAX_BYTES = 16 << 20
-"""Of edgekit.json; that of the largest models has one."""
+"""Maximum size of edgekit.json in bytes; that of the largest models has 1 MB."""
 
 MAX_TEXT = 64 << 20
-"""Bytes of any other file of _TEXTS, before it is hashed; the largest tokenizer.json published has 33 MB."""
+"""Maximum bytes of any other file in _TEXTS; the largest published tokenizer.json has 33 MB."""
 
 _TEXTS = frozenset({".json", ".jinja"})
 
 _CHUNK = 1 << 18
-_REBUILD = "build it again, or copy it again from where it came"
+_REBUILD = "copy the bundle again, or rebuild it with `edgekit build`"
 
 
 @undisturbed
@@ -43,12 +43,12 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
 
     Args:
         path: the bundle's folder.
-        check: compare every file's sha256; otherwise only that each is there and has its size.
-        progress: told the bytes hashed.
+        check: compare every file's sha256; otherwise only check that each exists with the right size.
+        progress: called with the bytes hashed.
 
     Raises:
-        BundleError: not a bundle; written by a newer edgekit; a file missing, changed, added, or outside the folder; a
-            manifest that says what a bundle may not say (see admission).
+        BundleError: not a bundle; another schema; a file is missing, changed, added, or outside the folder; the
+            manifest contains something that a bundle may not (see admission).
     """
     path = Path(path)
     manifest = _read_manifest(path)
@@ -58,10 +58,12 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
         if not file.is_file():
             raise BundleError(f"{path}: {entry.path} is missing", _REBUILD)
         if file.stat().st_size != entry.bytes:
-            found = f"{file.stat().st_size:,} bytes, the manifest says {entry.bytes:,}"
+            found = f"it has {file.stat().st_size:,} bytes, not {entry.bytes:,}"
             raise BundleError(f"{path}: {entry.path} has changed: {found}", _REBUILD)
         if file.suffix in _TEXTS and entry.bytes > MAX_TEXT:
-            raise BundleError(f"{path}: {entry.path} has {entry.bytes:,} bytes; {MAX_TEXT:,} are read", _REBUILD)
+            raise BundleError(
+                f"{path}: {entry.path} has {entry.bytes:,} bytes, at most {MAX_TEXT:,} are read", _REBUILD
+            )
     _refuse_strangers(path, manifest.files)
     for entry in manifest.files:
         if PurePosixPath(entry.path).name == GENAI:
@@ -77,7 +79,7 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 
 def listed_files(folder: Path) -> set[str]:
-    """The names of the files that the bundle in ``folder`` owns, of any schema; edgekit.json and its signature too.
+    """The names of the files that belong to a bundle of any schema, including edgekit.json and its signature.
 
     Raises:
         BundleError: edgekit.json cannot be read.
@@ -88,11 +90,10 @@ def listed_files(folder: Path) -> set[str]:
 
 
 def _read(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """The bytes of a folder's edgekit.json, and the object that they are."""
+    """The bytes of a folder's edgekit.json, and the parsed object."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        hint = "a bundle is a folder made by `edgekit build`; it holds edgekit.json"
-        raise BundleError(f"{folder}: not a bundle: no {MANIFEST}", hint)
+        raise BundleError(f"{folder}: not a bundle: no {MANIFEST}", "pass a folder made by `edgekit build`")
     data = read_plain(path, MAX_BYTES, error=BundleError, within=(folder,))
     return data, parse_json(data, str(path), error=BundleError)
 
@@ -107,13 +108,12 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; "
             f"this edgekit reads up to {SCHEMA}",
-            "upgrade edgekit, or build the bundle again with this one",
+            "upgrade edgekit, or rebuild the bundle with this version",
         )
     if schema < SCHEMA:
         raise BundleError(
-            f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; this edgekit reads {SCHEMA}, "
-            "where recipes, grids and tunings have other names",
-            "build the bundle again, then verify, calibrate and tune it again: its records are of the old file",
+            f"{path}: written by edgekit {found.get('edgekit')} with schema {schema}; this edgekit reads only {SCHEMA}",
+            "rebuild the bundle, then verify, calibrate and tune it again",
         )
     try:
         return from_json(Manifest, data.decode())
@@ -122,13 +122,12 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _refuse_strangers(folder: Path, files: Sequence[FileEntry]) -> None:
-    """Raise when there is a file that the manifest does not list. Hidden files are the system's, not ours."""
+    """Raise if there is a file that the manifest does not list. Hidden files belong to the system and are ignored."""
     known = {f.path for f in files} | {MANIFEST, SIGNATURE}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
         if not name.parts[0].startswith(".") and not file.is_dir() and name.as_posix() not in known:
-            hint = "move it elsewhere: a bundle holds only what was built"
-            raise BundleError(f"{folder}: {name.as_posix()} is not part of the bundle", hint)
+            raise BundleError(f"{folder}: {name.as_posix()} is not part of the bundle", "move the file elsewhere")
 
 
 def _check_hashes(folder: Path, files: Sequence[tuple[FileEntry, Path]], progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Core ML's package beside the static graphs that it is made of. Needs coremltools, the extra ``coreml``."""
+"""Write a Core ML package from static graphs. Needs coremltools (extra ``coreml``)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NEEDED = 9
-"""coremltools' major version whose builder is called."""
+"""The supported major version of coremltools."""
 
 
 def require_coremltools() -> tuple[str, str]:
-    """(package, version) of coremltools.
+    """The name and version of coremltools.
 
     Raises:
-        BundleError: it is missing, or of another version.
+        BundleError: it is missing or has another major version.
     """
     fix = "pip install 'edgekit[coreml]'"
     try:
         found = version("coremltools")
     except PackageNotFoundError as error:
-        raise BundleError("coremltools is not installed: it writes Core ML packages", fix) from error
+        raise BundleError("a Core ML package needs coremltools, which is not installed", fix) from error
     if int(found.split(".")[0]) != NEEDED:
-        raise BundleError(f"coremltools {found} is installed and {NEEDED}.* is needed", fix)
+        raise BundleError(f"coremltools {found} is installed, but {NEEDED}.* is needed", fix)
     return "coremltools", found
 
 
 def make_mlpackage(graphs: Sequence[tuple[str, Path]], out: Path) -> tuple[Path, ...]:
-    """Write static graphs as the functions of one .mlpackage, in a process of its own.
+    """Write static graphs as the functions of one .mlpackage, in a subprocess.
 
     Args:
-        graphs: each function's name and graph, the default one first.
-        out: the package's folder; it does not exist.
+        graphs: each function's name and graph; the first is the default function.
+        out: the package's folder, which must not exist.
 
     Returns:
         Its files, sorted.

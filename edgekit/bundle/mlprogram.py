@@ -1,8 +1,8 @@
-"""Static graphs as one ML Program, Core ML's format: coremltools reads no ONNX, so its builder is called for each node.
+"""Convert static graphs to an ML Program, Core ML's format, node by node, since coremltools does not read ONNX.
 
-``python -m edgekit.bundle.mlprogram OUT NAME=GRAPH...`` is a process of its own: coremltools loads torch where there is
-one, logs and draws bars. Each graph becomes a function; equal weights are stored once. Weights on a grid stay on it
-(``constexpr_blockwise_shift_scale``, iOS 18).
+``python -m edgekit.bundle.mlprogram OUT NAME=GRAPH...`` runs as a subprocess: coremltools loads torch if installed,
+logs and draws progress bars. Each graph becomes a function; equal weights are stored once. Quantized weights stay
+quantized (``constexpr_blockwise_shift_scale``, iOS 18).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ CODES = {ir.DataType.INT4: types.int4, ir.DataType.INT8: types.int8}
 
 
 def convert(graphs: Sequence[tuple[str, Path]], out: Path) -> None:
-    """Write the package ``out``: one function for each named graph, the first the default one.
+    """Write the package ``out`` with one function per named graph, the first being the default.
 
-    The same graphs give the same bytes.
+    The output is deterministic.
 
     Raises:
-        BundleError: an operator that has no translation here.
+        BundleError: an operator has no translation.
     """
     together = ct.utils.MultiFunctionDescriptor()
     with TemporaryDirectory(dir=out.parent) as folder:
@@ -52,7 +52,7 @@ def convert(graphs: Sequence[tuple[str, Path]], out: Path) -> None:
                 program,
                 convert_to="mlprogram",
                 minimum_deployment_target=ct.target.iOS18,
-                # Half precision is the graph's own: nothing is to be rounded that is not.
+                # The graph has the precision it needs: do not round anything else.
                 compute_precision=ct.precision.FLOAT32,
                 skip_model_load=True,
             ).save(alone)
@@ -78,7 +78,7 @@ def _function(graph: ir.Graph) -> Function:
 
 
 class _Writer:
-    """Calls coremltools' builder for one node after another; ``values`` are its variables, or arrays of constants."""
+    """Calls coremltools' builder for each node; ``values`` are its variables, or arrays for constants."""
 
     def __init__(self, values: dict[str, Any], outputs: set[str]) -> None:
         self.values, self._outputs = values, outputs
@@ -87,7 +87,7 @@ class _Writer:
         """Translate one node.
 
         Raises:
-            BundleError: its operator has no translation here.
+            BundleError: its operator has no translation.
         """
         translate: Callable[[ir.Node], Any] | None = getattr(self, f"_{node.op_type.lower()}", None)
         if node.op_type in _ELEMENTS:
@@ -103,7 +103,7 @@ class _Writer:
             self.values[str(value.name)] = variable
 
     def _value(self, value: ir.Value | None) -> Any:
-        """A variable, or the array of an initializer."""
+        """The variable of a value, or the array of an initializer."""
         assert value is not None
         known = self.values.get(str(value.name))
         if known is None and value.const_value is not None:
@@ -111,7 +111,7 @@ class _Writer:
         return known
 
     def _named(self, node: ir.Node) -> dict[str, str]:
-        """The name of a graph's output goes to the operation that makes it."""
+        """The ``name`` argument of an operation that makes an output of the graph."""
         name = str(node.outputs[0].name)
         return {"name": _name(name)} if name in self._outputs else {}
 
@@ -130,17 +130,17 @@ class _Writer:
     def _gemm(self, node: ir.Node) -> Any:
         x, weight = (self._value(v) for v in node.inputs)
         if set(node.attributes) != {"transB"} or not isinstance(weight, np.ndarray):
-            raise BundleError(f"Gemm '{node.name}' is more than a matmul with a stored matrix", _WITHOUT)
+            raise BundleError(f"Gemm '{node.name}' is not a plain matmul with a constant matrix", _WITHOUT)
         return Builder.linear(x=x, weight=weight, **self._named(node))
 
     def _dequantizelinear(self, node: ir.Node) -> Any:
-        """A weight [K,N] with scales [K / block, N], or [N], as [N,K]: what ``linear`` takes."""
+        """A weight [K,N] with scales [K / block, N] or [N], transposed to [N,K] for ``linear``."""
         stored = node.inputs[0]
         if stored is None or stored.const_value is None or len(node.inputs) > 2:
-            raise BundleError(f"DequantizeLinear '{node.name}' is not a weight on a symmetric grid", _WITHOUT)
+            raise BundleError(f"DequantizeLinear '{node.name}' is not a symmetrically quantized weight", _WITHOUT)
         codes, scales = stored.const_value.numpy().T, np.atleast_2d(self._value(node.inputs[1])).T
         block = _integer(node, "block_size", 0) or codes.shape[1]
-        # Blocks divide the row: the last one of ONNX's may be shorter.
+        # Core ML's blocks must divide the row; ONNX's last block may be shorter.
         fitting = gcd(codes.shape[1], block)
         scales = np.repeat(scales, block // fitting, axis=1)[:, : codes.shape[1] // fitting]
         integer = types.nptype_from_builtin(CODES[stored.const_value.dtype])
@@ -219,12 +219,12 @@ def _name(name: str) -> str:
 
 
 def _without_chance(package: Path) -> None:
-    """Take the date out of the specification and the random identifiers out of the manifest."""
+    """Remove the date from the specification and the random identifiers from the manifest."""
     place = package / "Data/com.apple.CoreML/model.mlmodel"
     spec = ct.utils.load_spec(str(package))
     spec.description.metadata.userDefined.pop(DATE, None)
     place.write_bytes(spec.SerializeToString(deterministic=True))
-    place.chmod(0o644)  # coremltools leaves it to its owner alone
+    place.chmod(0o644)  # coremltools makes it readable by its owner only
     manifest = package / "Manifest.json"
     text = manifest.read_text(encoding="utf-8")
     for random, item in json.loads(text)["itemInfoEntries"].items():

@@ -1,8 +1,8 @@
-"""``npu/<target>/genai_config.json``: how onnxruntime-genai drives static graphs, as a pipeline of stages.
+"""``npu/<target>/genai_config.json``: runs static graphs in onnxruntime-genai as a pipeline of stages.
 
-genai gives every run the whole prompt, as many times as it has chunks (``sliding_window``); the chunk stage takes the
-next one. Names in ``inputs`` and ``outputs`` that genai manages (the prompt, its places, the cache, one row of logits)
-are given to every stage that has them; what else a stage gives is handed to those after it, by name.
+genai runs the pipeline once per chunk of the prompt (``sliding_window``), each time with the whole prompt; the chunk
+stage selects the next chunk. The ``inputs`` and ``outputs`` that genai manages (prompt, positions, cache, one row of
+logits) are passed to every stage that has them; other outputs are passed to later stages by name.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 CONFIG = "genai_config.json"
 
 _ALONE = ("config.json", "generation_config.json", "genai_config.json")
-"""Files of a bundle that are about its CPU graph."""
+"""Files of a bundle that describe its CPU graph."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One graph of a pipeline, by its path beside the configuration; ``compiled`` ones run on the NPU."""
+    """One graph of a pipeline, with its path relative to the configuration; ``compiled`` ones run on the NPU."""
 
     name: str
     file: str
@@ -40,7 +40,7 @@ class Stage:
 
 
 def stages_of(build: NpuBuild) -> tuple[Stage, ...]:
-    """The stages in the order in which they run: chunk, host, the prefill or the decode chain, cache."""
+    """The stages in execution order: chunk, host, prefill chain, decode chain, cache."""
     files = {graph: graph.context.removeprefix(f"{build.folder}/") for graph in build.graphs}
     compiled = (
         Stage(files[g].removesuffix(".onnx"), files[g], g.role == "prefill", g.role == "decode", compiled=True)
@@ -51,19 +51,19 @@ def stages_of(build: NpuBuild) -> tuple[Stage, ...]:
 
 
 def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: ModelSpec, width: int) -> bytes:
-    """The configuration of what lies in a device's folder; names are read from the graphs.
+    """The configuration for the graphs in a device's folder, from which it reads input and output names.
 
     Args:
-        folder: ``npu/<target>``; its graphs are written.
-        build: what they are.
+        folder: ``npu/<target>``; its graphs are already written.
+        build: describes them.
         runtime: the provider's name in genai and its options on the device.
         spec: the model.
-        width: tokens of a chunk of a prompt.
+        width: tokens per chunk of a prompt.
     """
     decoder = {
         "session_options": genai_session(),
         **genai_sizes(spec),
-        # genai takes a window for a layer's own: its cache gets window + slack slots, which must be the graphs'.
+        # genai allocates window + slack cache slots, which must match the graphs.
         "sliding_window": {
             "window_size": width,
             "cache_slack": build.past - width,
@@ -89,7 +89,7 @@ def pipeline_config(folder: Path, build: NpuBuild, runtime: Runtime, spec: Model
 
 
 def tokenizer_files(names: Sequence[str]) -> tuple[str, ...]:
-    """Those of a bundle's side files that a tokenizer needs."""
+    """The side files of a bundle that a tokenizer needs."""
     return tuple(name for name in names if name not in _ALONE)
 
 

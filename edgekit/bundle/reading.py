@@ -1,4 +1,4 @@
-"""What a shipped graph is made of, read from the file."""
+"""Read the contents of a bundle's graphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.types import JOINED
 from edgekit.types.npu import Placement
 
 _LARGEST_PLACEMENT = 50_000_000
-"""Bytes: some hundred a node."""
+"""Maximum size of placement.json in bytes; a node takes about a hundred."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def count_operators(bundle: Bundle) -> Counter[tuple[str, str]]:
-    """How many nodes of each (domain, operator) the graph has, subgraphs and functions included; "" is ONNX's domain.
+    """The number of nodes per (domain, operator), including subgraphs and functions; "" is ONNX's domain.
 
     Weights are not read.
     """
@@ -37,9 +37,9 @@ def count_operators(bundle: Bundle) -> Counter[tuple[str, str]]:
 
 
 def read_initializers(bundle: Bundle) -> Mapping[str, ir.TensorProtocol]:
-    """The graph's constants by name, and those that were joined under their own names too.
+    """The graph's constants by name; parts of joined constants are also listed under their own names.
 
-    Their bytes are mapped from the file, not read, until ``numpy()`` is used.
+    Their bytes are memory-mapped and not read until ``numpy()`` is called.
     """
     found: dict[str, ir.TensorProtocol] = {}
     for name, value in _load(bundle.graph).graph.initializers.items():
@@ -53,16 +53,18 @@ def _load(path: Path) -> ir.Model:
     """Read a graph.
 
     Raises:
-        BundleError: it is none.
+        BundleError: the file is not an ONNX graph.
     """
     try:
         return ir.load(path)
     except Exception as error:  # protobuf's and onnx_ir's errors have no common base class
-        raise BundleError(f"{path}: not an ONNX graph: {str(error)[:200]}", "build the bundle again") from error
+        raise BundleError(
+            f"{path}: not an ONNX graph: {str(error)[:200]}", "rebuild the bundle with `edgekit build`"
+        ) from error
 
 
 def _parts(joined: ir.TensorProtocol) -> Iterator[tuple[str, ir.TensorProtocol]]:
-    """What an initializer was joined of; see ``JOINED``."""
+    """The parts that an initializer was joined from; see ``JOINED``."""
     start = 0
     for part in joined.metadata_props.get(JOINED, "").split():
         name, _, rows = part.rpartition(":")
@@ -78,7 +80,7 @@ def _cut(joined: ir.TensorProtocol, start: int, stop: int) -> ir.TensorProtocol:
 
 @dataclass(frozen=True)
 class ContextFacts:
-    """What an EPContext graph says: operators that are not compiled, the binary beside it, who compiled it for what."""
+    """The facts of an EPContext graph: operators left uncompiled, the binary's file, and the compiler's note."""
 
     others: tuple[str, ...]
     binary: str
@@ -89,14 +91,15 @@ def read_context(path: Path) -> ContextFacts:
     """Read a compiled graph.
 
     Raises:
-        BundleError: it cannot be read, or holds no EPContext node with a binary of its own file.
+        BundleError: it cannot be read, or its EPContext nodes do not use exactly one binary file.
     """
     model = _load(path)
     nodes = [node for node in model.graph if node.op_type == "EPContext"]
     binaries = {a.as_string() for n in nodes if (a := n.attributes.get("ep_cache_context"))}
     if len(binaries) != 1:
         raise BundleError(
-            f"{path}: {len(nodes)} compiled nodes with {len(binaries)} binaries", "build the bundle again"
+            f"{path}: {len(nodes)} compiled nodes with {len(binaries)} binaries",
+            "rebuild the bundle with `edgekit build`",
         )
     notes = [v for k, v in model.metadata_props.items() if k.startswith("ep_compatibility_info.")]
     others = tuple(node.op_type for node in model.graph if node.op_type != "EPContext")
@@ -104,7 +107,7 @@ def read_context(path: Path) -> ContextFacts:
 
 
 def read_placements(path: Path) -> tuple[Placement, ...]:
-    """``placement.json``: where each node of each graph runs that was compiled alone.
+    """Read ``placement.json``: where each node runs, for each separately compiled graph.
 
     Raises:
         BundleError: it cannot be read.
@@ -113,18 +116,18 @@ def read_placements(path: Path) -> tuple[Placement, ...]:
         items = json.loads(read_plain(path, _LARGEST_PLACEMENT, error=BundleError))
         return tuple(from_json(Placement, json.dumps(item)) for item in items)
     except (ValueError, TypeError, RecursionError) as error:
-        raise BundleError(f"{path}: not a placement: {error}", "build the bundle again") from error
+        raise BundleError(f"{path}: not a placement: {error}", "rebuild the bundle with `edgekit build`") from error
 
 
 def node_names(path: Path) -> tuple[tuple[str, str], ...]:
-    """(name, operator) of each node of a graph's file, in order. Weights are not read."""
+    """The (name, operator) of each node in a graph's file, in order. Weights are not read."""
     return tuple((str(node.name), node.op_type) for node in _load(path).graph)
 
 
 def graph_at_level(bundle: Bundle, level: int) -> bytes:
-    """The graph with another accuracy level in its MatMulNBits nodes, as an ONNX file; its weights stay in the bundle.
+    """The graph with another accuracy level in its MatMulNBits nodes, serialized; its weights stay in the bundle.
 
-    Whoever loads it has to name the folder of the bundle's graph for external data (see run/predictor_worker.py).
+    To load it, pass the folder of the bundle's graph for external data (see run/predictor_worker.py).
     """
     model = _load(bundle.graph)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]

@@ -1,4 +1,4 @@
-"""``record``: what was measured goes into edgekit.json, beside what others write there at the same time."""
+"""``record``: write measurements into edgekit.json, safely with concurrent writers."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def record(
     calibration: Calibration | None = None,
     npus: Sequence[NpuBuild] = (),
 ) -> Bundle:
-    """Write what was measured into edgekit.json, in one stroke; what is not given stays as it is there now.
+    """Write measurements into edgekit.json atomically; those not given keep their current value.
 
-    A tuning takes the place of an older one of the same machine and runtime, what is for an NPU that of its device.
+    A tuning replaces an older one of the same machine and runtime, an NPU's build that of the same device.
 
     Returns:
-        The bundle with all that edgekit.json holds now, what others recorded since ``bundle`` was opened included.
+        The bundle with the new contents of edgekit.json, including what others recorded since ``bundle`` was opened.
 
     Raises:
-        BundleError: edgekit.json cannot be written, another process holds it, or the bundle was replaced by another.
+        BundleError: edgekit.json cannot be written, another process holds its lock, or the bundle was replaced.
     """
     fresh = {npu.target.name: npu for npu in npus}
     with writing(bundle.path / MANIFEST), locked(bundle.path):
         now = open_bundle(bundle.path, check=False)
         if now.sha256 != bundle.sha256:
             raise BundleError(
-                f"{bundle.path}: nothing was recorded: another bundle was put here since this one was opened",
-                "measure it again",
+                f"{bundle.path}: nothing was recorded: the bundle was replaced since it was opened",
+                "measure the new bundle",
             )
         there = now.manifest
         manifest = replace(
@@ -66,7 +66,7 @@ def _with(tuning: Tuning, others: Sequence[Tuning]) -> tuple[Tuning, ...]:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed recorders were making: the lock is ours, so nobody is making it any more."""
+    """Remove temporary files of killed processes; safe because we hold the lock."""
     for path in folder.iterdir():
         if is_scrap(path.name) and not path.is_dir():
             path.unlink(missing_ok=True)

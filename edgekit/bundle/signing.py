@@ -1,12 +1,11 @@
-"""Who says that a bundle is theirs: a signature in OpenSSH's format, beside edgekit.json.
+"""Sign bundles and check signatures, in OpenSSH's format, in a file next to edgekit.json.
 
-Signed is the statement: the manifest less what is measured later (quality, latency, tunings, ARM's scores, calibration,
-and what an NPU's emulator gave) and less the package of a provider, so with every file's name, size and sha256, the
-checkpoint's, the recipe, the target and the graphs. What is recorded later is not signed, and leaves the signature as
-it is.
+The signed statement is the manifest without later measurements (quality, latency, tunings, ARM scores, calibration, NPU
+emulation) and without provider packages. It covers the name, size and sha256 of every file and of the checkpoint, the
+recipe, the target and the graphs. Recording measurements later does not invalidate the signature.
 
-The format is OpenSSH's SSHSIG (PROTOCOL.sshsig), the key ssh-ed25519, the namespace NAMESPACE: ``ssh-keygen -Y sign``
-and ``-Y verify`` read and write the same file. One kind of key: nothing is negotiated.
+The format is OpenSSH's SSHSIG (PROTOCOL.sshsig) with an ssh-ed25519 key and the namespace NAMESPACE: ``ssh-keygen -Y
+sign`` and ``-Y verify`` write and read the same file. Only one type of key is supported, so nothing is negotiated.
 """
 
 from __future__ import annotations
@@ -37,16 +36,17 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle, Manifest, Target
 
 NAMESPACE = "edgekit-bundle"
-"""What a signature is for: one made for a commit or a file is none of a bundle."""
+"""The purpose of a signature: one made for a commit or a file is not valid for a bundle."""
 
 _MAGIC = b"SSHSIG"
 _KIND = b"ssh-ed25519"
 _HASHES = ("sha512", "sha256")
 _ARMOR = re.compile(r"-----BEGIN SSH SIGNATURE-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END SSH SIGNATURE-----\s*")
 _LARGEST = 1 << 16
-"""Bytes of a key or a signature."""
-_MAKE = "make one: ssh-keygen -t ed25519 -f KEY"
+"""Maximum size of a key or signature file in bytes."""
+_MAKE = "make a key: ssh-keygen -t ed25519 -f KEY"
 _SIGN = "sign it: edgekit sign BUNDLE --key KEY"
+_INSTALL = "pip install 'edgekit[sign]'"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Signature:
 
 
 def statement(manifest: Manifest) -> bytes:
-    """What is signed: one line of JSON in ASCII, keys sorted; the same as long as the bundle is the same."""
+    """The signed bytes: one line of ASCII JSON with sorted keys; deterministic for a given bundle."""
     npus = tuple(
         replace(
             npu,
@@ -98,7 +98,7 @@ def statement(manifest: Manifest) -> bytes:
 
 
 def _without_plugin(target: Target) -> Target:
-    """Which package a provider comes in is each installation's own to say (see admission), so nobody signs it."""
+    """The target without its provider's package, which each installation decides for itself (see admission)."""
     return target if target.npu is None else replace(target, npu=replace(target.npu, plugin=None))
 
 
@@ -106,7 +106,7 @@ def load_signer(path: Path) -> Signer:
     """Open a private key.
 
     Raises:
-        ConfigError: no such file, others may read it, it has a passphrase, or it is no ssh-ed25519 key; or
+        ConfigError: the file is missing, readable by others, has a passphrase or is not an ssh-ed25519 key; or
             cryptography is not installed.
     """
     try:
@@ -114,26 +114,26 @@ def load_signer(path: Path) -> Signer:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_ssh_private_key
     except ModuleNotFoundError as error:
-        raise ConfigError("to sign needs cryptography", "pip install 'edgekit[sign]'") from error
+        raise ConfigError("signing needs cryptography, which is not installed", _INSTALL) from error
     data, mode = _read(path, "key")
     if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"{path}: others may read this key", f"chmod 600 {path}")
+        raise ConfigError(f"{path}: the key is readable by other users", f"chmod 600 {path}")
     if data.startswith((b"ssh-", b"ecdsa-")):
-        raise ConfigError(f"{path}: is a public key", "give the private one, the file without .pub")
+        raise ConfigError(f"{path}: is a public key", "pass the private key, the file without .pub")
     try:
         key = load_ssh_private_key(data, password=None)
     except TypeError as error:
-        hint = "let ssh-keygen sign: edgekit sign BUNDLE | ssh-keygen -Y sign -n edgekit-bundle -f KEY"
+        hint = "sign with ssh-keygen: edgekit sign BUNDLE | ssh-keygen -Y sign -n edgekit-bundle -f KEY"
         raise ConfigError(f"{path}: has a passphrase", f"{hint} > BUNDLE/{SIGNATURE}") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path}: not a private key of OpenSSH's: {error}", _MAKE) from error
+        raise ConfigError(f"{path}: not an OpenSSH private key: {error}", _MAKE) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{path}: not a key of the kind ssh-ed25519", _MAKE)
+        raise ConfigError(f"{path}: not an ssh-ed25519 key", _MAKE)
     return Signer(key)
 
 
 def sign_bundle(bundle: Bundle, signer: Signer) -> str:
-    """Write the signature into the bundle; return the key's fingerprint. An older one is replaced.
+    """Write the signature into the bundle, replacing an older one; return the key's fingerprint.
 
     Raises:
         BundleError: it cannot be written.
@@ -156,14 +156,14 @@ def sign_bundle(bundle: Bundle, signer: Signer) -> str:
 
 
 def load_keys(path: Path) -> tuple[bytes, ...]:
-    """The public keys of a file: lines of a ``.pub`` file, or of OpenSSH's allowed_signers without options.
+    """The public keys in a file: lines of a ``.pub`` file, or of OpenSSH's allowed_signers without options.
 
     Raises:
-        ConfigError: no such file, a line that is none of these, or no key.
+        ConfigError: the file is missing, has an invalid line, or has no key.
     """
     data, _ = _read(path, "key")
     if b"PRIVATE KEY" in data:
-        raise ConfigError(f"{path}: is a private key", "give the public one, KEY.pub: the private one stays at home")
+        raise ConfigError(f"{path}: is a private key", "pass the public key, KEY.pub; never share the private one")
     keys = []
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
         words = line.split()
@@ -171,16 +171,16 @@ def load_keys(path: Path) -> tuple[bytes, ...]:
             continue
         at = next((i for i, word in enumerate(words) if word == _KIND.decode()), None)
         if at is None or at > 1 or len(words) < at + 2 or (key := _decode_key(words[at + 1])) is None:
-            hint = "a line is `ssh-ed25519 AAAA... comment`, a name may stand before it; options are not understood"
-            raise ConfigError(f"{path}:{number}: not a public key of the kind ssh-ed25519", hint)
+            hint = "write `ssh-ed25519 AAAA... comment`, optionally after a name; options are not supported"
+            raise ConfigError(f"{path}:{number}: not an ssh-ed25519 public key", hint)
         keys.append(key)
     if not keys:
-        raise ConfigError(f"{path}: holds no key", _MAKE)
+        raise ConfigError(f"{path}: has no key", _MAKE)
     return tuple(keys)
 
 
 def signed_by(bundle: Bundle) -> str:
-    """The fingerprint of the key that the bundle's signature names, "" where there is none. Nothing is checked.
+    """The fingerprint of the key named in the bundle's signature, "" if it is unsigned. Nothing is verified.
 
     Raises:
         BundleError: the signature cannot be read.
@@ -190,28 +190,28 @@ def signed_by(bundle: Bundle) -> str:
 
 
 def check_signature(bundle: Bundle, keys: Sequence[bytes]) -> str:
-    """The fingerprint of the key that signed the bundle, which is one of ``keys``.
+    """Verify that one of ``keys`` signed the bundle, and return its fingerprint.
 
-    The bundle must have been opened with ``check``: the signature is of what the manifest says.
+    The bundle must have been opened with ``check``, since the signature covers only the manifest.
 
     Raises:
-        BundleError: there is no signature, it is of another key, for something else, or the manifest is another.
+        BundleError: the bundle is unsigned, signed by another key or for another purpose, or was changed since.
         ConfigError: cryptography is not installed.
     """
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ModuleNotFoundError as error:
-        raise ConfigError("to check a signature needs cryptography", "pip install 'edgekit[sign]'") from error
+        raise ConfigError("checking a signature needs cryptography, which is not installed", _INSTALL) from error
     found = _read_signature(bundle)
     if found is None:
-        raise BundleError(f"{bundle.path}: is not signed", f"ask who built it; if that is you, {_SIGN}")
+        raise BundleError(f"{bundle.path}: is not signed", f"ask its builder for a signature, or {_SIGN}")
     name = _fingerprint(found.public)
     if found.public not in keys:
-        raise BundleError(f"{bundle.path}: signed by {name}, which is none of the keys given", "do not use this bundle")
+        raise BundleError(f"{bundle.path}: signed by {name}, which is not a trusted key", "do not use this bundle")
     if found.namespace != NAMESPACE:
         raise BundleError(
-            f"{bundle.path}: its signature is for {found.namespace!r}, not for {NAMESPACE!r}", "do not use this bundle"
+            f"{bundle.path}: the signature is for {found.namespace!r}, not for {NAMESPACE!r}", "do not use this bundle"
         )
     try:
         Ed25519PublicKey.from_public_bytes(found.public[-32:]).verify(
@@ -219,8 +219,8 @@ def check_signature(bundle: Bundle, keys: Sequence[bytes]) -> str:
         )
     except (InvalidSignature, ValueError) as error:
         raise BundleError(
-            f"{bundle.path}: the signature of {name} is not of this bundle: it has been changed since",
-            "do not use it; get it again from who signed it",
+            f"{bundle.path}: the signature of {name} does not match: the bundle was changed after signing",
+            "do not use it; get it again from the signer",
         ) from error
     return name
 
@@ -228,12 +228,12 @@ def check_signature(bundle: Bundle, keys: Sequence[bytes]) -> str:
 def _read(path: Path, what: str) -> tuple[bytes, int]:
     """The content of a small regular file, and its mode."""
     try:
-        # Not to wait where it is a pipe.
+        # O_NONBLOCK: do not wait on a pipe.
         with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(_LARGEST + 1) if stat.S_ISREG(mode) else b""
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no such {what} can be read: {error}", "check the path") from error
+        raise ConfigError(f"{path}: cannot read the {what}: {error}", "check the path") from error
     if not data or len(data) > _LARGEST:
         raise ConfigError(f"{path}: not a {what}", _MAKE)
     return data, mode
@@ -243,7 +243,7 @@ def _read_signature(bundle: Bundle) -> _Signature | None:
     path = bundle.path / SIGNATURE
     if not path.is_symlink() and not path.exists():
         return None
-    damaged = BundleError(f"{path}: not a signature of OpenSSH's by an ssh-ed25519 key", f"{_SIGN}, or get it again")
+    damaged = BundleError(f"{path}: not an OpenSSH signature by an ssh-ed25519 key", f"get it again, or {_SIGN}")
     if path.is_symlink():
         raise damaged
     try:
@@ -264,14 +264,14 @@ def _read_signature(bundle: Bundle) -> _Signature | None:
 
 
 class _Fields:
-    """SSH's wire format, taken apart from the front."""
+    """A reader of SSH's wire format."""
 
     def __init__(self, data: bytes) -> None:
         self.rest = data
 
     def take(self, count: int) -> bytes:
         if count > len(self.rest):
-            raise ValueError("it ends too soon")
+            raise ValueError("the data is truncated")
         taken, self.rest = self.rest[:count], self.rest[count:]
         return taken
 
@@ -284,7 +284,7 @@ def _string(data: bytes) -> bytes:
 
 
 def _signed(message: bytes, namespace: str, algorithm: str) -> bytes:
-    """What the key signs: SSHSIG's preamble and the message's hash."""
+    """The bytes that the key signs: SSHSIG's preamble and the message's hash."""
     digest = new_hash(algorithm, message).digest()
     return _MAGIC + b"".join(map(_string, (namespace.encode(), b"", algorithm.encode(), digest)))
 
@@ -302,5 +302,5 @@ def _decode_key(text: str) -> bytes | None:
 
 
 def _fingerprint(public: bytes) -> str:
-    """As ``ssh-keygen -l`` shows a key."""
+    """The fingerprint of a key as ``ssh-keygen -l`` shows it."""
     return "SHA256:" + base64.b64encode(sha256(public).digest()).decode().rstrip("=")

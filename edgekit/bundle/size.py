@@ -1,4 +1,4 @@
-"""How large a bundle would be, before anything of it is computed or written."""
+"""Predict the size of a bundle before anything is computed or written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BundleSize:
-    """Bytes of a bundle's files: the graph, its data file, and everything beside them (0 when not known)."""
+    """Bytes of a bundle's files: the graph, its data file, and all others (0 if unknown)."""
 
     graph: int
     data: int
@@ -28,16 +28,16 @@ class BundleSize:
 def predict_size(
     model: ir.Model, files: Sequence[SideFile], spec: ModelSpec, target: Target, precision: Precision
 ) -> BundleSize:
-    """The bytes of the bundle that ``write_bundle`` would write; no tensor is evaluated, nothing is written.
+    """The size of the bundle that ``write_bundle`` would write; evaluates no tensor and writes nothing.
 
     Args:
-        model: the lowered graph; changed in place, and good for nothing afterwards.
-        files: the checkpoint's side files; empty when they are not known.
+        model: the lowered graph; changed in place and unusable afterwards.
+        files: the checkpoint's side files; empty if unknown.
         spec: the decoder's numbers.
         target: the device.
         precision: of the weights.
     """
-    from edgekit.bundle.external import predict_bytes  # onnx_ir: only those who have a graph wait for it
+    from edgekit.bundle.external import predict_bytes  # loads onnx_ir
 
     name = GRAPH_NAMES[precision]
     graph, data = predict_bytes(model, Path(name))

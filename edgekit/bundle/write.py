@@ -1,4 +1,4 @@
-"""A bundle in the making: a hidden folder beside its place, renamed into it when everything is written."""
+"""Write a bundle atomically: in a hidden folder next to its destination, renamed when everything is written."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 
 BUNDLE = "bundle"
-"""In the hidden folder of a build: what will be renamed to its place."""
+"""The subfolder of a build's hidden folder that is renamed to the destination."""
 
 _ASIDE, _LOCK = "replaced", "lock"
 
 
 class BundleWriter:
-    """The files written so far. Made by ``write_bundle``; nothing of it is seen at ``out`` before ``finish``.
+    """Writes a bundle's files to ``folder``; nothing appears at ``out`` before ``finish``. Made by ``write_bundle``.
 
-    ``folder`` is where they lie until then. ``leftovers`` are of killed builds of the same place; ``others`` counts
-    those that other users could have put there, which are left alone.
+    ``leftovers`` are folders of killed builds with the same destination; ``others`` counts those that other users could
+    have made, which are not touched.
     """
 
     def __init__(
@@ -71,11 +71,10 @@ class BundleWriter:
         Args:
             model: its large initializers become external tensors.
             name: path in the bundle, ``onnx/model_q4.onnx``.
-            resume: what makes the build one that can be gone on with when it is killed. A killed build of the same
-                place and key is gone on with here.
-            progress: told the bytes written.
+            resume: makes the build resumable, and resumes a killed build with the same destination and key.
+            progress: called with the bytes written.
         """
-        from edgekit.bundle.external import write_model  # onnx_ir: only those who write a graph wait for it
+        from edgekit.bundle.external import write_model  # loads onnx_ir
 
         path = self._place(name)
         with writing(path, 0):
@@ -95,7 +94,7 @@ class BundleWriter:
         self._graphs[name] = GraphFile.of(model, name, f"{name}_data" in self._files)
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Write one file as it is."""
+        """Write one file."""
         path = self._place(name)
         with writing(path, len(data)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +102,7 @@ class BundleWriter:
         self._files[name] = FileEntry(name, len(data), sha256(data).hexdigest())
 
     def adopt_file(self, name: str, path: Path) -> None:
-        """Move a file that lies in ``folder`` already, but not yet in the bundle, to its place."""
+        """Move a file that is already in ``folder`` to its place in the bundle."""
         place = self._place(name)
         size = path.stat().st_size
         with writing(place, size):
@@ -114,12 +113,12 @@ class BundleWriter:
     def write_side_files(
         self, files: Sequence[SideFile], spec: ModelSpec, target: Target, graph: str, precision: Precision
     ) -> None:
-        """Write the checkpoint's files and what the other runtimes need to open the graph, already written."""
+        """Write the checkpoint's files and those that other runtimes need for ``graph``, which is already written."""
         for file in runtime_files(files, spec, target, self._graphs[graph], precision):
             self.write_file(file.name, file.data)
 
     def finish(self, manifest: Manifest) -> Bundle:
-        """Write edgekit.json, wait for the disk, and rename the folder into place.
+        """Write edgekit.json, sync to disk, and rename the folder to its destination.
 
         Args:
             manifest: its ``files`` are replaced by those written.
@@ -137,23 +136,22 @@ class BundleWriter:
 
     def _place(self, name: str) -> Path:
         path = inside(self.folder, name)
-        # Where upper and lower case are one, the second of two such files would take the place of the first.
+        # On a case-insensitive file system, the second of two such files would replace the first.
         if name.casefold() in {known.casefold() for known in (*self._files, MANIFEST, SIGNATURE)}:
-            raise BundleError(f"{name}: written twice", "two files of the checkpoint have this name")
+            raise BundleError(f"{name}: two files of the bundle have this name", "rename one in the checkpoint")
         return path
 
 
 @contextmanager
 def write_bundle(out: Path | str, *, force: bool = False) -> Iterator[BundleWriter]:
-    """Begin a bundle at ``out``. Leaving the block without ``finish``, for whatever reason, leaves nothing behind.
+    """Start a bundle at ``out``. Leaving the block without ``finish``, for whatever reason, leaves nothing behind.
 
-    What is in the making lies in a hidden folder beside ``out`` that only this user can look into, and whose lock the
-    process holds until it ends. A process that is killed leaves it; the next one of the same place goes on with it or
-    removes it.
+    The files are written to a hidden folder next to ``out`` that only this user can access, and whose lock the process
+    holds. A killed process leaves it behind; the next build with the same destination resumes or removes it.
 
     Args:
-        out: the bundle's folder. It may be absent or empty; a bundle there is replaced when ``force``.
-        force: replace a bundle.
+        out: the bundle's folder. It may be missing or empty; an existing bundle is replaced with ``force``.
+        force: replace an existing bundle.
 
     Raises:
         BundleError: ``out`` is a file, a link, a bundle (without ``force``), or a folder that holds anything else.
@@ -175,7 +173,7 @@ def write_bundle(out: Path | str, *, force: bool = False) -> Iterator[BundleWrit
         try:
             yield BundleWriter(out, folder, force, leftovers, others)
         except BundleError as error:
-            # The hidden folder is gone when this is read.
+            # The user knows nothing of the hidden folder.
             raise BundleError(error.message.replace(str(folder), str(out)), error.hint) from error
 
 
@@ -183,14 +181,14 @@ def write_bundle(out: Path | str, *, force: bool = False) -> Iterator[BundleWrit
 class Workshop:
     """The hidden folder of one build, and the open handle that holds its lock.
 
-    In it: the bundle in the making, its journal, the lock, and a bundle that was set aside.
+    It contains the unfinished bundle, its journal, the lock, and the replaced bundle.
     """
 
     path: Path
     lock: int
 
     def remove(self) -> None:
-        """Delete it with all that is in it; no link is followed."""
+        """Delete the folder and its contents without following links."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self.lock)
 
@@ -200,7 +198,7 @@ def _workshop_prefix(out: Path) -> str:
 
 
 def _open_workshop(out: Path) -> Workshop:
-    """A new one. Who looks for leftovers may be faster than we with the lock: then another."""
+    """Make a new workshop. If another process takes its lock while looking for leftovers, try again."""
     while True:
         path = out.with_name(_workshop_prefix(out) + token_hex(8))
         path.mkdir(mode=0o700)
@@ -216,9 +214,9 @@ def _open_workshop(out: Path) -> Workshop:
 
 
 def _leftovers(out: Path) -> tuple[tuple[Workshop, ...], int]:
-    """What killed builds of ``out`` left, ours now; and how many there are that others could have put there.
+    """Take over the folders of killed builds of ``out``, and count those that other users could have made.
 
-    A bundle that one of them had set aside goes back to its place.
+    If a build was killed while replacing a bundle, the old bundle is put back.
     """
     prefix, found, others = _workshop_prefix(out), [], 0
     for path in sorted(p for p in out.parent.iterdir() if p.name.startswith(prefix)):
@@ -230,9 +228,9 @@ def _leftovers(out: Path) -> tuple[tuple[Workshop, ...], int]:
         try:
             lock = try_lock(path / _LOCK)
         except OSError:
-            continue  # its build has ended and removed it
+            continue  # its build has just ended and removed it
         if lock is None:
-            continue  # its build is alive
+            continue  # its build is still running
         aside = path / _ASIDE
         if is_private(aside, strict=False) and not out.exists():
             aside.rename(out)
@@ -241,7 +239,7 @@ def _leftovers(out: Path) -> tuple[tuple[Workshop, ...], int]:
 
 
 def is_private(path: Path, *, strict: bool = True) -> bool:
-    """Whether a folder is this user's and no link; with ``strict``, nobody else may even look into it."""
+    """Whether a path is this user's own folder and not a link; with ``strict``, others must have no access at all."""
     try:
         facts = path.lstat()
     except OSError:
@@ -255,15 +253,15 @@ def _require_free(out: Path, force: bool) -> None:
     if not os.path.lexists(out):
         return
     if out.is_symlink():
-        raise BundleError(f"{out}: is a link", "name what it points to")
+        raise BundleError(f"{out}: is a link", "pass the path it points to")
     if not out.is_dir():
-        raise BundleError(f"{out}: is not a folder", "choose another place")
+        raise BundleError(f"{out}: is not a folder", "choose another folder")
     if not any(out.iterdir()):
         return
     if not (out / MANIFEST).is_file():
         raise BundleError(f"{out}: the folder exists and is not a bundle", "choose another folder, or empty this one")
     if not force:
-        raise BundleError(f"{out}: there is a bundle already", "`force` replaces it")
+        raise BundleError(f"{out}: a bundle already exists", "pass `force` to replace it")
     hint = "move it elsewhere, or choose another folder"
     try:
         foreign = sorted(_present(out) - listed_files(out))
@@ -274,21 +272,21 @@ def _require_free(out: Path, force: bool) -> None:
 
 
 def _present(folder: Path) -> set[str]:
-    """The files of a folder, but what killed processes were making there."""
+    """The files of a folder, except temporary files of killed processes."""
     found = (p for p in folder.rglob("*") if not p.is_dir() or p.is_symlink())
     return {p.relative_to(folder).as_posix() for p in found if not is_scrap(p.name)}
 
 
 def _put(folder: Path, out: Path, force: bool) -> None:
-    """Let ``folder`` take the place of ``out``, in one stroke where the system can.
+    """Move ``folder`` to ``out``, atomically if the system supports it.
 
-    Where it cannot, what was there is set aside first, and comes back if the rename fails.
+    Otherwise an existing bundle is set aside first, and put back if the rename fails.
     """
     _require_free(out, force)
     if not (out.is_dir() and any(out.iterdir())):
         folder.rename(out)
         return
-    with locked(out):  # nobody is writing a record there
+    with locked(out):  # no process is recording measurements there
         _require_free(out, force)
         mode = stat.S_IMODE(out.stat().st_mode)
         if not exchange(folder, out):

@@ -1,6 +1,6 @@
 """The command line: the only place that prints and exits.
 
-Exit codes: 0 done; 1 the user can fix it (an ``error:`` line and a ``hint:`` line); 2 our bug (traceback);
+Exit codes: 0 done; 1 the user can fix it (an ``error:`` line and a ``hint:`` line); 2 a bug in edgekit (traceback);
 3 a gate failed; 130 Ctrl-C; 141 the reader of a pipe has gone.
 """
 
@@ -25,24 +25,24 @@ DONE, USER, BUG, GATE, INTERRUPTED, PIPE = 0, 1, 2, 3, 130, 141
 _SYSTEM_HINTS = {
     errno.ENOSPC: "free some space, or write to another disk",
     errno.EDQUOT: "free some of your quota, or write to another disk",
-    errno.EACCES: "check the permissions, or choose another place",
-    errno.EPERM: "check the permissions, or choose another place",
-    errno.EROFS: "the file system is read-only: choose another place",
+    errno.EACCES: "check the permissions, or choose another path",
+    errno.EPERM: "check the permissions, or choose another path",
+    errno.EROFS: "choose a path outside this read-only file system",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
-    errno.EISDIR: "give a file, not a directory",
-    errno.ENAMETOOLONG: "shorten the name: a file's has 255 bytes at most",
+    errno.EISDIR: "pass a file, not a directory",
+    errno.ENAMETOOLONG: "shorten the file name to 255 bytes",
     errno.EMFILE: "raise the limit of open files (ulimit -n), or close other programs",
-    errno.ENOMEM: "close other programs, or take a smaller model",
-    errno.EADDRINUSE: "another program listens there: choose another port",
+    errno.ENOMEM: "close other programs, or use a smaller model",
+    errno.EADDRINUSE: "choose another port: a program already listens on this one",
 }
-_SYSTEM_HINT = "the system refused it: look at the path, its permissions, the disk and the network, then try again"
-_MEMORY_HINT = "close other programs, or take a smaller model, a shorter context or --small-memory"
+_SYSTEM_HINT = "check the path, its permissions, the disk and the network, then try again"
+_MEMORY_HINT = "close other programs, or use a smaller model, a shorter context or --small-memory"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The program: run one command line and exit."""
-    # Libraries and graphs are a million objects that stay; walking them over and over is a tenth of a build.
+    """Run one command line and exit."""
+    # Libraries and graphs are a million long-lived objects; scanning them again and again costs a tenth of a build.
     gc.set_threshold(200_000, 20, 20)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
@@ -68,7 +68,7 @@ def _explain(arguments: Sequence[str], error: BaseException) -> int:
         case EdgekitError():
             code = _refuse(arguments, name_flags(error.message, arguments), name_flags(error.hint, arguments))
         case OSError(errno=errno.EPIPE) | SystemExit():
-            # Typer and rich exit, and only then, when the reader of stdout has gone.
+            # Typer and rich exit only when the reader of stdout has gone.
             code = _leave_pipe()
         case OSError(errno=number):
             code = _refuse(arguments, str(error) or type(error).__name__, _SYSTEM_HINTS.get(number or 0, _SYSTEM_HINT))
@@ -87,24 +87,24 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
     from edgekit.cli.app import app
 
-    # Boxes are for eyes; a pipe gets plain help.
+    # A pipe gets plain help, without boxes.
     app.rich_markup_mode = "rich" if sys.stdout.isatty() else None
     try:
         code = get_command(app).main(list(arguments), prog_name="edgekit", standalone_mode=False)
     except TyperException as error:
         return _misuse(arguments, error)
-    # Typer turns Ctrl-C into this code.
+    # Typer returns this code on Ctrl-C.
     return _interrupt() if code == INTERRUPTED else code if isinstance(code, int) else DONE
 
 
 def _misuse(arguments: Sequence[str], error: TyperException) -> int:
-    """A command line that Typer cannot parse: our two lines instead of its box."""
+    """Report a command line that Typer cannot parse in our two lines instead of its box."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         say(error.format_message())
         return DONE
     path = context.command_path if context else "edgekit"
-    hint = f"`{path} --help` shows what it takes"
+    hint = f"see `{path} --help`"
     command = getattr(context, "command", None)
     if hasattr(error, "option_name") and command:
         known = [name for parameter in command.params for name in parameter.opts]
@@ -114,7 +114,7 @@ def _misuse(arguments: Sequence[str], error: TyperException) -> int:
         hint = f"did you mean {suggestion} {hint}"
     elif hasattr(error, "possibilities"):
         message = error.message
-    message = message.replace("Value error, ", "")
+    message = message.replace("Value error, ", "").replace("Input should be", "must be")
     return _refuse(arguments, message[0].lower() + message[1:].rstrip("."), hint)
 
 
@@ -128,13 +128,13 @@ def _refuse(arguments: Sequence[str], message: str, hint: str) -> int:
 
 
 def _confess(error: BaseException) -> int:
-    """An error that is ours: everything that helps to mend it."""
+    """Print what a report of a bug in edgekit needs."""
     import traceback
 
     traceback.print_exception(error)
     sys.stderr.write(
-        "\nThis is a bug in edgekit, not a mistake of yours. Please report it with the lines above, the command and "
-        "the output of `edgekit doctor`.\n"
+        "\nThis is a bug in edgekit. Please report it with the lines above, the command and the output of "
+        "`edgekit doctor`.\n"
     )
     return BUG
 
@@ -145,6 +145,6 @@ def _interrupt() -> int:
 
 
 def _leave_pipe() -> int:
-    """Give the interpreter something to flush into, so that it ends in silence."""
+    """Point stdout to the null device, so that the interpreter exits without an error message."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return PIPE

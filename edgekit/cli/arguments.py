@@ -1,6 +1,6 @@
 """Arguments that several commands take.
 
-Annotations are read by Typer while it runs, so this file does without ``from __future__ import annotations``.
+Typer reads annotations at run time, so this file does without ``from __future__ import annotations``.
 """
 
 from pathlib import Path
@@ -15,19 +15,34 @@ MOST_TOKENS = 1 << 24
 """Longer than any model's context."""
 MOST_RUNS = 10_000
 LAST_SEED = (1 << 32) - 1
-"""The largest that all generators of random numbers take."""
+"""The largest seed that all random generators accept."""
 LEAST_MB, MOST_MB = 0.001, 1e9
 MOST = 1e9
-"""Of a price or of tokens a second: beyond what anyone means."""
+"""Upper limit of prices and of tokens per second."""
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A directory that `edgekit build` made.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; talk goes to stderr.")]
+Context = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_TOKENS, help="Size of the KV cache in tokens.", show_default="the model's"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, max=MOST_TOKENS, help="Most tokens to generate.", show_default="as many as the context holds"),
+]
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
 ]
-
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")]
+Policy = Annotated[Path, typer.Option(help="The routing policy: a .toml file such as examples/routing/policy.toml.")]
+Record = Annotated[bool, typer.Option("--record", help="Write the result into the bundle's edgekit.json.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+SecondOpinion = Annotated[
+    Path | None, typer.Option(metavar="BUNDLE", help="The second bundle that the calibration was made with.")
+]
 SmallMemory = Annotated[
-    bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens, slower prompts.")
+    bool,
+    typer.Option("--small-memory", help="Use half the memory: one graph for prompts and tokens, with slower prompts."),
 ]
 Threads = Annotated[
     int | None,
@@ -35,21 +50,21 @@ Threads = Annotated[
         min=1,
         max=MOST_THREADS,
         help="CPU threads.",
-        show_default="as `bench --tune` found, else the physical cores this process may use",
+        show_default="tuned by `bench --tune`, else the physical cores this process may use",
     ),
 ]
 
 
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
-    """Whole numbers of tokens separated by commas, ``least`` to MOST_TOKENS.
+    """Parse whole numbers of tokens separated by commas, from ``least`` to MOST_TOKENS.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: the text is anything else.
     """
     try:
         found = tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise ConfigError(f"{option} is '{text}'", "give whole numbers separated by commas: 0,512,2048") from None
+        raise ConfigError(f"{option} is '{text}'", "pass whole numbers separated by commas: 0,512,2048") from None
     if not all(least <= number <= MOST_TOKENS for number in found):
-        raise ConfigError(f"{option} is '{text}'", f"give numbers from {least} to {MOST_TOKENS}")
+        raise ConfigError(f"{option} is '{text}'", f"pass numbers from {least} to {MOST_TOKENS}")
     return found

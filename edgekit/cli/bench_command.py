@@ -1,4 +1,4 @@
-"""``edgekit bench``, with its ``--tune``. As in app.py, Typer reads the annotations while it runs."""
+"""``edgekit bench`` and its ``--tune``. As in app.py, Typer reads the annotations at run time."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, SmallMemory, Threads, numbers
+from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, Record, SmallMemory, Threads, numbers
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, MeasureError
 from edgekit.host.disk import add_line, writing
@@ -17,28 +17,28 @@ def bench(
     ctx: typer.Context,
     bundle: BundlePath,
     *,
-    pp: Annotated[str, typer.Option(help="Prompt lengths to prefill, with commas.")] = "512",
-    tg: Annotated[str, typer.Option(help="Numbers of tokens to generate, with commas.")] = "128",
-    depth: Annotated[str, typer.Option(help="Tokens of context to generate after, with commas.")] = "0,512,2048",
-    repetitions: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Timed runs of each.")] = 5,
-    warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Runs before them, not counted.")] = 1,
+    pp: Annotated[str, typer.Option(help="Prompt lengths to prefill, separated by commas.")] = "512",
+    tg: Annotated[str, typer.Option(help="Numbers of tokens to generate, separated by commas.")] = "128",
+    depth: Annotated[str, typer.Option(help="Context lengths to generate after, separated by commas.")] = "0,512,2048",
+    repetitions: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="Timed runs of each workload.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Untimed runs before those.")] = 1,
     threads: Threads = None,
     small_memory: SmallMemory = False,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Of a bundle for an NPU: measure its graph for the CPU.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Measure the CPU graph of a bundle for an NPU.")] = False,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle, a minute or two.")
+        bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle (minutes).")
     ] = False,
-    record: Annotated[bool, typer.Option("--record", help="Keep the result in the bundle's edgekit.json.")] = False,
+    record: Record = False,
     output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
     json: Json = False,
 ) -> None:
     """Measure a bundle's speed on this machine.
 
-    Prints a table; --json prints the measurement record with every sample, --record keeps it. With --tune: tries
-    threads, spinning, pinning, which graph prompts take and in runs of what length, on prompts of --pp tokens; what
-    wins is used whenever the bundle is opened on this class of machine.
+    Prints a table; --json prints the measurement with every sample. --tune tries thread counts, spinning, pinning, and
+    the graph and chunk size for prompts of --pp tokens; the fastest settings are used whenever the bundle is opened on
+    this class of machine.
 
-    The speed of an NPU cannot be measured here: of a bundle for one, prints what a token is estimated to cost there.
+    The speed of an NPU cannot be measured here: for a bundle with NPU graphs, prints the estimated cost of a token.
     """
     if tune:
         _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
@@ -52,15 +52,22 @@ def bench(
     if opened.manifest.npus and not cpu:
         if record or output:
             raise ConfigError(
-                f"{bundle}: no speed of an NPU can be measured here, to be kept", "--cpu measures the CPU's"
+                f"{bundle}: the speed of an NPU cannot be measured here", "pass --cpu to measure the CPU graph"
             )
         _estimate(opened, json)
         return
     with Bars() as progress:
         measurement = bench_bundle(
-            opened, pp=numbers("--pp", pp), tg=numbers("--tg", tg), depth=numbers("--depth", depth, 0),
-            repetitions=repetitions, warmup=warmup, threads=threads, small_memory=small_memory, progress=progress,
-        )  # fmt: skip
+            opened,
+            pp=numbers("--pp", pp),
+            tg=numbers("--tg", tg),
+            depth=numbers("--depth", depth, 0),
+            repetitions=repetitions,
+            warmup=warmup,
+            threads=threads,
+            small_memory=small_memory,
+            progress=progress,
+        )
     line = console.document_text(measurement)
     if record:
         keep(opened, latency=measurement)
@@ -86,15 +93,13 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
     if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:
         raise ConfigError(
-            f"--{idle[0].replace('_', '-')} has no part in --tune",
-            "it takes --pp, --repetitions, --threads and --output",
+            f"--{idle[0].replace('_', '-')} does not apply to --tune",
+            "pass only --pp, --repetitions, --threads or --output with it",
         )
     opened = open_bundle(path)
+    rounds = ctx.params["repetitions"] if "repetitions" in given else ROUNDS
     with Bars() as progress:
-        tuning = tune_bundle(
-            opened, prompt=prompt, threads=threads, progress=progress,
-            rounds=ctx.params["repetitions"] if "repetitions" in given else ROUNDS,
-        )  # fmt: skip
+        tuning = tune_bundle(opened, prompt=prompt, threads=threads, rounds=rounds, progress=progress)
     quiet = is_quiet(tuning)
     if quiet:
         record(opened, tuning=tuning)
@@ -105,7 +110,7 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     console.emit(tuning) if json else console.show(*tuning_tables(tuning))
     if not quiet:
         raise MeasureError(
-            f"{path}: nothing was written: others used the machine, "
-            f"{100 * (tuning.waited or 0):.0f} % of a trial went by waiting for a core",
-            "stop what else runs and tune again",
+            f"{path}: nothing was written: the machine was busy, "
+            f"a trial spent {100 * (tuning.waited or 0):.0f} % of its time waiting for a core",
+            "stop other programs and tune again",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,75 +17,111 @@ if TYPE_CHECKING:
 
 LONGEST = 10_000_000
 """Bytes of a prompt on stdin."""
-WELCOME = "Ctrl-C stops an answer, Ctrl-D or /exit leaves; /reset forgets; /system TEXT sets the system message."
+WELCOME = "Ctrl-C stops an answer; /reset starts over; /system TEXT sets the system message; /exit or Ctrl-D quits."
 
 
-def answer(
-    bundle: Bundle,
-    prompt: str,
-    sampling: Sampling,
-    *,
-    system: str | None = None,
-    raw: bool = False,
-    threads: int | None = None,
-    context: int | None = None,
-    signals: bool = False,
-    streamed: bool = True,
-    lookup: bool | None = None,
-    small_memory: bool = False,
-) -> Answer:
-    """Answer one prompt, printing the text as it comes unless ``streamed`` is False.
+@dataclass(frozen=True)
+class Session:
+    """A bundle and how to run it; the fields are the options of ``edgekit run``."""
 
-    Raises:
-        RunError: the prompt does not fit, or the bundle cannot run here.
-    """
-    from edgekit.run import Tokenizer, generate, load_runner
+    bundle: Bundle
+    sampling: Sampling
+    system: str | None
+    threads: int | None
+    context: int | None
+    lookup: bool | None
+    small_memory: bool
 
-    tokenizer = Tokenizer.of(bundle)
-    if not (raw or tokenizer.has_chat_template):
-        console.note("this model has no chat template: it continues the prompt as it is")
-        raw = True
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    text = prompt if raw else tokenizer.render_chat([*messages, {"role": "user", "content": prompt}])
-    ids = tokenizer.encode(text, special=raw)
-    runner = load_runner(bundle, threads=threads, context=context, small_memory=small_memory)
-    start = perf_counter()
-    tokens, pieces = [], []
-    generation = generate(runner, tokenizer, ids, sampling, signals=signals, lookup=lookup)
-    try:
-        for emitted in generation:
-            pieces.append(emitted.text)
-            tokens.append(Token.of(emitted, tokenizer.decode([emitted.token])))
-            if streamed:
-                console.stream(emitted.text)
-    except KeyboardInterrupt:
-        generation.close()
-    finally:
-        runner.close()
-    if streamed:
-        console.stream("\n")
-    return Answer(
-        text="".join(pieces),
-        finish=generation.finish or "cancelled",
-        prompt_tokens=len(ids),
-        new_tokens=len(tokens),
-        seconds=perf_counter() - start,
-        drafted=generation.drafted,
-        accepted=generation.accepted,
-        tokens=tuple(tokens) if signals else (),
-    )
+    def answer(self, prompt: str, *, raw: bool, signals: bool, streamed: bool) -> Answer:
+        """Answer one prompt, printing the text as it comes if ``streamed``.
+
+        Raises:
+            RunError: the prompt does not fit, or the bundle cannot run here.
+        """
+        from edgekit.run import Tokenizer, generate, load_runner
+
+        tokenizer = Tokenizer.of(self.bundle)
+        if not (raw or tokenizer.has_chat_template):
+            console.note("this model has no chat template: it continues the prompt as it is")
+            raw = True
+        messages = [{"role": "system", "content": self.system}] if self.system is not None else []
+        text = prompt if raw else tokenizer.render_chat([*messages, {"role": "user", "content": prompt}])
+        ids = tokenizer.encode(text, special=raw)
+        runner = load_runner(self.bundle, threads=self.threads, context=self.context, small_memory=self.small_memory)
+        start = perf_counter()
+        tokens, pieces = [], []
+        generation = generate(runner, tokenizer, ids, self.sampling, signals=signals, lookup=self.lookup)
+        try:
+            for emitted in generation:
+                pieces.append(emitted.text)
+                tokens.append(Token.of(emitted, tokenizer.decode([emitted.token])))
+                if streamed:
+                    console.stream(emitted.text)
+        except KeyboardInterrupt:
+            generation.close()
+        finally:
+            runner.close()
+        if streamed:
+            console.stream("\n")
+        return Answer(
+            text="".join(pieces),
+            finish=generation.finish or "cancelled",
+            prompt_tokens=len(ids),
+            new_tokens=len(tokens),
+            seconds=perf_counter() - start,
+            drafted=generation.drafted,
+            accepted=generation.accepted,
+            tokens=tuple(tokens) if signals else (),
+        )
+
+    def converse(self) -> None:
+        """Chat until the user quits. Ctrl-C ends an answer or clears a line, not the chat."""
+        import readline  # noqa: F401  # gives input() history and editing
+
+        console.note(WELCOME)
+        chat = self._chat(self.system)
+        while True:
+            try:
+                word, _, rest = input("> ").strip().partition(" ")
+                if word == "/exit":
+                    break
+                if word == "/system":
+                    chat.close()
+                    chat = self._chat(rest or None)
+                    console.note("new conversation with this system message" if rest else "no system message")
+                elif word:
+                    _take(chat, word, rest)
+            except EOFError:
+                console.stream("\n")
+                break
+            except KeyboardInterrupt:
+                console.stream("\n")
+        chat.close()
+
+    def _chat(self, system: str | None) -> Chat:
+        from edgekit.run import Chat
+
+        return Chat(
+            self.bundle,
+            threads=self.threads,
+            context=self.context,
+            sampling=self.sampling,
+            system=system,
+            lookup=self.lookup,
+            small_memory=self.small_memory,
+        )
 
 
 def piped_prompt(*, raw: bool) -> str:
-    """The whole of stdin as one prompt; unless ``raw``, without the line end that a shell puts behind it.
+    """All of stdin as one prompt; without the final newline that a shell adds, unless ``raw``.
 
     Raises:
-        ConfigError: there is nothing in it, too much of it, or something that is not text.
+        ConfigError: stdin is empty, too long, or not UTF-8.
     """
-    # Bytes: reading text would turn the line ends of other systems into this one's.
+    # Bytes: reading text would translate line endings.
     data = sys.stdin.buffer.read(LONGEST + 1) if sys.stdin else b""
     if len(data) > LONGEST:
-        raise ConfigError(f"stdin holds more than {LONGEST:,} bytes", "no model reads as much: give a part of it")
+        raise ConfigError(f"stdin holds more than {LONGEST:,} bytes", "pass a shorter prompt")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -92,67 +129,15 @@ def piped_prompt(*, raw: bool) -> str:
     if not raw:
         text = text.removesuffix("\n").removesuffix("\r")
     if not text or not (raw or text.strip()):
-        raise ConfigError("stdin holds no prompt", 'give one: edgekit run BUNDLE "prompt"')
+        raise ConfigError("stdin holds no prompt", 'pass one: edgekit run BUNDLE "prompt"')
     return text
 
 
-def converse(
-    bundle: Bundle,
-    sampling: Sampling,
-    *,
-    system: str | None,
-    threads: int | None,
-    context: int | None,
-    lookup: bool | None = None,
-    small_memory: bool = False,
-) -> None:
-    """Chat until the person leaves. Ctrl-C ends an answer or clears a line, not the chat."""
-    import readline  # noqa: F401  # gives input() history and editing
-
-    from edgekit.run import Chat
-
-    console.note(WELCOME)
-    chat = Chat(
-        bundle,
-        threads=threads,
-        context=context,
-        sampling=sampling,
-        system=system,
-        lookup=lookup,
-        small_memory=small_memory,
-    )
-    while True:
-        try:
-            word, _, rest = input("> ").strip().partition(" ")
-            if word == "/exit":
-                break
-            if word == "/system":
-                chat.close()
-                chat = Chat(
-                    bundle,
-                    threads=threads,
-                    context=context,
-                    sampling=sampling,
-                    system=rest or None,
-                    lookup=lookup,
-                    small_memory=small_memory,
-                )
-                console.note("a new conversation with this system message" if rest else "no system message")
-            elif word:
-                _take(chat, word, rest)
-        except EOFError:
-            console.stream("\n")
-            break
-        except KeyboardInterrupt:
-            console.stream("\n")
-    chat.close()
-
-
 def _take(chat: Chat, word: str, rest: str) -> None:
-    """Do what one line says; a line that is no command is a question."""
+    """Run one line of input: a command, or else a question."""
     if word == "/reset":
         chat.reset()
-        console.note("forgotten")
+        console.note("new conversation")
     elif word.startswith("/"):
         console.note(WELCOME)
     else:

@@ -1,4 +1,4 @@
-"""Typer's application, with two things for every command: values that mean something, and help beside the gate."""
+"""Typer's classes, with stricter checks of every value and help that bypasses the output gate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FREE = ("prompt", "system")
-"""Parameters whose text is nobody's name for anything: it may be empty, and of any length."""
+"""Parameters with free text, which may be empty."""
 
 
 SECTIONS = {
@@ -26,7 +26,7 @@ SECTIONS = {
     "Run and measure": ("run", "bench", "report"),
     "Serve": ("route", "serve"),
 }
-"""The commands in the order of use."""
+"""All commands, in the order of use."""
 
 
 class Commands(typer.Typer):
@@ -36,12 +36,12 @@ class Commands(typer.Typer):
         super().__init__(cls=cls or Group, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
-        """As Typer's."""
+        """Register a command, as Typer does."""
         return super().command(name, cls=CheckedCommand, **options)
 
 
 class Group(TyperGroup):
-    """A group of commands; its help is in rich's own styles."""
+    """A group of commands."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the help."""
@@ -50,7 +50,7 @@ class Group(TyperGroup):
 
 
 class Sections(Group):
-    """The group of all commands, in the order of SECTIONS, under their headings."""
+    """The top-level group, with its commands under the headings of SECTIONS."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -61,7 +61,7 @@ class Sections(Group):
             commands[name].rich_help_panel = section
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the commands in plain text; on a terminal rich does it, by their panels."""
+        """List the commands in plain text; on a terminal, rich lists them by panel."""
         del ctx
         for section, names in SECTIONS.items():
             with formatter.section(section):
@@ -69,7 +69,7 @@ class Sections(Group):
 
 
 class CheckedCommand(TyperCommand):
-    """A command that refuses, before it starts, what no declaration of Typer's refuses."""
+    """A command that refuses bad values which Typer's declarations let through, before it starts."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the help."""
@@ -77,10 +77,10 @@ class CheckedCommand(TyperCommand):
             super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; then look at every value once more.
+        """Parse, then check every value again.
 
         Raises:
-            typer.BadParameter: an empty name, a number that is none, a pipe or a socket in the place of a file.
+            typer.BadParameter: an empty name, a NaN or infinite number, or a pipe or socket as a file.
         """
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
@@ -95,24 +95,24 @@ class CheckedCommand(TyperCommand):
 
 
 def _emptiness(given: object) -> str:
-    """What was typed must say something: Path("") would be the folder one stands in."""
+    """Return why an empty value is refused: Path("") would be the current folder."""
     words = given if isinstance(given, list | tuple) else (given,)
-    return "it is empty." if any(isinstance(word, str) and not word.strip() for word in words) else ""
+    return "empty." if any(isinstance(word, str) and not word.strip() for word in words) else ""
 
 
 def _objection(value: object) -> str:
-    """What is wrong with a value, before it is used for anything; "" for nothing."""
+    """Return what is wrong with a value, "" for nothing."""
     if isinstance(value, list | tuple):
         return next(filter(None, map(_objection, value)), "")
     if isinstance(value, float) and not isfinite(value):
-        return f"{value} is not a number to work with."
+        return f"{value} is not a finite number."
     if not isinstance(value, str | Path):
         return ""
     try:
         mode = os.stat(value).st_mode  # noqa: PTH116  # a str may be anything but a path
     except (OSError, ValueError):
         return ""
-    # What a shell makes of <(command) is open already; a pipe with a name would be waited for, for ever.
+    # A shell's <(command) is already open; opening a named pipe could block forever.
     if stat.S_ISFIFO(mode) and not str(value).startswith(("/dev/", "/proc/")):
         return f"'{value}' is a named pipe."
     return f"'{value}' is a socket." if stat.S_ISSOCK(mode) else ""

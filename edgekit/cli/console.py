@@ -1,10 +1,9 @@
-"""The two streams: results to stdout, talk to stderr. Everything edgekit prints goes through here.
+"""The two streams: results on stdout, messages on stderr. Everything edgekit prints goes through here.
 
-And through one gate: model output, file names, checkpoint metadata and what endpoints answer are strangers' text, and a
-terminal obeys control characters. ``gated`` puts a SafeStream in the place of both streams, so that whoever writes to
-them, a library's warning and a traceback included, writes text that is only shown. Colours, bars and help are rich's
-own escape sequences around text that went through ``visible`` before; they alone are written beside the gate, with a
-model's text to a pipe, which stays as it is byte for byte.
+Model output, file names, checkpoint metadata and endpoint responses are untrusted text, and terminals execute control
+characters. ``gated`` replaces both streams by a SafeStream, which spells control characters out for every writer,
+including library warnings and tracebacks. Two things bypass it: rich's own escape sequences for colours, bars and help,
+whose text went through ``visible`` before, and a model's text to a pipe, which is passed on byte for byte.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What is obeyed instead of shown: C0 but tab and newline, DEL, C1, line separators, the controls that reorder text
-(bidi embeddings, overrides and isolates); and lone surrogates, which no stream can encode. Joiners, direction marks and
-other characters of zero width stay: scripts and emoji are written with them, and they move nothing."""
+"""Characters to spell out: C0 except tab and newline, DEL, C1, line separators, the controls that reorder text (bidi
+embeddings, overrides and isolates), and lone surrogates, which no stream can encode. Joiners, direction marks and other
+zero-width characters stay: scripts and emoji need them, and they move no text."""
 
 
 def visible(text: str) -> str:
-    r"""Text with its control characters spelled out, ``\x1b`` and ``\u202e``: shown, obeyed by nothing."""
+    r"""Return text with its control characters spelled out: ``\x1b``, ``\u202e``."""
     return _OBEYED.sub(_spell, text)
 
 
@@ -43,7 +42,7 @@ def _spell(found: re.Match[str]) -> str:
 
 
 class SafeStream:
-    """A text stream whose writer cannot be obeyed: all is made visible on its way to ``stream``, the rest is its."""
+    """A text stream that passes what is written through ``visible`` on its way to ``stream``."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -64,7 +63,7 @@ class SafeStream:
 
 @contextmanager
 def gated() -> Iterator[None]:
-    """Let everything that is written to stdout and stderr go through a SafeStream."""
+    """Send everything written to stdout and stderr through a SafeStream."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = SafeStream(_bare(sys.stdout)), SafeStream(_bare(sys.stderr))
     try:
@@ -75,7 +74,7 @@ def gated() -> Iterator[None]:
 
 @contextmanager
 def ungated() -> Iterator[None]:
-    """For Typer's help alone: its words are edgekit's own and its styles rich's."""
+    """Bypass the gate, for Typer's help alone: its text is edgekit's own and its escape sequences are rich's."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _bare(sys.stdout), _bare(sys.stderr)
     try:
@@ -95,7 +94,7 @@ def stderr() -> Console:
 
 
 def show(*renderables: RenderableType) -> None:
-    """Print results to stdout, one after another; a pipe gets no trailing spaces."""
+    """Print results to stdout; a pipe gets no trailing spaces."""
     console = stdout()
     with console.capture() as capture:
         console.print(*renderables, sep="\n")
@@ -104,12 +103,12 @@ def show(*renderables: RenderableType) -> None:
 
 
 def note(text: str) -> None:
-    """Say something to the person, on stderr."""
+    """Print a message for the user to stderr."""
     stderr().print(text, style="dim")
 
 
 def complain(message: str, hint: str) -> None:
-    """The two lines of an error, on stderr; the second only when there is something to say."""
+    """Print the ``error:`` and ``hint:`` lines to stderr, each if it is not empty."""
     console = stderr()
     for word, text, style in (("error", message, "bold red"), ("hint", hint, "bold cyan")):
         if text:
@@ -123,29 +122,29 @@ def emit(document: object) -> None:
 
 
 def say(text: str) -> None:
-    """Print one line as it is, but for its controls, to stdout."""
+    """Print one line to stdout."""
     sys.stdout.write(text + "\n")
 
 
 def document_text(document: object, *, indent: int | None = None) -> str:
-    """A dataclass as JSON in which control characters are JSON's own escapes: the same value, and nothing to obey."""
+    """Return a dataclass as JSON with control characters as JSON escapes, which keep the value."""
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", to_json(document, indent=indent, shown=True))
 
 
 def stream(text: str) -> None:
-    """Print a piece of a model's answer at once: as it is to a pipe, with its controls spelled out to a terminal."""
+    """Print a piece of a model's answer at once: unchanged to a pipe, with controls spelled out to a terminal."""
     bare = _bare(sys.stdout)
     _write(bare, visible(text) if bare.isatty() else text)
     bare.flush()
 
 
 def _bare(stream: TextIO) -> TextIO:
-    """The stream behind the gate, where there is one."""
+    """The stream behind a SafeStream, or the stream itself."""
     return stream.stream if isinstance(stream, SafeStream) else stream
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Write; what the stream's encoding has no bytes for is spelled out."""
+    """Write text; characters that the stream cannot encode are spelled out."""
     try:
         stream.write(text)
     except UnicodeEncodeError as error:
@@ -160,12 +159,12 @@ def _console(file: TextIO) -> Console:
 
 @cache
 def _console_class() -> type[Console]:
-    """A Console of visible text; made when something is printed, as rich is loaded then."""
+    """A Console that passes text through ``visible``; made on first use, because it loads rich."""
     from rich.console import Console
     from rich.segment import Segment
 
     class VisibleConsole(Console):
-        """Text is made visible before it is measured; whatever else becomes a segment, before it is written."""
+        """Applies ``visible`` to text before measuring it, and to all other segments before writing them."""
 
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)

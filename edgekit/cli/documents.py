@@ -1,4 +1,4 @@
-"""What ``--json`` prints where the library's own nouns are not the whole answer. One dataclass a document."""
+"""The documents of ``--json`` that are not a library type, one dataclass each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error: its two lines and the exit code."""
+    """An error and the exit code."""
 
     error: str
     hint: str
@@ -25,9 +25,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Built:
-    """The outcome of ``build``. ``ratio`` is 4 bytes a parameter over the bytes of the graph and its weights.
+    """The outcome of ``build``. ``ratio``: 4 bytes per parameter over the bytes of the graph and its weights.
 
-    ``estimates`` are of the graphs for an NPU.
+    ``estimates``: costs of the NPU graphs.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Signed:
 
 @dataclass(frozen=True)
 class Estimated:
-    """The outcome of ``bench`` on a bundle for an NPU: nothing was measured. ``note`` says so."""
+    """The outcome of ``bench`` on a bundle for an NPU, with a ``note`` that nothing was measured."""
 
     bundle: Path
     note: str
@@ -70,16 +70,16 @@ class Estimated:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
-        """Estimates of every device's graphs."""
+        """Estimate the graphs of every device."""
         from edgekit.estimate.npu_cost import estimate_build
 
-        note = "emulated here: no speed can be measured; estimated from the compiler's bytes"
+        note = "the speed of an NPU cannot be measured here; estimated from the DRAM bytes that the compiler reports"
         return cls(bundle.path, note, tuple(e for npu in bundle.manifest.npus for e in estimate_build(npu)))
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token of an answer; the numbers are None unless ``--signals`` asked for them."""
+    """One token of an answer; the numbers are None without ``--signals``."""
 
     token: int
     text: str
@@ -90,7 +90,7 @@ class Token:
 
     @classmethod
     def of(cls, emitted: Emitted, text: str) -> Self:
-        """NaN has no place in JSON; it means that nothing was asked for."""
+        """Turn NaN, which stands for "not computed", into None."""
         numbers = (emitted.logprob, emitted.logprob_margin, emitted.prob_margin, emitted.entropy)
         return cls(emitted.token, text, *(number if isfinite(number) else None for number in numbers))
 
@@ -99,7 +99,7 @@ class Token:
 class Answer:
     """The outcome of ``run`` with one prompt. ``finish``: eos, stop, length, context or cancelled.
 
-    ``drafted`` tokens were looked up and run over ahead; ``accepted`` of them were right.
+    ``drafted`` counts the tokens drafted by lookup, ``accepted`` those that were right.
     """
 
     text: str
@@ -129,7 +129,7 @@ class TargetList:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A lack or quirk of a target, and the file that cures it (None: nothing does)."""
+    """A lack or quirk of a target, and the file with the rewrite for it (None if there is none)."""
 
     cures: str
     file: str | None
@@ -137,7 +137,7 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class SchemeCard:
-    """A way to compute on an NPU: each of its limits with where it comes from, and its rewrites."""
+    """A quantization scheme of an NPU: each accuracy limit with its source, and its rewrites."""
 
     scheme: NpuScheme
     limits: tuple[tuple[AccuracyLimits, Evidence | None], ...]
@@ -146,7 +146,7 @@ class SchemeCard:
 
 @dataclass(frozen=True)
 class TargetCard:
-    """The outcome of ``targets show``. ``rewrites`` are of the device's own graph, those for its NPU in ``schemes``."""
+    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``."""
 
     target: Target
     rewrites: tuple[Rewrite, ...]
@@ -154,7 +154,7 @@ class TargetCard:
 
     @classmethod
     def of(cls, target: Target, fixes: dict[str, str]) -> Self:
-        """Pair what a target and its schemes lack with the files that cure it."""
+        """Pair the lacks and quirks of a target and its schemes with the files of their rewrites."""
         npu = target.npu
         return cls(
             target,

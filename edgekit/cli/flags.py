@@ -1,4 +1,4 @@
-"""A parameter that the library names in an error, `` `precision=int4` ``, becomes a flag of the command that runs."""
+"""Turn the parameters that library errors name, `` `precision=int4` ``, into flags of the running command."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _NAMED = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`\s]+))?`")
 
 
 def name_flags(text: str, arguments: Sequence[str]) -> str:
-    """Put flags in the place of the parameters that a text names.
+    """Replace the parameters that a text names by flags.
 
     Args:
-        text: an error's message or hint. `` `emulate=False` `` is the flag that switches it off.
-        arguments: the command line; a parameter that its command has no flag for keeps its own name.
+        text: an error's message or hint. `` `emulate=False` `` becomes the flag that switches it off.
+        arguments: the command line; parameters without a flag in its command stay as they are.
     """
     if not _NAMED.search(text):
         return text
@@ -32,7 +32,7 @@ def name_flags(text: str, arguments: Sequence[str]) -> str:
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The flags of the command that a command line calls, by parameter: what sets it, and what switches it off."""
+    """The flags of the command that a command line calls, by parameter: (flag, flag that switches it off or "")."""
     from typer.main import get_command
 
     from edgekit.cli.app import app

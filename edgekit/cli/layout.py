@@ -1,4 +1,4 @@
-"""Tables without boxes, as every command shows them: rules and space carry over to pipes and narrow screens."""
+"""Tables without boxes, which stay readable in pipes and on narrow screens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
-    """Names and values, a line each."""
+    """A table of names and values."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -21,7 +21,7 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
 
 
 def columns(*names: str) -> Table:
-    """An empty table; a column whose name ends in ``>`` is aligned to the right."""
+    """An empty table; a name that ends in ``>`` makes a right-aligned column."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in names:
         table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", overflow="fold")

@@ -1,7 +1,4 @@
-"""Progress bars for people: they appear after a second, on stderr, and only on a terminal.
-
-Elsewhere a long task says one plain line every ten seconds.
-"""
+"""Progress on stderr: bars after one second on a terminal, elsewhere one plain line every ten seconds."""
 
 from __future__ import annotations
 
@@ -21,9 +18,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 """Seconds before a bar appears."""
-
 INTERVAL = 10.0
-"""Seconds between two plain lines where there is no terminal."""
+"""Seconds between two plain lines."""
 
 
 class Bars:
@@ -48,10 +44,10 @@ class Bars:
         """Report that ``done`` of ``total`` ``unit`` of ``task`` are finished."""
         now = monotonic()
         if task == RESUMED:
-            stderr().print(f"resumed: {amount(done, total, unit)} were finished by a build that was killed")
+            stderr().print(f"resuming a killed build: {amount(done, total, unit)} already done")
             return
         if task == LEFT_ALONE:
-            stderr().print(f"not resumed: {done} unfinished builds beside it are not this user's alone: remove them")
+            stderr().print(f"not resuming: other users can write to {done} unfinished builds next to it; remove them")
             return
         if not self._terminal:
             if now - self._said >= INTERVAL:
@@ -69,7 +65,7 @@ class Bars:
 
 
 def amount(done: float, total: float | None, unit: str) -> str:
-    """``230 / 538 MB`` or ``3 / 8 windows``; what is done alone while the total is unknown."""
+    """``230 MB / 538 MB`` or ``3 / 8 windows``; ``230 MB`` while the total is unknown."""
     if unit == "B":
         return f"{size(done)} / {size(total)}" if total else size(done)
     return f"{count(done)} / {count(total)} {unit}" if total else f"{count(done)} {unit}"
@@ -87,7 +83,7 @@ def _bars() -> Progress:
         console=stderr(),
         transient=True,
         expand=True,
-        # rich's own redirection would read a stranger's escape sequences as styles and links.
+        # rich's redirection would interpret escape sequences in untrusted text.
         redirect_stdout=False,
         redirect_stderr=False,
     )
@@ -98,7 +94,7 @@ def _amounts() -> ProgressColumn:
     from rich.text import Text
 
     class Amounts(ProgressColumn):
-        """How much is done, in the task's own unit."""
+        """The amount done, in the task's unit."""
 
         def render(self, task: Task) -> Text:
             return Text(amount(task.completed, task.total, task.fields["unit"]), justify="right")

@@ -1,4 +1,4 @@
-"""``edgekit route``: who answers, and why. As in app.py, Typer reads the annotations while it runs."""
+"""``edgekit route``: who answers, and why. As in app.py, Typer reads the annotations at run time."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import LAST_SEED, MOST, MOST_THREADS, MOST_TOKENS, BundlePath, Json
+from edgekit.cli.arguments import (
+    LAST_SEED,
+    MOST,
+    MOST_TOKENS,
+    BundlePath,
+    Json,
+    MaxNewTokens,
+    Policy,
+    SecondOpinion,
+    Threads,
+)
 from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, RouteError
@@ -14,10 +24,10 @@ from edgekit.host.disk import make_parent, write_whole, writing
 from edgekit.types.routing import DeviceState, Price
 
 _LARGEST = 1_000_000
-"""Bytes of a state or a schema."""
+"""Most bytes of a state or a schema."""
 
 route = Commands(
-    help="Local when you can, cloud when you must: who answers, and why.",
+    help="Local when you can, cloud when you must.",
     epilog='Example:  edgekit route explain smollm2-int4 "What is the capital of France?" --policy policy.toml',
     no_args_is_help=True,
 )
@@ -29,43 +39,43 @@ route = Commands(
 )
 def route_explain(
     bundle: BundlePath,
-    prompt: Annotated[str, typer.Argument(help="What would be asked.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt to route.")],
     *,
-    policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, max=MOST_TOKENS, help="Most tokens of the answer.", show_default="as many as fit"),
-    ] = None,
+    policy: Policy,
+    max_new_tokens: MaxNewTokens = None,
     local_only: Annotated[bool, typer.Option("--local-only", help="The request must not leave the device.")] = False,
     cloud_ok: Annotated[
-        bool, typer.Option("--cloud-ok", help="The request may leave it, whatever the policy's ceiling.")
+        bool, typer.Option("--cloud-ok", help="The request may leave the device, whatever the policy's ceiling.")
     ] = False,
-    schema: Annotated[
-        Path | None, typer.Option(help="A file with the JSON schema that the answer must satisfy.")
-    ] = None,
+    schema: Annotated[Path | None, typer.Option(help="A file with a JSON schema that the answer must satisfy.")] = None,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file in the place of this machine's state, as `state` in --json.", show_default="now"
+            help="A JSON file with a device state, in the form of `state` in --json.",
+            show_default="this machine's, now",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say who would answer a prompt, without calling anyone.
+    """Show who would answer a prompt, without calling anyone.
 
-    Every check of the device and of every tier with its numbers, the reason, the expected seconds, joules and cost, and
-    who may be gone on with.
+    Prints every check of the device and of each tier with its numbers, the reason for the decision, the expected
+    seconds, joules and cost, and the tiers to fall back to.
     """
     from edgekit.cli.route_tables import explanation_tables
     from edgekit.routing.explain import explain_request
 
     if local_only and cloud_ok:
-        raise ConfigError("--local-only and --cloud-ok are both given", "keep one of them")
+        raise ConfigError("--local-only and --cloud-ok exclude each other", "drop one of them")
     explained = explain_request(
-        bundle, prompt, policy, max_new_tokens=max_new_tokens,
+        bundle,
+        prompt,
+        policy,
+        max_new_tokens=max_new_tokens,
         override="local-only" if local_only else "cloud-ok" if cloud_ok else None,
-        schema=_read(schema) if schema else "", state=_state(state) if state else None,
-    )  # fmt: skip
+        schema=_read(schema) if schema else "",
+        state=_state(state) if state else None,
+    )
     console.emit(explained) if json else console.show(*explanation_tables(explained))
 
 
@@ -75,40 +85,41 @@ def route_explain(
 def route_calibrate(
     bundle: BundlePath,
     *,
-    data: Annotated[Path, typer.Option(help="Questions with their answers, a JSON object a line.")],
+    data: Annotated[Path, typer.Option(help="Questions with answers, one JSON object per line.")],
     guarantee: Annotated[
         str | None,
         typer.Option(
             metavar="SHARE@CONFIDENCE",
-            help="Most of the served answers that may be wrong: 0.05@0.95.",
-            show_default="none: what is likelier right than wrong is served",
+            help="Largest share of served answers that may be wrong: 0.05@0.95.",
+            show_default="none: serve answers that are more likely right than wrong",
         ),
     ] = None,
     prefix_tokens: Annotated[
-        int, typer.Option(min=0, max=MOST_TOKENS, help="Tokens after which a bad answer may be given up; 0: never.")
+        int, typer.Option(min=0, max=MOST_TOKENS, help="Tokens after which a bad answer may be abandoned; 0: never.")
     ] = 16,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="the bundle's own choice")
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Keep the answers in this file, and take from it what is there.")
-    ] = None,
+    threads: Threads = None,
+    store: Annotated[Path | None, typer.Option(help="Cache the answers in this file.")] = None,
     second: Annotated[
         Path | None,
-        typer.Option(metavar="BUNDLE", help="Another bundle that says how likely it finds each answer."),
+        typer.Option(metavar="BUNDLE", help="Another bundle that scores each answer."),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(min=0, max=LAST_SEED, help="Of the splits. To try several until one passes undoes a guarantee."),
+        typer.Option(
+            min=0, max=LAST_SEED, help="Random seed for the splits. Picking one that passes voids the guarantee."
+        ),
     ] = 0,
-    record: Annotated[bool, typer.Option("--record/--no-record", help="Keep it in the bundle's edgekit.json.")] = True,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Write the result into the bundle's edgekit.json.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Learn what the bundle's own signals say about its answers, and when one is good enough to serve.
+    """Calibrate when a bundle's own answer is good enough to serve.
 
-    The bundle answers every question. One part of the answers fits the probability of being wrong, the other sets the
-    threshold and says how good it is. With --guarantee the threshold keeps its promise by an exact binomial bound, or
-    there is none: exit code 3, and how many examples it would take. The calibration is valid for this artefact only.
+    The bundle answers every question. One part of the answers is used to fit the probability of being wrong from the
+    bundle's signals, the other to set the threshold and measure it. With --guarantee, the threshold satisfies an exact
+    binomial bound; if none does, exits with code 3 and prints how many examples it would take. The calibration is valid
+    for this bundle only.
     """
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
@@ -119,9 +130,16 @@ def route_calibrate(
     with Bars() as progress:
         opened = open_bundle(bundle, progress=progress)
         calibrated = calibrate_bundle(
-            opened, data, guarantee=promise, prefix_tokens=prefix_tokens, threads=threads, store=store,
-            second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
-        )  # fmt: skip
+            opened,
+            data,
+            guarantee=promise,
+            prefix_tokens=prefix_tokens,
+            threads=threads,
+            store=store,
+            second=open_bundle(second, progress=progress) if second else None,
+            seed=seed,
+            progress=progress,
+        )
     if record and calibrated.calibration:
         keep(opened, calibration=calibrated.calibration)
     console.emit(calibrated) if json else console.show(*calibrated_tables(calibrated))
@@ -132,7 +150,7 @@ def route_calibrate(
 def route_bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A calibrated bundle.")],
     *,
-    data: Annotated[Path, typer.Option(help="Questions with their answers, which the calibration has not seen.")],
+    data: Annotated[Path, typer.Option(help="Questions with answers, not used for the calibration.")],
     cloud: Annotated[
         str,
         typer.Option(
@@ -141,35 +159,36 @@ def route_bench(
             show_default="the policy's first tier",
         ),
     ] = "",
-    model: Annotated[str, typer.Option(metavar="NAME", help="The model to ask for at the URL.")] = "",
-    key_env: Annotated[str, typer.Option(metavar="NAME", help="The variable that holds the URL's key.")] = "",
-    key_file: Annotated[str, typer.Option(metavar="FILE", help="A file, of yours alone, that holds it.")] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model name to request from the URL.")] = "",
+    key_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable that holds the API key for the URL.")
+    ] = "",
+    key_file: Annotated[
+        str, typer.Option(metavar="FILE", help="File that holds the API key, readable by you alone.")
+    ] = "",
     policy: Annotated[
-        Path | None, typer.Option(help="A rule: its privacy, tiers, and what an answer must pass.")
+        Path | None, typer.Option(help="A routing policy: privacy, tiers, and checks that answers must pass.")
     ] = None,
-    price_in: Annotated[float | None, typer.Option(min=0, max=MOST, help="Of a million tokens of prompt.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, max=MOST, help="Of a million tokens of answer.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the whole record here.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg|png", help="Draw quality and risk here.")] = None,
+    price_in: Annotated[float | None, typer.Option(min=0, max=MOST, help="Price per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, max=MOST, help="Price per million answer tokens.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the full record to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg|png", help="Plot quality and risk to this file.")
+    ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep all answers in this folder, and take from it what is there."),
+        typer.Option(metavar="DIR", help="Cache all answers in this folder."),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="the bundle's own choice")
-    ] = None,
-    second: Annotated[
-        Path | None,
-        typer.Option(metavar="BUNDLE", help="The second bundle whose opinion the calibration rests on."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Of the bootstrap.")] = 0,
+    threads: Threads = None,
+    second: SecondOpinion = None,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Random seed for the bootstrap.")] = 0,
     json: Json = False,
 ) -> None:
-    """Show what the rule costs and saves on questions whose answers are known.
+    """Measure what routing costs and saves on questions with known answers.
 
-    The calibrated router beside raw entropy, raw log-probability, random, always local, always cloud and the oracle:
-    quality, cost, coverage, failures among what is served, and latency with wasted local time counted. What privacy
-    keeps on the device is not sent.
+    Compares the calibrated router with raw entropy, raw log-probability, random, always local, always cloud and the
+    oracle: quality, cost, coverage, wrong answers among those served, and latency including wasted local time.
+    Questions that the policy keeps on the device are not sent.
     """
     from edgekit.bundle import open_bundle
     from edgekit.cli.route_bench_tables import bench_tables
@@ -182,12 +201,20 @@ def route_bench(
         check_ending(plot)
     rule = load_policy(policy) if policy else None
     price = _price(price_in, price_out)
-    whom = choose_cloud(cloud, rule, model=model, key_env=key_env, key_file=key_file, price=price)
+    chosen = choose_cloud(cloud, rule, model=model, key_env=key_env, key_file=key_file, price=price)
     with Bars() as progress:
         bench = bench_routing(
-            open_bundle(bundle, progress=progress), data, whom, policy=rule, price=price, threads=threads, store=store,
-            second=open_bundle(second, progress=progress) if second else None, seed=seed, progress=progress,
-        )  # fmt: skip
+            open_bundle(bundle, progress=progress),
+            data,
+            chosen,
+            policy=rule,
+            price=price,
+            threads=threads,
+            store=store,
+            second=open_bundle(second, progress=progress) if second else None,
+            seed=seed,
+            progress=progress,
+        )
     if out:
         with writing(out):
             make_parent(out)
@@ -200,7 +227,7 @@ def route_bench(
 def _price(price_in: float | None, price_out: float | None) -> Price | None:
     if (price_in is None) != (price_out is None):
         given, missing = ("--price-out", "--price-in") if price_in is None else ("--price-in", "--price-out")
-        raise ConfigError(f"{given} is given and {missing} is not", f"give {missing}; 0 where it is free")
+        raise ConfigError(f"{given} needs {missing}", f"pass {missing}; 0 for a free one")
     return None if price_in is None or price_out is None else Price(price_in, price_out)
 
 
@@ -220,5 +247,5 @@ def _state(path: Path) -> DeviceState:
     try:
         return from_json(DeviceState, _read(path))
     except ValueError as error:
-        hint = "`edgekit route explain --json` prints one as `state`; what is left out there must be null here"
+        hint = "start from the `state` that `edgekit route explain --json` prints; set unknown values to null"
         raise RouteError(f"{path}: not a state: {error}", hint) from error

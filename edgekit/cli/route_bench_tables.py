@@ -1,4 +1,4 @@
-"""What ``route bench`` shows."""
+"""The tables of ``route bench``."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from edgekit.types.interval import Interval
 
 NONE = "-"
-"""What is not defined, or not known."""
+"""Shown for undefined and unknown values."""
 
 
 def bench_tables(bench: RouteBench) -> Iterator[RenderableType]:
-    """What was compared, every strategy over all thresholds and at one, and the margins."""
+    """Show what was compared, every strategy over all thresholds and at the router's, and the margins."""
     yield facts(_rows(bench))
     yield ""
     yield curves_table(bench.proof)
@@ -35,43 +35,37 @@ def bench_tables(bench: RouteBench) -> Iterator[RenderableType]:
 
 
 def curves_table(proof: Proof) -> Table:
-    """Over all thresholds."""
-    table = columns(
-        "over all thresholds", "APGR>", "CPT 50>", "CPT 80>", "CPT 95>", "cost at 95 %>", "AIQ>", "AUROC>", "95 %>",
-        "AURC>", "ECE>", "Brier>",
-    )  # fmt: skip
+    """Every strategy over all thresholds."""
+    costs = ("APGR>", "CPT 50>", "CPT 80>", "CPT 95>", "cost at 95 %>", "AIQ>")
+    table = columns("over all thresholds", *costs, "AUROC>", "95 %>", "AURC>", "ECE>", "Brier>")
     for s in proof.strategies:
-        table.add_row(
-            s.name, _plain(s.apgr), _share(s.cpt50), _share(s.cpt80), _share(s.cpt95), _share(s.cost95), _plain(s.aiq),
-            _plain(s.auroc.value if s.auroc else None), _bounds(s.auroc), _plain(s.aurc), _plain(s.ece),
-            _plain(s.brier),
-        )  # fmt: skip
+        shares = map(_share, (s.cpt50, s.cpt80, s.cpt95, s.cost95))
+        auroc = (_plain(s.auroc.value if s.auroc else None), _bounds(s.auroc))
+        table.add_row(s.name, _plain(s.apgr), *shares, _plain(s.aiq), *auroc, *map(_plain, (s.aurc, s.ece, s.brier)))
     return table
 
 
 def operations_table(proof: Proof, whole: Operation | None, currency: str) -> Table:
-    """At the router's threshold, the others at its coverage."""
-    table = columns(
-        f"at the threshold {words.number(proof.threshold)}", "on device>", "right>", "PGR>", "served wrong>", "95 %>",
-        "p50>", "p95>", "wasted>", f"{currency if proof.priced else 'calls'} / 1000>", "J / 1000>",
-    )  # fmt: skip
+    """The router at its threshold, and the other strategies at its coverage."""
+    head = (f"at the threshold {words.number(proof.threshold)}", "on device>", "right>", "PGR>", "served wrong>")
+    costs = (f"{currency if proof.priced else 'calls'} / 1000>", "J / 1000>")
+    table = columns(*head, "95 %>", "p50>", "p95>", "wasted>", *costs)
     rows = [(s.name, s.operation) for s in proof.strategies]
     if whole:
-        rows.insert(1, (f"{ROUTER}, never given up early", whole))
+        rows.insert(1, (f"{ROUTER}, without early exit", whole))
     for name, o in rows:
         cost = o.cost if proof.priced else 1000 * (1 - o.coverage)
-        table.add_row(
-            name, words.percent(o.coverage), words.percent(o.quality), _plain(o.recovered),
-            _share(o.failures.value if o.failures else None), _shares(o.failures), _time(o.p50), _time(o.p95),
-            words.seconds(o.wasted), NONE if cost is None else words.number(cost),
-            "no meter" if o.joules is None else words.number(o.joules),
-        )  # fmt: skip
+        quality = (words.percent(o.coverage), words.percent(o.quality), _plain(o.recovered))
+        wrong = (_share(o.failures.value if o.failures else None), _shares(o.failures))
+        money = NONE if cost is None else words.number(cost)
+        joules = "no meter" if o.joules is None else words.number(o.joules)
+        table.add_row(name, *quality, *wrong, _time(o.p50), _time(o.p95), words.seconds(o.wasted), money, joules)
     return table
 
 
 def margins_table(proof: Proof) -> Table:
-    """The router less something else, on the same examples."""
-    table = columns("the router less", "in", "difference>", "95 %>", "")
+    """The router minus each other strategy, on the same examples."""
+    table = columns("router minus", "in", "difference>", "95 %>", "")
     for m in proof.margins:
         d = m.difference
         said = "" if d is None else "excludes 0" if d.low > 0 or d.high < 0 else "may be 0"
@@ -82,18 +76,18 @@ def margins_table(proof: Proof) -> Table:
 
 def _rows(b: RouteBench) -> Iterator[tuple[str, str]]:
     proof = b.proof
-    yield "questions", f"{words.count(b.n)} of {b.data}"
+    yield "questions", f"{words.count(b.n)} from {b.data}"
     if b.kept_back:
-        yield "kept back", f"{words.count(b.kept_back)} that must not leave the device: not sent, not compared"
+        yield "private", f"{words.count(b.kept_back)} questions must not leave the device: not sent, not compared"
     yield "local", f"{words.percent(proof.local_quality)} right"
     yield "cloud", f"{words.percent(proof.cloud_quality)} right: {b.cloud}"
-    yield "calibration", f"of {b.calibrated_on}"
+    yield "calibration", f"on {b.calibrated_on}"
     yield "guarantee", guarantee_words(b.guarantee) if b.guarantee else "none"
     yield "drift", b.drift.words
     yield "cost", b.price
     yield "energy", b.energy
     if b.cut_off:
-        yield "cut off", f"{words.count(b.cut_off)} local answers ended at their limit: judged as the others here"
+        yield "cut off", f"{words.count(b.cut_off)} local answers reached the token limit: judged like the others"
 
 
 def _plain(value: float | None) -> str:

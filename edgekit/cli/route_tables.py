@@ -1,4 +1,4 @@
-"""What the terminal shows of a decision."""
+"""The tables of ``route explain``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _STYLES = {"pass": "green", "fail": "red", "unknown": "yellow"}
 
 
 def explanation_tables(e: Explanation) -> Iterator[RenderableType]:
-    """The verdict, what it rests on, every check, and what each would take."""
+    """Show the verdict, its reasons, the expected cost of each tier, and every check."""
     v = e.verdict
     yield facts(
         [
-            ("answers", f"{v.tier or 'nobody'}{' (degraded)' if v.degraded else ''}"),
+            ("answers", f"{v.tier or 'none'}{' (degraded)' if v.degraded else ''}"),
             ("code", v.code),
             ("reason", v.reason),
-            ("then", ", ".join(v.ladder) or "nobody else"),
+            ("fallbacks", ", ".join(v.ladder) or "none"),
             ("policy", e.policy),
-            ("language", e.language or "not looked at, or not told"),
+            ("language", e.language or "not detected"),
             ("measurement", e.measurement),
             ("energy", e.energy),
             ("calibration", e.calibration),
@@ -45,7 +45,7 @@ def explanation_tables(e: Explanation) -> Iterator[RenderableType]:
 
 
 def _expectations(e: Explanation) -> Table:
-    """A line for everyone: tokens of the prompt, seconds, joules, money."""
+    """A row for each tier: prompt tokens, seconds, joules, cost."""
     answer = "answer>" if e.new_tokens is None else f"{words.count(e.new_tokens)} tokens>"
     table = columns("who", "prompt>", "first token>", answer, "joules>", f"{e.currency}>")
     tokens = dict(e.tokens)
@@ -66,7 +66,7 @@ def _findings(findings: tuple[Finding, ...]) -> Table:
 
 
 def _quantity(value: float | None, unit: str) -> str:
-    """A number in its unit, "" where there is none."""
+    """A number with its unit, "" for None."""
     if value is None:
         return ""
     match unit:
@@ -80,15 +80,15 @@ def _quantity(value: float | None, unit: str) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "not known" if value is None else words.seconds(value)
+    return "unknown" if value is None else words.seconds(value)
 
 
 def _joules(name: str, x: Expected) -> str:
-    """Estimated joules carry the word."""
+    """Joules, marked if they are estimated."""
     if x.joules is None:
-        return "not measured" if name == DEVICE else "not known"
+        return "not measured" if name == DEVICE else "unknown"
     return f"{words.number(x.joules)}{' (estimated)' if x.energy == 'estimated' else ''}"
 
 
 def _cost(x: Expected) -> str:
-    return "not known" if x.cost is None else words.number(x.cost)
+    return "unknown" if x.cost is None else words.number(x.cost)

@@ -1,42 +1,45 @@
-"""``edgekit serve``. As in app.py, Typer reads the annotations while it runs."""
+"""``edgekit serve``. As in app.py, Typer reads the annotations at run time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import MOST_THREADS, MOST_TOKENS, BundlePath, Json
+from edgekit.cli.arguments import BundlePath, Context, Json, Policy, SecondOpinion, SmallMemory, Threads
 from edgekit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgekit.serve.assembly import Serving
 
 
 def serve(
     bundle: BundlePath,
     *,
-    policy: Annotated[Path, typer.Option(help="The rule: a .toml file such as examples/routing/policy.toml.")],
+    policy: Policy,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; one that other machines reach needs a token.")
+        str, typer.Option(help="Address to listen on; one that other machines can reach needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8080,
     queue: Annotated[
-        int, typer.Option(min=1, max=1024, help="Requests under way at once; more are told when to come again.")
+        int, typer.Option(min=1, max=1024, help="Requests in flight; further ones are told when to retry.")
     ] = 32,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="A file with the token that clients must send.", show_default="the variable EDGEKIT_TOKEN"),
+        typer.Option(help="A file with the token that clients must send.", show_default="$EDGEKIT_TOKEN"),
     ] = None,
     history: Annotated[
         str | None,
         typer.Option(
             metavar="URL|none",
-            help="Where to write down who answered: SQLAlchemy's form.",
-            show_default="SQLite in your own folder",
+            help="Database for the routing history, as a SQLAlchemy URL.",
+            show_default="SQLite in your data folder",
         ),
     ] = None,
     store_prompts: Annotated[
-        bool, typer.Option("--store-prompts", help="Keep prompts and answers in the history, too.")
+        bool, typer.Option("--store-prompts", help="Also keep prompts and answers in the history.")
     ] = False,
     docs: Annotated[
         Path | None,
@@ -45,56 +48,43 @@ def serve(
             help="Answer from this folder's .txt and .md files; private ones never leave the device.",
         ),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=MOST_THREADS, help="CPU threads.", show_default="as for `run`")
-    ] = None,
-    context: Annotated[
-        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Room in the cache.", show_default="the model's")
-    ] = None,
-    small_memory: Annotated[
-        bool, typer.Option("--small-memory", help="Half the memory: one graph for prompts and tokens.")
-    ] = False,
-    second: Annotated[
-        Path | None,
-        typer.Option(metavar="BUNDLE", help="The second bundle whose opinion the calibration rests on."),
-    ] = None,
+    threads: Threads = None,
+    context: Context = None,
+    small_memory: SmallMemory = False,
+    second: SecondOpinion = None,
     access_log: Annotated[
-        bool, typer.Option("--access-log", help="A line a request on stderr, without prompts.")
+        bool, typer.Option("--access-log", help="Log one line per request on stderr, without prompts.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Serve the OpenAI protocol on this machine: local when you can, cloud when you must.
+    """Serve the OpenAI protocol on this machine, routed.
 
-    Every answer says who gave it and why, in its field `edgekit` and its header x-edgekit-verdict. The page at the same
-    address shows what happens. Ctrl-C finishes the answers under way; a second one stops them.
+    Each response names the tier that answered and the reason, in its field `edgekit` and its header x-edgekit-verdict.
+    The page at the same address shows the requests. Ctrl-C finishes the running answers; a second Ctrl-C stops them.
     """
     try:
-        from edgekit.serve.assembly import Plan, Serving, serve_bundle
+        from edgekit.serve.assembly import Plan, serve_bundle
     except ModuleNotFoundError as error:
-        raise ConfigError(f"edgekit serve needs {error.name}", "pip install 'edgekit[serve]'") from error
+        raise ConfigError(
+            f"edgekit serve needs {error.name}", "install edgekit[serve]: pip install 'edgekit[serve]'"
+        ) from error
 
-    def ready(serving: Serving) -> None:
-        if json:
-            console.emit(serving)
-        else:
-            console.show(serving.url, *serving.means)
-        if serving.token and not serving.url.startswith(("http://127.", "http://[::1]")):
-            console.note("plain HTTP: the token can be read on the way; put TLS in front of it")
-        console.note("Ctrl-C finishes the answers under way and ends")
-
+    options = (token_file, history, store_prompts, docs, threads, context, small_memory, second)
+    plan = Plan(bundle, policy, host, port, queue, *options)
     with _logs(access=access_log):
-        serve_bundle(
-            Plan(
-                bundle, policy, host, port, queue, token_file, history, store_prompts, docs, threads,
-                context, small_memory, second,
-            ),
-            ready,
-        )  # fmt: skip
+        serve_bundle(plan, lambda serving: _announce(serving, json))
+
+
+def _announce(serving: "Serving", json: bool) -> None:
+    console.emit(serving) if json else console.show(serving.url, *serving.means)
+    if serving.token and not serving.url.startswith(("http://127.", "http://[::1]")):
+        console.note("plain HTTP: the token is sent unencrypted; put a TLS proxy in front")
+    console.note("Ctrl-C finishes the running answers and exits")
 
 
 @contextmanager
 def _logs(*, access: bool) -> Iterator[None]:
-    """Warnings of the server on stderr, and its access log where it is wanted."""
+    """Show the server's warnings, and its access log if ``access``, on stderr."""
     import logging
 
     lines = logging.StreamHandler()
@@ -105,7 +95,7 @@ def _logs(*, access: bool) -> Iterator[None]:
     accesses = logging.getLogger("edgekit.serve.access")
     before = accesses.level
     accesses.setLevel(logging.INFO if access else logging.WARNING)
-    # It warns, a line each, of clients that go away while they are written to.
+    # asyncio warns about each client that disconnects during a write.
     loop = logging.getLogger("asyncio")
     loop_before = loop.level
     loop.setLevel(logging.ERROR)

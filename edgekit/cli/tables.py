@@ -1,4 +1,4 @@
-"""What the terminal shows, as rich renderables. No boxes: rules and space carry over to pipes and narrow screens."""
+"""What the commands print on a terminal, as rich renderables."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _STYLES = {"pass": "green", "fail": "bold red", "skip": "yellow", "info": "cyan"
 
 
 def built_lines(built: Built) -> Iterator[RenderableType]:
-    """What was built, and what to do with it."""
+    """Show what was built, and the commands to try next."""
     m = built.manifest
     here = Path.cwd()
     path = built.path.relative_to(here) if built.path.is_relative_to(here) else built.path
@@ -65,7 +65,7 @@ def built_lines(built: Built) -> Iterator[RenderableType]:
     from edgekit.quantize.tensor import LARGE
 
     if built.parameters >= LARGE and m.recipe.method == "search" and find_spec("numba") is None:
-        hint = "pip install 'edgekit[large]': builds of this size take half the time, and the bytes stay the same"
+        hint = "pip install 'edgekit[large]' halves the build time of models of this size, with the same result"
         yield Text(f"  {hint}", style="dim")
 
 
@@ -73,7 +73,7 @@ def built_lines(built: Built) -> Iterator[RenderableType]:
 
 
 def inspection_tables(inspection: Inspection, *, tensors: bool) -> Iterator[RenderableType]:
-    """Architecture, precision by layer, size by part; every tensor when asked for."""
+    """Show the architecture, precision by layer and size by part; every tensor if ``tensors``."""
     yield facts(_spec_rows(inspection))
     yield ""
     yield _layers_table(inspection.tensors)
@@ -101,7 +101,7 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
     yield "architecture", f"{s.architecture}, {s.layers} layers, hidden {s.hidden_size}, mlp {s.intermediate_size}"
     yield (
         "attention",
-        f"{s.heads} heads, {s.kv_heads} for keys and values, of {s.head_dim}"
+        f"{s.heads} heads, {s.kv_heads} KV heads, head size {s.head_dim}"
         + (f", window {', '.join(map(str, sorted(windows)))}" if windows else ""),
     )
     yield "rope", f"{s.rope.kind}, theta {s.rope.theta:g}"
@@ -118,8 +118,8 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
             f"{arm.chosen.name}, level {arm.chosen.accuracy_level}: KLD {words.number(kld)}, {arm.processor}",
         )
     if inspection.kind == "bundle":
-        told = f"by {inspection.signed_by}, not checked: `edgekit verify --key`" if inspection.signed_by else "no"
-        yield "signed", told
+        signer = inspection.signed_by
+        yield "signed", f"by {signer}, not checked: use `edgekit verify --key`" if signer else "no"
     for npu in inspection.npus:
         yield f"NPU {npu.target.name}", npu_words(npu)
     for t in inspection.tunings:
@@ -129,7 +129,7 @@ def _spec_rows(inspection: Inspection) -> Iterator[tuple[str, str]]:
 
 
 def _layers_table(tensors: Sequence[TensorEntry]) -> Table:
-    """One row for each kind of weight in each run of layers that are stored alike."""
+    """One row for each storage format in each run of layers that are stored alike."""
     table = columns("layers", "weights", "stored as", "bits/weight>", "size>", "error>")
     outside = [t for t in tensors if _layer(t) is None]
     by_layer = groupby((t for t in tensors if _layer(t) is not None), key=_layer)
@@ -182,12 +182,12 @@ def grid_words(grid: Grid) -> str:
 
 
 def fit_tables(fit: Fit) -> Iterator[RenderableType]:
-    """What each model takes, what fits each target and why not more, quality for its bytes, and every formula."""
+    """Show what each model takes, what fits each target, quality per byte, and every formula."""
     for model in fit.models:
         yield Text.assemble(
             (model.name, "bold"),
-            f": {model.architecture}, {words.count(model.parameters)} parameters; at {words.count(model.context)} "
-            f"tokens of context, of {words.count(model.context_length)}",
+            f": {model.architecture}, {words.count(model.parameters)} parameters; at {words.count(model.context)} of "
+            f"{words.count(model.context_length)} tokens of context",
         )
         yield _footprints_table([o for o in fit.options if o.model == model.name])
         yield ""
@@ -195,7 +195,7 @@ def fit_tables(fit: Fit) -> Iterator[RenderableType]:
     yield ""
     yield _choices_table(fit)
     if any(option.unknown for option in fit.options):
-        yield Text("unknown: a target's file does not say; --max-memory-mb gives a limit to judge by", style="yellow")
+        yield Text("unknown: the target's file has no number; set a limit with --max-memory-mb", style="yellow")
     if len(fit.models) > 1:
         yield ""
         yield from _rank_tables(fit)
@@ -208,8 +208,8 @@ def fit_tables(fit: Fit) -> Iterator[RenderableType]:
 
 
 def _footprints_table(options: Sequence[Option]) -> Table:
-    """One row for each precision and dialect; targets whose graphs are alike share one."""
-    numbers = ("file>", "RAM>", "weights>", "+ KV>", "+ workspace>", "+ runtime>", "a token reads>")
+    """One row for each precision and dialect; targets with the same graph share a row."""
+    numbers = ("file>", "RAM>", "weights>", "+ KV>", "+ workspace>", "+ runtime>", "read per token>")
     table = columns("precision", *numbers, "on")
     rows: dict[tuple[str, Footprint], list[str]] = {}
     for option in options:
@@ -242,7 +242,7 @@ def _matrix_table(fit: Fit) -> Table:
 
 
 def _fit_cell(option: Option) -> Text:
-    """The likely tok/s and the most where it fits."""
+    """Likely and highest tok/s if it fits."""
     s = option.speed
     if option.refusals:
         return Text("no", style="red")
@@ -256,7 +256,7 @@ def _rate(value: float) -> str:
 
 def _choices_table(fit: Fit) -> Table:
     several = len(fit.models) > 1
-    table = columns("target", *(("model",) if several else ()), "choice", "what it gives up, and what others cost")
+    table = columns("target", *(("model",) if several else ()), "choice", "why, and what the others cost")
     for c in fit.choices:
         choice = Text(c.precision or "none", style="green" if c.precision else "red")
         table.add_row(c.target, *((c.model,) if several else ()), choice, c.reason)
@@ -264,9 +264,9 @@ def _choices_table(fit: Fit) -> Table:
 
 
 def _rank_tables(fit: Fit) -> Iterator[RenderableType]:
-    """Models against their bytes, and the best that fits each target."""
+    """Models by size, and the best one that fits each target."""
     if fit.incomparable:
-        yield Text(f"quality per byte: these models cannot be ranked: {fit.incomparable}", style="yellow")
+        yield Text(f"quality per byte: cannot rank these models: {fit.incomparable}", style="yellow")
         return
     table = columns("quality per byte", "precision", "parameters>", "file>", "loss, nats (estimated)>", "")
     for r in fit.ranks:
@@ -285,7 +285,7 @@ def _rank_tables(fit: Fit) -> Iterator[RenderableType]:
 
 
 def verification_tables(verification: Verification) -> Iterator[RenderableType]:
-    """Every check, the numbers of quality, and their protocol."""
+    """Show every check, and quality with its protocol."""
     yield checks_table(verification.checks)
     if verification.quality:
         yield ""
@@ -294,7 +294,7 @@ def verification_tables(verification: Verification) -> Iterator[RenderableType]:
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
-    """One line a check, and its fix below it."""
+    """One row per check, with its hint below."""
     table = columns("", "check", "found")
     for check in checks:
         found = Text(check.detail)
@@ -305,7 +305,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 
 def protocol(quality: Quality) -> str:
-    """What a quality number is worth nothing without."""
+    """How quality was measured, without which its numbers mean nothing."""
     return (
         f"{words.count(quality.tokens)} tokens of {quality.text} (sha256 {quality.text_sha256[:12]}) in windows of "
         f"{quality.window}; reference: {quality.reference}; {quality.runtime}"
@@ -332,11 +332,11 @@ def _quality_table(q: Quality) -> Table:
 
 
 def bench_tables(m: Measurement) -> Iterator[RenderableType]:
-    """The machine and what it can do, then what the model did."""
+    """Show the machine and its ceilings, then what the model reached."""
     e = m.environment
     yield facts(
         [
-            ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights a token"),
+            ("model", f"{m.model} {m.precision.upper()}, {words.size(m.weight_bytes)} of weights per token"),
             ("machine", f"{words.processor(e.cpu, e.processor_class)}, {e.threads} threads, {e.provider}"),
             *((("integer matmuls", e.arithmetic),) if e.arithmetic else ()),
             *((("settings", f"{settings_words(m.settings)} ({_origin(m.tuned)})"),) if m.settings else ()),
@@ -351,11 +351,11 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
     yield table
     yield ""
     yield facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), ("energy", energy_words(m.energy))])
-    yield Text(f"{m.workload}; {m.warmup} warm-up rounds; {m.time}", style="dim")
+    yield Text(f"{m.workload}; warm-up rounds: {m.warmup}; {m.time}", style="dim")
 
 
 def energy_words(energy: Energy) -> str:
-    """Joules a token and how they were obtained, or why there are none."""
+    """Joules per token and how they were obtained, or why there are none."""
     if energy.kind == "none" or energy.gross_joules is None or not energy.tokens:
         return f"none: {energy.reason}"
     net = words.number(None if energy.net_joules is None else energy.net_joules / energy.tokens)
@@ -384,7 +384,7 @@ def _ceiling_rows(ceilings: Ceilings | None) -> Iterator[tuple[str, str]]:
 
 
 def _ladder_rows(m: Measurement) -> Iterator[tuple[str, str]]:
-    """Peak -> achievable -> achieved for the first workload of each kind."""
+    """Peak -> achievable -> achieved, for the first workload of each kind."""
     if m.ceilings is None:
         return
     bandwidth = f"{words.number(max(m.ceilings.bandwidth_bytes_per_s.samples) / 1e9)} GB/s"
@@ -403,15 +403,15 @@ def _ladder_rows(m: Measurement) -> Iterator[tuple[str, str]]:
 
 
 def settings_words(s: Settings) -> str:
-    """``2 threads, spinning, prompts on a graph of their own in runs of 128, from 5 tokens on``."""
+    """``2 threads, spinning, prompts from 5 tokens on their own graph in chunks of 128``."""
     threads = f"{s.threads} thread{'s' * (s.threads != 1)}{', pinned' if s.pinned else ''}"
-    own = f"a graph of their own in runs of {s.prefill_chunk}, from {s.decode_graph_max_tokens + 1} tokens on"
-    graph = own if s.prompt_graph == "own" else f"the decoder's graph in runs of {s.prefill_chunk}"
-    return f"{threads}, {'spinning' if s.spinning else 'not spinning'}, prompts on {graph}"
+    own = f"prompts from {s.decode_graph_max_tokens + 1} tokens on their own graph"
+    graph = own if s.prompt_graph == "own" else "prompts on the decoder's graph"
+    return f"{threads}, {'spinning' if s.spinning else 'not spinning'}, {graph} in chunks of {s.prefill_chunk}"
 
 
 def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
-    """Every trial, phase by phase, and what came of it."""
+    """Show every trial, phase by phase, and the resulting settings."""
     from edgekit.bench.tune import verdict
 
     yield facts([("machine", f"{tuning.machine}, {tuning.runtime}")])
@@ -421,21 +421,21 @@ def tuning_tables(tuning: Tuning) -> Iterator[RenderableType]:
         for i, s in enumerate(trial.ratios):
             ratios = (f"{value:.3f}x" for value in (s.percentile(50), min(s.samples), max(s.samples)))
             last = i == len(trial.ratios) - 1
-            said = f"{verdict(s.samples)}{(': taken' if trial.won else ': not taken') if last else ''}"
+            said = f"{verdict(s.samples)}{(': kept' if trial.won else ': not kept') if last else ''}"
             table.add_row("" if i else trial.change, s.name, *ratios, str(s.n), said)
     yield table
     yield ""
-    outcome = "the defaults stay" if tuning.kept else "for this class of machine"
+    outcome = "the defaults are kept" if tuning.kept else "for this class of machine"
     yield facts(
         [("settings", f"{settings_words(tuning.settings)} ({outcome})"), *(("not tried", w) for w in tuning.left_out)]
     )
     if tuning.waited is not None:
-        yield Text(f"waiting for a core: {words.percent(tuning.waited)} of the worst trial", style="dim")
-    yield Text("speed with the change over that without it, within a round; lost trials end early", style="dim")
+        yield Text(f"waiting for a core: {words.percent(tuning.waited)} of the time in the worst trial", style="dim")
+    yield Text("ratios: speed with the change / without it, in the same round; lost trials stop early", style="dim")
 
 
 def _origin(tuned: bool) -> str:
-    return "tuned for this class of machine" if tuned else "the defaults: `bench --tune` looks for better ones"
+    return "tuned for this class of machine" if tuned else "defaults; `bench --tune` searches for faster ones"
 
 
 # --- the rest ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the terminal shows of device files: the list, one device and who says each number, and what lint found."""
+"""Tables of device files: the list, one device with the source of each number, and what lint found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNKNOWN = "unknown"
 
 
 def targets_table(targets: Sequence[Target]) -> Table:
-    """One line a device; a cell is empty where nothing is known."""
+    """One row per device; unknown values are empty."""
     table = columns("target", "chip", "NPU", "memory>", "bandwidth>", "precisions", "verified")
     for t in targets:
         memory = words.size(t.memory_bytes) if t.memory_bytes else ""
@@ -35,7 +35,7 @@ def targets_table(targets: Sequence[Target]) -> Table:
 
 
 def target_tables(card: TargetCard) -> Iterator[RenderableType]:
-    """Everything about a device: what it is, its numbers and who says so, its NPU and the ways to compute on it."""
+    """Show a device: its properties, its numbers with sources, its NPU and the quantization schemes for it."""
     t = card.target
     yield facts(_target_rows(t))
     if numbers := t.numbers():
@@ -49,14 +49,14 @@ def target_tables(card: TargetCard) -> Iterator[RenderableType]:
     yield ""
     yield facts(
         [
-            ("NPU", f"{t.npu.name}, of family {t.npu.family}"),
+            ("NPU", f"{t.npu.name}, family {t.npu.family}"),
             *(
                 (
                     ("compiler", f"{plugin.requirement} on {', '.join(plugin.platforms)}"),
                     ("licence", plugin.licence),
                 )
                 if (plugin := t.npu.plugin)
-                else (("compiler", "the device's own: graphs go there as they are"),)
+                else (("compiler", "on the device: graphs are shipped uncompiled"),)
             ),
         ]
     )
@@ -68,7 +68,7 @@ def target_tables(card: TargetCard) -> Iterator[RenderableType]:
 
 
 def lint_tables(lint: Lint) -> Iterator[RenderableType]:
-    """Every problem with its cure, or what was checked."""
+    """Show every problem with a hint, or what was checked."""
     if not lint.problems:
         files = len(lint.targets) + len(lint.families)
         yield Text(
@@ -88,7 +88,7 @@ def lint_tables(lint: Lint) -> Iterator[RenderableType]:
 
 def _target_rows(t: Target) -> Iterator[tuple[str, str]]:
     yield "target", t.name
-    yield "what", t.title
+    yield "title", t.title
     if t.chip:
         yield "chip", t.chip
     yield "provider", t.provider
@@ -97,10 +97,10 @@ def _target_rows(t: Target) -> Iterator[tuple[str, str]]:
     yield "precisions", " ".join(t.precisions)
     yield "verified", t.verified
     if t.npu is None:
-        yield "cache", "present may share past's buffer" if t.shared_kv else "grows by copying"
+        yield "KV cache", "updated in place" if t.shared_kv else "copied at each step"
     else:
-        yield "on its CPU", f"the graph of {t.fallback or _UNKNOWN}"
-    yield "accuracy level", "the recipe's" if t.accuracy_level is None else str(t.accuracy_level)
+        yield "on its CPU", f"the graph of target {t.fallback or _UNKNOWN}"
+    yield "accuracy level", "from the recipe" if t.accuracy_level is None else str(t.accuracy_level)
     if t.npu is None:
         yield "context", "unlimited" if t.max_context is None else f"{words.count(t.max_context)} tokens"
     yield "memory", _UNKNOWN if t.memory_bytes is None else words.size(t.memory_bytes)
@@ -120,13 +120,13 @@ def _numbers_table(numbers: Mapping[str, Value | AccuracyLimits], sources: Seque
         cells = (source.certainty, source.text) if source else (Text("no source", style="red"), "")
         table.add_row(key, _value_words(key, value), *cells)
     if source := by_key.get("options"):
-        # The family's are among npu.options.
+        # npu.options lists the values; this is where the family's come from.
         table.add_row(source.key, "", source.certainty, source.text)
     return table
 
 
 def _value_words(key: str, value: Value) -> str:
-    """A number in the unit that its key tells."""
+    """A number in the unit that its key implies."""
     if isinstance(value, tuple):
         parts = (f"{part:.0%}" if isinstance(part, float) else " ".join(part) for part in value)
         return (" to " if key == "npu.efficiency" else ", ").join(parts)
@@ -143,8 +143,8 @@ def _scheme_tables(scheme: SchemeCard) -> Iterator[RenderableType]:
     r = scheme.scheme
     yield facts(
         [
-            ("scheme", f"activations {r.activations}, weights {' '.join(r.precisions)}"),
-            *(("recipe of " + precision, name) for precision, name in r.recipes),
+            ("scheme", f"{r.activations} activations, {' '.join(r.precisions)} weights"),
+            *((f"{precision} recipe", name) for precision, name in r.recipes),
             *((f"option {key}", value) for key, value in r.options),
         ]
     )
@@ -161,4 +161,4 @@ def _scheme_tables(scheme: SchemeCard) -> Iterator[RenderableType]:
 
 
 def _rewrites_table(rewrites: Sequence[Rewrite]) -> Table:
-    return facts((f"rewrite {r.cures}", r.file or "nothing cures this") for r in rewrites)
+    return facts((f"rewrite {r.cures}", r.file or "missing") for r in rewrites)

@@ -1,17 +1,19 @@
-"""``edgekit targets``: the device files. As in app.py, Typer reads the annotations while it runs."""
+"""``edgekit targets``: the device files. As in app.py, Typer reads the annotations at run time."""
 
 from typing import Annotated
 
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import Json, Model, numbers
+from edgekit.cli.arguments import Json, Model, Offline, Revision, numbers
 from edgekit.cli.commands import Commands
 from edgekit.cli.progress import Bars
 from edgekit.errors import GateFailed
 from edgekit.types import Activations, Precision
 
-targets = Commands(help="The device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True)
+targets = Commands(
+    help="List, show and check device files.", epilog="Example:  edgekit targets show cpu", no_args_is_help=True
+)
 
 
 @targets.command("list", epilog="Example:  edgekit targets list --json")
@@ -27,7 +29,7 @@ def targets_list(json: Json = False) -> None:
 
 @targets.command("show", epilog="Example:  edgekit targets show portable")
 def targets_show(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A name of the list, or a .toml file.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A name from the list, or a .toml file.")],
     json: Json = False,
 ) -> None:
     """Show a device: every number with its source, and the rewrites its graphs go through."""
@@ -44,14 +46,14 @@ def targets_show(
 def targets_lint(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TARGET...]", help="Names of the list, or .toml files.", show_default="all"),
+        typer.Argument(metavar="[TARGET...]", help="Names from the list, or .toml files.", show_default="all"),
     ] = None,
     json: Json = False,
 ) -> None:
     """Look for problems in device files.
 
-    A number without a source, a name that nothing goes by, an operator that nothing cures; in the files of the devices
-    and of their NPUs' families. Ends with exit code 3 when there is any.
+    Finds numbers without a source, unknown names, and missing operators that no rewrite replaces, in the files of
+    devices and NPU families. Exits with code 3 when there is a problem.
     """
     from edgekit.build.target_lint import lint_targets
     from edgekit.cli.target_tables import lint_tables
@@ -68,26 +70,28 @@ def targets_lint(
 def targets_check(
     model: Model,
     *,
-    target: Annotated[list[str], typer.Option(help="A device with an NPU, or a .toml file; may be given again.")],
+    target: Annotated[list[str], typer.Option(help="A device with an NPU, or a .toml file; repeatable.")],
     precision: Annotated[
-        Precision | None, typer.Option(help="Of the weights.", show_default="the device's first")
+        Precision | None, typer.Option(help="Precision of the weights.", show_default="the device's first")
     ] = None,
     activations: Annotated[
-        Activations | None, typer.Option(help="What the NPU computes in.", show_default="the device's first")
+        Activations | None,
+        typer.Option(help="Number format of the NPU's activations.", show_default="the device's first"),
     ] = None,
     context: Annotated[
-        str | None, typer.Option(help="Tokens the cache holds, with commas.", show_default="the device's")
+        str | None,
+        typer.Option(help="Sizes of the KV cache in tokens, separated by commas.", show_default="the device's"),
     ] = None,
-    whole: Annotated[bool, typer.Option("--whole", help="Compile all layers: minutes.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Compile all layers (minutes).")] = False,
+    offline: Offline = False,
+    revision: Revision = None,
     json: Json = False,
 ) -> None:
-    """Say whether a model compiles for a device's NPU.
+    """Check whether a model compiles for a device's NPU.
 
-    Compiles one layer and the head, in seconds, and keeps nothing: who takes each node, why one is refused and what in
-    edgekit/lower cures it, and the DRAM bytes of a token at each context. Ends with exit code 3 when a node would run
-    on the CPU.
+    Compiles one layer and the head, which takes seconds, and writes no files. Shows where each node runs, why nodes are
+    refused and which rewrite in edgekit/lower helps, and the DRAM bytes of a token at each context. Exits with code 3
+    when a node would run on the CPU.
     """
     from edgekit.build.dry_run import check_targets, require_compiled
     from edgekit.cli.npu_tables import check_tables
@@ -95,8 +99,15 @@ def targets_check(
     contexts = numbers("--context", context, 2) if context else ()
     with Bars() as progress:
         check = check_targets(
-            model, target, precision=precision, activations=activations, contexts=contexts, whole=whole,
-            revision=revision, offline=offline, progress=progress,
-        )  # fmt: skip
+            model,
+            target,
+            precision=precision,
+            activations=activations,
+            contexts=contexts,
+            whole=whole,
+            revision=revision,
+            offline=offline,
+            progress=progress,
+        )
     console.emit(check) if json else console.show(*check_tables(check))
     require_compiled(check)

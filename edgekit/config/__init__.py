@@ -1,1 +1,1 @@
-"""TOML files in, values out: recipes, devices, and what a provider may be told."""
+"""Read the TOML files of recipes, devices and providers."""

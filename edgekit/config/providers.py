@@ -1,8 +1,8 @@
-"""What a file from elsewhere may tell ONNX Runtime: ``targets/providers/*.toml`` of this installation.
+"""Which provider options an untrusted file may set: ``targets/providers/*.toml`` of this installation.
 
-A bundle and a target's file carry data, never behaviour. Which options of a provider they may set, and to what, is this
-installation's to say; so is which package a provider comes in. No option that names a library, a folder or a file is
-among those allowed. Adding a provider is adding one file.
+Bundles and target files are data. Only this installation decides which options of a provider they may set, to which
+values, and which package a provider comes in. No option that names a library, a folder or a file is allowed. To add a
+provider, add one file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.strangers.toml_table import Table, file_names
+from edgekit.strangers.toml_table import Table, file_names, keys_of
 from edgekit.types.device import Plugin
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ SESSION_ENTRIES = {
     "mlas.disable_kleidiai": ("0", "1"),
     "session.disable_quant_qdq": ("0", "1"),
 }
-"""Entries of a session's configuration that a bundle or a target's file may set, and their values. Of the others, some
-write files and some load libraries."""
+"""Session configuration entries that a bundle or a target file may set, and their values. Some others write files or
+load libraries."""
 
 Pairs = tuple[tuple[str, str], ...]
 
 _DIGITS = 9
-"""Most digits of an option that is a number."""
+"""Most digits of a numeric option."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A provider's option that a file from elsewhere may set: to one of ``words``, or to a number within ``limits``."""
+    """A provider option that an untrusted file may set: to one of ``words``, or to a number within ``limits``."""
 
     key: str
     words: tuple[str, ...]
@@ -52,7 +52,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What it may be, in words."""
+        """The allowed values, for a message."""
         return "a number from {} to {}".format(*self.limits) if self.limits else f"one of {', '.join(self.words)}"
 
 
@@ -60,9 +60,9 @@ class Option:
 class Provider:
     """An execution provider of ONNX Runtime, as this installation knows it.
 
-    ``options`` may be set in a session, ``runtime`` besides by onnxruntime-genai on the device. ``plugin`` is the
-    package that it comes in, None where it is part of an ONNX Runtime. ``half_precision`` is the option that, set to
-    "1", makes it compute a graph of float32 in half precision; "" where there is none.
+    ``options`` may be set in a session, ``runtime`` also by onnxruntime-genai on the device. ``plugin`` is the package
+    that it comes in, None if it is part of ONNX Runtime. ``half_precision`` is the option that, set to "1", makes it
+    compute float32 graphs in half precision; "" if there is none.
     """
 
     name: str
@@ -73,52 +73,45 @@ class Provider:
 
 
 def targets_folder() -> Traversable:
-    """The folder of target files: inside the package in a wheel, beside it in a checkout."""
+    """The folder of target files: inside the package in a wheel, next to it in a checkout."""
     package = resources.files("edgekit")
     inside = package / "targets"
     return inside if inside.is_dir() else Path(str(package)).parent / "targets"
 
 
-_PLUGIN_KEYS = ("module", "requirement", "extra", "platforms", "licence", "paths", "note", "chip", "sdk")
-
-
 @cache
 def find_provider(name: str) -> Provider | None:
-    """What this installation says of a provider, None where it has no file of it.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
+    """Load a provider's file, None if this installation has none. Raises ConfigError if it is damaged."""
     folder = targets_folder() / "providers"
     if name not in file_names(folder):
         return None
-    table = Table.open(name, folder, "provider", ("name", "half_precision", "options", "runtime", "plugin"))
-    plugin = _plugin(table.table("plugin", _PLUGIN_KEYS)) if table.has("plugin") else None
+    table = Table.open(name, folder, "provider", keys_of(Provider))
+    plugin = _plugin(table.table("plugin", keys_of(Plugin))) if table.has("plugin") else None
     options, runtime = _options(table, "options"), _options(table, "runtime")
-    return Provider(name, options, runtime, plugin, table.get("half_precision", str, ""))
+    return Provider(name, options, runtime, plugin, **table.present(half_precision=str))
 
 
 def wrong_option(provider: str, options: Pairs, *, on_device: bool = False) -> str:
-    """Say why a file from elsewhere may not set one of ``options``; "" when it may set all of them.
+    """Return why an untrusted file may not set one of ``options``; "" if it may set all of them.
 
     Args:
-        provider: whose options they are.
+        provider: the provider's name.
         options: keys and values.
-        on_device: they are for onnxruntime-genai on the device.
+        on_device: whether they are for onnxruntime-genai on the device.
     """
     known = find_provider(provider)
     if known is None:
-        return f"{provider} is not a provider that this edgekit knows, so it gets no options" if options else ""
+        return f"unknown provider {provider}, for which no options are allowed" if options else ""
     return _wrong(options, (*known.options, *(known.runtime if on_device else ())))
 
 
 def wrong_entry(entries: Pairs) -> str:
-    """Say why a file from elsewhere may not set one of these entries of a session; "" when it may set all of them."""
+    """Return why an untrusted file may not set one of these session entries; "" if it may set all of them."""
     return _wrong(entries, tuple(Option(key, words, None) for key, words in SESSION_ENTRIES.items()))
 
 
 def wrong_settings(target: Target) -> tuple[tuple[str, str], ...]:
-    """Where a target that comes from elsewhere sets what it must not, and why."""
+    """The forbidden settings of an untrusted target: where each is and why it is forbidden."""
     found = [("provider_options", wrong_option(target.provider, target.provider_options))]
     if npu := target.npu:
         found += [
@@ -140,7 +133,7 @@ def _wrong(pairs: Pairs, options: tuple[Option, ...]) -> str:
     for key, value in pairs:
         if key not in allowed:
             known = ", ".join(sorted(allowed)) or "none"
-            return f"{key!r} is not a setting that may come from a file; those that may: {known}"
+            return f"{key!r} may not be set by a file; allowed: {known}"
         if not allowed[key].allows(value):
             return f"{key!r} must be {allowed[key].expected}, not {value!r}"
         if keys.count(key) > 1:
@@ -169,7 +162,5 @@ def _plugin(table: Table) -> Plugin:
         platforms=table.words("platforms"),
         licence=table.get("licence", str),
         paths=table.texts("paths"),
-        note=table.get("note", str, ""),
-        chip=table.get("chip", str, ""),
-        sdk=table.get("sdk", str, ""),
+        **table.present(note=str, chip=str, sdk=str),
     )

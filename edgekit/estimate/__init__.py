@@ -1,1 +1,1 @@
-"""What a bundle will take, by formula. Loads neither onnx_ir nor a runtime."""
+"""Estimates of a bundle's size, memory and cost by formula. Loads neither onnx_ir nor a runtime."""

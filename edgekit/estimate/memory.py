@@ -1,4 +1,4 @@
-"""What a session of ONNX Runtime holds in memory, by formulae that were fitted to what two models took."""
+"""Memory of an ONNX Runtime session, by formulae fitted to measurements of two models."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 RUNTIME_BYTES = 85_000_000
-"""Resident memory of Python, numpy, ONNX Runtime and the session's own structures, model or not: 63 MB after the
-imports and some 20 MB for a graph of 30 layers, ONNX Runtime on Linux x86-64."""
+"""Resident memory of Python, numpy, ONNX Runtime and the session's structures without the model: 63 MB after the
+imports and about 20 MB for a graph of 30 layers, on Linux x86-64."""
 
 
 ARENA, SCORES = 2, 3
-"""Copies of a layer's activations and of its attention scores that a session holds, fitted to what two models took:
-ONNX Runtime's arena grows by doubling, so that it holds up to twice what the largest step needs."""
+"""Copies of a layer's activations and of its attention scores that a session holds, fitted to two models. ONNX
+Runtime's arena grows by doubling, so it holds up to twice what the largest step needs."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in RAM while a prompt as long as the context is fed: an estimate. ``total`` is their sum."""
+    """Estimated bytes in RAM while processing a prompt as long as the context."""
 
     weights: int
     kv: int
@@ -35,15 +35,15 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Everything together."""
+        """The sum of all parts."""
         return self.weights + self.kv + self.workspace + self.runtime
 
 
 def held_bytes(tensors: tuple[TensorEntry, ...], *, tied: bool) -> int:
-    """Bytes of the weights in memory, as ONNX Runtime's CPU holds them.
+    """Bytes of the weights in memory with ONNX Runtime's CPU provider.
 
-    Floating point: 4 a weight, whatever the file has. On a grid: codes and zero points as stored, and 8 for every
-    block of the kernel (its scale and its sum, in float32). A tied table counts twice: matmuls read a packed copy.
+    Floating point: 4 per weight, whatever type the file has. On a grid: codes and zero points as stored, plus 8 per
+    kernel block (its scale and its sum in float32). A tied table counts twice, since matmuls read a packed copy.
     """
     total = 0
     for tensor in tensors:
@@ -60,11 +60,11 @@ def held_bytes(tensors: tuple[TensorEntry, ...], *, tied: bool) -> int:
 
 
 def workspace_bytes(spec: ModelSpec, context: int) -> int:
-    """Bytes that a session needs besides weights and cache, while the last chunk of a full context is fed.
+    """Bytes that a session needs besides weights and cache while processing the last chunk of a full context.
 
-    With S = min(PREFILL_CHUNK, context) tokens in a run: one row of logits, 4 vocab; ARENA times a layer's activations,
+    With S = min(PREFILL_CHUNK, context) tokens per run: one row of logits, 4 vocab; ARENA times a layer's activations,
     4 S (4 hidden + 3 mlp + (heads + 2 kv_heads) head_dim); SCORES times its attention scores, 4 S heads context; and
-    the tables of sines and cosines, 4 rope_dim for every position of the model's context.
+    the cos and sin tables, 4 rope_dim per position of the model's context.
     """
     tokens = min(PREFILL_CHUNK, context)
     logits = 4 * spec.vocab_size

@@ -1,4 +1,4 @@
-"""What a model needs of a machine: bytes and FLOP of a token, from its shapes alone. Lower bounds."""
+"""Lower bounds of the bytes and FLOP per token of a model, from its shapes alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def weight_bytes(tensors: Sequence[TensorEntry], *, tied: bool) -> int:
-    """Bytes of weights that a decoded token must read: all of them, of an untied embedding one row only.
+    """Bytes of weights that a decoded token must read: all of them, but only one row of an untied embedding.
 
     Args:
-        tensors: of a manifest.
-        tied: the head is the embedding.
+        tensors: the tensors of a manifest.
+        tied: whether the head is the embedding.
     """
     total = 0
     for tensor in tensors:
@@ -36,9 +36,9 @@ def kv_bytes_per_position(spec: ModelSpec) -> int:
 
 
 def decode_bytes(weights: int, spec: ModelSpec, depth: int, tokens: int) -> float:
-    """Bytes that a decoded token must read, the mean over ``tokens`` tokens from ``depth`` on.
+    """Bytes that a decoded token must read, averaged over ``tokens`` tokens after ``depth`` positions.
 
-    weights + sum over layers of 2 * kv_heads * head_dim * 4 * positions seen, at most the layer's window.
+    weights + sum over layers of 2 * kv_heads * head_dim * 4 * positions seen (at most the layer's window).
     """
     per_layer = kv_bytes_per_position(spec) / spec.layers
     seen = depth + np.arange(1, tokens + 1)
@@ -55,16 +55,16 @@ def matmul_weights(spec: ModelSpec) -> int:
 def decode_flop(spec: ModelSpec, depth: int = 0) -> float:
     """FLOP of one decoded token: 2 per weight of the matmuls and the head, 4 * heads * head_dim per position.
 
-    4 = two products (scores, values) of a multiplication and an addition each.
+    4 = two products (scores, values) with one multiplication and one addition each.
     """
     head = spec.vocab_size * spec.hidden_size
     return 2.0 * (matmul_weights(spec) + head) + _attention_flop(spec, np.array([depth + 1]))
 
 
 def prefill_flop(spec: ModelSpec, tokens: int) -> float:
-    """FLOP that a prompt of ``tokens`` tokens at least needs: as decode_flop, causal, and the head once.
+    """Least FLOP of a prompt of ``tokens`` tokens: as decode_flop, causal, with the head once.
 
-    Graphs compute the head for every token; only the last one's is needed.
+    Graphs may compute the head for every token, but only the last one's is needed.
     """
     head = 2.0 * spec.vocab_size * spec.hidden_size
     return 2.0 * tokens * matmul_weights(spec) + head + _attention_flop(spec, np.arange(1, tokens + 1))

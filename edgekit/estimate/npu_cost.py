@@ -1,13 +1,13 @@
-"""What a token costs on an NPU, estimated: no such device is here to measure. From the bytes that the compiler reports.
+"""Estimated cost of a token on an NPU, from the DRAM traffic that its compiler reports. Not measured on a device.
 
 A token takes at least as long as its bytes take through the DRAM:
 
-    bytes a token = (read + written + spilled + filled) of one run of the graph, over all parts / tokens of a run
-    floor         = bytes a token / the device's bandwidth
-    tok/s         = efficiency * bandwidth / bytes a token          (decoding; the lowest and highest efficiency)
+    bytes per token = (read + written + spilled + filled) of one run of the graph, over all parts / tokens per run
+    floor           = bytes per token / the device's bandwidth
+    tok/s           = efficiency * bandwidth / bytes per token      (decoding; for the lowest and highest efficiency)
 
-What the host does (the token's embedding, the cache's copy) and what the NPU computes come on top of the floor. A
-prompt's graph is bounded by arithmetic as well, so it has a floor and no range of speeds.
+Work on the host (the token's embedding, copying the cache) and computation on the NPU add to the floor. A prompt's
+graph is also bound by arithmetic, so it has a floor but no range of speeds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a token of one graph costs on a device; nothing of it was measured on one.
+    """Estimated cost of a token in one graph on a device, not measured.
 
-    ``traffic`` are the DRAM bytes of a run over ``tokens`` with ``context`` slots of cache, summed over the parts of a
-    model that was split. ``bandwidth_bytes_per_s`` and ``efficiency`` are the device file's, None where it does not
-    know them. ``floor_ms`` a token; ``tokens_per_s`` its likely range, of decoding alone. ``formula`` has the numbers
-    filled in.
+    ``traffic``: DRAM bytes of a run over ``tokens`` with ``context`` cache slots, summed over the parts of a split
+    model. ``bandwidth_bytes_per_s`` and ``efficiency`` come from the device's file, None if unknown. ``floor_ms`` is
+    per token; ``tokens_per_s`` is the likely range, for decoding only. ``formula`` has the numbers filled in.
     """
 
     target: str
@@ -47,7 +46,7 @@ class Estimate:
 
 
 def estimate_build(build: NpuBuild) -> tuple[Estimate, ...]:
-    """Estimates of a build's graphs, as they were executed on the emulator; none for one whose bytes are not known."""
+    """Estimate each graph of a build as run on the emulator; graphs with unknown traffic are left out."""
     chains = [(role, build.chain(role)) for role in ROLES]
     found = (
         estimate(build.target, role, chain[0].tokens, build.past, [graph.traffic for graph in chain])
@@ -60,14 +59,14 @@ def estimate_build(build: NpuBuild) -> tuple[Estimate, ...]:
 def estimate(
     target: Target, role: Role, tokens: int, context: int, traffics: Sequence[Traffic | None]
 ) -> Estimate | None:
-    """What a token costs on a chain of graphs; None where the compiler did not report the bytes of each.
+    """Estimate a token's cost in a chain of graphs; None if the compiler did not report the traffic of each part.
 
     Args:
         target: the device.
-        role: of the chain.
-        tokens: of one run.
+        role: role of the chain.
+        tokens: tokens per run.
         context: slots of the cache.
-        traffics: the bytes of one run of each part.
+        traffics: DRAM bytes of one run of each part.
     """
     known = [traffic for traffic in traffics if traffic]
     if not known or len(known) < len(traffics):
@@ -94,7 +93,7 @@ def estimate(
 def _formula(total: int, tokens: int, rate: float | None, efficiency: tuple[float, float] | None) -> str:
     each = f"{total:,} B" if tokens == 1 else f"{total:,} B / {tokens} tokens"
     if not rate:
-        return f"{each}; the device's bandwidth is not known"
+        return f"{each}; the device's bandwidth is unknown"
     floor = f"floor = {each} / {rate / 1e9:g} GB/s"
     if not efficiency:
         return floor

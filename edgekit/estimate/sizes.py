@@ -1,4 +1,4 @@
-"""Where a model's bytes are: embedding, attention, mlp, graph, tokenizer ... Standard library only."""
+"""A model's bytes by part: embedding, attention, mlp, graph, tokenizer ... Standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PARTS = ("embedding", "head", "attention", "mlp", "norms", "graph", "npu", "tokenizer", "other")
-"""The parts of a model, in the order they are told."""
+"""The parts of a model, in display order."""
 
 
 def part_of(name: str) -> str:
@@ -28,15 +28,15 @@ def part_of(name: str) -> str:
 
 
 def tensor_parts(tensors: Iterable[TensorEntry]) -> tuple[SizePart, ...]:
-    """The parts of some tensors; a tied head counts for nothing, its bytes are the embedding's."""
+    """Sizes by part of some tensors; a tied head is not counted, since its bytes are the embedding's."""
     return _sum(SizePart(part_of(t.name), 1, prod(t.shape), t.bytes) for t in tensors if not t.shared_with)
 
 
 def bundle_parts(manifest: Manifest) -> tuple[SizePart, ...]:
-    """The parts of a bundle; their bytes add up to ``manifest.bytes``.
+    """Sizes by part of a bundle, which add up to ``manifest.bytes``.
 
-    ``graph`` is what the ONNX file and its external data hold besides the weights: operators, constants, padding.
-    ``npu`` is everything that is for an NPU, the graphs that were compiled among it.
+    ``graph`` is the ONNX file and its external data without the weights: operators, constants, padding. ``npu`` is
+    everything for an NPU, including the source graphs it was compiled from.
     """
     graph = graph_bytes(manifest)
     tokenizer = sum(f.bytes for f in manifest.files if f.path.startswith(("tokenizer", "chat_template")))
@@ -66,7 +66,7 @@ def _is_for_npu(file: FileEntry, manifest: Manifest) -> bool:
 
 
 def _sum(pieces: Iterable[SizePart]) -> tuple[SizePart, ...]:
-    """One SizePart for each part that has bytes, in the order of PARTS."""
+    """One SizePart per part that has bytes, in the order of PARTS."""
     pieces = list(pieces)
     grouped = {part: [p for p in pieces if p.part == part] for part in PARTS}
     return tuple(

@@ -1,4 +1,4 @@
-"""What optimum-onnx wrote, made to obey edgekit's graph contract, and read as a Checkpoint."""
+"""Read an export of optimum-onnx as a Checkpoint, with its graph adapted to edgekit's contract."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Export:
-    """A decoder that optimum exported: its graph, and the checkpoint that it makes of the model.
+    """A decoder exported by optimum: its graph and its checkpoint.
 
-    The checkpoint's weights go by the names of the graph's initializers. Both keep the exported files on disk for as
-    long as they live.
+    The checkpoint's weights have the names of the graph's initializers. Both keep the exported files on disk while they
+    are alive.
     """
 
     graph: ir.Model
@@ -38,9 +38,9 @@ class Export:
 
 INPUTS = ("input_ids", "attention_mask", "position_ids")
 UNLIMITED_CONTEXT = 2048
-"""Tokens for a model whose config names no limit, such as one with ALiBi."""
+"""Context length for models without a limit in the config, such as those with ALiBi."""
 
-# Operators whose meaning changed between opset 18, the newest that torch's tracing exporter writes, and 21.
+# Operators changed between opset 18, the newest that torch's tracing exporter writes, and 21.
 CHANGED_SINCE_18 = frozenset({"AveragePool", "DFT", "GridSample", "GroupNormalization", "Resize"})
 SIDE_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "config.json")
 
@@ -49,9 +49,9 @@ def read_export(folder: Path, source: Path, model_id: str, opset: int) -> Export
     """Read an export.
 
     Args:
-        folder: what optimum wrote. It is removed, with its parent, when model and weights are no longer used.
+        folder: optimum's output. It is removed, with its parent, when model and weights are no longer used.
         source: the checkpoint's folder, whose side files are preferred; it need not exist.
-        model_id: how the user called the model.
+        model_id: the model as named by the user.
         opset: the least opset to declare.
 
     Raises:
@@ -81,11 +81,11 @@ def read_export(folder: Path, source: Path, model_id: str, opset: int) -> Export
 
 
 class _Keeper:
-    """Lives as long as somebody needs the exported files."""
+    """An object whose lifetime is that of the exported files."""
 
 
 def _load_lazily(folder: Path) -> ir.Model:
-    """The graph, with its weights left in a file. optimum puts them inside the graph below 2 GB."""
+    """Load the graph with its weights in an external file; below 2 GB optimum puts them into the graph."""
     path = folder / "model.onnx"
     if not (folder / "model.onnx_data").exists():
         ir.save(ir.load(path), path, external_data="model.onnx_data")
@@ -105,7 +105,7 @@ class _Slots:
 
 
 def _check_contract(model: ir.Model) -> _Slots:
-    """Check names and shapes, name the dimensions as edgekit does, and add position_ids where nothing needs it."""
+    """Check names and shapes, rename the dimensions as in edgekit, and add position_ids if the graph has none."""
     graph = model.graph
     inputs = {value.name or "": value for value in graph.inputs}
     past = [name for name in inputs if name.startswith("past_key_values.")]
@@ -119,10 +119,10 @@ def _check_contract(model: ir.Model) -> _Slots:
         raise GraphError(f"the exported graph has no {', '.join(sorted(missing)) or 'past_key_values'}", _NOT_A_DECODER)
     extra = inputs.keys() - expected
     if extra:
-        raise GraphError(f"the exported graph needs the input '{min(extra)}'", _NOT_A_DECODER)
+        raise GraphError(f"the exported graph has an unexpected input '{min(extra)}'", _NOT_A_DECODER)
     shape = inputs["past_key_values.0.key"].shape
     if shape is None or len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
-        raise GraphError(f"the exported graph's past keys are {shape}, not [B, heads, P, size]", _NOT_A_DECODER)
+        raise GraphError(f"the exported graph's past keys have shape {shape}, not [B, heads, P, size]", _NOT_A_DECODER)
     slots = _Slots(layers, shape[1], shape[3])
     if "position_ids" not in inputs:
         graph.inputs.append(ir.Value(name="position_ids", type=ir.TensorType(ir.DataType.INT64)))
@@ -135,14 +135,14 @@ def _check_contract(model: ir.Model) -> _Slots:
     return slots
 
 
-_NOT_A_DECODER = "only decoders of text with a key/value cache of the usual shape become bundles"
+_NOT_A_DECODER = "use a text decoder with a key/value cache of shape [B, heads, P, size]"
 
 
 def _dimensions(name: str, value: ir.Value, slots: _Slots) -> Sequence[int | str]:
     kind = name.split(".", maxsplit=1)[0]
     if kind == "logits":
         if value.shape is None or not isinstance(value.shape[-1], int):
-            raise GraphError("the exported graph's logits have no fixed vocabulary", _NOT_A_DECODER)
+            raise GraphError("the exported graph's logits have no fixed vocabulary size", _NOT_A_DECODER)
         return ("batch_size", "sequence_length", value.shape[-1])
     return {
         "input_ids": ("batch_size", "sequence_length"),
@@ -159,7 +159,7 @@ def _declare_opset(model: ir.Model, opset: int) -> None:
     if given < opset and (changed or given < 18):
         culprit = changed[0] if changed else f"opset {given}"
         raise GraphError(
-            f"the exported graph's {culprit} cannot be declared as opset {opset}", "use a target of an older opset"
+            f"the exported graph's {culprit} cannot be declared as opset {opset}", "use a target with an older opset"
         )
     model.opset_imports[""] = max(given, opset)
 
@@ -168,7 +168,7 @@ def _declare_opset(model: ir.Model, opset: int) -> None:
 
 
 def _unfold_gemms(graph: ir.Graph) -> None:
-    """Gemm with a constant weight becomes MatMul and Add, which is what ``quantize`` and ``lower`` know."""
+    """Replace Gemm with a constant weight by MatMul and Add, which ``quantize`` and ``lower`` handle."""
     for node in list(graph):
         if node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) != 1.0:
             continue
@@ -194,7 +194,7 @@ def _unfold_gemms(graph: ir.Graph) -> None:
 
 
 def _transpose(weight: ir.Value) -> None:
-    """Transpose an initializer's [N, K] into [K, N], when it is read."""
+    """Transpose an initializer [N, K] to [K, N] lazily."""
     tensor = weight.const_value
     assert tensor is not None
     rows, columns = tensor.shape.numpy()
@@ -209,10 +209,10 @@ def _transpose(weight: ir.Value) -> None:
 
 
 def _name_weights(graph: ir.Graph) -> None:
-    """Name the token table and the head as everywhere in edgekit, and unnamed weights after their node.
+    """Give the token table and the head their canonical names, and name unnamed weights after their node.
 
-    The exporter folds transposed weights into constants called ``onnx::MatMul_670``; the node's name,
-    ``/model/layers.0/mlp/up_proj/MatMul``, still tells whose it is.
+    The exporter folds transposed weights into constants like ``onnx::MatMul_670``; the node's name,
+    ``/model/layers.0/mlp/up_proj/MatMul``, still identifies the layer.
     """
     lookups = (n for n in graph if n.op_type == "Gather" and _origin(n.inputs[1]) is graph.inputs[0])
     table = next((n.inputs[0] for n in lookups), None)
@@ -232,7 +232,7 @@ def _name_weights(graph: ir.Graph) -> None:
 
 
 def _origin(value: ir.Value | None) -> ir.Value | None:
-    """The value that this one is a reshaping of."""
+    """Follow reshapes and casts back to the original value."""
     while value is not None and (node := value.producer()) is not None:
         if node.op_type not in {"Reshape", "Cast", "Squeeze", "Unsqueeze"}:
             break
@@ -246,7 +246,7 @@ def _rename(graph: ir.Graph, weight: ir.Value, name: str) -> None:
 
 
 def _tie_head(model: ir.Model) -> None:
-    """Where the head is the token table transposed, use the table itself: one weight instead of two equal ones."""
+    """If the head is the transposed token table, use the table itself, to store the weight only once."""
     graph = model.graph
     head, table = graph.initializers.get(HEAD), graph.initializers.get(EMBEDDING)
     if head is None or table is None or head.const_value is None or table.const_value is None:
@@ -287,11 +287,11 @@ class ExportedWeights:
         return shape[::-1] if transposed else shape
 
     def stored(self, name: str) -> str:
-        """Its type: ``F32``."""
+        """The type of a tensor: ``F32``, ``F16`` or ``BF16``."""
         return {"FLOAT": "F32", "FLOAT16": "F16", "BFLOAT16": "BF16"}.get(str(self._find(name)[0].dtype), "F32")
 
     def nbytes(self, name: str) -> int:
-        """Bytes it occupies in the export."""
+        """Bytes of a tensor in the export."""
         return self._find(name)[0].nbytes
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
@@ -303,11 +303,11 @@ class ExportedWeights:
         array = tensor.numpy()
         rows = np.array((array.T if transposed else array)[start:stop], np.float32, order="C")
         if not np.isfinite(rows).all():
-            raise SourceError(f"{name}: holds NaN or infinite values", "the checkpoint is damaged")
+            raise SourceError(f"tensor '{name}' holds NaN or infinite values", "use another checkpoint")
         return rows
 
     def sha256(self) -> str:
-        """Over every tensor's name and bytes."""
+        """The sha256 over the names and bytes of all tensors."""
         digest = sha256()
         for name, (tensor, _) in self._tensors.items():
             digest.update(name.encode())
@@ -328,10 +328,10 @@ class ExportedWeights:
 
 
 def _spec(config: dict[str, Any], graph: ir.Graph, slots: _Slots) -> ModelSpec:
-    """The numbers that config.json and the graph tell. What only the graph knows is left neutral.
+    """Make the spec from config.json and the graph.
 
-    That is all about rotation, windows and biases: ``rope.dim`` is 0 and no layer rotates, because the graph
-    holds these computations and nothing is built from the spec any more.
+    Rotation, windows and biases stay neutral (``rope.dim`` 0, no rotating layer), because the graph contains these
+    computations and nothing is built from the spec.
     """
     logits = graph.outputs[0].shape
     assert logits is not None
@@ -366,7 +366,7 @@ def _first(config: dict[str, Any], keys: Sequence[str], otherwise: float) -> Any
 
 
 def _side_files(folder: Path, source: Path) -> tuple[SideFile, ...]:
-    """The checkpoint's own files, else those that optimum wrote: its older transformers may not know the tokenizer."""
+    """The checkpoint's own files, or else those of optimum, whose older transformers may not know the tokenizer."""
     found = {}
     for name in SIDE_FILES:
         path = next((p for p in (source / name, folder / name) if p.is_file()), None)
@@ -390,5 +390,5 @@ def _side_files(folder: Path, source: Path) -> tuple[SideFile, ...]:
 def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
-        raise GraphError(f"{path}: not a JSON object", "remove the exported folder, and build again")
+        raise GraphError(f"{path} is not a JSON object", "remove the exported folder and build again")
     return content

@@ -1,7 +1,7 @@
-"""The LLaMA family as an ONNX graph, written directly with onnx_ir, from the token ids to the logits.
+"""Build the ONNX graph of a LLaMA-family decoder with onnx_ir, from token ids to logits.
 
-Families differ in numbers only (see ModelSpec): biases, norms of queries and keys, windows, layers that do not
-rotate. The dialect is ONNX Runtime's fused one; ``lower`` rewrites it for targets that lack its operators.
+Families differ only in the numbers of ModelSpec: biases, norms of queries and keys, windows, layers without rope. The
+graph uses ONNX Runtime's fused operators; ``lower`` rewrites it for targets that lack them.
 Letters in shapes: B batch, S new tokens, P past tokens, T = P + S, H hidden size, V vocabulary.
 """
 
@@ -41,12 +41,12 @@ def build_graph(spec: ModelSpec, weights: Weights, *, opset: int, name: str) -> 
 
     Args:
         spec: the decoder's numbers.
-        weights: one tensor for each name in ``Weights``' docstring that the spec calls for.
+        weights: the tensors of the spec, with the names in the docstring of ``Weights``.
         opset: version of the standard operators.
         name: the graph's name.
 
     Raises:
-        GraphError: when the shape of a weight contradicts the spec.
+        GraphError: the shape of a weight contradicts the spec.
     """
     writer = Writer(weights, opset, name)
     input_ids = writer.input("input_ids", INT64, ("batch_size", "sequence_length"))
@@ -82,10 +82,10 @@ def build_graph(spec: ModelSpec, weights: Weights, *, opset: int, name: str) -> 
 
 @dataclass(frozen=True)
 class Step:
-    """Values computed once from the inputs: where the new tokens stand and how far the cache reaches.
+    """Values computed once from the inputs and used in every layer: positions of the new tokens and cache lengths.
 
-    ``rows [B,S]`` int64 index the tables ``cos`` and ``sin`` [rows, rope.dim / 2]; ``last [B]`` int32 is the
-    cache position of each sequence's last token, ``total`` int32 the longest sequence, new tokens included.
+    ``rows [B,S]`` int64 index the tables ``cos`` and ``sin`` [rows, rope.dim / 2]; ``last [B]`` int32 is the cache
+    position of each sequence's last token, ``total`` int32 the longest sequence including new tokens.
     """
 
     rows: ir.Value
@@ -96,7 +96,7 @@ class Step:
 
 
 def _step(writer: Writer, spec: ModelSpec) -> Step:
-    """Declare mask and positions, and derive what attention reads of them."""
+    """Declare mask and positions as inputs, and compute what attention needs from them."""
     mask = writer.input("attention_mask", INT64, ("batch_size", "total_sequence_length"))
     positions = writer.input("position_ids", INT64, ("batch_size", "sequence_length"))
     length = writer.op("ReduceSum", [mask, writer.constant("axis.1", [1])], "cache.length", keepdims=0)
@@ -107,7 +107,7 @@ def _step(writer: Writer, spec: ModelSpec) -> Step:
 
     rows = positions
     if spec.rope_border is not None:
-        # transformers: the highest position of the batch decides, for all of it, which factors are used.
+        # As in transformers, the highest position in the batch selects the factors for all of it.
         original = writer.constant("rope.original_context", spec.rope.original_context)
         highest = writer.op("ReduceMax", [positions], "rope.highest", keepdims=0)
         long = writer.op("GreaterOrEqual", [highest, original], "rope.is_long")
@@ -121,9 +121,9 @@ def _step(writer: Writer, spec: ModelSpec) -> Step:
 def rope_tables(writer: Writer, rope: Rope, context: int) -> tuple[ir.Value, ir.Value]:
     """Cosines and sines of every position's angles times the attention factor, each [rows, rope.dim / 2].
 
-    Only the frequencies are stored: ONNX Runtime folds these nodes into the two tables when a session is made, in
-    float32, as transformers computes them. With longrope the first ``original_context`` rows use the short factors,
-    and row ``original_context + p`` is position p with the long ones.
+    Only the frequencies are stored: ONNX Runtime folds these nodes into the two tables when it creates a session, in
+    float32 like transformers. With longrope, the first ``original_context`` rows use the short factors, and row
+    ``original_context + p`` is position p with the long ones.
     """
     rows = context
     if rope.switches(context):
@@ -159,13 +159,13 @@ def _angles(writer: Writer, frequencies: NDArray[np.float32], rows: int, name: s
 
 
 def _norm(writer: Writer, spec: ModelSpec, x: ir.Value, name: str, size: int) -> ir.Value:
-    """Root mean square norm of the last axis (``size``), times a weight."""
+    """RMS norm over the last axis (``size``), times a weight."""
     weight = writer.weight(f"{name}.weight", (size,))
     return writer.op("SimplifiedLayerNormalization", [x, weight], name, axis=-1, epsilon=spec.norm_eps, stash_type=1)
 
 
 def _add_norm(writer: Writer, spec: ModelSpec, residual: ir.Value, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-    """Norm of ``residual + x``, and the sum itself, the next residual."""
+    """Return the norm of ``residual + x``, and the sum itself, which is the next residual."""
     weight = writer.weight(f"{name}.weight", (spec.hidden_size,))
     node = writer.node(
         "SkipSimplifiedLayerNormalization",
@@ -191,7 +191,7 @@ def _attention(writer: Writer, spec: ModelSpec, step: Step, x: ir.Value, i: int)
         query = _head_norm(writer, spec, query, f"{name}.q_norm", spec.heads)
         key = _head_norm(writer, spec, key, f"{name}.k_norm", spec.kv_heads)
 
-    # GroupQueryAttention rotates only multiples of 16 dimensions of heads that are multiples of 16.
+    # GroupQueryAttention only rotates if head_dim and the rotated dimensions are multiples of 16.
     fused = spec.rotary[i] and spec.head_dim % 16 == 0 and spec.rope.dim % 16 == 0
     if spec.rotary[i] and not fused:
         query = _rotate(writer, spec, step, query, f"{name}.q_rope")
@@ -213,7 +213,7 @@ def _attention(writer: Writer, spec: ModelSpec, step: Step, x: ir.Value, i: int)
 
 
 def _head_norm(writer: Writer, spec: ModelSpec, x: ir.Value, name: str, heads: int) -> ir.Value:
-    """Norm of each head: [B,S,heads*D], through [B,S*heads,D] (some NPUs miscompute norms of rank 4)."""
+    """Norm of each head of [B,S,heads*D], computed as [B,S*heads,D] because some NPUs miscompute norms of rank 4."""
     split = writer.op("Reshape", [x, writer.constant(f"shape.{name}.split", [0, -1, spec.head_dim])], f"{name}.split")
     normed = _norm(writer, spec, split, name, spec.head_dim)
     joined = writer.constant(f"shape.{name}.join", [0, -1, heads * spec.head_dim])
@@ -223,7 +223,7 @@ def _head_norm(writer: Writer, spec: ModelSpec, x: ir.Value, name: str, heads: i
 def _rotate(writer: Writer, spec: ModelSpec, step: Step, x: ir.Value, name: str) -> ir.Value:
     """Rotate the first ``rope.dim`` dimensions of each head of [B,S,heads*D]."""
     heads = spec.heads if name.endswith("q_rope") else spec.kv_heads
-    # 0 stands for the whole head.
+    # 0 means the whole head.
     dim = spec.rope.dim if spec.rope.dim < spec.head_dim else 0
     inputs = [x, step.rows, step.cos, step.sin]
     return writer.op("RotaryEmbedding", inputs, name, num_heads=heads, rotary_embedding_dim=dim)
@@ -243,7 +243,7 @@ def _mlp(writer: Writer, spec: ModelSpec, x: ir.Value, name: str) -> ir.Value:
 
 
 class Writer:
-    """Appends nodes to one graph. A node's first output bears the node's name, an initializer its weight's."""
+    """Appends nodes to a graph. A node's first output has the node's name, an initializer that of its weight."""
 
     def __init__(self, weights: Weights, opset: int, name: str) -> None:
         self._weights = weights
@@ -259,7 +259,7 @@ class Writer:
         return value
 
     def output(self, value: ir.Value, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
-        """Declare that a value is a graph output."""
+        """Declare a graph output."""
         value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
         self._graph.outputs.append(value)
 
@@ -272,7 +272,7 @@ class Writer:
         outputs: Sequence[str] = (),
         **attributes: int | float,
     ) -> ir.Node:
-        """Append a node. ``outputs`` names its outputs, "" leaves one out; by default there is one."""
+        """Append a node. ``outputs`` names its outputs, "" omits one; by default there is one output."""
         node = ir.node(
             kind,
             inputs,
@@ -310,17 +310,17 @@ class Writer:
         return self.lazy(name, (inputs, outputs), lambda: self._weights.read(name).T)
 
     def weight(self, name: str, shape: tuple[int, ...]) -> ir.Value:
-        """The initializer of a weight as the checkpoint holds it."""
+        """The initializer of a weight, as in the checkpoint."""
         self._check(name, shape)
         return self.lazy(name, shape, lambda: self._weights.read(name))
 
     def lazy(self, name: str, shape: tuple[int, ...], read: Callable[[], NDArray[np.float32]]) -> ir.Value:
-        """A float32 initializer that is computed each time it is needed and never held."""
+        """A float32 initializer that is computed on each access and not cached."""
         tensor = ir.LazyTensor(lambda: ir.tensor(read(), name=name), FLOAT, ir.Shape(shape), name=name, cache=False)
         return self._initializer(tensor)
 
     def constant(self, name: str, value: npt.ArrayLike, dtype: type[np.generic] = np.int64) -> ir.Value:
-        """A small initializer, one for each name."""
+        """A small initializer, shared by name."""
         known = self._graph.initializers.get(name)
         return known if known is not None else self._initializer(ir.tensor(np.asarray(value, dtype), name=name))
 
@@ -334,6 +334,6 @@ class Writer:
         shape = self._weights.shape(name)
         if shape != expected:
             raise GraphError(
-                f"{name}: its shape is {list(shape)}, the configuration asks for {list(expected)}",
-                "config.json and the weights are of different models; fetch both again",
+                f"tensor '{name}' has shape {list(shape)}, but the config requires {list(expected)}",
+                "config.json and the weights belong to different models; download both again",
             )

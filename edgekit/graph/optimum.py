@@ -1,6 +1,6 @@
-"""Any decoder that optimum-onnx can export, as a graph that obeys edgekit's contract.
+"""Export any decoder that optimum-onnx supports.
 
-optimum-onnx pins transformers < 4.58, so it runs in an interpreter of its own, as a subprocess.
+optimum-onnx pins transformers < 4.58, so it runs as a subprocess in its own environment.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 LOCK = FOLDER / "optimum.txt"
 TORCH = "torch==2.13.0"
-"""Versions and hashes of optimum-onnx, torch and onnxruntime that fit each other, with all they need."""
+"""Compatible versions of optimum-onnx, torch, onnxruntime and their dependencies, with hashes (torch by version)."""
 
 ERROR = re.compile(r"(\w+\.)*\w*(Error|ERROR|Exception): ")
-"""The line of a traceback, or of pip's output, that names the reason; advice may follow it."""
+"""The line of a traceback or of pip's output with the reason; further advice may follow it."""
 
 VARIABLE = "EDGEKIT_OPTIMUM_PYTHON"
 INSTALL = "edgekit doctor --install optimum"
@@ -45,17 +45,17 @@ def export_with_optimum(
     offline: bool = False,
     progress: Progress = silent,
 ) -> Export:
-    """Export a decoder with optimum-onnx, in FP32, with keys and values as inputs and outputs.
+    """Export a decoder in FP32 with optimum-onnx, with keys and values as inputs and outputs.
 
     Args:
         model: a Hugging Face folder or a hub id.
-        opset: the least version of the standard operators the graph shall declare.
-        python: an interpreter that has optimum-onnx; ``find_optimum`` looks for one by default.
-        offline: take a hub id from the cache only.
-        progress: told the seconds that have passed.
+        opset: the least opset that the graph declares.
+        python: an interpreter with optimum-onnx, by default the result of ``find_optimum``.
+        offline: use a hub id from the cache only.
+        progress: called with the elapsed seconds.
 
     Raises:
-        GraphError: there is no such interpreter, optimum cannot export the model, or what it made is no decoder.
+        GraphError: there is no such interpreter, optimum cannot export the model, or the result is not a decoder.
     """
     python = python or find_optimum()
     folder = Path(tempfile.mkdtemp(prefix="edgekit-optimum-"))
@@ -68,7 +68,7 @@ def export_with_optimum(
         code, reason = _run(command, folder / "log", switches, "export with optimum", progress)
         if code or not (out / "model.onnx").is_file():
             again = f"{python} -m optimum.exporters.onnx --model {model} --task text-generation-with-past OUT"
-            raise GraphError(f"optimum cannot export {model}: {reason}", f"`{again}` shows everything it says")
+            raise GraphError(f"optimum cannot export {model}: {reason}", f"run `{again}` to see its full output")
         return read_export(out, Path(source), model, opset)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -76,11 +76,11 @@ def export_with_optimum(
 
 
 def find_optimum() -> Path:
-    """The interpreter that has optimum-onnx: this one, EDGEKIT_OPTIMUM_PYTHON's, or the one ``install_optimum`` made.
+    """Find an interpreter with optimum-onnx: this one, EDGEKIT_OPTIMUM_PYTHON, or that of ``install_optimum``.
 
     Raises:
-        GraphError: none has it, or the variable names no file.
-        ConfigError: another user could have put one into the cache.
+        GraphError: none has it, or the variable does not name a file.
+        ConfigError: another user could have written it to the cache.
     """
     spec = find_spec("optimum")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -89,7 +89,7 @@ def find_optimum() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise GraphError(f"{VARIABLE}={named}: there is no such file", "name an interpreter that has optimum-onnx")
+            raise GraphError(f"{VARIABLE}={named}: file not found", "set it to an interpreter with optimum-onnx")
         return Path(named)
     if require_own(_own_python()).is_file():
         return _own_python()
@@ -97,13 +97,13 @@ def find_optimum() -> Path:
 
 
 def install_optimum(progress: Progress = silent) -> Path:
-    """Make an environment for optimum-onnx in the user's cache, pinned by hashes; return its interpreter.
+    """Create an environment with optimum-onnx in the user's cache, pinned by hashes; return its interpreter.
 
-    Made beside its place and renamed when it is whole: only ``python -m`` is used from it, which does not mind.
+    It is created under a temporary name and renamed when complete, which works because only ``python -m`` is used.
 
     Raises:
         GraphError: pip failed.
-        ConfigError: another user could write into the cache.
+        ConfigError: another user could write to the cache.
     """
     place = require_own(_own_python().parent.parent)
     folder = Path(tempfile.mkdtemp(prefix=".optimum-", dir=make_own(place.parent)))
@@ -118,7 +118,7 @@ def install_optimum(progress: Progress = silent) -> Path:
         for task, command in steps:
             code, reason = _run(command, folder / "log", {}, task, progress)
             if code:
-                raise GraphError(f"cannot {task} in {place}: {reason}", f"`{' '.join(command)}` shows everything")
+                raise GraphError(f"cannot {task} in {place}: {reason}", f"run `{' '.join(command)}` to see all output")
         shutil.rmtree(place, ignore_errors=True)
         folder.rename(place)
     finally:
@@ -131,9 +131,9 @@ def _own_python() -> Path:
 
 
 def _stage(model: Path, folder: Path) -> Path:
-    """The model's folder, with a config.json that transformers 4 reads as transformers 5 does.
+    """Return the model's folder, or a copy of it with a config.json that transformers 4 reads like transformers 5.
 
-    transformers 5 writes ``rope_parameters``; 4 does not know the word and would silently take its default theta.
+    transformers 5 writes ``rope_parameters``, which transformers 4 ignores, silently using its default theta.
     """
     config = _read_config(model)
     rope = config.get("rope_parameters")
@@ -154,20 +154,20 @@ def _read_config(model: Path) -> dict[str, Any]:
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise GraphError(f"{model / 'config.json'}: {error}", "give a Hugging Face folder or a hub id") from error
+        raise GraphError(f"{model / 'config.json'}: {error}", "pass a Hugging Face folder or a hub id") from error
     if not isinstance(config, dict):
-        raise GraphError(f"{model / 'config.json'}: not a JSON object", "give a Hugging Face folder or a hub id")
+        raise GraphError(f"{model / 'config.json'} is not a JSON object", "pass a Hugging Face folder or a hub id")
     return config
 
 
 def _run(
     command: Sequence[str], log: Path, environment: dict[str, str], task: str, progress: Progress
 ) -> tuple[int, str]:
-    """Run a command to its end; return its exit code and the line that tells why. Ctrl-C ends it too."""
+    """Run a command; return its exit code and the line of output with the reason. Ctrl-C ends it too."""
     started = time.monotonic()
     with log.open("w+b") as output:
         try:
-            # As in run/runtime.py: onnxruntime has nothing to report to its makers.
+            # As in run/runtime.py: no telemetry.
             quiet = os.environ | {"ORT_DISABLE_TELEMETRY": "1"} | environment
             process = subprocess.Popen(command, stdout=output, stderr=output, env=quiet)
         except OSError as error:
@@ -186,4 +186,4 @@ def _run(
         output.seek(0)
         lines = output.read().decode(errors="replace").strip().splitlines()
     errors = [line for line in lines if ERROR.match(line)]
-    return code, (errors or lines or ["it said nothing"])[-1].strip()
+    return code, (errors or lines or ["no output"])[-1].strip()

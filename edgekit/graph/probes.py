@@ -1,15 +1,15 @@
-"""Matmuls with known sums: small graphs that tell whether a runtime computes exactly on the processor that runs them.
+"""Probes: small graphs of matmuls with known sums, to check that a runtime is exact on the processor it runs on.
 
     python -m edgekit.graph.probes        writes edgekit/run/probes/*.onnx, which ``run/exactness.py`` opens
 
-Kernels differ by processor. The one that multiplies unsigned by signed 8-bit integers on x86 without VNNI adds pairs of
-products in 16 bits and saturates at 32,767. A sum of random numbers hardly shows that; one of extreme codes is halved.
+Kernels differ by processor. On x86 without VNNI, the kernel for unsigned by signed 8-bit integers adds pairs of
+products in 16 bits and saturates at 32,767. Sums of random numbers hardly show that; sums of extreme codes are halved.
 
-Each output is named after a matmul, its weights and its rows: how far its results are from the known sums. How far
-they may be stands in the model's metadata, under ``limits``. Activations are 0 and one magnitude of either sign, which
-every scheme of rounding them to 8 bits holds without error. They are inputs with a default, so that no optimizer folds
-the matmul away, and a session runs without being fed. No two matmuls share a weight: ONNX Runtime's pass that makes
-signed weights unsigned fails on one that is read twice.
+Each output is the difference between results and known sums, named after the matmul, its weights and rows; the allowed
+differences are in the model's metadata under ``limits``. Activations are 0 and plus or minus one magnitude, which every
+8-bit quantization represents exactly. They are inputs with defaults, so that no optimizer folds the matmul and a
+session runs without feeds. Matmuls do not share weights, because ONNX Runtime's pass that makes signed weights unsigned
+fails on a weight that is read twice.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "run" / "probes"
 
 OPSET, IR_VERSION = 21, 10
-"""As edgekit's own graphs: every ONNX Runtime that edgekit admits reads them."""
+"""As in edgekit's own graphs, readable by every supported ONNX Runtime."""
 
 COLUMNS, INNER, ROWS = 16, 256, 16
-"""The smallest matmuls that take the kernels' main loops: N, K, and the M of a prompt. A token's M is 1."""
+"""N, K and a prompt's M of the smallest matmuls that use the kernels' main loops. A token's M is 1."""
 
 MAGNITUDE = 127
 SCALE = 2.0**-10
-"""Of the weights' codes: a sum of 256 products of 127 by 255 stays below float16's 65,504."""
+"""Scale of the weight codes: a sum of 256 products of 127 by 255 stays below float16's 65,504."""
 
 TOLERANCE = 1e-3
-"""Of the largest sum: scales are multiplied in float32. A saturated sum of extreme codes is off by half."""
+"""Fraction of the largest sum: scales are multiplied in float32. A saturated sum of extreme codes is off by half."""
 
 HALF_TOLERANCE = INNER * 2.0**-12
-"""Of the largest sum, where it may be kept in float16: each addition rounds by up to 2**-12 of it."""
+"""Fraction of the largest sum if it is in float16: each addition rounds by up to 2**-12 of it."""
 
 BLOCKS = (16, 32, 64, 128, 256)
 FOLDED_BLOCKS = (32, 64, 128)
@@ -53,7 +53,7 @@ LEVELS = (0, 1, 2, 3, 4)
 
 @dataclass
 class Probe:
-    """A graph in the making: matmuls over shared activations, each judged against its known sum."""
+    """A builder of one probe graph: matmuls over shared activations, each compared with its known sums."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     _inputs: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
@@ -62,14 +62,14 @@ class Probe:
     _limits: dict[str, float] = field(default_factory=dict)
 
     def constant(self, name: str, array: NDArray[Any] | np.generic) -> str:
-        """An initializer, stored once however often it is asked for."""
+        """An initializer, stored once per name."""
         self._values.setdefault(name, numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def activations(
         self, rows: int, dtype: type[np.generic], low: float = -MAGNITUDE, high: float = MAGNITUDE
     ) -> tuple[str, NDArray[np.float64]]:
-        """An input [rows, INNER], and its values: ``high`` everywhere, in every second place, ``low`` likewise."""
+        """An input [rows, INNER] and its values: rows of ``high``, of 0 and ``high``, then the same of ``low``."""
         odd = np.arange(INNER) % 2
         patterns = [value * mask for value in (high, low) for mask in (np.ones(INNER), odd)]
         values = np.stack([patterns[i % len(patterns)] for i in range(rows)])
@@ -78,7 +78,7 @@ class Probe:
         return name, values
 
     def codes(self, name: str, codes: NDArray[np.int64], bits: int) -> str:
-        """An initializer of uint8, or of uint4."""
+        """An initializer of uint8 (8 bits) or uint4."""
         if bits == 8:
             return self.constant(name, codes.astype(np.uint8))
         packed = _pack(codes.reshape(1, -1), 4).tobytes()
@@ -86,17 +86,17 @@ class Probe:
         return name
 
     def indices(self) -> str:
-        """An input of all row numbers of a table, the last first."""
+        """An input with all row numbers of a table in reverse order."""
         self.default_input("indices", np.arange(COLUMNS, dtype=np.int64)[::-1].copy())
         return "indices"
 
     def node(self, op_type: str, inputs: list[str], output: str, *, domain: str = "", **attributes: Any) -> str:
-        """Add a node; return its output."""
+        """Add a node and return its output."""
         self.nodes.append(helper.make_node(op_type, inputs, [output], domain=domain, **attributes))
         return output
 
     def judge(self, name: str, result: str, known: NDArray[np.float64], tolerance: float = TOLERANCE) -> None:
-        """An output: how far ``result`` is from ``known``. A share of the largest sum may be lost to rounding."""
+        """Add an output ``result - known``, allowed to differ by ``tolerance`` times the largest sum."""
         sums = known.astype(np.float32)
         known_name = self.constant(f"known.{sha256(sums.tobytes()).hexdigest()[:8]}", sums)
         found = self.node("Cast", [result], f"{name}.float", to=TensorProto.FLOAT)
@@ -115,14 +115,14 @@ class Probe:
         return model
 
     def default_input(self, name: str, values: NDArray[Any]) -> None:
-        """An input that is ``values`` where it is not fed."""
+        """Add an input with the default ``values``."""
         element = helper.np_dtype_to_tensor_dtype(values.dtype)
         self._inputs.setdefault(name, helper.make_tensor_value_info(name, element, list(values.shape)))
         self.constant(name, values)
 
 
 def make_probes() -> dict[str, onnx.ModelProto]:
-    """All of them, by the name of their file. A runtime that lacks an operator of one still runs the others."""
+    """All probes by file name, in separate files so that a missing operator does not affect the others."""
     return {
         "prompt_matmul": _prompt_matmul(),
         "integer_matmul": _integer_matmul(),
@@ -137,7 +137,7 @@ def make_probes() -> dict[str, onnx.ModelProto]:
 
 
 def _prompt_matmul() -> onnx.ModelProto:
-    """MatMulIntegerToFloat as the graph for prompts has it: codes 1 to 255 around 128, pairs of weights within 128."""
+    """MatMulIntegerToFloat as in the prompt graph: codes 1 to 255 around 128, pairs of weights within 128."""
     probe = Probe()
     pairs = np.array([(127, 1), (1, 127), (64, 64), (127, -127)])
     columns = np.concatenate([pairs, -pairs])[np.arange(COLUMNS) % (2 * len(pairs))]
@@ -154,7 +154,7 @@ def _prompt_matmul() -> onnx.ModelProto:
 
 
 def _integer_matmul() -> onnx.ModelProto:
-    """MatMulInteger with both types on both sides, over their whole range."""
+    """MatMulInteger with both types on both sides, over their full range."""
     probe = Probe()
     for activation in (np.uint8, np.int8):
         for weight in (np.int8, np.uint8):
@@ -169,7 +169,7 @@ def _integer_matmul() -> onnx.ModelProto:
 
 
 def _dynamic_quantize_matmul() -> onnx.ModelProto:
-    """DynamicQuantizeMatMul: activations are rounded to 8 bits inside."""
+    """DynamicQuantizeMatMul, which quantizes activations to 8 bits inside."""
     probe = Probe()
     scales = probe.constant("scales", np.full(COLUMNS, SCALE, np.float32))
     for weight in (np.int8, np.uint8):
@@ -183,7 +183,7 @@ def _dynamic_quantize_matmul() -> onnx.ModelProto:
 
 
 def _qdq_matmul() -> onnx.ModelProto:
-    """MatMul on activations and weights that were rounded before: the runtime folds it into one matmul of integers."""
+    """MatMul on quantized and dequantized inputs, which the runtime fuses to an integer matmul."""
     probe = Probe()
     one = probe.constant("one", np.float32(1))
     for activation in (np.uint8, np.int8):
@@ -204,7 +204,7 @@ def _qdq_matmul() -> onnx.ModelProto:
 
 
 def _matmul_nbits(dtype: type[np.floating[Any]], level: int) -> onnx.ModelProto:
-    """MatMulNBits at an accuracy level: each width, block and kind of zero point, for a token and for a prompt."""
+    """MatMulNBits at an accuracy level: each bit width, block size and kind of zero point, for a token and a prompt."""
     probe = Probe()
     element = np.dtype(dtype).name
     for bits, symmetric, block in product((4, 8), (True, False), BLOCKS):
@@ -228,7 +228,7 @@ def _matmul_nbits(dtype: type[np.floating[Any]], level: int) -> onnx.ModelProto:
 
 
 def _dequantize_matmul() -> onnx.ModelProto:
-    """DequantizeLinear by blocks before MatMul: the runtime makes MatMulNBits of it, at the session's level."""
+    """Blocked DequantizeLinear before MatMul, which the runtime fuses to MatMulNBits at the session's level."""
     probe = Probe()
     for bits, block in product((4, 8), FOLDED_BLOCKS):
         codes, weights = _extreme_codes(bits, symmetric=True)
@@ -244,7 +244,7 @@ def _dequantize_matmul() -> onnx.ModelProto:
 
 
 def _gather_block_quantized() -> onnx.ModelProto:
-    """GatherBlockQuantized: rows of a table of codes."""
+    """GatherBlockQuantized, which reads rows from a table of codes."""
     probe = Probe()
     indices = probe.indices()
     for bits, symmetric, block in product((4, 8), (True, False), BLOCKS):
@@ -264,9 +264,9 @@ def _gather_block_quantized() -> onnx.ModelProto:
 
 
 def _int8_cache() -> onnx.ModelProto:
-    """GroupQueryAttention over a cache of int8: keys and values of alternating extremes, scaled to 1 and -1.
+    """GroupQueryAttention over an int8 cache: keys and values alternate between the extremes, scaled to 1 and -1.
 
-    A query scores the keys with plus and minus one number, so each result is known from the softmax of two.
+    The query's scores are plus or minus one number, so each result follows from a softmax of two values.
     """
     probe = Probe()
     heads, size, past, query = 2, 64, 16, 0.05
@@ -286,18 +286,10 @@ def _int8_cache() -> onnx.ModelProto:
             probe.constant(f"total.{rows}", np.array(past + rows, np.int32)),
         ]
         outputs = [f"{name}.sum", f"{name}.present.key", f"{name}.present.value"]
-        options: dict[str, Any] = {
-            "num_heads": heads,
-            "kv_num_heads": heads,
-            "k_quant_type": mode,
-            "v_quant_type": mode,
-        }
+        options: dict[str, Any] = {"num_heads": heads, "kv_num_heads": heads, "kv_cache_bit_width": 8}
+        options |= {"k_quant_type": mode, "v_quant_type": mode, "domain": "com.microsoft"}
         inputs = [*new, "past.key", "past.value", *places, *[""] * 5, *scales]
-        probe.nodes.append(
-            helper.make_node(
-                "GroupQueryAttention", inputs, outputs, domain="com.microsoft", kv_cache_bit_width=8, **options
-            )
-        )
+        probe.nodes.append(helper.make_node("GroupQueryAttention", inputs, outputs, **options))
         plus = (signs > 0).sum() + np.arange(1, rows + 1)
         weights = np.exp(score) * plus, np.exp(-score) * (signs < 0).sum()
         known = (weights[0] - weights[1]) / (weights[0] + weights[1])
@@ -306,13 +298,13 @@ def _int8_cache() -> onnx.ModelProto:
 
 
 def _extreme_columns(dtype: type[np.integer[Any]]) -> NDArray[Any]:
-    """Weights [INNER, COLUMNS]: the largest value in the even columns, the smallest in the others."""
+    """Weights [INNER, COLUMNS]: the largest value in even columns, the smallest in odd ones."""
     info = np.iinfo(dtype)
     return np.where(np.arange(COLUMNS) % 2 == 0, info.max, info.min).astype(dtype) * np.ones((INNER, 1), dtype)
 
 
 def _extreme_codes(bits: int, symmetric: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Codes [COLUMNS, INNER] of extreme weights, and these in steps; zero points, if any, are at the far end."""
+    """Codes [COLUMNS, INNER] of extreme weights, and codes minus zero points (extreme too, unless symmetric)."""
     top, even = 2**bits - 1, (np.arange(COLUMNS) % 2 == 0)[:, None]
     codes = np.where(even, top, 0) * np.ones((1, INNER), np.int64)
     zeros = np.full_like(codes, 2 ** (bits - 1)) if symmetric else top - codes
@@ -320,12 +312,12 @@ def _extreme_codes(bits: int, symmetric: bool) -> tuple[NDArray[np.int64], NDArr
 
 
 def _zero_points(codes: NDArray[np.int64], bits: int, blocks: int) -> NDArray[np.uint8]:
-    """Those of ``_extreme_codes`` [COLUMNS, blocks], packed."""
+    """Packed zero points [COLUMNS, blocks] for ``_extreme_codes``."""
     return _pack((2**bits - 1 - codes)[:, :blocks], bits)
 
 
 def _pack(codes: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
-    """Codes along the last axis into bytes, the first in the low bits; an odd end is filled up with zeros."""
+    """Pack codes along the last axis into bytes, the first in the low bits; an odd length is padded with 0."""
     if bits == 8:
         return codes.astype(np.uint8)
     pairs = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.uint8)
@@ -345,7 +337,7 @@ def _rows(rows: int) -> str:
 
 
 def write_probes(folder: Path = FOLDER) -> None:
-    """Write every probe's file, and one with the hash of them all: what is kept of a machine is kept under it."""
+    """Write the probes' files, and one with the hash of them all, the key of cached results."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = sha256()
     for name, model in sorted(make_probes().items()):

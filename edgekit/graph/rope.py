@@ -1,7 +1,7 @@
-"""Rotary position embedding as numbers: inverse frequencies and attention factors.
+"""Inverse frequencies and attention factors of rotary position embeddings.
 
-The formulae are those of transformers' ``modeling_rope_utils.py`` (named at each function), in its order of
-float32 roundings, because at position 100,000 one rounding of a frequency moves an angle by 0.006.
+The formulae are those of transformers' ``modeling_rope_utils.py`` (named in each function), with the same order of
+float32 roundings, because at position 100,000 one rounding of a frequency changes an angle by 0.006.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def inverse_frequencies(rope: Rope, *, long: bool = False) -> NDArray[np.float32
 
     Args:
         rope: the embedding.
-        long: longrope's factors for sequences beyond ``original_context``; nothing to the other kinds.
+        long: use longrope's factors for sequences beyond ``original_context``; ignored for other kinds.
     """
     exponents = (np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)).astype(np.float64)
     periods = (rope.theta**exponents).astype(np.float32)
@@ -39,7 +39,7 @@ def inverse_frequencies(rope: Rope, *, long: bool = False) -> NDArray[np.float32
 
 
 def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Long wavelengths are stretched by ``factor``, short ones kept, those between blended.
+    """Divide the frequencies of long wavelengths by ``factor``, keep short ones, and blend those between.
 
     Source: ``_compute_llama3_parameters``; Meta's llama3 ``apply_scaling``.
     """
@@ -54,13 +54,13 @@ def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _yarn(rope: Rope, periods: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A ramp over the dimensions, from extrapolated (fast) to interpolated (slow) frequencies.
+    """Blend from extrapolated (fast) to interpolated (slow) frequencies with a ramp over the dimensions.
 
     Source: ``_compute_yarn_parameters``; Peng et al., "YaRN", arXiv 2309.00071, section 3.2.
     """
 
     def dimension(rotations: float) -> float:
-        """The dimension that turns ``rotations`` times within the original context."""
+        """The dimension that makes ``rotations`` turns within the original context."""
         return rope.dim * log(rope.original_context / (rotations * 2 * pi)) / (2 * log(rope.theta))
 
     low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
@@ -76,7 +76,7 @@ def _yarn(rope: Rope, periods: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _longrope(rope: Rope, periods: NDArray[np.float32], *, long: bool) -> NDArray[np.float32]:
-    """Each frequency divided by a factor of its own, from one of two lists.
+    """Divide each frequency by its own factor, from one of two lists.
 
     Source: ``_compute_longrope_parameters``; Ding et al., "LongRoPE", arXiv 2402.13753.
     """
@@ -85,7 +85,7 @@ def _longrope(rope: Rope, periods: NDArray[np.float32], *, long: bool) -> NDArra
 
 
 def attention_factor(rope: Rope) -> float:
-    """What cos and sin are multiplied with; a constant of the model.
+    """The constant that cos and sin are multiplied by.
 
     Source: ``_compute_yarn_parameters`` and ``_compute_longrope_parameters``.
     """

@@ -1,1 +1,1 @@
-"""The computer this runs on: its processor, its cache folder, and how files are written. Standard library only."""
+"""The host computer: its processor, the cache folder, and safe writing of files. Standard library only."""

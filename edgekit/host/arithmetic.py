@@ -1,4 +1,4 @@
-"""Whether integer matmuls come out exactly on a processor: the noun. Standard library only."""
+"""Result type of the check whether integer matmuls are exact on a processor. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What the probes' known sums say of a graph's matmuls under ONNX Runtime on this processor.
+    """Whether a graph's integer matmuls are exact in ONNX Runtime on this processor, by probes with known sums.
 
-    ``entries``: session config entries under which they are exact, () where they are so by themselves. ``inexact``:
-    matmuls that are wrong with every choice of entries; () says that the graph may be run. ``probed``: matmuls that
-    were looked at.
+    ``entries``: session config entries that make them exact, () if none are needed. ``inexact``: matmuls that are wrong
+    with every choice of entries; () means that the graph may run. ``probed``: number of matmuls probed.
     """
 
     entries: tuple[tuple[str, str], ...]
@@ -20,9 +19,9 @@ class Arithmetic:
 
     @property
     def exact(self) -> bool:
-        """True when no matmul is wrong."""
+        """Whether no matmul is wrong."""
         return not self.inexact
 
 
 NOTHING = Arithmetic((), (), 0)
-"""Of a graph without integer matmuls."""
+"""The result for a graph without integer matmuls."""

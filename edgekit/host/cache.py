@@ -1,7 +1,7 @@
-"""Where what is fetched, or worked out once a machine, is kept; and that nobody else could have put it there.
+"""The cache for downloads and per-machine results, and the check that no other user could have written to it.
 
-What lies in the cache is executed (interpreters) or believed (sums that came out), so everything on the way from the
-cache's root to it must belong to this user, or to root, and nobody else may be able to write there.
+Cached files are executed (interpreters) or trusted (results), so every folder from the cache's root to them must belong
+to this user or to root, and must not be writable by others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgekit.errors import ConfigError
 
 
 def cache_folder() -> Path:
-    """EDGEKIT_CACHE, or the user's own cache folder. It may not exist yet."""
+    """EDGEKIT_CACHE, or the user's cache folder. It may not exist yet."""
     if chosen := os.environ.get("EDGEKIT_CACHE"):
         return Path(chosen)
     from platformdirs import user_cache_dir
@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 
 
 def make_own(path: Path) -> Path:
-    """Make a folder of the cache, and those that it lies in, for this user alone; return it.
+    """Make a folder of the cache and its parents, accessible only to this user; return it.
 
     Raises:
         ConfigError: as require_own.
@@ -37,21 +37,21 @@ def make_own(path: Path) -> Path:
 
 
 def require_own(path: Path) -> Path:
-    """Return ``path``, which lies in the cache, if nobody else can have put it there. It need not exist.
+    """Return ``path``, which is in the cache, if no other user could have written it. It need not exist.
 
     Raises:
-        ConfigError: it, or a folder between it and the cache's root, belongs to another user or may be written by
-            others; a folder on the way is a link; it is neither file nor folder.
+        ConfigError: it, or a folder between it and the cache's root, belongs to another user or is writable by
+            others; such a folder is a link; it is neither file nor folder.
     """
     if reason := foreign(path):
-        raise ConfigError(reason, "look at who made it and remove it, or set EDGEKIT_CACHE to a folder of your own")
+        raise ConfigError(reason, "remove it, or set EDGEKIT_CACHE to a folder of your own")
     return path
 
 
 def foreign(path: Path) -> str:
-    """Why something in the cache is not to be used: someone else may have put it there. "" where nobody can have.
+    """Return why a path in the cache is not safe because another user could have written it; "" if it is safe.
 
-    The root itself may be a link, to another disk; and what ``path`` names, as in Python's own environments.
+    The root may be a link, as to another disk, and so may ``path`` itself, as in Python's environments.
     """
     way = _way(path)
     for at in (*way, way[0].resolve()) if way[0].is_symlink() else way:
@@ -60,28 +60,28 @@ def foreign(path: Path) -> str:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            return f"{at}: cannot be looked at: {error.strerror}"
+            return f"{at} cannot be read: {error.strerror}"
         link = stat.S_ISLNK(facts.st_mode)
         if facts.st_uid not in (os.geteuid(), 0):
-            return f"{at}: belongs to another user (uid {facts.st_uid})"
+            return f"{at} belongs to another user (uid {facts.st_uid})"
         if link and at not in (way[0], path):
-            return f"{at}: is a link, not a folder"
+            return f"{at} is a link, not a folder"
         if not link and _others_write(facts):
-            return f"{at}: others may write there (mode {stat.S_IMODE(facts.st_mode):o})"
+            return f"{at} is writable by others (mode {stat.S_IMODE(facts.st_mode):o})"
         if not (link or stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
-            return f"{at}: is neither file nor folder"
+            return f"{at} is neither a file nor a folder"
     return ""
 
 
 def _way(path: Path) -> tuple[Path, ...]:
-    """From the cache's root to what lies in it."""
+    """All paths from the cache's root to ``path``."""
     root = cache_folder()
     parts = path.relative_to(root).parts
     return tuple(root.joinpath(*parts[:n]) for n in range(len(parts) + 1))
 
 
 def _others_write(facts: os.stat_result) -> bool:
-    """Whether someone else may write there. A group of the user alone, as many systems give each user, is nobody."""
+    """Whether others may write to it. A group that contains only this user does not count."""
     if facts.st_mode & stat.S_IWOTH:
         return True
     return bool(facts.st_mode & stat.S_IWGRP) and not _is_private(facts.st_gid)

@@ -1,7 +1,7 @@
-"""How files are written: whole or not at all, under names that nobody can guess, and never through a link.
+"""Write files atomically, under unpredictable temporary names, and never through a link.
 
-Every file that edgekit writes for longer than a process goes through ``write_whole`` or ``add_line``; who changes what
-others may change at the same time holds ``locked``.
+Every file that outlives the process is written with ``write_whole`` or ``add_line``; concurrent changes are guarded
+with ``locked``.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE = 30.0
-"""Seconds to wait for a lock: who holds one writes a file or renames a folder, no more."""
+"""Seconds to wait for a lock, which is only held to write a file or rename a folder."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNLOCKABLE = (errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOLCK, errno.EOPNOTSUPP)
 _SCRAP = re.compile(r"\.edgekit-([0-9a-f]{16}|lock)")
 _LOCK = ".edgekit-lock"
-_NO_FILE = "there is something that is not a file"
+_NO_FILE = "not a regular file"
 _HINTS = {
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EACCES: "choose a folder that you may write",
-    errno.EPERM: "choose a folder that you may write",
-    errno.EROFS: "the file system is read-only: choose another place",
-    errno.ETIMEDOUT: "wait until the other process is done, or end it",
+    errno.EACCES: "choose a folder that you can write to",
+    errno.EPERM: "choose a folder that you can write to",
+    errno.EROFS: "choose a folder on a writable file system",
+    errno.ETIMEDOUT: "wait for the other process to finish, or stop it",
 }
 
 
 def scrap_name() -> str:
-    """A name for what is in the making; no other process can know it before it is there."""
+    """An unpredictable temporary name."""
     return f".edgekit-{token_hex(8)}"
 
 
 def is_scrap(name: str) -> bool:
-    """Whether a file of this name is what a killed process was making, or a lock: nobody's content."""
+    """Whether the name is that of a temporary file or a lock."""
     return _SCRAP.fullmatch(name) is not None
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put a file in its place in one stroke: who opens ``path`` finds what was there or all of ``data``.
+    """Write a file atomically: readers of ``path`` see either the old content or all of ``data``.
 
-    A link at ``path`` is replaced, not followed. The mode stays that of the file that was there; a new one gets what
-    the umask leaves. A folder, a pipe or a device keeps its place.
+    A link at ``path`` is replaced, not followed. An existing file's mode is kept; a new file's follows the umask. A
+    folder, pipe or device is not replaced.
 
     Raises:
-        OSError: it cannot be written; nothing is left.
+        OSError: it cannot be written; nothing is left behind.
     """
     mode = _mode(path)
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
@@ -80,12 +80,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def add_line(path: Path, line: str, *, mend: bool = False) -> None:
-    """Add a line to the end of a file, all of it or nothing, not through a link; lines of two processes do not mix.
+    """Append a line to a file, completely or not at all, never through a link; lines of two processes do not mix.
 
     Args:
-        path: the file; it is made if it is not there.
-        line: without its end.
-        mend: a last line without its end is what a killed process was writing, and is cut off.
+        path: the file; created if missing.
+        line: the line, without a newline.
+        mend: remove a last line without newline, left by a killed process, first.
 
     Raises:
         OSError: it cannot be written.
@@ -105,7 +105,7 @@ def add_line(path: Path, line: str, *, mend: bool = False) -> None:
 
 
 def read_lines(path: Path) -> bytes:
-    """What a file of lines holds, which is made if it is not there, up to the end of its last whole line.
+    """Read a file up to the end of its last complete line; the file is created if missing.
 
     Raises:
         OSError: it cannot be read and written.
@@ -116,10 +116,10 @@ def read_lines(path: Path) -> bytes:
 
 
 def make_private(path: Path) -> None:
-    """Make an empty file that only this user can read, unless there is one of this user's already.
+    """Create an empty file that only this user can read, unless this user already has one there.
 
     Raises:
-        OSError: it cannot be made; what is there is a link, not a file, or another user's.
+        OSError: it cannot be created, or there is a link, a non-file, or another user's file.
     """
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -133,8 +133,8 @@ def make_private(path: Path) -> None:
 
 @contextmanager
 def _lines(path: Path) -> Iterator[FileIO]:
-    """A file to read and to add to, locked."""
-    # Without O_NONBLOCK a named pipe would be waited for.
+    """Open and lock a file for reading and appending."""
+    # O_NONBLOCK: do not wait for a named pipe.
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     with FileIO(handle, "rb+") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -144,7 +144,7 @@ def _lines(path: Path) -> Iterator[FileIO]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
+    """Flush a file or a folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -153,18 +153,18 @@ def sync(path: Path) -> None:
 
 
 def make_parent(path: Path) -> None:
-    """Make the folder that ``path`` will lie in."""
+    """Create the parent folder of ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def writing(path: Path, needed: int = 0, kind: type[EdgekitError] = EdgekitError) -> Iterator[None]:
-    """Turn an OSError of the block into an error that names ``path`` and, on a full disk, the bytes.
+    """Turn an OSError in the block into an error that names ``path`` and, on a full disk, the bytes.
 
     Args:
-        path: the file or folder that is written.
-        needed: the bytes that the block wants to write in all.
-        kind: of the error.
+        path: the file or folder being written.
+        needed: total bytes that the block writes.
+        kind: class of the error.
     """
     try:
         yield
@@ -172,32 +172,32 @@ def writing(path: Path, needed: int = 0, kind: type[EdgekitError] = EdgekitError
         if error.errno in _FULL:
             raise say_full(path, needed, shutil.disk_usage(_existing(path)).free, kind) from error
         hint = _HINTS.get(error.errno or 0, "choose another folder")
-        raise kind(f"{path}: cannot be written: {error.strerror or error}", hint) from error
+        raise kind(f"{path} cannot be written: {error.strerror or error}", hint) from error
 
 
 def say_full(path: Path, needed: int, free: int, kind: type[EdgekitError] = EdgekitError) -> EdgekitError:
     """The error of a full disk."""
     return kind(
-        f"{path}: no room: {needed:,} bytes needed, {free:,} bytes free",
+        f"{path}: not enough disk space: {needed:,} bytes needed, {free:,} bytes free",
         "free some space, raise the quota, or choose a folder on another disk",
     )
 
 
 @contextmanager
 def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the only lock of what is at ``folder`` now, for the block. It ends with the process, however that ends.
+    """Hold an exclusive lock on a folder for the block. The lock ends with the process, however that ends.
 
-    The folder itself is locked, and nothing is written for it, but on file systems that lock files alone (NFS): there
-    a hidden file in it.
+    The folder itself is locked without writing anything; on file systems that only lock files (NFS), a hidden file in
+    it is locked.
 
     Raises:
-        OSError: there is no such folder; ETIMEDOUT: another process held it for ``patience`` seconds.
+        OSError: there is no such folder, or (ETIMEDOUT) another process held the lock for ``patience`` seconds.
     """
     deadline = time.monotonic() + patience
     while True:
         handle, place = _lock(folder, deadline)
         try:
-            if is_at(handle, place):  # otherwise it was replaced while we waited
+            if is_at(handle, place):  # otherwise it was replaced during the wait
                 yield
                 return
         finally:
@@ -205,10 +205,10 @@ def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock the file ``path``, which is made if need be: an open handle that holds the lock, None where another has it.
+    """Lock a file, created if missing. Returns the open handle with the lock, None if another process holds it.
 
     Raises:
-        OSError: its folder is gone, or it is a link.
+        OSError: its folder does not exist, or it is a link.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -225,7 +225,7 @@ def try_lock(path: Path) -> int | None:
 
 
 def is_at(handle: int, path: Path) -> bool:
-    """Whether what is open is what lies at ``path`` now."""
+    """Whether the open file is the one that is at ``path`` now."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
@@ -233,7 +233,7 @@ def is_at(handle: int, path: Path) -> bool:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one stroke; False where the system cannot. Linux can, on most file systems."""
+    """Swap two folders atomically; False if the system cannot. Linux can, on most file systems."""
     import ctypes
 
     call = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -242,7 +242,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def _lock(folder: Path, deadline: float) -> tuple[int, Path]:
-    """An open handle that holds the lock, and what it is of."""
+    """Return an open handle with the lock, and the path that is locked."""
     for path, flags in (
         (folder, os.O_RDONLY | os.O_DIRECTORY),
         (folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW),
@@ -256,7 +256,7 @@ def _lock(folder: Path, deadline: float) -> tuple[int, Path]:
                 continue
             raise
         return handle, path
-    raise AssertionError("the second of two either returns or raises")
+    raise AssertionError("unreachable: the second path returns or raises")
 
 
 def _acquire(handle: int, deadline: float) -> None:
@@ -266,7 +266,7 @@ def _acquire(handle: int, deadline: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise TimeoutError(errno.ETIMEDOUT, "another process is writing there") from None
+                raise TimeoutError(errno.ETIMEDOUT, "locked by another process") from None
         time.sleep(0.01)
 
 
@@ -278,4 +278,4 @@ def _mode(path: Path) -> int | None:
 
 
 def _existing(path: Path) -> Path:
-    return next(p for p in (path, *path.parents) if os.path.exists(p))  # noqa: PTH110 - Path's raises for names that are too long
+    return next(p for p in (path, *path.parents) if os.path.exists(p))  # noqa: PTH110 - Path.exists raises for long names

@@ -1,9 +1,8 @@
-"""Where checkpoints lie on this machine, by the sha256 of a bundle made of them, and by that of their weights.
+"""Locations of checkpoints on this machine, by the sha256 of a bundle built from them and by that of their weights.
 
-The user's cache remembers it; no bundle says it. Two folders may hold the same weights with another config or
-tokenizer: the bundle's own hash tells them apart.
-
-A bundle travels: a path in it would tell strangers who built it where, and would choose what `verify` opens elsewhere.
+They are kept in the user's cache, not in bundles: a path in a bundle would reveal who built it where, and would let it
+choose what `verify` opens. Two folders may hold the same weights with another config or tokenizer; the bundle's own
+hash distinguishes them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def remember_origin(provenance: Provenance, bundle_sha256: str = "") -> None:
-    """Keep where a bundle's checkpoint lies, for the next ``verify``. A cache that cannot be written is no error."""
+    """Save the location of a bundle's checkpoint for the next ``verify``. Failure to write the cache is ignored."""
     if not provenance.location:
         return
     for place in _places(provenance, bundle_sha256):
@@ -35,14 +34,14 @@ def remember_origin(provenance: Provenance, bundle_sha256: str = "") -> None:
 
 
 def find_origin(provenance: Provenance, bundle_sha256: str = "") -> str:
-    """What to open for the checkpoint that a bundle was made of: where it lay, or a name that is good anywhere.
+    """Find the checkpoint that a bundle was built from: its location on this machine, or a name valid anywhere.
 
     Args:
-        provenance: the bundle's.
-        bundle_sha256: the bundle's own hash; without it, any checkpoint with its source's weights will do.
+        provenance: the bundle's provenance.
+        bundle_sha256: the bundle's own hash; without it, any checkpoint with the same weights matches.
 
     Returns:
-        A path, a hub id or a packaged name; "" where only a person can say.
+        A path, a hub id or a packaged name; "" if it is not known.
     """
     for place in _places(provenance, bundle_sha256):
         with suppress(OSError, ConfigError):

@@ -1,4 +1,4 @@
-"""What the kernel says about the processor. Standard library only: run and measure both ask."""
+"""Properties of the processor from /proc/cpuinfo. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ CLASSES = {
     "asimddp": "dotprod",
     "asimd": "NEON",
 }
-"""By the flag that decides, the best first: which kernels for integer matmuls ONNX Runtime has for a processor."""
+"""Class of integer-matmul kernels in ONNX Runtime by the processor flag that selects it, best first."""
 
 DOT_PRODUCTS = frozenset({"AMX", "AVX512-VNNI", "AVX-VNNI", "i8mm", "dotprod"})
-"""Classes that multiply and add 8-bit integers in one instruction, in 32 bits."""
+"""Classes with an instruction that multiplies 8-bit integers and accumulates in 32 bits."""
 
 
 def processor_name(root: Path = Path("/")) -> str:
-    """The processor's name (a Raspberry Pi's board), "" when unknown.
+    """The processor's name (on a Raspberry Pi the board's), "" if unknown.
 
     Args:
-        root: where ``proc`` is looked for.
+        root: parent folder of ``proc``.
     """
     return _name(_first_processor(root)) or read_field(root / "proc/cpuinfo", "Model")
 
 
 def processor_class(root: Path = Path("/")) -> str:
-    """The class of the processor, one of CLASSES; "" when unknown.
+    """The class of the processor, a value of CLASSES; "" if unknown.
 
     Args:
-        root: where ``proc`` is looked for.
+        root: parent folder of ``proc``.
     """
     flags = cpu_flags(root)
     return next((name for flag, name in CLASSES.items() if flag in flags), "")
 
 
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """The instruction-set flags of the first processor (``flags`` on x86, ``Features`` on ARM); empty when unknown."""
+    """The instruction-set flags of the first processor (``flags`` on x86, ``Features`` on ARM); empty if unknown."""
     return _flags(_first_processor(root))
 
 
 def identify_processor(root: Path = Path("/")) -> tuple[str, frozenset[str]]:
-    """Name and flags of the first processor, read at once: what its kernels depend on."""
+    """Name and flags of the first processor, which select the kernels."""
     fields = _first_processor(root)
     return _name(fields), _flags(fields)
 
 
 def read_field(path: Path, name: str) -> str:
-    """The value of the first ``name : value`` line, "" where there is none."""
+    """The value of the first ``name : value`` line, "" if there is none."""
     return next((value for key, value in _lines(path) if key == name), "")
 
 
@@ -70,7 +70,7 @@ def _flags(fields: dict[str, str]) -> frozenset[str]:
 
 
 def _first_processor(root: Path) -> dict[str, str]:
-    """The fields of the first processor of /proc/cpuinfo; the kernel makes the file while it is read."""
+    """The fields of the first processor in /proc/cpuinfo, read no further since the kernel generates it on the fly."""
     fields: dict[str, str] = {}
     for key, value in _lines(root / "proc/cpuinfo"):
         if not key:
@@ -80,7 +80,7 @@ def _first_processor(root: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """``name : value`` lines as pairs; a line without a name is two empty words."""
+    """Yield ``name : value`` lines as pairs; an empty line is two empty strings."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:

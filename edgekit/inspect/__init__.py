@@ -1,1 +1,1 @@
-"""What a model is, what it will take, where it fits, and what this machine can do."""
+"""Inspect models and bundles, predict what they need and where they fit, and examine this machine."""

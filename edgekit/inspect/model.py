@@ -24,14 +24,14 @@ def inspect_model(
     offline: bool = False,
     progress: Progress = silent,
 ) -> Inspection:
-    """Look at a bundle (a directory that holds edgekit.json) or at a checkpoint (whatever open_model takes).
+    """Inspect a bundle (a directory with edgekit.json) or a checkpoint (whatever open_model accepts).
 
-    Nothing is computed from the weights: a checkpoint's tensors are told as they are stored, a bundle's as its
-    manifest has them. The files of a bundle are not hashed; ``verify`` does that.
+    Nothing is computed from the weights: a checkpoint's tensors are listed as stored, a bundle's as in its manifest.
+    The files of a bundle are not hashed; ``verify`` does that.
 
     Raises:
         BundleError: the manifest is damaged or newer than this edgekit.
-        SourceError: not a checkpoint that edgekit knows.
+        SourceError: the checkpoint's format is not supported.
     """
     if os.path.lexists(Path(path_or_model) / _MANIFEST):
         from edgekit.bundle import open_bundle, signed_by
@@ -45,7 +45,7 @@ def inspect_model(
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
-    """Tell what a checkpoint stores."""
+    """Inspect an open checkpoint."""
     weights = checkpoint.weights
     tensors = tuple(
         TensorEntry(name, weights.shape(name), None, weights.stored(name), weights.nbytes(name))
@@ -68,7 +68,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
-    """Tell what a bundle's manifest says."""
+    """Inspect an open bundle by its manifest."""
     manifest = bundle.manifest
     return Inspection(
         path=str(bundle.path),

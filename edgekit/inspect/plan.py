@@ -1,9 +1,9 @@
-"""What a bundle will take, from a model's configuration alone: bytes on disk, in memory, and per decoded token.
+"""Predict from a model's configuration what a bundle will need: bytes on disk, in memory, and per decoded token.
 
-The graph is drawn, quantized and lowered as ``build`` does it, with weights of which only the shapes are known, so the
-bytes on disk are those that a build writes. Memory is an estimate, by the formulae of ``estimate.memory``: within
-9 % of the peak of a process for SmolLM2-135M in both dialects and an untied model of 600 million parameters, at every
-precision and 512 to 4096 tokens (benchmarks/footprint.py).
+The graph is built, quantized and lowered as in ``build``, with weights of which only the shapes are known, so the bytes
+on disk are those that a build writes. Memory is an estimate by the formulae of ``estimate.memory``: within 9 % of the
+peak of a process for SmolLM2-135M in both dialects and an untied model of 600 million parameters, at every precision
+and 512 to 4096 tokens (benchmarks/footprint.py).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 TOKENIZER_BYTES = 32
-"""Of a tokenizer.json without white space; SmolLM2's takes 31.8. For models whose tokenizer is not here."""
+"""Bytes per vocabulary entry of a tokenizer.json without white space (SmolLM2: 31.8), for missing tokenizers."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The bundle that a build would write: its tensors (as in the manifest, without errors) and the bytes of its files.
 
-    ``beside_known`` is False where the tokenizer's files are not here and ``size.beside`` is an estimate. ``expanded``
-    counts bytes of weights that the runtime puts into floating point each time it runs: the quantized head, where the
-    dialect has no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load).
+    ``beside_known`` is False if the tokenizer's files are missing and ``size.beside`` is an estimate. ``expanded``
+    counts bytes of weights that the runtime dequantizes to float32 in each run: the quantized head, if the dialect has
+    no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load).
     """
 
     spec: ModelSpec
@@ -43,10 +43,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a model takes at one precision in one dialect. Bytes.
+    """What a model needs at one precision in one dialect, in bytes.
 
-    ``file`` is the whole bundle without edgekit.json, as a build writes it; ``file_known`` is False where the
-    tokenizer in it is an estimate. ``token`` is what a decoded token at the end of the context must at least read.
+    ``file`` is the whole bundle without edgekit.json; ``file_known`` is False if its tokenizer is an estimate.
+    ``token`` is the least that decoding a token at the end of the context reads.
     """
 
     file: int
@@ -57,12 +57,12 @@ class Footprint:
 
 
 def plan_bundle(checkpoint: Checkpoint, recipe: Recipe, target: Target) -> Plan:
-    """Draw the bundle that ``build`` would write; no weight is read.
+    """Plan the bundle that ``build`` would write, without reading weights.
 
     Args:
         checkpoint: the model (``source.open_config_only``).
-        recipe: how the weights become small.
-        target: which dialect the graph is written in.
+        recipe: how the weights are quantized.
+        target: decides the dialect of the graph.
 
     Raises:
         QuantizeError: the recipe's grids do not fit the model's shapes.
@@ -88,15 +88,15 @@ def plan_bundle(checkpoint: Checkpoint, recipe: Recipe, target: Target) -> Plan:
 
 
 def predict_footprint(plan: Plan, context: int, *, shared_kv: bool) -> Footprint:
-    """What a planned bundle takes at a context.
+    """Predict what a planned bundle needs at a context length.
 
     Args:
         plan: the bundle.
-        context: tokens that keys and values are held for.
-        shared_kv: they are written in place; otherwise past and present are two copies.
+        context: tokens in the KV cache.
+        shared_kv: the KV cache is updated in place; otherwise past and present are two copies.
     """
     spec = plan.spec
-    # The runtime reads floating point as it holds it.
+    # The runtime holds floats as float32.
     read = [t if t.grid else replace(t, bytes=4 * prod(t.shape)) for t in plan.tensors]
     memory = Memory(
         weights=held_bytes(plan.tensors, tied=spec.tied),
@@ -114,14 +114,13 @@ def predict_footprint(plan: Plan, context: int, *, shared_kv: bool) -> Footprint
 
 
 def npu_token_bytes(plan: Plan, slots: int) -> int:
-    """Bytes that a token reads on an NPU: what a compiled graph must at least read.
+    """The least bytes that a compiled graph reads per token on an NPU.
 
-    Weights as the file has them, floats in half precision, and every slot of a cache of 16-bit numbers: its length is
-    fixed, whatever is in it.
+    These are the weights as in the file, floats in half precision, and every slot of the fixed-size 16-bit KV cache.
 
     Args:
         plan: the bundle.
-        slots: of the cache.
+        slots: slots of the KV cache.
     """
     read = [t if t.grid else replace(t, bytes=2 * prod(t.shape)) for t in plan.tensors]
     return weight_bytes(read, tied=plan.spec.tied) + kv_bytes_per_position(plan.spec) // 2 * slots

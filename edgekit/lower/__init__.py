@@ -1,8 +1,8 @@
 """Rewrite a graph for a target: one file for each operator that a target lacks and each quirk it has.
 
-A file in this folder that declares ``FIXES``, a frozenset of the names used in ``targets/*.toml``, is a pass; its
-``apply(model, target)`` rewrites the model and its ``remains(model, target)`` names what still shows the symptom; for
-operators (``op:``) that needs no saying. Adding a pass is adding a file, and its place in ``passes.ORDER``.
+A file in this folder that declares ``FIXES``, a frozenset of names used in ``targets/*.toml``, is a pass. Its
+``apply(model, target)`` rewrites the model, and ``remains(model, target)`` names the nodes that still show the symptom;
+for operators (``op:``) the latter is not needed. To add a pass, add a file and list it in ``passes.ORDER``.
 """
 
 from edgekit.lower.passes import Pass, PassFailed, fixes, lower

@@ -1,8 +1,8 @@
-"""Symptom: matmuls of 4-bit weights that read the same input round it to 8 bits once each, and threads meet once each.
+"""Symptom: each matmul of 4-bit weights rounds its input to 8 bits and synchronizes threads, even if inputs are shared.
 
-A decoded token of SmolLM2-135M on two cores spends a quarter of its matmuls' time so.
-Cure: matmuls that read the same input on the same grid become one, their rows one after another in the file. Query,
-key and value go into GroupQueryAttention as they are; others are split.
+Decoding SmolLM2-135M on two cores spends a quarter of its matmul time on this.
+Cure: matmuls that read the same input on the same grid become one, with their rows concatenated in the file. Query, key
+and value go into GroupQueryAttention packed; other results are split.
 Exactness: bit-exact.
 """
 
@@ -28,7 +28,7 @@ FIXES = frozenset({"MatMulNBits:narrow"})
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Join the matmuls of every input that has several on one grid."""
+    """Join all matmuls that read the same input on the same grid."""
     for nodes in _groups(model):
         if len(nodes) > 1:
             _join(model, nodes)
@@ -36,13 +36,13 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """All but the first matmul of each input that could have been one."""
+    """All but the first of each group of matmuls that could be joined."""
     for nodes in _groups(model):
         yield from (str(node.name) for node in nodes[1:])
 
 
 def _groups(model: ir.Model) -> list[list[ir.Node]]:
-    """Matmuls that could be one, by what they must share for it."""
+    """Matmuls grouped by ``_likeness``."""
     groups: dict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
     for node in nodes_of(model, "MatMulNBits"):
         if not any(output.is_graph_output() for output in node.outputs):
@@ -51,7 +51,7 @@ def _groups(model: ir.Model) -> list[list[ir.Node]]:
 
 
 def _likeness(model: ir.Model, node: ir.Node) -> tuple[object, ...]:
-    """What two matmuls must share to become one: input, grid, and how scales and zero points are stored."""
+    """The key that matmuls must share to be joined: input, grid, and the storage of scales and zero points."""
     patch = Patch(model, node)
     stored = [patch.stored(i)[1] for i in (2, 3) if patch.input(i) is not None]
     grid = (patch.attribute(a, 0) for a in ("K", "bits", "block_size", "accuracy_level"))
@@ -74,7 +74,7 @@ def _join(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
     graph.insert_before(first, matmul)
     attention = _sole_attention(nodes)
     if attention is not None:
-        # The packed form: one input with query, key and value of a token.
+        # Packed: one input with query, key and value.
         for i, value in enumerate((matmul.outputs[0], None, None)):
             attention.replace_input_with(i, value)
     else:
@@ -88,7 +88,7 @@ def _join(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
 
 
 def _sole_attention(nodes: Sequence[ir.Node]) -> ir.Node | None:
-    """The GroupQueryAttention whose query, key and value these three are, and nobody else's."""
+    """The GroupQueryAttention that reads these nodes as query, key and value, if it is their only user."""
     uses = [use for node in nodes for use in node.outputs[0].uses()]
     users = {use.node for use in uses}
     if len(users) != 1 or [use.idx for use in uses] != [0, 1, 2]:
@@ -98,7 +98,7 @@ def _sole_attention(nodes: Sequence[ir.Node]) -> ir.Node | None:
 
 
 def _join_input(model: ir.Model, nodes: Sequence[ir.Node], rows: Sequence[int], index: int) -> ir.Value | None:
-    """One initializer for codes, scales or zero points of all nodes, and the nodes that turn it into the input."""
+    """Join the codes, scales or zero points of all nodes into one initializer, with the nodes that expand it."""
     if nodes[0].inputs[index] is None:
         return None
     stored = [Patch(model, node).stored(index) for node in nodes]
@@ -120,7 +120,7 @@ def _join_input(model: ir.Model, nodes: Sequence[ir.Node], rows: Sequence[int], 
 
 
 def _fold_again(model: ir.Model, before: ir.Node, old: ir.Value | None, value: ir.Value, rows: int) -> ir.Value:
-    """The casts and repetitions between the old initializer and its matmul, over the new one."""
+    """Repeat the Cast and Expand nodes between the old initializer and its matmul for the new one."""
     chain = []
     while old is not None and (producer := old.producer()) is not None and producer.op_type in FOLDED:
         chain.append(producer)
@@ -140,6 +140,6 @@ def _fold_again(model: ir.Model, before: ir.Node, old: ir.Value | None, value: i
 
 
 def _name(nodes: Sequence[ir.Node]) -> str:
-    """``model.layers.0.self_attn.q_proj+k_proj+v_proj``."""
+    """The joined name, such as ``model.layers.0.self_attn.q_proj+k_proj+v_proj``."""
     names = [str(node.name) for node in nodes]
     return "+".join([names[0], *(n.rpartition(".")[2] for n in names[1:])])

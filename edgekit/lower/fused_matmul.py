@@ -1,7 +1,7 @@
-"""Symptom: "no kernel for FusedMatMul", an operator of ONNX Runtime's own; it multiplies with a tied embedding.
+"""Symptom: "no kernel for FusedMatMul", a contrib operator of ONNX Runtime, used for the head with a tied embedding.
 
-Cure: Gemm with transB, between reshapes to two dimensions and back, so that the embedding stays the one
-initializer that Gather reads too (a Transpose would be folded into a second copy at load).
+Cure: Gemm with transB, between reshapes to two dimensions and back, so that the head and Gather keep sharing one
+initializer (a Transpose would be folded into a second copy at load).
 Exactness: the same sums; differs by their order.
 """
 
@@ -20,7 +20,7 @@ FIXES = frozenset({"op:FusedMatMul"})
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Rewrite x [B,S,H] times the transpose of a weight [V,H]."""
+    """Rewrite every product of x [B,S,H] with a transposed weight [V,H]."""
     for node in nodes_of(model, "FusedMatMul"):
         patch = Patch(model, node)
         x, weight = patch.input(0), patch.input(1)

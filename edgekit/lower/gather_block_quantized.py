@@ -1,8 +1,8 @@
-"""Symptom: "no kernel for GatherBlockQuantized", an operator of ONNX Runtime's own.
+"""Symptom: "no kernel for GatherBlockQuantized", a contrib operator of ONNX Runtime.
 
 Cure: gather the codes, scales and zero points of the tokens and dequantize those few rows, (q - zero) * scale.
-An 8-bit embedding whose head was rewritten by ``matmul_nbits`` is gathered from the head's tables, which stand on
-their side ([H,V]), so that everything is stored once; 4-bit ones are stored twice: Gather takes no 4-bit types.
+An 8-bit embedding whose head was rewritten by ``matmul_nbits`` is gathered from the head's transposed tables ([H,V]),
+so that it is stored once; 4-bit ones are stored twice, since Gather does not support 4-bit types.
 Exactness: bit-exact.
 """
 
@@ -30,10 +30,10 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 128)
         table = patch.stored(0)[1]
         if table.dtype != UINT8 or bits not in (4, 8) or patch.attribute("gather_axis", 0):
-            raise patch.refuse(f"{bits} bits in {table.dtype} is not what edgekit packs")
+            raise patch.refuse(f"{bits} bits in {table.dtype} is not a format that edgekit writes")
         width = table.shape.numpy()[1] * 8 // bits
         if patch.stored(2)[1].size == table.shape[0]:
-            block = width  # per-channel: one stored scale a row
+            block = width  # per-channel: one stored scale per row
 
         codes = _rows(patch, 0, bits, "codes")
         values = patch.op("Cast", [codes], "codes.float", to=FLOAT)
@@ -49,7 +49,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def _transposed(patch: Patch, index: int) -> ir.Value | None:
-    """The head's table [n,V] of the same numbers, if it was rewritten and Gather can read it."""
+    """The head's transposed table [n,V] of the same numbers, if there is one that Gather can read."""
     codes = patch.graph.initializers.get(columns_name(patch.stored(0)[0]))
     if codes is None or codes.dtype is None or codes.dtype.bitwidth != 8:
         return None
@@ -57,7 +57,7 @@ def _transposed(patch: Patch, index: int) -> ir.Value | None:
 
 
 def _rows(patch: Patch, index: int, bits: int, name: str) -> ir.Value:
-    """The tokens' rows of a stored table, one number an element: [B,S,n]."""
+    """The tokens' rows of a stored table, unpacked: [B,S,n]."""
     ids = patch.input(1)
     if (transposed := _transposed(patch, index)) is not None:
         if transposed.shape is not None and len(transposed.shape) == 1:
@@ -77,6 +77,6 @@ def _rows(patch: Patch, index: int, bits: int, name: str) -> ir.Value:
 
 
 def _spread(patch: Patch, x: ir.Value, width: int, block: int, name: str) -> ir.Value:
-    """One value a block -> one value a weight: [B,S,blocks] -> [B,S,width]."""
+    """Repeat one value per block for every weight: [B,S,blocks] -> [B,S,width]."""
     blocks = patch.constant(f"blocks.{width}.{block}", [i // block for i in range(width)])
     return patch.op("Gather", [x, blocks], name, axis=-1)

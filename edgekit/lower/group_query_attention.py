@@ -1,10 +1,10 @@
-"""Symptom: "no kernel for GroupQueryAttention", an operator of ONNX Runtime's own.
+"""Symptom: "no kernel for GroupQueryAttention", a contrib operator of ONNX Runtime.
 
-Cure: rotation (as RotaryEmbedding, which has a cure of its own), concatenation with the past, and softmax attention
-in standard operators, four dimensions throughout and no repeated keys: the query heads that share a key head are
-stacked along the sequence. One mask a window size serves all layers; it is made from attention_mask and the places
-in the cache, so a batch may be padded on the left, as transformers does.
-Exactness: the same formula; differs by the order of sums. Past can no longer be a longer buffer than its content.
+Cure: rotation (as RotaryEmbedding, which has its own pass), concatenation with the past, and softmax attention in
+standard operators, in four dimensions and without repeated keys: query heads that share a key head are stacked along
+the sequence. All layers with the same window size share one mask, made from attention_mask and the positions in the
+cache, so a batch may be padded on the left, as in transformers.
+Exactness: the same formula; differs by the order of sums. The past must not be a buffer longer than its content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgekit.types import Target
 
 FIXES = frozenset({"op:GroupQueryAttention"})
-# The lowest float16: what it masks is 0 after the softmax, and it survives a cast of the graph.
+# The lowest float16: masked scores become 0 in the softmax, and it survives a cast of the graph.
 MASKED = -65504.0
 
 
@@ -33,7 +33,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         heads, kv_heads = patch.attribute("num_heads", 0), patch.attribute("kv_num_heads", 0)
         past = patch.input(3)
         if key is None or past is None:
-            raise patch.refuse("its key, value and past must be inputs of their own")
+            raise patch.refuse("its key, value and past must be separate inputs")
         size = fixed_size(past, 3)
         if patch.attribute("do_rotary", 0):
             query = _rotate(patch, query, "q_rope", heads, size)
@@ -84,9 +84,9 @@ def _split(patch: Patch, x: ir.Value | None, name: str, heads: int) -> ir.Value:
 
 
 def _mask(patch: Patch, window: int, group: int) -> ir.Value:
-    """0 where a new token may look, MASKED elsewhere: [B,1,group*S,T].
+    """The mask [B,1,group*S,T]: 0 where a new token may attend, MASKED elsewhere.
 
-    Places count along the cache, padding included: query i may see key j when j <= i, j > i - window and
+    Positions count along the cache, including padding: query i attends to key j if j <= i, j > i - window and
     attention_mask[b,j] is 1 (transformers' masking_utils).
     """
     padding = next((value for value in patch.graph.inputs if value.name == "attention_mask"), None)

@@ -1,6 +1,6 @@
-"""Symptom: a cache in float32 costs the NPU twice the bytes of one in float16, and it computes in float16 anyway.
+"""Symptom: a float32 cache costs the NPU twice the bytes of a float16 one, although it computes in float16 anyway.
 
-Cure: past and new keys and values are float16 at the graph's border.
+Cure: past and new keys and values are float16 at the graph's inputs and outputs.
 Exactness: keys and values are rounded to float16.
 """
 
@@ -20,7 +20,7 @@ HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Cast each ``past_key_values.*`` after it comes in, each ``new.*`` before it goes out."""
+    """Cast each ``past_key_values.*`` input to float32 and each ``new.*`` output to float16."""
     graph = model.graph
     first = graph[0]
     for value in graph.inputs:
@@ -53,6 +53,6 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Keys and values in float32 at the graph's border."""
+    """Inputs and outputs with keys and values in float32."""
     for values, start in ((model.graph.inputs, "past_key_values."), (model.graph.outputs, "new.")):
         yield from (str(v.name) for v in values if str(v.name).startswith(start) and v.dtype != HALF)

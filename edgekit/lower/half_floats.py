@@ -1,7 +1,7 @@
-"""Symptom: an NPU computes in half precision only, and leaves a graph of float32 to another unit (Apple's does).
+"""Symptom: an NPU, such as Apple's, computes only in half precision and leaves float32 graphs to another unit.
 
-Cure: every float32 weight and value is float16, the cache and the logits too. What the host computes comes in as
-float32 and is rounded first.
+Cure: every float32 weight and value becomes float16, including the cache and the logits. Inputs computed by the host
+stay float32 and are rounded on entry.
 Exactness: rounds to float16 after every operator.
 """
 
@@ -26,7 +26,7 @@ HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Round the initializers, drop the casts between the two types, declare inputs and outputs anew."""
+    """Round the initializers, drop casts to float32, and change the types of inputs and outputs."""
     graph = model.graph
     for node in nodes_of(model, "Cast"):
         value = node.inputs[0]
@@ -46,7 +46,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Weights and outputs in float32, the cache, and casts to it."""
+    """Weights, outputs and cache inputs in float32, and casts to it."""
     graph = model.graph
     yield from (str(v.name) for v in graph.initializers.values() if v.const_value and v.const_value.dtype == FLOAT)
     yield from (str(v.name) for v in graph.outputs if v.dtype == FLOAT)
@@ -62,7 +62,7 @@ def _half(tensor: ir.TensorProtocol) -> ir.LazyTensor:
 
 
 def _round_input(graph: ir.Graph, value: ir.Value) -> None:
-    """What comes from the host as float32 is rounded where it is first read."""
+    """Round a float32 input of the host to float16 before its first use."""
     made = ir.Value(name=f"{value.name}.half")
     ir.convenience.replace_all_uses_with(value, made)
     graph.insert_before(graph[0], ir.node("Cast", [value], {"to": HALF}, name=f"{value.name}.half", outputs=[made]))

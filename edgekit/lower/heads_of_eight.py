@@ -1,6 +1,6 @@
 """Symptom: "head_size must be a multiple of 8", from GroupQueryAttention when the session runs.
 
-Cure: none that keeps the cache's shape, so the build stops and says which target works.
+Cure: none that keeps the cache's shape, so the build stops and suggests another target.
 Exactness: nothing is rewritten.
 """
 
@@ -22,17 +22,17 @@ FIXES = frozenset({"GroupQueryAttention:heads-of-eight"})
 
 
 def apply(model: ir.Model, target: Target) -> ir.Model:
-    """Refuse a model whose heads the operator cannot take."""
+    """Reject a model whose head size the operator does not support."""
     for node in nodes_of(model, "GroupQueryAttention"):
         size = fixed_size(node.inputs[3], 3)
         if size % 8:
             raise LowerError(
-                f"head_dim is {size}, and target {target.name}'s GroupQueryAttention takes multiples of 8",
+                f"head_dim is {size}, but GroupQueryAttention of target '{target.name}' needs a multiple of 8",
                 "build with `target=portable`",
             )
     return model
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Attention over heads of another size."""
+    """Attention with an unsupported head size."""
     return (str(n.name) for n in nodes_of(model, "GroupQueryAttention") if fixed_size(n.inputs[3], 3) % 8)

@@ -1,8 +1,8 @@
-"""Symptom: an NPU takes no token ids: it gathers from no table, or the table costs more in its binary than it saves.
+"""Symptom: an NPU cannot gather rows of the token table, or the table costs more in its binary than it saves.
 
-Cure: the rows of the token table come in as ``inputs_embeds``. All that depends on tokens and places alone (those rows,
-the angles, the mask) is computed by a graph of its own on the CPU, see ``host_graph``.
-Exactness: nothing is rounded differently.
+Cure: the rows of the token table become the input ``inputs_embeds``. Everything that depends only on tokens and
+positions (those rows, the angles, the mask) is computed by a separate graph on the CPU, see ``host_graph``.
+Exactness: bit-exact.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FLOAT = ir.DataType.FLOAT
 
 
 def bias_name(window: int) -> str:
-    """What the mask of layers with a sliding window of so many tokens is called; -1 is full attention."""
+    """The name of the mask for layers with a sliding window of ``window`` tokens; -1 is full attention."""
     return BIAS if window < 0 else f"{BIAS}.{window}"
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Put a float input [B,S,H] in the place of the gathered rows."""
+    """Replace the gathered rows by a float input [B,S,H]."""
     graph = model.graph
     gather = _gather(model)
     read = [v and v.name for v in gather.inputs]
@@ -44,33 +44,33 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
     graph.inputs[graph.inputs.index(gather.inputs[1])] = embeds
     graph.remove(gather, safe=True)
     for value in graph.initializers.values():
-        # A head that used the bytes of the table has them to itself now.
+        # A head that shared the table's bytes now owns them.
         if value.metadata_props.get(SHARED_WITH) in read:
             del value.metadata_props[SHARED_WITH]
     return model
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """The token ids, where no rows come in."""
+    """``input_ids``, if it is still an input or ``inputs_embeds`` is not."""
     inputs = {str(value.name) for value in model.graph.inputs}
     return iter(inputs & {"input_ids"} if EMBEDS in inputs else {"input_ids"})
 
 
 def host_graph(model: ir.Model, past: int, masked: float) -> ir.Model:
-    """What runs on the CPU before a static graph: ``input_ids [1,S]`` and ``position_ids [1,S]`` int64 -> its inputs.
+    """The CPU graph that computes a static graph's inputs from ``input_ids [1,S]`` and ``position_ids [1,S]``, int64.
 
-    Outputs, float32: ``inputs_embeds [1,S,H]``; ``rope.cos.rows`` and ``rope.sin.rows [1,1,S,R/2]`` where anything
+    Outputs, float32: ``inputs_embeds [1,S,H]``; ``rope.cos.rows`` and ``rope.sin.rows [1,1,S,R/2]`` if anything
     rotates; ``attention_bias [1,1,S,past+S]``, and ``attention_bias.<window>`` for each sliding window. The cache has
-    ``past`` slots, filled from the first one on; the first position says how many are. Tokens that only fill up a
-    static width come last: no other sees them.
+    ``past`` slots, filled in order; the first position is the number of filled ones. Padding up to the static width
+    comes last, so that no token attends to it.
 
     Args:
-        model: the decoder's graph before any pass; it is not changed.
+        model: the decoder's graph before any pass; not modified.
         past: slots of the cache.
-        masked: what is added to the scores where a token must not look.
+        masked: added to the scores where a token must not attend.
 
     Raises:
-        LowerError: a graph that gathers no token rows.
+        LowerError: the graph does not gather token rows.
     """
     model = model.clone()
     graph = model.graph
@@ -108,7 +108,9 @@ def _gather(model: ir.Model) -> ir.Node:
         if node.op_type in ("Gather", "GatherBlockQuantized") and node.inputs[1] in model.graph.inputs
     ]
     if len(found) != 1:
-        raise LowerError(f"{len(found)} nodes gather rows for input_ids", "export a decoder with one token table")
+        raise LowerError(
+            f"{len(found)} nodes gather rows for input_ids, one is needed", "export a decoder with one token table"
+        )
     return found[0]
 
 
@@ -119,7 +121,7 @@ def _hidden_size(model: ir.Model) -> int:
 
 
 def _tables(model: ir.Model) -> dict[str, tuple[ir.Value, ir.Value]]:
-    """Tables of cosines and sines with the ids of their rows; empty where nothing rotates."""
+    """Tables of cosines and sines with the ids of their rows; empty if nothing rotates."""
     for node in model.graph:
         fused = node.op_type == "GroupQueryAttention" and Patch(model, node).attribute("do_rotary", 0)
         if fused or node.op_type == "RotaryEmbedding":
@@ -136,10 +138,10 @@ def _windows(model: ir.Model) -> list[int]:
 
 
 def _bias(patch: Patch, positions: ir.Value, window: int, past: int, masked: float) -> ir.Value:
-    """0 where a token may look, ``masked`` elsewhere: [1,1,S,past+S].
+    """The mask [1,1,S,past+S]: 0 where a token may attend, ``masked`` elsewhere.
 
-    New token i stands at place p = filled + i. It sees slot j < filled of the cache at place j, new token j <= i at
-    place filled + j, and of these only places > p - window.
+    New token i has position p = filled + i. It attends to cache slots j < filled (position j) and new tokens j <= i
+    (position filled + j), limited to positions > p - window.
     """
     name = "/" + bias_name(window)
     zero, one = patch.constant("zero", 0), patch.constant("one", 1)
@@ -149,7 +151,7 @@ def _bias(patch: Patch, positions: ir.Value, window: int, past: int, masked: flo
     places = patch.op("Add", [patch.op("Range", [zero, count, one], f"{name}.new"), filled], f"{name}.places")
     queries = patch.op("Unsqueeze", [places, patch.constant("axis.1", [1])], f"{name}.queries")
     slots = patch.constant(f"slots.{past}", list(range(past)))
-    # An empty slot is put where no token looks: after the last one.
+    # Empty slots get a position after the last token, so that none attends to them.
     empty = patch.op("GreaterOrEqual", [slots, filled], f"{name}.empty")
     slots = patch.op("Where", [empty, patch.constant("nowhere", int(np.iinfo(np.int64).max)), slots], f"{name}.slots")
     keys = patch.op("Concat", [slots, places], f"{name}.keys", axis=0)

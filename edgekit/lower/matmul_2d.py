@@ -1,6 +1,6 @@
-"""Symptom: "A must be 2D": NNAPI's and XNNPACK's providers multiply a matrix with a weight, not a batch of matrices.
+"""Symptom: "A must be 2D": the NNAPI and XNNPACK providers multiply only matrices, not batches, with a weight.
 
-Cure: reshaped to two dimensions before the matmul and back behind it. Batch 1: for static graphs.
+Cure: reshape to two dimensions before the matmul and back after it. For static graphs with batch 1.
 Exactness: bit-exact.
 """
 
@@ -21,7 +21,7 @@ FIXES = frozenset({"MatMul:three-dimensions"})
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
-    """Rewrite every matmul [1,S,K] with a stored weight [K,N]; those that read one input share its reshaping."""
+    """Rewrite every matmul of [1,S,K] with a constant weight [K,N]; matmuls with the same input share its Reshape."""
     flats: dict[ir.Value, ir.Value] = {}
     for node in nodes_of(model, "MatMul"):
         patch = Patch(model, node)
@@ -40,7 +40,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Matmuls with a stored weight whose other factor was not reshaped."""
+    """Matmuls with a constant weight whose input was not reshaped."""
     for node in nodes_of(model, "MatMul"):
         x, weight = node.inputs
         maker = None if x is None else x.producer()
@@ -49,7 +49,7 @@ def remains(model: ir.Model, _: Target) -> Iterator[str]:
 
 
 def _stored(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor that a weight is made of; None where it is computed."""
+    """The stored tensor of a weight; None if it is computed."""
     while value is not None and (producer := value.producer()) is not None:
         value = producer.inputs[0] if producer.op_type in ("Cast", "DequantizeLinear") else None
     return None if value is None else value.const_value

@@ -1,8 +1,8 @@
-"""Symptom: "no kernel for MatMulNBits", an operator of ONNX Runtime's own.
+"""Symptom: "no kernel for MatMulNBits", a contrib operator of ONNX Runtime.
 
-Cure: DequantizeLinear by blocks (opset 21) of codes stored [K,N], then MatMul. ONNX Runtime fuses that pair back
-into MatMulNBits at load, with 4 and 8 bits, signed and unsigned; from [N,K] it does not. Symmetric codes become
-signed, so that they need no zero points. Padding of the last block goes away.
+Cure: blockwise DequantizeLinear (opset 21) of codes stored [K,N], then MatMul. ONNX Runtime fuses that pair back
+into MatMulNBits at load, with 4 and 8 bits, signed and unsigned, but not from [N,K]. Symmetric codes become signed, so
+that they need no zero points. Padding of the last block is removed.
 Exactness: bit-exact weights.
 """
 
@@ -39,8 +39,8 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 0)
         k, n = patch.attribute("K", 0), patch.attribute("N", 0)
         if bits not in (4, 8) or patch.input(4) is not None:
-            raise patch.refuse(f"{bits} bits with {len(node.inputs)} inputs is not what edgekit packs")
-        # One stored scale a row, whatever the blocks: per-channel.
+            raise patch.refuse(f"{bits} bits with {len(node.inputs)} inputs is not a format that edgekit writes")
+        # One stored scale per row means per-channel, whatever the block size.
         blocks = ceil(k / block) if patch.stored(2)[1].size > n else 1
         symmetric = patch.input(3) is None
         dtype = DTYPES[bits, symmetric]
@@ -58,14 +58,14 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def columns_name(stored: ir.Value) -> str:
-    """What a stored table is called when it stands on its side; one that shares its bytes has its owner's name."""
+    """The name of a table's transposed copy; tables that share their bytes share the name."""
     return f"{stored.metadata_props.get(SHARED_WITH, stored.name)}.columns"
 
 
 def _columns(
     patch: Patch, index: int, name: str, dtype: ir.DataType, shape: tuple[int, int], *, signed: bool = False
 ) -> ir.Value:
-    """The initializer [columns, rows], flat when there is one column, of an input's rows packed in bytes."""
+    """The transpose of an input's packed rows as an initializer [columns, rows], flat if there is one column."""
     known = patch.graph.initializers.get(name)
     if known is not None:
         return known
@@ -77,7 +77,7 @@ def _columns(
         codes = unpack_bits(source.numpy().reshape(rows, -1), bits, columns).T
         if signed:
             codes = codes ^ np.uint8(1 << (bits - 1))  # u - 2**(bits-1), in two's complement
-        # As ONNX packs 4-bit types: flat, across rows.
+        # ONNX packs 4-bit types flat, across rows.
         filled = np.ascontiguousarray(codes) if bits == 8 else pack_bits(codes.ravel(), bits)
         return filled.view(np.int8) if dtype == ir.DataType.INT8 else filled
 
@@ -86,7 +86,7 @@ def _columns(
 
 
 def _scales(patch: Patch, n: int, blocks: int) -> ir.Value:
-    """The scales [blocks, N], or [N], in float32, from what is stored in float16 or float32."""
+    """The scales [blocks, N] or [N] in float32, stored as float16 or float32."""
     value, source = patch.stored(2)
     name = columns_name(value)
     stored = patch.graph.initializers.get(name)

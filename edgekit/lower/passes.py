@@ -1,7 +1,4 @@
-"""Find the passes that a target calls for, apply them in order, and check that each has done what it says.
-
-A file in this folder that declares ``FIXES`` is a pass; adding one is adding a file, and its place in ``ORDER``.
-"""
+"""Find the passes that a target needs, apply them in order, and check that each has removed what it fixes."""
 
 from __future__ import annotations
 
@@ -41,25 +38,25 @@ ORDER = (
     "static_shapes",
     "weights_inside",
 )
-"""Every pass, in the order in which they are applied: one may leave work to those behind it."""
+"""Every pass, in the order of application: a pass may leave work to later ones."""
 
 
 class PassFailed(Exception):
-    """A pass has run and what it rewrites is still there: a fault of edgekit's, and not of the model or the target."""
+    """A pass ran, but what it rewrites is still there: a bug in edgekit, not a fault of the model or the target."""
 
 
 class Pass(Protocol):
-    """What a file in this folder looks like from outside."""
+    """The interface of a pass module."""
 
     FIXES: frozenset[str]
 
     def apply(self, model: ir.Model, target: Target, /) -> ir.Model:
-        """Rewrite the model, in place where that is simpler."""
+        """Rewrite the model, possibly in place."""
 
     def remains(self, model: ir.Model, target: Target, /) -> Iterable[str]:
         """Names of the nodes or values that still show the symptom: none after ``apply``.
 
-        Only files that fix a quirk have it. What is left of an operator (``op:``) is for everyone to see.
+        Only for quirks: remaining operators (``op:``) are found without it.
         """
 
 
@@ -67,26 +64,26 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
     """Rewrite ``model`` so that ``target`` can run it; weights stay lazy.
 
     Raises:
-        PassFailed: a pass left what it rewrites, or what it rewrote came back.
-        LowerError: a lack or quirk that no file here cures, or a model that a pass cannot rewrite.
+        PassFailed: a pass missed a node that it should rewrite, or a later pass reintroduced one.
+        LowerError: a lack or quirk has no pass, or a pass cannot rewrite the model.
     """
     wanted = target.lacks | target.quirks
     known = fixes()
     for name in sorted(wanted - known.keys()):
         suggestion = did_you_mean(name, tuple(known))
         raise LowerError(
-            f"target {target.name}: nothing in edgekit/lower cures '{name}'",
-            f"{suggestion}cured are: {', '.join(sorted(known))}",
+            f"target {target.name}: edgekit/lower has no rewrite for '{name}'",
+            f"{suggestion}known: {', '.join(sorted(known))}",
         )
     applied = {file: rewrite for file, rewrite in _passes().items() if rewrite.FIXES & wanted}
     for file, rewrite in applied.items():
         model = rewrite.apply(model, target)
-        _require_gone(file, rewrite, model, target, "has run, and")
+        _require_gone(file, rewrite, model, target, "ran, but")
     if wanted:
         RemoveUnusedNodesPass()(model)
         RemoveUnusedOpsetsPass()(model)
     for file, rewrite in applied.items():
-        _require_gone(file, rewrite, model, target, "stands too early in lower/passes.ORDER:")
+        _require_gone(file, rewrite, model, target, "is too early in lower/passes.ORDER:")
     return model
 
 
@@ -97,13 +94,13 @@ def _require_gone(file: str, rewrite: Pass, model: ir.Model, target: Target, why
         left += rewrite.remains(model, target)
     if left:
         raise PassFailed(
-            f"lower/{file}.py {why} {len(left)} of what it cures ({', '.join(sorted(rewrite.FIXES))}) are still in the "
-            f"graph for {target.name}, first '{left[0]}'"
+            f"lower/{file}.py {why} {len(left)} nodes that it should fix ({', '.join(sorted(rewrite.FIXES))}) remain "
+            f"in the graph for {target.name}, first '{left[0]}'"
         )
 
 
 def fixes() -> dict[str, str]:
-    """Every lack and quirk that can be cured, with the file that does it."""
+    """Every lack and quirk that has a pass, with the pass's file."""
     return {name: f"lower/{file}.py" for file, rewrite in _passes().items() for name in sorted(rewrite.FIXES)}
 
 

@@ -1,4 +1,4 @@
-"""A patch: new nodes that take the place of one old node. Every pass is written with it."""
+"""``Patch``: new nodes that replace one old node. Every pass uses it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Between a stored scale and the node that reads it: to float32, and one a row repeated for every block.
+# Nodes between a stored scale and its reader: to float32, and one scale per row repeated for every block.
 FOLDED = ("Cast", "Expand")
 
 
@@ -33,11 +33,11 @@ def initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
 
 
 def fixed_size(value: ir.Value | None, axis: int) -> int:
-    """A dimension that must be a number."""
+    """A dimension that must be a number; LowerError if it is not."""
     size = None if value is None or value.shape is None else value.shape[axis]
     if not isinstance(size, int):
         raise LowerError(
-            f"'{value and value.name}': dimension {axis} is not a fixed number", "export it with fixed heads"
+            f"'{value and value.name}': dimension {axis} is not a number", "export the model with a fixed head size"
         )
     return size
 
@@ -45,7 +45,7 @@ def fixed_size(value: ir.Value | None, axis: int) -> int:
 def lazy(
     name: str, dtype: ir.DataType, shape: Sequence[int], compute: Callable[[], NDArray[np.generic]]
 ) -> ir.LazyTensor:
-    """A tensor that is computed when it is written, and not held. 4-bit types are computed packed, as bytes."""
+    """A tensor that is computed when it is written, and not kept. ``compute`` returns 4-bit types packed in bytes."""
 
     def evaluate() -> ir.TensorProtocol:
         if dtype.bitwidth < 8:
@@ -73,7 +73,7 @@ class Patch:
         outputs: int = 1,
         **attributes: int | float | str | Sequence[int],
     ) -> ir.Value:
-        """Add a node called ``<node>/<name>``, or ``name`` when that starts with "/"; return its first output."""
+        """Add a node named ``<node>/<name>``, or ``name`` if it starts with "/"; return its first output."""
         full = name[1:] if name.startswith("/") else f"{self.node.name}/{name}"
         names = [full, *(f"{full}.{i}" for i in range(1, outputs))]
         made = ir.node(
@@ -83,7 +83,7 @@ class Patch:
         return made.outputs[0]
 
     def constant(self, name: str, value: float | Sequence[int], dtype: type[np.generic] = np.int64) -> ir.Value:
-        """A small initializer, one for each name in the graph."""
+        """A small initializer, shared by all users of the same name in the graph."""
         known = self.graph.initializers.get(name)
         return initializer(self.graph, ir.tensor(np.asarray(value, dtype), name=name)) if known is None else known
 
@@ -93,11 +93,11 @@ class Patch:
         return default if found is None else found.as_int()
 
     def input(self, index: int) -> ir.Value | None:
-        """An input of the old node, None when it is left out."""
+        """An input of the old node, None if it is omitted."""
         return self.node.inputs[index] if index < len(self.node.inputs) else None
 
     def stored(self, index: int) -> tuple[ir.Value, ir.TensorProtocol]:
-        """The initializer behind an input of the old node, before it is cast and repeated, and its tensor."""
+        """The initializer that an input of the old node comes from, before Cast and Expand, and its tensor."""
         value = self.input(index)
         while value is not None and (producer := value.producer()) is not None and producer.op_type in FOLDED:
             value = producer.inputs[0]
@@ -106,13 +106,13 @@ class Patch:
         return value, value.const_value
 
     def replace(self, *values: ir.Value) -> None:
-        """Put the new nodes in the old one's place; ``values`` stand for its outputs, in order."""
+        """Replace the old node by the new ones and its outputs by ``values``, in order."""
         ir.convenience.replace_nodes_and_values(
             self.graph, self.node, [self.node], self._nodes, self.node.outputs[: len(values)], values
         )
 
     def append(self) -> None:
-        """Put the new nodes behind all others; the old one stays."""
+        """Append the new nodes to the graph; the old one stays."""
         self.graph.extend(self._nodes)
 
     def refuse(self, why: str) -> LowerError:

@@ -1,9 +1,9 @@
-"""The two small graphs around the static ones that let a runtime with a loop of its own drive them: onnxruntime-genai.
+"""Two small graphs around the static ones, for runtimes with their own generation loop: onnxruntime-genai.
 
-It hands over a prompt of any length, keeps the cache, and wants one row of logits. ``prefill_chunk_graph`` cuts the
-next chunk of the prompt and fills it up to the static width; ``cache_graph`` writes the new keys and values into the
-cache, takes the last token's logits, and says where the next chunk starts. Both run on the CPU, for prompts and single
-tokens alike.
+Such a runtime passes a prompt of any length, keeps the cache, and expects one row of logits. ``prefill_chunk_graph``
+selects the next chunk of the prompt and pads it to the static width; ``cache_graph`` writes the new keys and values to
+the cache, selects the last token's logits, and computes where the next chunk starts. Both run on the CPU, for prompts
+and single tokens.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ START, COUNT, PLACE, NEXT = "chunk.start", "chunk.count", "chunk.place", "chunk.
 
 
 def prefill_chunk_graph(width: int, like: ir.Model) -> ir.Model:
-    """The next chunk of a prompt, as the host's graph takes it.
+    """The graph that selects the next chunk of a prompt, as input of the host's graph.
 
-    Inputs, int64: ``prompt_ids`` and ``prompt_positions`` [1,n], the whole prompt at each run; ``chunk.start`` [1], 0
-    if it is not given. A prompt of one token is a chunk of one, any other is cut into chunks of ``width``.
+    Inputs, int64: ``prompt_ids`` and ``prompt_positions`` [1,n], the whole prompt in every run; ``chunk.start`` [1], 0
+    by default. A prompt of one token is a chunk of one, any other is split into chunks of ``width``.
 
-    Outputs, int64: ``input_ids`` and ``position_ids`` [1,1] or [1,width], filled up with zeros and the last token's
-    place (a higher one may switch the angles, or have none); [1] each: ``chunk.count`` tokens that are real,
-    ``chunk.place`` where the first stands, ``chunk.next`` where the next chunk starts, 0 behind the last.
+    Outputs, int64: ``input_ids`` and ``position_ids`` [1,1] or [1,width], padded with zeros and the last token's
+    position (a higher one may select other angles, or have none); [1] each: ``chunk.count`` of real tokens,
+    ``chunk.place`` of the first one, ``chunk.next`` where the next chunk starts, 0 after the last.
 
     Args:
-        width: tokens of the prompt's graph.
-        like: a model of the same versions.
+        width: tokens of the prefill graph.
+        like: a model with the opset and IR version to use.
     """
     ids, positions, start = (_input(name, shape) for name, shape in _PROMPT)
     tape = Tape()
@@ -68,14 +68,14 @@ def prefill_chunk_graph(width: int, like: ir.Model) -> ir.Model:
 
 
 def cache_graph(chain: Sequence[ir.Model]) -> ir.Model:
-    """What becomes of a static chain's outputs.
+    """The graph that updates the cache from a static chain's outputs.
 
     Inputs: ``past_key_values.{i}.key|value`` [1,kv_heads,slots,D]; ``new.{i}.key|value`` [1,kv_heads,S,D];
     ``logits`` [1,S,V]; ``chunk.count``, ``chunk.place`` and ``chunk.next`` of the chunk they come from.
 
-    Outputs: ``present.{i}.key|value``, the past with the new rows of real tokens at their places: a caller that binds
-    it to the past's own memory has only those rows written, for ScatterND copies nothing then; ``logits.last`` [1,1,V]
-    of the last real token; ``chunk.start``, for the next run of ``prefill_chunk_graph``.
+    Outputs: ``present.{i}.key|value``, the past with the real tokens' new rows (if it is bound to the past's memory,
+    ScatterND writes only those rows); ``logits.last`` [1,1,V] of the last real token; ``chunk.start`` for the next run
+    of ``prefill_chunk_graph``.
 
     Args:
         chain: the parts of one role, for the types and sizes of their inputs and outputs.

@@ -1,14 +1,14 @@
 """A second graph for prompts: the same weights at 8 bits per channel, the same inputs and outputs, batch 1.
 
-A prompt is bound by arithmetic, a decoded token by bytes. Matmuls of 4-bit weights unpack them for every few tokens;
-matmuls of 8-bit integers with one scale a token and one a channel run three to four times as fast (8-bit dot products,
-AVX-VNNI or ARM's DOT). Their weights are not stored: ``run`` expands them from the codes in the file when it opens
-the bundle, as ``Int8Repack`` says.
+A prompt is limited by arithmetic, a decoded token by bandwidth. Matmuls of 4-bit weights unpack them for every few
+tokens; matmuls of 8-bit integers with one scale per token and per channel are three to four times as fast (8-bit dot
+products, AVX-VNNI or ARM's DOT). Their weights are not stored: ``run`` expands them from the codes in the file when it
+opens the bundle (see ``Int8Repack``).
 
     scale[t] = max |x[t]| / 127,  q[t] = round(x[t] / scale[t]) + 128  (uint8),
     y[t,n] = scale[t] * channel[n] * sum_k (q[t,k] - 128) * w[k,n]
 
-The sums are exact on every class of processor: see ``run/prefill_weights.py``.
+The sums are exact on every class of processor, see ``run/prefill_weights.py``.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ FLOAT, INT8, UINT8 = ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8
 
 
 def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Int8Repack, ...]]:
-    """The prompt's graph of a model that has been written, and how its weights come out of the written file.
+    """The prompt graph of a written model, and how to expand its weights from the written file.
 
-    The head keeps its grid: it is multiplied with one token. Weights that are not expanded are the same bytes of the
-    same file.
+    The head keeps its grid, since it is multiplied with only one token. Weights that are not expanded stay in the same
+    file.
 
     Args:
-        model: lowered and written: its large initializers are external.
+        model: lowered and written, so its large initializers are external.
 
     Returns:
-        A new model and the expansions of each matmul; none when the model has no MatMulNBits.
+        A new model and the expansions of its matmuls; empty if the model has no MatMulNBits.
     """
     model = model.clone()
     matmuls = [n for n in nodes_of(model, "MatMulNBits") if not any(o.is_graph_output() for o in n.outputs)]
@@ -54,7 +54,7 @@ def prefill_graph(model: ir.Model) -> tuple[ir.Model, tuple[Int8Repack, ...]]:
 
 
 class _Rewriting:
-    """What is known while the matmuls of a graph are replaced, in its order."""
+    """The state while the matmuls of a graph are replaced in graph order."""
 
     def __init__(self, model: ir.Model) -> None:
         self.expansions: list[Int8Repack] = []
@@ -62,31 +62,31 @@ class _Rewriting:
         self._middles = _middles(model)
         self._rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
         self._scaled: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-        """Of a matmul's result: what it was before its tokens were scaled, and their scales."""
+        """For each matmul's result: the value before scaling, and the scales of the tokens."""
 
     def expand(self, node: ir.Node) -> None:
-        """Put matmuls of integers in the place of one that unpacks its weights."""
+        """Replace a MatMulNBits by integer matmuls."""
         patch, x = Patch(self._model, node), node.inputs[0]
         assert x is not None
         if x not in self._rounded:
             self._rounded[x] = self._round(patch, x)
         whole, split = _expansion(patch), _only_split(node)
         if split is None:
-            patch.replace(self._product(patch, whole, *self._rounded[x]))
+            patch.replace(self._matmul(patch, whole, *self._rounded[x]))
             return
-        # Matmuls were joined for the decoder. Here each is long enough, and need not be copied out of the other.
+        # Matmuls were joined for the decoder. For prompts, separate ones are large enough and avoid the Split's copy.
         rows = split.inputs[1]
         assert rows is not None and rows.const_value is not None
         start = 0
         for part, count in zip(split.outputs, rows.const_value.numpy().tolist(), strict=True):
             piece = _take_rows(whole, start, count)
-            ir.convenience.replace_all_uses_with(part, self._product(patch, piece, *self._rounded[x]))
+            ir.convenience.replace_all_uses_with(part, self._matmul(patch, piece, *self._rounded[x]))
             start += count
         self._model.graph.remove(split, safe=True)
         patch.replace()
 
     def _round(self, patch: Patch, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """``x`` [1,S,K] as uint8 around 128, and the scales [1,S,1] of its tokens."""
+        """Round ``x`` [1,S,K] to uint8 around 128; also return the scales [1,S,1] of its tokens."""
         before = self._unscale(x)
         size = patch.op("Abs", [x], "size")
         largest = patch.op("ReduceMax", [size, patch.constant("axis.last", [-1])], "largest", keepdims=1)
@@ -96,9 +96,9 @@ class _Rewriting:
         return rounded, scale if before is None else patch.op("Mul", [scale, before], "token_scale.whole")
 
     def _unscale(self, x: ir.Value) -> ir.Value | None:
-        """Leave out the scales of a factor of ``x``, an elementwise product, and return them.
+        """Remove and return the token scales of a factor of ``x``, if that is an elementwise product.
 
-        Rounding a token divides by its largest element: its codes stay the same, and its scale is multiplied later.
+        Rounding divides a token by its largest element, so its codes stay the same and the scale can be applied later.
         """
         producer = x.producer()
         if producer is None or producer.op_type != "Mul" or {n.op_type for n, _ in x.uses()} != {"MatMulNBits"}:
@@ -112,7 +112,7 @@ class _Rewriting:
                 return scale
         return None
 
-    def _product(self, patch: Patch, expansion: Int8Repack, rounded: ir.Value, scale: ir.Value) -> ir.Value:
+    def _matmul(self, patch: Patch, expansion: Int8Repack, rounded: ir.Value, scale: ir.Value) -> ir.Value:
         self.expansions.append(expansion)
         weight, channel = (initializer(patch.graph, tensor) for tensor in _expanded(expansion))
         one, middle = patch.constant("one.float", 1.0, np.float32), patch.constant("middle", 128, np.uint8)
@@ -125,7 +125,7 @@ class _Rewriting:
 
 
 def _only_split(node: ir.Node) -> ir.Node | None:
-    """The Split along the channels, in sizes that are known, that alone reads a matmul."""
+    """The only user of a matmul, if it is a Split along the channels with constant sizes."""
     users = [user for user, _ in node.outputs[0].uses()]
     if len(users) != 1 or users[0].op_type != "Split" or users[0].attributes["axis"].as_int() != -1:
         return None
@@ -149,7 +149,7 @@ def _expansion(patch: Patch) -> Int8Repack:
 
 
 def _take_rows(whole: Int8Repack, start: int, count: int) -> Int8Repack:
-    """Some rows of a weight: codes, scales and zero points lie row after row."""
+    """Some rows of a weight; its codes, scales and zero points are stored row by row."""
 
     def cut(region: Region) -> Region:
         row = region.bytes // whole.rows
@@ -168,12 +168,12 @@ def _take_rows(whole: Int8Repack, start: int, count: int) -> Int8Repack:
 def _region(patch: Patch, index: int) -> Region:
     tensor = patch.stored(index)[1]
     if not isinstance(tensor, ir.ExternalTensor):
-        raise patch.refuse(f"its input {index} has not been written")
+        raise patch.refuse(f"its input {index} is not external data")
     return Region(tensor.offset or 0, tensor.length or tensor.nbytes)
 
 
 def _middles(model: ir.Model) -> ir.Value:
-    """128 for every token, uint8 [S]: the zero points, which have as many elements as the scales."""
+    """The zero points: 128 for every token, uint8 [S], the same shape as the scales."""
     graph = model.graph
     ids = next(value for value in graph.inputs if value.name == "input_ids")
     middle = initializer(graph, ir.tensor(np.asarray(128, np.uint8), name="middle"))

@@ -1,4 +1,4 @@
-"""Symptom: "no kernel for com.microsoft.RotaryEmbedding", an operator of ONNX Runtime's own (standard from opset 23).
+"""Symptom: "no kernel for com.microsoft.RotaryEmbedding", a contrib operator of ONNX Runtime (standard from opset 23).
 
 Cure: gather the rows of the cos and sin tables once for the whole graph, then rotate the two halves of each head by
 multiplications, and append the dimensions that do not rotate.
@@ -30,7 +30,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         patch = Patch(model, node)
         x, rows = patch.input(0), patch.input(1)
         if patch.attribute("interleaved", 0):
-            raise patch.refuse("interleaved rotation is not of the LLaMA family")
+            raise patch.refuse("interleaved rotation is not supported")
         for table in (patch.input(2), patch.input(3)):
             if (table, rows) not in gathered:
                 assert table is not None
@@ -47,7 +47,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def _rotate(patch: Patch, x: ir.Value, cos: ir.Value, sin: ir.Value) -> ir.Value:
-    """[B,S,heads,D] -> the same, its first dimensions rotated by the angles of ``cos`` and ``sin``."""
+    """Rotate the first dimensions of x [B,S,heads,D] by the angles of ``cos`` and ``sin``."""
     dim = patch.attribute("rotary_embedding_dim", 0)
     if dim:
         bounds = (0, dim // 2, dim, END)

@@ -1,6 +1,6 @@
-"""Symptom: in half precision the squares under a norm's root are infinite: the residual stream reaches 9000.
+"""Symptom: in half precision the squares in a norm overflow, since the residual stream reaches 9000.
 
-Cure: each token is divided by its largest element first, and epsilon by the square of that:
+Cure: divide each token by its largest element first, and epsilon by its square:
 (x/m) / sqrt(mean((x/m)**2) + (sqrt(epsilon)/m)**2) * weight, with m = max(|x|, 2**-10).
 Exactness: the same value for any m; differs by rounding.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FIXES = frozenset({"norm:overflow"})
 SMALLEST = 2.0**-10
-"""No token is divided by less: epsilon / SMALLEST**2 stays far below half precision's largest number."""
+"""The smallest divisor: epsilon / SMALLEST**2 stays far below half precision's largest number."""
 
 
 def apply(model: ir.Model, _: Target) -> ir.Model:
@@ -47,5 +47,5 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Norms that square their input as it is."""
+    """Norms that square their input unscaled."""
     return (str(node.name) for node in nodes_of(model, "SimplifiedLayerNormalization"))

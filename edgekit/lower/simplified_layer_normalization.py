@@ -1,4 +1,4 @@
-"""Symptom: "no kernel for SimplifiedLayerNormalization", an operator of ONNX Runtime's own.
+"""Symptom: "no kernel for SimplifiedLayerNormalization", a contrib operator of ONNX Runtime.
 
 Cure: its definition in standard operators, x / sqrt(mean(x**2) + epsilon) * weight, in the order of nodes that
 ONNX Runtime's SimplifiedLayerNormFusion recognises. (RMSNormalization is standard from opset 23.)

@@ -1,6 +1,6 @@
-"""Symptom: "Operators of type SkipSimplifiedLayerNormalization are not supported": one of ONNX Runtime's own.
+"""Symptom: "Operators of type SkipSimplifiedLayerNormalization are not supported", a contrib operator of ONNX Runtime.
 
-Cure: Add, then SimplifiedLayerNormalization, which has a cure of its own and is known to more providers.
+Cure: Add, then SimplifiedLayerNormalization, which has its own pass and is supported by more providers.
 Exactness: bit-exact up to the kernel's order of summation.
 """
 

@@ -1,6 +1,6 @@
-"""A model as static graphs for an NPU: one that takes a prompt by the chunk, one that takes a token, one for the host.
+"""Lower a model to static graphs for an NPU: one for chunks of a prompt, one for single tokens, one for the host.
 
-A model larger than the NPU takes at once is cut between layers; the parts run one after another.
+A model too large for one graph is split between layers; the parts run in sequence.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 @dataclass(frozen=True)
 class StaticGraphs:
-    """``prefill`` and ``decode`` are chains: each part takes what those before it give, by name.
+    """The graphs of a model. In the chains ``prefill`` and ``decode``, parts read earlier outputs by name.
 
-    ``host`` and ``chunk`` run on the CPU; the latter is for a runtime with a loop of its own, as ``cache_graph`` is.
+    ``host`` and ``chunk`` run on the CPU; ``chunk``, like ``cache_graph``, is for runtimes with their own loop.
     """
 
     host: ir.Model
@@ -45,13 +45,13 @@ def lower_static(model: ir.Model, target: Target, npu: Npu, scheme: NpuScheme) -
     """Lower copies of a quantized model, one for each width.
 
     Args:
-        model: quantized, not lowered; it is not changed.
+        model: quantized, not lowered; not modified.
         target: the device.
-        npu: its NPU: widths, and the bytes of weights that one graph may have.
+        npu: its NPU, for widths and the maximum bytes of weights per graph.
         scheme: how it computes.
 
     Raises:
-        LowerError: a lack that nothing cures, or a layer larger than the NPU takes.
+        LowerError: a lack has no pass, or a layer is too large for one graph.
     """
     prefill, decode = (
         split(lower(model.clone(), target.compiled(scheme, Window(tokens, npu.context))), npu.largest_graph_bytes)
@@ -62,7 +62,7 @@ def lower_static(model: ir.Model, target: Target, npu: Npu, scheme: NpuScheme) -
 
 
 def share_bytes(model: ir.Model, written: Mapping[str, ir.Value]) -> None:
-    """Let the initializers of ``model`` use the bytes of those that have been written under the same names."""
+    """Point the initializers of ``model`` to the bytes already written under the same names."""
     for name, value in model.graph.initializers.items():
         known = written.get(name)
         tensor = value.const_value
@@ -73,7 +73,7 @@ def share_bytes(model: ir.Model, written: Mapping[str, ir.Value]) -> None:
 
 
 def split(model: ir.Model, largest: int) -> tuple[ir.Model, ...]:
-    """Cut a lowered model between layers so that no part has more than ``largest`` bytes of weights.
+    """Split a lowered model between layers so that no part has more than ``largest`` bytes of weights.
 
     Raises:
         LowerError: a layer, or the last one with the head, is larger.
@@ -101,13 +101,13 @@ def _bytes_by_layer(model: ir.Model) -> list[int]:
 
 
 def _bounds(layers: list[int], largest: int) -> list[int]:
-    """First layers of the parts, and the number of layers."""
+    """The first layer of each part, followed by the number of layers."""
     bounds, held = [0], 0
     for i, nbytes in enumerate(layers):
         if nbytes > largest:
             raise LowerError(
-                f"layer {i} has {nbytes:,} bytes of weights, more than the {largest:,} of one graph",
-                "build it with fewer bits a weight",
+                f"layer {i} has {nbytes:,} bytes of weights, more than the {largest:,} that fit one graph",
+                "build with fewer bits per weight",
             )
         if held + nbytes > largest:
             bounds.append(i)
@@ -117,7 +117,7 @@ def _bounds(layers: list[int], largest: int) -> list[int]:
 
 
 def _part(model: ir.Model, start: int, stop: int) -> ir.Model:
-    """Layers [start, stop) with what they read and give; ``hidden.<layer>`` [1,S,H] is handed on."""
+    """Layers [start, stop) with their inputs and outputs; ``hidden.<layer>`` [1,S,H] connects the parts."""
     part = model.clone()
     graph = part.graph
     entry, leave = _residual(graph, start), _residual(graph, stop)
@@ -142,6 +142,6 @@ def _part(model: ir.Model, start: int, stop: int) -> ir.Model:
 
 
 def _residual(graph: ir.Graph, layer: int) -> ir.Value | None:
-    """The sum that enters a layer; None for the first one and behind the last."""
+    """The residual sum that enters a layer; None for the first layer and after the last."""
     name = f"model.layers.{layer}.input_layernorm/sum"
     return next((node.outputs[0] for node in graph if node.name == name), None)

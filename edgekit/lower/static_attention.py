@@ -1,8 +1,8 @@
-"""Symptom: an NPU refuses GroupQueryAttention, or falls back to the CPU, or rewrites the whole cache for every token.
+"""Symptom: an NPU rejects GroupQueryAttention, falls back to the CPU, or rewrites the whole cache for every token.
 
-Cure: rotation, scores, softmax and sum in standard operators of four dimensions, without repeated keys: the query
-heads that share a key head are stacked along the sequence. Angles and masks are inputs (see host_inputs). Past keys and
-values are read, and only those of the new tokens are returned, ``new.{i}.key|value``: the caller keeps the cache.
+Cure: rotation, scores, softmax and sum in standard operators in four dimensions, without repeated keys: query heads
+that share a key head are stacked along the sequence. Angles and masks are inputs (see host_inputs). Past keys and
+values are inputs too, and only those of new tokens are returned, ``new.{i}.key|value``: the caller keeps the cache.
 Exactness: the same formula; differs by the order of sums.
 """
 
@@ -42,7 +42,7 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Fused nodes, inputs that only they read, and a cache that is returned whole."""
+    """Fused nodes, inputs that only they read, and outputs that return the whole cache."""
     for kind in ("GroupQueryAttention", "RotaryEmbedding"):
         yield from (str(node.name) for node in nodes_of(model, kind))
     yield from (str(v.name) for v in model.graph.inputs if v.name in ("attention_mask", "position_ids"))
@@ -53,7 +53,7 @@ def _attend(patch: Patch) -> None:
     query, key, value, past_key, past_value = (patch.input(i) for i in range(5))
     heads, kv_heads = patch.attribute("num_heads", 0), patch.attribute("kv_num_heads", 0)
     if key is None or value is None or past_key is None:
-        raise patch.refuse("its key, value and past must be inputs of their own")
+        raise patch.refuse("its key, value and past must be separate inputs")
     size = fixed_size(past_key, 3)
     query, key = _split(patch, query, "q", heads), _split(patch, key, "k", kv_heads)
     value = _split(patch, value, "v", kv_heads)
@@ -66,7 +66,7 @@ def _attend(patch: Patch) -> None:
     values = patch.op("Concat", [past_value, value], "values", axis=2)
     transposed = patch.op("Transpose", [keys], "keys_transposed", perm=[0, 1, 3, 2])
     scores = patch.op("MatMul", [query, transposed], "scores")
-    # The mask is the same for all heads: it is added where they lie apart.
+    # The mask is the same for all heads, so it is added while heads have their own axis.
     apart = patch.op("Reshape", [scores, patch.constant("shape.apart", [0, heads, -1, 0])], "scores_apart")
     bias = _input(patch, bias_name(patch.attribute("local_window_size", -1)), "slots")
     shares = patch.op("Softmax", [patch.op("Add", [apart, bias], "masked")], "shares", axis=-1)
@@ -79,10 +79,10 @@ def _attend(patch: Patch) -> None:
 
 
 def _rotate_node(patch: Patch) -> None:
-    """A RotaryEmbedding of [B,S,heads*D], before an attention that does not rotate."""
+    """Decompose a RotaryEmbedding of [B,S,heads*D], used if attention itself does not rotate."""
     x, heads = patch.input(0), patch.attribute("num_heads", 0)
     if x is None or patch.attribute("interleaved", 0):
-        raise patch.refuse("interleaved rotation is not of the LLaMA family")
+        raise patch.refuse("interleaved rotation is not supported")
     half = fixed_size(patch.input(2), 1)
     apart = _split(patch, x, "apart", heads)
     size = fixed_size(next(v for v in patch.graph.inputs if str(v.name).startswith("past_key_values.")), 3)
@@ -125,12 +125,12 @@ def _split(patch: Patch, x: ir.Value | None, name: str, heads: int) -> ir.Value:
 
 
 def _input(patch: Patch, name: str, last: int | str) -> ir.Value:
-    """The graph input [1,1,S,last], declared where it is first read."""
+    """The graph input [1,1,S,last], declared on first use."""
     inputs = patch.graph.inputs
     known = next((value for value in inputs if value.name == name), None)
     if known is None:
         shape = ir.Shape(("batch_size", 1, "sequence_length", last))
         known = ir.Value(name=name, type=ir.TensorType(FLOAT), shape=shape)
-        # Before the cache, which comes last.
+        # The cache comes last.
         inputs.insert(next(i for i, v in enumerate(inputs) if str(v.name).startswith("past_key_values.")), known)
     return known

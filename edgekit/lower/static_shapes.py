@@ -1,6 +1,6 @@
-"""Symptom: "dynamic shape is not supported": an NPU compiles for numbers.
+"""Symptom: "dynamic shape is not supported": an NPU compiles for fixed shapes.
 
-Cure: batch 1, as many tokens as the target's graph takes at once, as many slots of cache as it holds.
+Cure: batch 1, and the numbers of tokens and cache slots from the target.
 Exactness: nothing is computed differently.
 """
 
@@ -21,10 +21,11 @@ FIXES = frozenset({"shapes:dynamic"})
 
 
 def apply(model: ir.Model, target: Target) -> ir.Model:
-    """Put numbers in the place of names in the shapes of inputs and outputs."""
+    """Replace symbolic dimensions of inputs and outputs by numbers."""
     if target.window is None:
         raise LowerError(
-            f"target {target.name}: a static graph of how many tokens?", "lower it for target.compiled(scheme, window)"
+            f"target {target.name}: a static graph needs a number of tokens",
+            "lower it for target.compiled(scheme, window)",
         )
     tokens, past = target.window.tokens, target.window.past
     sizes = {

@@ -1,6 +1,6 @@
-"""Symptom: an NPU's MatMulNBits takes no zero points, or computes them on another unit.
+"""Symptom: an NPU's MatMulNBits does not support zero points, or computes them on another unit.
 
-Cure: none that keeps the weights, so the build stops and says which grid works.
+Cure: none that keeps the weights, so the build stops and suggests another grid.
 Exactness: nothing is rewritten.
 """
 
@@ -22,12 +22,12 @@ FIXES = frozenset({"MatMulNBits:zero-points"})
 
 
 def apply(model: ir.Model, target: Target) -> ir.Model:
-    """Refuse matmuls on a grid with zero points."""
+    """Reject matmuls on a grid with zero points."""
     for node in nodes_of(model, "MatMulNBits"):
         if Patch(model, node).input(3) is not None:
             raise LowerError(
-                f"{node.name}: its grid has zero points, which {target.title} does not take",
-                "a recipe for this device has symmetric = true in every grid; without `recipe` one is chosen",
+                f"{node.name}: its grid has zero points, which {target.title} does not support",
+                "set symmetric = true in every grid of the recipe, or omit `recipe`",
             )
     return model
 

@@ -1,7 +1,7 @@
-"""Symptom: "initializers with external data location are not currently supported", and the node goes to the CPU.
+"""Symptom: "initializers with external data location are not currently supported", and the node runs on the CPU.
 
-So says NNAPI's provider; CoreML's stopped with an error up to onnxruntime 1.24 (microsoft/onnxruntime#28005).
-Cure: every weight lies in the graph's own file, which is then at most 2 GiB long.
+This is NNAPI's provider; CoreML's failed with an error up to onnxruntime 1.24 (microsoft/onnxruntime#28005).
+Cure: store every weight in the graph's own file, which limits it to 2 GiB.
 Exactness: nothing is computed differently.
 """
 
@@ -29,5 +29,5 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
 
 
 def remains(model: ir.Model, _: Target) -> Iterator[str]:
-    """Weights that the writer would put elsewhere."""
+    """Weights that would be written to the data file."""
     return (str(v.name) for v in model.graph.initializers.values() if INSIDE not in v.metadata_props)

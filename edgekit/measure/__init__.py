@@ -1,4 +1,4 @@
-"""Latency, ceilings, energy, environment and quality of what runs."""
+"""Measure latency, hardware ceilings, energy, environment and quality."""
 
 from edgekit.measure.agreement import agree
 from edgekit.measure.ceilings import gemm_factor, measure_bandwidth, measure_ceilings, roofline

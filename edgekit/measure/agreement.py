@@ -1,4 +1,4 @@
-"""How far logits are from other logits of the same tokens: top-1, KL divergence, cosine."""
+"""Compare logits with reference logits of the same tokens: top-1, KL divergence, cosine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def agree(reference: NDArray[np.float32], logits: NDArray[np.float32]) -> Agreem
         MeasureError: NaN or infinity in ``logits``.
     """
     if not np.isfinite(logits).all():
-        raise MeasureError("the logits hold NaN or infinity", "build it for float16 activations, or with more bits")
+        raise MeasureError("the logits contain NaN or infinity", "rebuild with float16 activations, or with more bits")
     same, kld, cosine = 0, 0.0, 0.0
     for start in range(0, len(reference), _ROWS):
         p, q = (a[start : start + _ROWS].astype(np.float64) for a in (reference, logits))

@@ -1,23 +1,21 @@
-"""What the machine can do, what the model needs, and the fraction of the ceiling that was reached.
+"""Measure what the machine can do, and the fraction of it that a model reaches.
 
-The ladder, for decoding: the processor reads B bytes per second (peak, measured here); a token needs at least b bytes,
-so B / b tokens per second can be reached (achievable); the model reached r (achieved): MBU = r * b / B. For a prompt:
-the processor computes F operations per second (measured here, times a factor, see below); a token needs f of them, so
-MFU = r * f / F. Needs are lower bounds and ceilings upper bounds, so a fraction above 1 means that a number is wrong,
-and it is rejected.
+For decoding: the processor reads B bytes per second (peak, measured here); a token needs at least b bytes, so at most
+B / b tokens per second are achievable; the model achieved r: MBU = r * b / B. For a prompt: the processor computes F
+operations per second (measured here, times a factor, see below); a token needs f of them, so MFU = r * f / F. Needs are
+lower bounds and ceilings upper bounds, so a fraction above 1 means that a number is wrong, and is rejected.
 
-Why bandwidth is measured at the model's own size. Decoding reads the same weights once per token. Weights that fit a
-cache are read from there, faster than memory: against memory's bandwidth a tiny model would reach 300 %. So the probe
-reads an array as large as the model's weights, again and again, front to back, as decoding does: what a cache keeps for
-one it keeps for the other. Below SMALLEST the array is not made smaller: a token would have to take less than some 20
-microseconds to notice. Above LARGEST it is not made larger: nothing of that size stays in a cache.
+Bandwidth is measured at the model's own size. Decoding reads the same weights once per token, and weights that fit a
+cache are read faster than from memory: relative to memory bandwidth, a tiny model would reach 300 %. So the probe
+repeatedly reads an array of the weights' size from front to back, as decoding does, and benefits from caches in the
+same way. SMALLEST bounds the array from below: smaller ones only matter if a token takes less than about 20
+microseconds. LARGEST bounds it from above: nothing of that size stays in a cache.
 
-Why the compute ceiling has a factor. The probe is fp32 matmuls by numpy's BLAS, one on each of the runner's
-threads, at the size where they are fastest. A model whose matmuls run on int8 activations (MatMulNBits with
-accuracy_level 4) uses other instructions, that do more operations each, and may rightly exceed the fp32 rate. An int8
-probe would have to go through the runtime, which is what is being judged. So the fp32 rate is multiplied by what the
-instruction set makes possible (``gemm_factor``): an upper bound that no honest result exceeds. It is 1 for fp32
-activations, and the record holds it.
+The compute ceiling has a factor. The probe runs fp32 matmuls with numpy's BLAS, one on each of the runner's threads, at
+their fastest size. A model whose matmuls use int8 activations (MatMulNBits with accuracy_level 4) uses other
+instructions with more operations each, and may legitimately exceed the fp32 rate. An int8 probe would have to use the
+runtime, which is what is being measured. So the fp32 rate is multiplied by the instruction set's advantage
+(``gemm_factor``), which gives an upper bound. The factor is 1 for fp32 activations, and is part of the record.
 
 Both ceilings are the best of their samples: other work on the machine can only lower a sample.
 """
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 SMALLEST = 1 << 20
 LARGEST = 512 << 20
 GEMM_SIZE = 384
-"""Three such matrices fit a core's second-level cache; larger matmuls were slower wherever it was tried."""
+"""Three such matrices fit a core's second-level cache; larger matmuls were slower on every machine tried."""
 
 
 _INT8_FACTORS = (
@@ -55,15 +53,15 @@ _INT8_FACTORS = (
     ("asimddp", 4.0),  # SDOT: 16 on 128 bits; FMLA: 4
     ("avx2", 4.0),  # VPDPBUSD: 4 in the place of one fp32; without VNNI it is three instructions, so less
 )
-"""The largest factor whose flag the processor has. From Intel's and Arm's instruction set manuals."""
+"""The first entry whose flag the processor has is used. From Intel's and Arm's instruction set manuals."""
 
 
 def measure_ceilings(threads: int, working_set: int, repetitions: int = 5) -> Ceilings:
     """Measure read bandwidth and fp32 GEMM rate.
 
     Args:
-        threads: for both probes; give the runner's.
-        working_set: bytes that the model reads per token; the array of the bandwidth probe is that large.
+        threads: for both probes; pass the runner's.
+        working_set: bytes that the model reads per token, the size of the bandwidth probe's array.
         repetitions: samples of each, after a warm-up.
     """
     return Ceilings(
@@ -73,13 +71,13 @@ def measure_ceilings(threads: int, working_set: int, repetitions: int = 5) -> Ce
 
 
 def measure_bandwidth(threads: int, working_set: int, repetitions: int = 5, seconds: float = 0.2) -> Series:
-    """Bytes per second that ``threads`` threads read of an array of ``working_set`` bytes (SMALLEST to LARGEST).
+    """Bytes per second at which ``threads`` threads read an array of ``working_set`` bytes (SMALLEST to LARGEST).
 
-    Each thread takes the largest of its part's int32 (numpy has vector instructions for it on every processor and
-    releases the interpreter lock) as often as ``seconds`` needs; a sample is bytes read / wall seconds.
+    Each thread computes the maximum of its part as int32 (numpy vectorizes that on every processor and releases the
+    interpreter lock), repeated for about ``seconds``; a sample is bytes read / wall seconds.
     """
     size = min(max(working_set, SMALLEST), LARGEST)
-    array = np.ones(size // 4, np.int32)  # zeros would all be one page of the kernel's
+    array = np.ones(size // 4, np.int32)  # all-zero arrays share one page of the kernel
     parts = np.array_split(array, threads)
     with ThreadPoolExecutor(threads) as pool:
 
@@ -95,10 +93,10 @@ def measure_bandwidth(threads: int, working_set: int, repetitions: int = 5, seco
 
 
 def measure_gemm(threads: int, repetitions: int = 5, seconds: float = 0.2) -> Series:
-    """FLOP per second of fp32 matmuls of numpy's BLAS, one at a time on each of ``threads`` threads.
+    """FLOP per second of fp32 matmuls with numpy's BLAS, one at a time on each of ``threads`` threads.
 
-    The BLAS itself is held to one thread and the matrices stay in the cores' caches, so that neither waiting nor memory
-    lowers the rate. A sample is 2 * GEMM_SIZE^3 * matmuls / wall seconds. The series' name tells the BLAS.
+    The BLAS itself uses one thread and the matrices fit the cores' caches, so that neither waiting nor memory lowers
+    the rate. A sample is 2 * GEMM_SIZE^3 * matmuls / wall seconds. The series' name includes the BLAS.
     """
     random = np.random.default_rng(0)
     a = random.random((GEMM_SIZE, GEMM_SIZE), np.float32)
@@ -129,14 +127,14 @@ def _read(part: NDArray[np.int32], passes: int) -> None:
 
 
 def gemm_factor(int8_activations: bool, flags: frozenset[str]) -> float | None:
-    """By how much the model's arithmetic may at most exceed the fp32 GEMM rate.
+    """The maximum ratio of the model's arithmetic rate to the fp32 GEMM rate.
 
     Args:
-        int8_activations: the matmuls run on int8 activations.
+        int8_activations: whether the matmuls use int8 activations.
         flags: the processor's, from cpu_flags().
 
     Returns:
-        1.0 for fp32 activations; else the instruction set's factor, or None for a processor that we do not know.
+        1.0 for fp32 activations; else the instruction set's factor, or None for an unknown processor.
     """
     if not int8_activations:
         return 1.0
@@ -146,7 +144,7 @@ def gemm_factor(int8_activations: bool, flags: frozenset[str]) -> float | None:
 def roofline(
     series: Sequence[Series], ceilings: Ceilings, spec: ModelSpec, weights: int, factor: float | None
 ) -> tuple[tuple[str, float], ...]:
-    """The fraction of the ceiling of every ``pp`` (MFU) and ``tg`` (MBU) series, by their means.
+    """The fraction of the ceiling that the mean of every ``pp`` (MFU) and ``tg`` (MBU) series reaches.
 
     MBU = tokens/s * decode_bytes / best bandwidth. MFU = tokens/s * prefill_flop / tokens / (best GEMM rate * factor).
     Without a factor there is no MFU.
@@ -168,10 +166,10 @@ def roofline(
             continue
         if fraction > 1.0:
             raise MeasureError(
-                f"{one.name}: {one.mean:.1f} {one.unit} is {fraction:.2f} of what this machine can do, so a number is "
+                f"{one.name}: {one.mean:.1f} {one.unit} is {fraction:.2f} times this machine's limit, so a number is "
                 f"wrong ({ceilings.bandwidth_bytes_per_s.name}: {bandwidth / 1e9:.1f} GB/s; "
                 f"{ceilings.gemm_flop_per_s.name}: {gemm / 1e9:.0f} GFLOP/s)",
-                "the machine was probably busy while its ceilings were measured: measure again on an idle machine",
+                "measure again on an idle machine: it was probably busy while its limits were measured",
             )
         found.append((one.name, fraction))
     return tuple(found)

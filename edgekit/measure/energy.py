@@ -1,4 +1,4 @@
-"""Energy of a piece of work: which meters there are, and what one says about the work. No meter, no number."""
+"""Measure the energy of some work with the meters of this machine. Without a meter there is no number."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def meter_files() -> tuple[ModuleType, ...]:
 
 
 def meters(root: Path = Path("/")) -> list[PowerProbe]:
-    """Every meter of this machine, usable or not: start() tells.
+    """Every meter of this machine, whether usable or not: start() raises if it is not.
 
     Args:
-        root: where ``sys`` is looked for.
+        root: the folder that contains ``sys``.
     """
     return [probe for file in meter_files() for probe in file.find(root)]
 
 
 def choose_meter(root: Path = Path("/")) -> tuple[PowerProbe | None, str]:
-    """The meter to use when none was named, and why there is none.
+    """The default meter, or None and the reason why there is none.
 
-    It is the first that surely includes the processor (``WHOLE``) and that can be read and moves.
+    It is the first that can be read and is known to include the processor (``WHOLE``).
     """
     told: list[str] = []
     for file in meter_files():
         for probe in file.find(root):
             if not file.WHOLE:
-                told.append(f"{probe.name} covers {file.COVERS}: used only when named")
+                told.append(f"{probe.name} covers {file.COVERS}: used only if selected by name")
                 continue
             try:
                 probe.start()
@@ -52,25 +52,25 @@ def choose_meter(root: Path = Path("/")) -> tuple[PowerProbe | None, str]:
             else:
                 return probe, ""
     names = ", ".join(f.__name__.rpartition(".")[2] for f in meter_files())
-    return None, "; ".join(told) or f"this machine has no meter that edgekit knows ({names})"
+    return None, "; ".join(told) or f"this machine has no supported meter ({names})"
 
 
 def meter_energy(
     probe: PowerProbe, work: Callable[[], int], *, what: str = "the work", idle_seconds: float = 5.0
 ) -> Energy:
-    """Joules of ``work``, idle power measured before and after it.
+    """Measure the joules of ``work``, and idle power before and after it.
 
-    gross = what the meter counted during the work; net = gross - mean(idle watts before, after) * seconds.
+    gross = the meter's reading during the work; net = gross - mean(idle watts before, after) * seconds.
 
     Args:
         probe: the meter.
-        work: does it and returns the tokens it processed. It should last seconds: a meter refreshes 1 to 10
-            times in each.
-        what: the work in words, for the formula.
+        work: does the work and returns the number of tokens processed. It should last seconds, since meters refresh 1
+            to 10 times per second.
+        what: a description of the work, for the formula.
         idle_seconds: how long to sleep for each idle reading.
 
     Returns:
-        Energy with the probe's kind, or kind "none" with the reason when the meter cannot be read or does not move.
+        Energy with the probe's kind, or kind "none" with the reason if the meter cannot be read or does not move.
     """
     try:
         before = _idle_watts(probe, idle_seconds)
@@ -100,7 +100,7 @@ def meter_energy(
         idle_watts_after=after,
         seconds=seconds,
         tokens=tokens,
-        formula=f"gross: the meter over {what}; net: gross - (idle before + idle after) / 2 * seconds",
+        formula=f"gross: the meter during {what}; net: gross - (idle before + idle after) / 2 * seconds",
     )
 
 

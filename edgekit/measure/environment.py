@@ -1,4 +1,4 @@
-"""The machine while it is measured: governor, clock, temperature, battery, load, memory. Unknown is None, no guess."""
+"""Read the machine's state: governor, clock, temperature, battery, load, memory. Unknown values are None."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def read_environment(
     arithmetic: str = "",
     root: Path = Path("/"),
 ) -> Environment:
-    """Read the environment now.
+    """Read the current environment.
 
     Args:
-        cores: physical cores this process may use.
-        threads: threads the runtime uses.
+        cores: physical cores that this process may use.
+        threads: threads that the runtime uses.
         runtime: (package, version) of everything whose version can change a number.
         provider: the execution provider.
         provider_options: its options.
-        arithmetic: how exact integer matmuls are, in words.
-        root: where ``proc`` and ``sys`` are looked for.
+        arithmetic: description of how exact integer matmuls are.
+        root: the folder that contains ``proc`` and ``sys``.
     """
     frequency = _number(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     load = read_word(root / "proc/loadavg").split()
@@ -67,7 +67,7 @@ def read_environment(
 
 @dataclass(frozen=True)
 class Conditions:
-    """What may change from one answer to the next. Unknown is None."""
+    """Conditions that may change from one answer to the next. Unknown values are None."""
 
     free_memory: int | None
     battery_percent: float | None
@@ -76,10 +76,10 @@ class Conditions:
 
 
 def read_conditions(root: Path = Path("/")) -> Conditions:
-    """Read them now. ``free_memory``: bytes that can be had without swapping (Linux: MemAvailable).
+    """Read the current conditions. ``free_memory``: bytes available without swapping (Linux: MemAvailable).
 
     Args:
-        root: where ``proc`` and ``sys`` are looked for.
+        root: the folder that contains ``proc`` and ``sys``.
     """
     free = read_field(root / "proc/meminfo", "MemAvailable").split()
     percent, on_battery = _battery(root)
@@ -87,9 +87,9 @@ def read_conditions(root: Path = Path("/")) -> Conditions:
 
 
 def reset_peak_memory(root: Path = Path("/")) -> bool:
-    """Make the kernel forget the highest resident memory so far; False where it does not let us.
+    """Reset the kernel's peak of resident memory; False if that is not possible.
 
-    Linux: 5 into /proc/self/clear_refs (https://www.kernel.org/doc/html/latest/filesystems/proc.html).
+    Linux: write 5 to /proc/self/clear_refs (https://www.kernel.org/doc/html/latest/filesystems/proc.html).
     """
     try:
         (root / "proc/self/clear_refs").write_text("5")
@@ -99,9 +99,9 @@ def reset_peak_memory(root: Path = Path("/")) -> bool:
 
 
 def peak_memory(root: Path = Path("/")) -> int:
-    """The highest resident memory of this process in bytes since its start or the last reset_peak_memory().
+    """The peak resident memory of this process in bytes since its start or the last reset_peak_memory().
 
-    Pages of mapped files count while they are resident. Without /proc: getrusage, which cannot be reset.
+    Resident pages of mapped files count. Without /proc, getrusage is used, which cannot be reset.
     """
     kib = read_field(root / "proc/self/status", "VmHWM").split()
     if kib:
@@ -111,7 +111,7 @@ def peak_memory(root: Path = Path("/")) -> int:
 
 
 def core_seconds(root: Path = Path("/")) -> tuple[float, float] | None:
-    """Seconds that the threads alive now ran on a core, and seconds that they were ready and waited for one.
+    """Seconds that the threads now alive ran on a core, and seconds that they waited for one while ready.
 
     Linux: the first two numbers of /proc/self/task/*/schedstat, in nanoseconds
     (https://docs.kernel.org/scheduler/sched-stats.html). None elsewhere.
@@ -122,7 +122,7 @@ def core_seconds(root: Path = Path("/")) -> tuple[float, float] | None:
 
 
 def _battery(root: Path) -> tuple[float | None, bool | None]:
-    """Charge in percent and whether the machine lives on it."""
+    """The charge in percent, and whether the machine runs on battery."""
     supplies = sorted((root / "sys/class/power_supply").glob("*"))
     mains = [read_word(s / "online") == "1" for s in supplies if read_word(s / "type") in ("Mains", "USB")]
     batteries = [s for s in supplies if read_word(s / "type") == "Battery" and read_word(s / "scope") != "Device"]

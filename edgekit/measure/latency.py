@@ -1,8 +1,8 @@
-"""How long a model takes: load, prompt, first token, each further token. The field says pp512, tg128, TTFT, TPOT.
+"""Measure the time to load a model, process a prompt, and generate the first and further tokens (pp, tg, TTFT, TPOT).
 
-The call blocks and nothing waits beside it: no thread polls, no process watches. Prompts are random tokens, fresh for
-every repetition (a seed makes them the same for every run), so that no cache of prompts can help. Repetitions go round
-all workloads rather than repeat each, so that a slow drift of the machine meets all of them alike.
+Calls block, and no thread or process polls meanwhile. Prompts are new random tokens in every repetition (the same in
+every run, by a seed), so that prompt caches cannot help. Each repetition runs all workloads, so that slow drift of the
+machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Samples = defaultdict[tuple[str, str], list[float]]
 
 @dataclass(frozen=True)
 class Latency:
-    """The series, and the workload in words, with what was left out and why."""
+    """The series, and a description of the workload, including what was skipped and why."""
 
     series: tuple[Series, ...]
     workload: str
@@ -51,7 +51,7 @@ def measure_load(factory: Callable[[], R], repetitions: int = 3) -> tuple[R, Ser
     """Make a runner ``repetitions`` times, closing all but the last.
 
     Returns:
-        the last runner and the series "load" in seconds. From the second on, the file is in the page cache.
+        The last runner and the series "load" in seconds. From the second repetition on, the file is in the page cache.
     """
     seconds: list[float] = []
     while True:
@@ -77,28 +77,30 @@ def measure_latency(
     """Measure prompts of ``pp`` tokens, and ``tg`` single tokens at each ``depth`` of context.
 
     Series, by name:
-        pp512: prompt tokens per second, one sample a repetition.
-        ttft512: seconds to the first token of a prompt of 512: the prompt and the choice of the likeliest token.
-        tg128@0: decoded tokens per second, one sample a repetition: 128 / the sum of their seconds. The tokens fed are
-            random, so choosing them costs nothing here.
-        tpot@0: seconds of each decoded token at that depth, of all ``tg`` and repetitions.
+        pp512: prompt tokens per second, one sample per repetition.
+        ttft512: seconds to the first token after a prompt of 512, including the choice of the likeliest token.
+        tg128@0: decoded tokens per second, one sample per repetition: 128 / the sum of their seconds. The tokens fed
+            are random, so sampling is not included.
+        tpot@0: seconds of each decoded token at that depth, for all ``tg`` and repetitions.
 
     Args:
-        runner: the model, held open.
+        runner: the model.
         pp: lengths of prompts.
         tg: numbers of decoded tokens.
-        depth: tokens in the cache before decoding begins.
-        repetitions: rounds that count.
-        warmup: rounds over every prompt and the first depth that do not count.
-        seed: of the random tokens.
-        progress: hears of every workload that is done.
+        depth: tokens in the cache before decoding.
+        repetitions: measured rounds.
+        warmup: unmeasured rounds over every prompt and the first depth.
+        seed: seed of the random tokens.
+        progress: called after every workload.
 
     Raises:
         MeasureError: no workload fits the model's context, or a number is not positive.
     """
     if repetitions < 1 or warmup < 0 or min((*pp, *tg), default=1) < 1 or min(depth, default=0) < 0:
         raise MeasureError(
-            "repetitions, pp and tg must be 1 or more, warmup and depth 0 or more", "raise what is below"
+            f"repetitions={repetitions}, pp={pp} and tg={tg} must be 1 or more, warmup={warmup} and depth={depth} 0 or "
+            "more",
+            "pass larger numbers",
         )
     plan = _plan(runner.context_length, pp, tg, depth)
     random = np.random.default_rng(seed)
@@ -116,7 +118,7 @@ def measure_latency(
 
 
 def decode(runner: Runner, tokens: NDArray[np.int64]) -> list[float]:
-    """Feed tokens one by one; return the seconds of each."""
+    """Feed tokens one by one and return the seconds of each."""
     seconds = []
     for token in tokens.tolist():
         started = perf_counter()
@@ -145,7 +147,7 @@ def _round(
         done()
     runner.reset()
     for at, n in plan.decodes:
-        # Going deeper, the tokens already in the cache stay; only the difference is fed.
+        # To go deeper, only the missing tokens are fed.
         if runner.length > at:
             runner.reset()
         if runner.length < at:
@@ -164,7 +166,7 @@ def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[in
         raise MeasureError(
             f"no workload fits the context of {context} tokens: smallest prompt {min(pp, default=0)}, "
             f"smallest decode {min((d + n for d, n in decodes), default=0)}",
-            f"ask for prompts of at most {context} tokens, and for decoding that ends before {context}",
+            f"use prompts of at most {context} tokens, and decode to at most {context}",
         )
     words = [f"pp{n}" for n in prompts] + [f"tg{n}@{d}" for d, n in fit]
     missing = [f"pp{n}" for n in sorted(set(pp)) if n > context] + [f"tg{n}@{d}" for d, n in decodes if d + n > context]

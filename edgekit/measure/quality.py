@@ -1,12 +1,12 @@
-"""How far a model is from its FP32 source: KL divergence, top-1 agreement and perplexity ratio, with intervals.
+"""Compare a model with its FP32 source: KL divergence, top-1 agreement and perplexity ratio, with intervals.
 
-The protocol. Windows of tokens, none added, each fed to an empty cache; every position but a window's last is scored,
-against the token that follows. The reference is what the source's FP32 graph gave on the same windows, kept on disk:
-of each position the ``k`` likeliest tokens with their log-probabilities, the log-probability of all others together,
-and that of the token that follows. 4096 tokens at k = 256 are 8 MB, where all logits of a 49k vocabulary are 800 MB.
+Protocol: windows of tokens, without added ones, are each fed to an empty cache; every position but a window's last is
+scored, against the next token. The reference, the output of the source's FP32 graph on the same windows, is kept on
+disk: for each position the ``k`` likeliest tokens with their log-probabilities, the log-probability of all others
+together, and that of the next token. 4096 tokens at k = 256 take 8 MB; all logits of a 49k vocabulary take 800 MB.
 
 KL(p || q) is summed over the reference's k tokens and one bucket for the rest. Merging outcomes can only lower a
-divergence (data processing inequality), so this one is never above the full one; at k = 256 the bucket holds little.
+divergence (data processing inequality), so it never exceeds the full one; at k = 256 the bucket holds little.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Reference:
 
     Attributes:
         tokens: [windows, window] int64.
-        ids: [N, k] int32, the likeliest tokens, the likeliest first.
-        logprobs: [N, k] float32, theirs.
-        rest: [N] float32, log of the probability of all others (-inf when there are none).
-        target: [N] float32, the log-probability of the token that follows.
-        vocab_size: of the source's logits.
+        ids: [N, k] int32, the likeliest tokens in descending order.
+        logprobs: [N, k] float32, their log-probabilities.
+        rest: [N] float32, log of the probability of all others (-inf if there are none).
+        target: [N] float32, the log-probability of the next token.
+        vocab_size: size of the source's vocabulary.
     """
 
     tokens: NDArray[np.int64]
@@ -68,13 +68,13 @@ class Reference:
 
     @property
     def top_k(self) -> int:
-        """Tokens kept of each position."""
+        """The number of tokens kept per position."""
         return int(self.ids.shape[1])
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One value per scored position, [windows, window - 1]: KLD in nats, agreement 0 or 1, -log p of the text."""
+    """Values per scored position, [windows, window - 1]: KLD in nats, agreement 0 or 1, -log p of the text."""
 
     kld: Floats
     agree: Floats
@@ -83,13 +83,13 @@ class Scores:
 
 
 def source_key(manifest: Manifest) -> str:
-    """All that the logits of a bundle's source follow from: weights, configuration, exporter, and who reads them."""
+    """Everything that determines the logits of a bundle's source: weights, configuration, exporter and versions."""
     readers = f"{__version__} {version('onnxruntime')}"
     return f"{readers} {manifest.exporter} {manifest.provenance.sha256} {to_json(manifest.spec)}"
 
 
 def reference_key(source: str, text_sha256: str, tokens: NDArray[np.int64], top_k: int = TOP_K) -> str:
-    """The name of a reference in a cache: what it was made of (``source`` is source_key's), and the format."""
+    """The name of a reference in the cache: a hash of the format and its inputs (``source`` is a source_key)."""
     told = f"{FORMAT} {source} {text_sha256} {tokens.shape} {top_k} "
     return sha256(told.encode() + tokens.tobytes()).hexdigest()[:32]
 
@@ -102,8 +102,8 @@ def make_reference(
     Args:
         runner: the source in FP32.
         tokens: [windows, window].
-        top_k: tokens to keep of each position; the vocabulary when that is smaller.
-        progress: hears of every window.
+        top_k: tokens to keep per position, at most the vocabulary.
+        progress: called for every window.
     """
     k = min(top_k, runner.vocab_size)
     kept: list[tuple[NDArray[np.int64], Floats, Floats, Floats]] = []
@@ -121,7 +121,7 @@ def make_reference(
 
 
 def save_reference(reference: Reference, path: Path) -> None:
-    """Write a reference; a reader never sees half of it."""
+    """Write a reference atomically."""
     content = BytesIO()
     arrays: dict[str, Any] = {f.name: np.asarray(getattr(reference, f.name)) for f in fields(Reference)}
     np.savez(content, **arrays)
@@ -130,7 +130,7 @@ def save_reference(reference: Reference, path: Path) -> None:
 
 
 def load_reference(path: Path) -> Reference | None:
-    """Read a reference; None when there is none or the file is damaged, for then it is made again."""
+    """Read a reference; None if it is missing or damaged and has to be made again."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {f.name: file[f.name] for f in fields(Reference)}
@@ -143,12 +143,12 @@ def compare(runner: Predictor, reference: Reference, *, progress: Progress = sil
     """Run a model over the reference's windows, one at a time, and compare each position.
 
     Raises:
-        MeasureError: the model's vocabulary is not the source's, or it gives values that are not numbers.
+        MeasureError: the model's vocabulary differs from the source's, or its logits contain NaN or infinity.
     """
     if runner.vocab_size != reference.vocab_size:
         raise MeasureError(
-            f"the bundle has {runner.vocab_size} logits and its source {reference.vocab_size}",
-            "it was built from another source; name the right one: `source`",
+            f"the bundle has {runner.vocab_size} logits, but its source has {reference.vocab_size}",
+            "pass the source that the bundle was built from with `source`",
         )
     windows, window = reference.tokens.shape
     kld, agree, nll = [], [], []
@@ -186,22 +186,22 @@ def score(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Quality:
-    """Compare a model with its reference and put a 95 % interval on each number; a perplexity may be infinite.
+    """Compare a model with its reference, with a 95 % interval for each number; a perplexity may be infinite.
 
     Args:
         runner: the shipped model.
-        reference: of its source.
+        reference: its source's reference.
         text: the text's name.
         text_sha256: its hash.
-        reference_name: the source in words.
-        runtime: what ran the model, with its version.
-        accuracy_level: of the shipped graph.
-        processor_class: of what ran it; see machine.CLASSES.
-        seed: of the resampling.
-        progress: hears of every window.
+        reference_name: description of the source.
+        runtime: name and version of the runtime that ran the model.
+        accuracy_level: the shipped graph's.
+        processor_class: class of the processor that ran it; see machine.CLASSES.
+        seed: seed of the resampling.
+        progress: called for every window.
 
     Raises:
-        MeasureError: as compare.
+        MeasureError: as in ``compare``.
     """
     scores = compare(runner, reference, progress=progress)
 
@@ -236,21 +236,21 @@ def bootstrap(
 ) -> Interval:
     """A statistic with its 95 % percentile-bootstrap interval over windows.
 
-    Positions of one window depend on each other, so whole windows are drawn, with replacement. With few windows (8) the
-    true coverage is some points below 95 %.
+    Positions in a window are not independent, so whole windows are drawn with replacement. With few windows (8) the
+    true coverage is a few points below 95 %.
 
     Args:
         values: [windows, positions].
         statistic: [n, pooled positions] -> [n].
-        resamples: how often to draw.
-        seed: of the draws.
+        resamples: number of draws.
+        seed: seed of the draws.
 
     Raises:
         MeasureError: fewer than two windows.
     """
     windows, positions = values.shape
     if windows < 2:
-        raise MeasureError("one window has no confidence interval", "score at least two windows")
+        raise MeasureError("one window is not enough for a confidence interval", "score at least two windows")
     draws = np.random.default_rng(seed).integers(windows, size=(resamples, windows))
     at_once = max(1, _POOL // values.size)
     found = np.concatenate(
@@ -265,7 +265,7 @@ def _mean(pool: Floats) -> Floats:
 
 
 def _perplexity(pool: Floats) -> Floats:
-    """Infinite where the mean is beyond what a float's exponential takes: 709 nats a token."""
+    """exp(mean); infinite if the mean exceeds the range of float64's exponential, 709 nats per token."""
     with np.errstate(over="ignore"):
         return np.asarray(np.exp(_mean(pool)))
 
@@ -282,7 +282,7 @@ def _walk(
         progress(task, i, len(tokens), "windows")
         logits = runner.logits(window.tolist())
         if not np.isfinite(logits).all():
-            raise MeasureError(f"{task}: logits of window {i} hold NaN or infinity", "build it again with more bits")
+            raise MeasureError(f"{task}: logits of window {i} contain NaN or infinity", "rebuild with more bits")
         for start in range(0, len(window) - 1, _ROWS):
             stop = min(start + _ROWS, len(window) - 1)
             visit(log_softmax(logits[start:stop].astype(np.float64)), window[start + 1 : stop + 1])
@@ -290,12 +290,12 @@ def _walk(
 
 
 def _pick(logprobs: Floats, ids: NDArray[np.int64]) -> Floats:
-    """One value of each row [n]."""
+    """The value at ``ids`` in each row [n]."""
     return logprobs[np.arange(len(ids)), ids]
 
 
 def _log_rest(logprobs: Floats, ids: NDArray[np.int64]) -> Floats:
-    """Log of the probability outside ``ids`` [n, k], summed over the others rather than taken from 1."""
+    """Log of the total probability outside ``ids`` [n, k], summed over the others instead of subtracted from 1."""
     others = logprobs.copy()
     np.put_along_axis(others, ids, -np.inf, axis=1)
     peak = others.max(axis=1, keepdims=True)
@@ -312,5 +312,5 @@ def _divergence(
     q = np.concatenate([np.take_along_axis(logprobs, ids, 1), _log_rest(logprobs, ids)[:, None]], axis=1)
     mass = np.exp(p)
     terms = mass * np.subtract(p, q, out=np.zeros_like(p), where=mass > 0)
-    # The stored float32 logarithms are off by 1e-7: a divergence of zero may come out that much below it.
+    # The stored float32 logarithms are off by up to 1e-7, which can make a divergence of zero slightly negative.
     return np.asarray(np.maximum(terms.sum(axis=1), 0.0))

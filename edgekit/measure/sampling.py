@@ -1,4 +1,4 @@
-"""Two kinds of meters: one that counts joules and may wrap around, one that shows watts and must be sampled."""
+"""Two kinds of meters: counters of joules, which may wrap around, and readings in watts, which are sampled."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def read_number(path: Path) -> int:
     """The integer in a sysfs file.
 
     Raises:
-        MeasureError: the file is not readable (the hint says how to allow it), is gone, or holds no integer.
+        MeasureError: the file is missing, not readable (the hint says how to allow it), or not an integer.
     """
     try:
         return int(path.read_text())
     except PermissionError as error:
         raise MeasureError(
-            f"{path}: permission denied", f"only root may read it; allow it once with: sudo chmod a+r {path}"
+            f"{path}: permission denied", f"allow reading until the next reboot: sudo chmod a+r {path}"
         ) from error
     except (OSError, ValueError) as error:
         raise MeasureError(
-            f"{path}: cannot be read as a number: {error}", "leave this meter out: the kernel gives no number here"
+            f"{path}: cannot be read as a number: {error}", "choose another meter, or measure without one"
         ) from error
 
 
 def read_word(path: Path) -> str:
-    """The text in a sysfs file without the white space around it, or "" where there is none to read."""
+    """The text in a sysfs file without surrounding whitespace, "" if it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -42,7 +42,7 @@ def read_word(path: Path) -> str:
 
 
 class Poll:
-    """Calls ``take`` at start, at stop and ``hertz`` times a second between, in a thread that sleeps."""
+    """Calls ``take`` at start, at stop and ``hertz`` times per second in between, in a sleeping thread."""
 
     def __init__(self, take: Callable[[], None], hertz: float) -> None:
         self._take = take
@@ -52,9 +52,9 @@ class Poll:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Take the first sample. Raises MeasureError when the meter cannot be read."""
+        """Take the first sample. Raises MeasureError if the meter cannot be read."""
         if self._thread is not None:
-            raise MeasureError("the meter counts already", "call stop() first")
+            raise MeasureError("the meter is already running", "call stop() first")
         self._error = None
         self._ended.clear()
         self._take()
@@ -70,9 +70,9 @@ class Poll:
                 return
 
     def stop(self) -> None:
-        """Take the last sample. Raises MeasureError when any sample could not be taken."""
+        """Take the last sample. Raises MeasureError if any sample failed."""
         if self._thread is None:
-            raise MeasureError("the meter was not started", "call start() first")
+            raise MeasureError("the meter is not running", "call start() first")
         self._ended.set()
         self._thread.join()
         self._thread = None
@@ -83,7 +83,7 @@ class Poll:
 
 @dataclass(frozen=True)
 class Register:
-    """A counter of energy: how to read it, joules per unit, and the value after which it starts at 0 again."""
+    """An energy counter: how to read it, joules per unit, and the last value before it wraps to 0."""
 
     read: Callable[[], int]
     joules: float
@@ -93,17 +93,20 @@ class Register:
         """Joules between two readings with at most one wrap-around between them.
 
         Raises:
-            MeasureError: the counter went back and has no known range.
+            MeasureError: the counter decreased and has no known range.
         """
         if now >= before:
             return (now - before) * self.joules
         if self.last is None:
-            raise MeasureError(f"an energy counter went back from {before} to {now}", "was the driver reloaded?")
+            raise MeasureError(
+                f"an energy counter decreased from {before} to {now}",
+                "measure again; the driver may have been reloaded",
+            )
         return (self.last + 1 - before + now) * self.joules
 
 
 class CounterProbe:
-    """A PowerProbe over energy registers, read often enough that none wraps twice between two readings."""
+    """A PowerProbe for energy registers, read often enough that none wraps twice between readings."""
 
     kind: Literal["measured"] = "measured"
 
@@ -121,7 +124,7 @@ class CounterProbe:
         self._seen = now
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._seen, self._joules = [], 0.0
         self._poll.start()
 
@@ -132,7 +135,7 @@ class CounterProbe:
 
 
 class SampledProbe:
-    """A PowerProbe over a reading in watts: trapezoids between samples."""
+    """A PowerProbe for a reading in watts, integrated with the trapezoid rule."""
 
     kind: Literal["measured"] = "measured"
 
@@ -147,7 +150,7 @@ class SampledProbe:
         self._samples.append((perf_counter(), watts))
 
     def start(self) -> None:
-        """Begin to sample."""
+        """Start sampling."""
         self._samples = []
         self._poll.start()
 
@@ -158,5 +161,5 @@ class SampledProbe:
 
 
 def trapezoid(samples: Sequence[tuple[float, float]]) -> float:
-    """The area under (seconds, watts) samples in joules, straight lines between them."""
+    """The integral of (seconds, watts) samples in joules, by the trapezoid rule."""
     return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(samples))

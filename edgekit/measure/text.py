@@ -1,7 +1,7 @@
-"""The text that quality is measured on: its name, its hash, and the windows of tokens cut from it.
+"""The text to measure quality on: its name, its hash, and the windows of tokens cut from it.
 
-The embedded corpus is CPython's own help texts (``pydoc_data.topics``): English prose with code and tables, on every
-machine that runs edgekit. It differs between versions of Python, so its name tells the version.
+The embedded text is CPython's help topics (``pydoc_data.topics``): English prose with code and tables, available
+wherever edgekit runs. It differs between versions of Python, so its name includes the version.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST = 100_000_000
-"""Bytes of a text; a million tokens are 5 million of them."""
+"""Maximum bytes of a text; a million tokens take about 5 million bytes."""
 _CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text and what it is called."""
+    """A text and its name."""
 
     name: str
     content: str
 
     @property
     def sha256(self) -> str:
-        """Of its UTF-8 bytes."""
+        """The hash of its UTF-8 bytes."""
         return sha256(self.content.encode()).hexdigest()
 
 
 def embedded_text() -> Text:
-    """CPython's help topics, in the order of their names.
+    """CPython's help topics, sorted by name.
 
     Raises:
-        MeasureError: this Python was packaged without them.
+        MeasureError: this Python does not include them.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise MeasureError(
-            "this Python has no pydoc_data.topics, the embedded text", "name another one: `text`"
+            "this Python lacks pydoc_data.topics, the embedded text", "pass a file with `text`"
         ) from error
     content = "\n".join(topics[name] for name in sorted(topics))
     return Text(f"CPython {platform.python_version()} pydoc_data.topics", content)
 
 
 def read_text(path: Path) -> Text:
-    """A UTF-8 file of at most LARGEST bytes; its name is the text's.
+    """Read a UTF-8 file of at most LARGEST bytes; the file's name is the text's.
 
     Raises:
         MeasureError: it cannot be read, or is not UTF-8.
@@ -70,22 +70,24 @@ def read_text(path: Path) -> Text:
 
 
 def cut_windows(text: Text, encode: Callable[[str], list[int]], window: int, tokens: int) -> NDArray[np.int64]:
-    """Cut the beginning of a text into token windows that do not overlap. No token is added to any, not even a BOS.
+    """Split the beginning of a text into non-overlapping token windows, without adding tokens such as BOS.
 
     Args:
         text: the text.
         encode: the source's tokenizer, adding no special tokens.
-        window: tokens in each.
-        tokens: how many are wanted in all; rounded up to whole windows, at least 2 (an interval needs two).
+        window: tokens per window.
+        tokens: number of tokens in total, rounded up to whole windows, at least 2 (an interval needs two).
 
     Returns:
         [windows, window] token ids.
 
     Raises:
-        MeasureError: the text is too short, with the count that is needed, or the window is.
+        MeasureError: the text or the window is too short.
     """
     if window < 2 or tokens < 1:
-        raise MeasureError(f"window={window}, tokens={tokens}: too small", "a window scores window - 1 tokens")
+        raise MeasureError(
+            f"window={window} must be 2 or more and tokens={tokens} 1 or more", "pass a larger `window` or `tokens`"
+        )
     count = max(2, -(-tokens // window))
     needed = count * window
     ids = encode(text.content[: _CHARACTERS_PER_TOKEN * needed])
@@ -93,7 +95,7 @@ def cut_windows(text: Text, encode: Callable[[str], list[int]], window: int, tok
         ids = encode(text.content)
     if len(ids) < needed:
         raise MeasureError(
-            f"{text.name}: {len(ids)} tokens, and {count} windows of {window} need {needed}",
-            f"give a longer text, or ask for fewer: `tokens={len(ids) // window * window or window}`",
+            f"{text.name}: has {len(ids)} tokens, but {count} windows of {window} need {needed}",
+            f"use a longer text, or fewer tokens: `tokens={len(ids) // window * window or window}`",
         )
     return np.array(ids[:needed], np.int64).reshape(count, window)

@@ -1,1 +1,1 @@
-"""Arithmetic that several rooms need, in numpy alone."""
+"""Shared arithmetic in numpy."""

@@ -1,4 +1,4 @@
-"""Codes packed into bytes: two of 4 bits a byte, low nibble first, as ONNX and MatMulNBits store them."""
+"""Pack codes into bytes: two 4-bit codes per byte, low nibble first, as in ONNX and MatMulNBits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Codes [..., n] to bytes [..., ceil(n * bits / 8)]; two 4-bit codes a byte, low nibble first."""
+    """Pack codes [..., n] into bytes [..., ceil(n * bits / 8)]."""
     if bits == 8:
         return codes
     if codes.shape[-1] % 2:
@@ -22,7 +22,7 @@ def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack_bits(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """The inverse of pack_bits: bytes [..., m] to the first ``count`` codes."""
+    """Inverse of pack_bits: unpack bytes [..., m] to the first ``count`` codes."""
     if bits == 8:
         return packed[..., :count]
     codes = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], axis=-1)

@@ -1,4 +1,4 @@
-"""ir.Model + Recipe -> ir.Model. One grid for all; one file per method: a method is a function ``fit``."""
+"""Quantize the weights of a graph. Each method is a file with a function ``fit``; all share the grid's arithmetic."""
 
 from edgekit.quantize.activations import observed, quantize_activations
 from edgekit.quantize.budget import fit_budget, most_bytes

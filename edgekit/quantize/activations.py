@@ -1,11 +1,11 @@
-"""Static quantization of activations: every float value of a static graph as 16-bit codes with scale and zero point.
+"""Static quantization of activations: every float value of a static graph becomes 16-bit codes, scale and zero point.
 
     q = clip(round(x / scale) + zero, 0, 65535),    scale = (high - low) / 65535,    zero = round(-low / scale)
 
-with the range [low, high] that the value took on calibration tokens, zero included. A QuantizeLinear and a
-DequantizeLinear behind each value say so (QDQ); an NPU's compiler turns operators between them into integer ones.
-Operators that only move data keep the scale of what they move, and so do the keys and values of the cache, which enter
-and leave the graph as codes.
+where [low, high] is the value's range on the calibration tokens, extended to include zero. Each value is followed by
+QuantizeLinear and DequantizeLinear (QDQ); an NPU's compiler turns the operators between them into integer ones.
+Operators that only move data keep the scale of their input, as do the keys and values of the cache, which are codes at
+the graph's inputs and outputs.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FLOAT, CODES = ir.DataType.FLOAT, ir.DataType.UINT16
 LEVELS = 65535
 
 MOVERS = frozenset({"Reshape", "Transpose", "Split", "Identity"})
-"""Operators whose outputs hold numbers of their first input."""
+"""Operators whose outputs are elements of their first input."""
 
 WEIGHT_FORMS = frozenset({"DequantizeLinear", "Cast", "Expand"})
 """Operators between a stored weight and the matmul that reads it."""
 
 
 def observed(model: ir.Model) -> ir.Model:
-    """A copy of a static graph that also gives the least and the largest value of every activation.
+    """A copy of a static graph that also outputs every activation's minimum and maximum.
 
-    Outputs ``<value>/low`` and ``<value>/high``, float32 scalars.
+    They are float32 scalars, ``<value>/low`` and ``<value>/high``.
     """
     copy = model.clone()
     graph = copy.graph
@@ -49,14 +49,14 @@ def observed(model: ir.Model) -> ir.Model:
 
 
 def quantize_activations(model: ir.Model, ranges: Sequence[Range]) -> ir.Model:
-    """Put every activation of a static graph on codes, in place.
+    """Quantize every activation of a static graph, in place.
 
     Args:
-        model: as ``observed`` took it, or one with the same names.
-        ranges: what was observed, by the values' names.
+        model: the model passed to ``observed``, or one with the same names.
+        ranges: the observed ranges, by value name.
 
     Raises:
-        KeyError: a value was not observed.
+        KeyError: a value has no range.
     """
     return _Inserter(model, ranges).insert()
 
@@ -79,7 +79,7 @@ class _Inserter:
         return self.model
 
     def _code(self, value: ir.Value) -> None:
-        """Codes behind a value; the cache's are codes at the graph's border already."""
+        """Insert QDQ nodes after a value; the cache's inputs are codes already."""
         name, producer = str(value.name), value.producer()
         scale, zero = self._parameters(self._root(name), *self._ranges[self._root(name)])
         users = list(value.uses())
@@ -99,7 +99,7 @@ class _Inserter:
             self._put_out(value, nodes)
 
     def _put_out(self, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
-        """The graph's output under its old name: codes for the cache, floats for all else."""
+        """Keep the name of a graph output: codes for the cache, floats for all others."""
         name, cache = str(value.name), str(value.name).startswith(NEW)
         result = nodes[0 if cache else -1].outputs[0]
         value.name, result.name = f"{name}/float", name
@@ -107,7 +107,7 @@ class _Inserter:
         self.graph.outputs[list(self.graph.outputs).index(value)] = result
 
     def _constant(self, value: ir.Value) -> ir.Value:
-        """A float constant, a norm's weight, as codes."""
+        """Quantize a float constant, such as a norm's weight."""
         assert value.const_value is not None
         name, data = str(value.name), value.const_value.numpy()
         known = f"{name}/dq"
@@ -151,7 +151,7 @@ def _number(value: ir.Value) -> float:
 
 
 def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Values that depend on the inputs; all of them are float in a static graph."""
+    """Values that depend on the inputs, all of which are float in a static graph."""
     constants: set[ir.Value | None] = {None}
     yield from graph.inputs
     for node in graph:
@@ -162,7 +162,7 @@ def _activations(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _moved(graph: ir.Graph) -> Iterable[tuple[str, str]]:
-    """(value, value whose scale it has): what movers give, and the cache with the keys and values it grows by."""
+    """Pairs (value, value whose scale it shares): outputs of MOVERS, and the cache with its new keys and values."""
     for node in graph:
         if node.op_type in MOVERS:
             yield from ((str(v.name), str(node.inputs[0] and node.inputs[0].name)) for v in node.outputs)

@@ -1,7 +1,7 @@
-"""A budget in bytes or bits per weight -> a policy: every linear weight gets the grid where its bytes do most good.
+"""Turn a budget in bytes or bits per weight into a policy that spends bytes on the weights that need them most.
 
 The choices for a weight are the recipe's linear grid, the same with blocks twice as large, and 8 bits in blocks or per
-channel. What each costs in divergence is measured (see sensitivity); bytes go, step by step, where they buy most.
+channel. The divergence that each costs is measured (see sensitivity); bytes are spent greedily where they save most.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LARGEST_BLOCK = 128
 
 @dataclass(frozen=True)
 class Option:
-    """A grid for one weight, its bytes, and the divergence in nats that it is expected to cost."""
+    """A grid for one weight, its size in bytes, and its expected divergence in nats."""
 
     grid: Grid
     bytes: int
@@ -40,20 +40,20 @@ class Option:
 def fit_budget(
     model: ir.Model, weights: Weights, recipe: Recipe, beside: int, *, progress: Progress = silent
 ) -> GridPolicy:
-    """The policy that meets the recipe's budget, or the recipe's own when it has none.
+    """The policy that meets the recipe's budget, or the recipe's own policy if it has none.
 
-    A budget decides about all linear weights that the recipe would put on a grid; what an override keeps in floating
-    point stays there, and so does the table's grid.
+    A budget applies to all linear weights that the recipe quantizes. Weights that an override keeps in floating point
+    stay so, and the table keeps its grid.
 
     Args:
         model: the float graph, as built.
         weights: its weights; read twice and a half when there is a budget.
         recipe: ``size_bytes`` or ``bits_per_weight`` is the budget.
         beside: bytes of the bundle that are not two-dimensional weights.
-        progress: told the tensors measured.
+        progress: called with the number of tensors measured.
 
     Raises:
-        QuantizeError: the budget is smaller than everything on the smallest grid.
+        QuantizeError: even the smallest grids exceed the budget.
     """
     base = recipe_policy(recipe, count_layers(weights.names()))
     if recipe.size_bytes is None and recipe.bits_per_weight is None:
@@ -70,16 +70,16 @@ def fit_budget(
 
 
 def most_bytes(model: ir.Model, weights: Weights, recipe: Recipe, beside: int) -> int | None:
-    """Bytes of all weights if a recipe's budget is spent as far as it can be; None without a budget. Reads no weight.
+    """The most bytes that all weights can take under a recipe's budget; None without a budget. Reads no weight.
 
     Args:
-        model: as for ``fit_budget``, like all the others.
-        weights: their shapes are looked at.
-        recipe: with the budget.
-        beside: bytes of the bundle that are not two-dimensional weights.
+        model: as in ``fit_budget``.
+        weights: only their shapes are used.
+        recipe: as in ``fit_budget``.
+        beside: as in ``fit_budget``.
 
     Raises:
-        QuantizeError: the recipe has a budget and no grid for linear weights.
+        QuantizeError: the recipe has a budget but no grid for linear weights.
     """
     if recipe.size_bytes is None and recipe.bits_per_weight is None:
         return None
@@ -90,14 +90,14 @@ def most_bytes(model: ir.Model, weights: Weights, recipe: Recipe, beside: int) -
 
 @dataclass(frozen=True)
 class _Choices:
-    """What a budget decides about: ``grids`` of each free weight; ``fixed`` bytes are those of the other matrices."""
+    """The choices under a budget: ``grids`` to choose from for each weight, ``fixed`` bytes of all other matrices."""
 
     shapes: dict[str, tuple[int, ...]]
     grids: dict[str, tuple[Grid, ...]]
     fixed: int
 
     def sum(self, pick: Callable[[Iterable[int]], int]) -> int:
-        """Bytes of all free weights, each on its smallest (min) or largest (max) grid."""
+        """Bytes of all weights with a choice, each on its smallest (min) or largest (max) grid."""
         return sum(pick(_nbytes(g, self.shapes[n]) for g in grids) for n, grids in self.grids.items())
 
 
@@ -112,16 +112,18 @@ def _choices(model: ir.Model, weights: Weights, recipe: Recipe, base: GridPolicy
 
 def _linear(recipe: Recipe) -> Grid:
     if recipe.linear is None:
-        raise QuantizeError(f"recipe '{recipe.name}' has no linear grid", "a budget needs one")
+        raise QuantizeError(
+            f"recipe '{recipe.name}' has no [linear] grid, which a budget needs", "add [linear] to the recipe"
+        )
     return recipe.linear
 
 
 def spend(options: Mapping[str, tuple[Option, ...]], budget: int) -> dict[str, Grid]:
-    """A grid for every weight: start from the smallest, then take the step that saves the most divergence a byte.
+    """Choose a grid for every weight: start from the smallest, then take the steps that save most divergence per byte.
 
     Args:
-        options: of each weight.
-        budget: bytes for all of them; at least the sum of the smallest options.
+        options: the options of each weight.
+        budget: bytes for all weights; at least the sum of the smallest options.
     """
     hulls = {name: _hull(choices) for name, choices in options.items()}
     chosen = {name: hull[0] for name, hull in hulls.items()}
@@ -147,7 +149,7 @@ def _step(name: str, hull: list[Option], at: int) -> tuple[float, str, int]:
 
 
 def _hull(options: tuple[Option, ...]) -> list[Option]:
-    """The options worth taking, smallest first: each step saves less divergence a byte than the one before."""
+    """The lower convex hull of the options, smallest first: each step saves less divergence per byte than the last."""
     hull: list[Option] = []
     for option in sorted(options, key=lambda o: (o.bytes, o.divergence)):
         if hull and option.divergence >= hull[-1].divergence:
@@ -180,15 +182,15 @@ def weigh_grids(
     fit: Fit,
     progress: Progress,
 ) -> dict[str, tuple[Option, ...]]:
-    """Divergence grows with the square of the weight error: what one grid costs tells what the others do.
+    """Estimate the divergence of every grid from one measurement: it grows with the square of the weight error.
 
     Args:
         weights: read once for every grid.
-        grids: the choices for each weight; ``linear`` is among them.
-        costs: divergence in nats of each weight on ``linear``, as measured.
-        linear: the grid that was measured.
+        grids: the choices for each weight, including ``linear``.
+        costs: the measured divergence in nats of each weight on ``linear``.
+        linear: the measured grid.
         fit: the method.
-        progress: told the tensors done.
+        progress: called with the number of tensors done.
     """
     options: dict[str, tuple[Option, ...]] = {}
     with ThreadPoolExecutor(cores()) as pool:
@@ -203,7 +205,7 @@ def weigh_grids(
 
 
 def _budget(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: int) -> int:
-    """Bytes for the matrices."""
+    """The bytes that the budget leaves for matrices."""
     if recipe.size_bytes is not None:
         return recipe.size_bytes - beside
     assert recipe.bits_per_weight is not None
@@ -212,13 +214,13 @@ def _budget(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: int) 
 
 
 def _too_small(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], beside: int, least: int) -> tuple[str, str]:
-    """The message and the hint for a budget that nothing meets."""
+    """The message and hint for a budget that cannot be met."""
     if recipe.size_bytes is not None:
         smallest = f"{(least + beside + 50_000) / 1e6:.1f} MB"
-        return f"{recipe.size_bytes / 1e6:g} MB are not enough: the smallest bundle takes {smallest}", "raise `size_mb`"
+        return f"{recipe.size_bytes / 1e6:g} MB is too small: the smallest bundle takes {smallest}", "raise `size_mb`"
     small = sum(4 * prod(s) for s in shapes.values() if len(s) != 2)
     bits = 8 * (least + small) / sum(map(prod, shapes.values()))
-    return f"{recipe.bits_per_weight:g} bits a weight are not enough: the least is {bits + 0.005:.2f}", "raise `bits`"
+    return f"{recipe.bits_per_weight:g} bits per weight is too small: the minimum is {bits + 0.005:.2f}", "raise `bits`"
 
 
 def _nbytes(grid: Grid | None, shape: tuple[int, ...]) -> int:

@@ -1,8 +1,8 @@
-"""The float graph in NumPy, one node at a time, for many slightly different models at once.
+"""Evaluate the float graph in NumPy, node by node, for many slightly different variants of the model at once.
 
-Axis 0 of every hidden value counts variants: row 0 is the model itself, row k the model with one weight changed. A
-variant appears at the node of its weight; a value with fewer rows than another stands for variants that are still
-equal to row 0. So the weights are read once, in graph order, and each is dropped after its node.
+Axis 0 of every hidden value is the variant: row 0 is the model itself, row k the model with one weight changed. A
+variant starts at the node of its weight; rows missing from a value are variants that still equal row 0. So weights are
+read once, in graph order, and each is dropped after its node.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 BAND = 1 << 19
-"""Weights of a matrix that a core holds at once: they stay in its cache between reading and multiplying."""
+"""Weights that a core processes at once, so that they stay in its cache between reading and multiplying."""
 
 BANDS = 4
-"""A small matrix is cut into so many, for the cores to share; always the same, so that the cores change no bit."""
+"""The minimum number of bands of a matrix; fixed, so that results do not depend on the number of cores."""
 
 
 def run_until(
@@ -46,13 +46,13 @@ def run_until(
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
 ) -> tuple[Array, ir.Node]:
-    """Evaluate the nodes before the one that makes the output ``stop``; arguments as ``pause_at_matmuls`` has them.
+    """Evaluate all nodes before the one that produces the output ``stop``; takes the arguments of ``pause_at_matmuls``.
 
     Returns:
-        The first input of the node that makes ``stop``, [variants, S, H], and that node.
+        The first input of the node that produces ``stop``, [variants, S, H], and that node.
 
     Raises:
-        QuantizeError: an operator that graph/ does not write.
+        QuantizeError: an operator that graph/ never emits.
     """
     steps = pause_at_matmuls(model, weights, feeds, variants, stop)
     while True:
@@ -70,18 +70,18 @@ def pause_at_matmuls(
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
 ) -> Generator[None, None, tuple[Array, ir.Node]]:
-    """``run_until`` in steps: it pauses before each matmul, whose input ``variants`` has seen.
+    """Like ``run_until``, but pauses before each matmul, after its input was passed to ``variants``.
 
     Args:
         model: the float graph of graph/.
-        weights: where the matrices of its matmuls are read from, in bands.
-        feeds: graph inputs by name, and values that are known already: their nodes are not evaluated.
-        variants: called with a matmul's weight name and its input [variants,S,K]; yields changed weights [K,N], a new
-            row for each.
+        weights: source of the matmuls' matrices, read in bands.
+        feeds: graph inputs and precomputed values by name; nodes of the latter are not evaluated.
+        variants: called with a matmul's weight name and its input [variants,S,K]; yields changed weights [K,N], each
+            of which adds a row.
         stop: a graph output, the logits.
 
     Raises:
-        QuantizeError: an operator that graph/ does not write.
+        QuantizeError: an operator that graph/ never emits.
     """
     values: dict[str, Array] = dict(feeds)
     uses = Counter(str(v.name) for node in model.graph for v in node.inputs if v is not None)
@@ -109,19 +109,19 @@ def pause_at_matmuls(
                 uses[str(used.name)] -= 1
                 if not uses[str(used.name)]:
                     values.pop(str(used.name), None)
-    raise QuantizeError(f"the graph has no output '{stop}'", "build it with the native exporter")
+    raise QuantizeError(f"the graph has no output '{stop}'", "use `exporter=native`")
 
 
 def reference_logits(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> Array:
-    """Logits [S, V] of the float model for a sequence, float32; every weight is read once and none is kept.
+    """Compute the float model's logits [S, V] for a sequence, in float32; every weight is read once and none is kept.
 
     Args:
         model: the float graph of graph/, with an untied or tied head.
-        weights: of the model.
+        weights: the model's weights.
         tokens: S token ids.
 
     Raises:
-        QuantizeError: an operator that graph/ does not write.
+        QuantizeError: an operator that graph/ never emits.
     """
     hidden, head = run_until(model, weights, feeds_of(model, weights, tokens), lambda *_: iter(()), "logits")
     table = head.inputs[1]
@@ -130,19 +130,19 @@ def reference_logits(model: ir.Model, weights: Weights, tokens: Sequence[int]) -
     return logits
 
 
-def random_tokens(model: ir.Model, weights: Weights, count: int = 32, seed: int = 0) -> dict[str, Array]:
-    """Feeds for ``count`` random tokens and an empty past: a probe that needs no data. Reads their embeddings only."""
+def random_tokens(model: ir.Model, weights: Weights, count: int = 32) -> dict[str, Array]:
+    """Feeds for ``count`` random tokens and an empty past, which need no data. Only reads their embeddings."""
     vocabulary = weights.shape(EMBEDDING)[0]
-    return feeds_of(model, weights, np.random.default_rng(seed).integers(0, vocabulary, count).tolist())
+    return feeds_of(model, weights, np.random.default_rng(0).integers(0, vocabulary, count).tolist())
 
 
 def feeds_of(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> dict[str, Array]:
-    """Feeds for tokens and an empty past. Reads their embeddings only."""
+    """Feeds for tokens and an empty past. Only reads their embeddings."""
     return feeds_of_windows(model, weights, np.asarray([list(tokens)]))
 
 
 def feeds_of_windows(model: ir.Model, weights: Weights, windows: NDArray[np.int64]) -> dict[str, Array]:
-    """Feeds for windows of tokens [n, S], side by side, and empty pasts. Reads the embeddings of their tokens only."""
+    """Feeds for windows of tokens [n, S], side by side, and empty pasts. Only reads the embeddings of their tokens."""
     count = windows.shape[1]
     tokens, places = np.unique(windows, return_inverse=True)
     rows = np.concatenate([weights.read(EMBEDDING, int(t), int(t) + 1) for t in tokens])
@@ -157,12 +157,12 @@ def feeds_of_windows(model: ir.Model, weights: Weights, windows: NDArray[np.int6
 
 
 def multiply(x: Array, weight: Array) -> Array:
-    """[variants,S,K] times [K,N] as one matmul: NumPy would make one of each variant."""
+    """Multiply [variants,S,K] by [K,N] in one matmul; NumPy would compute one per variant."""
     return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 
 def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
-    """[variants,S,K] times the transposed weight ``name`` [N,K], a band of it on each core."""
+    """Multiply [variants,S,K] by the transposed weight ``name`` [N,K], with a band of it on each core."""
     count, columns = weights.shape(name)
     step = ceil(count / max(BANDS, count * columns // BAND))
     flat = x.reshape(-1, columns).T
@@ -172,7 +172,7 @@ def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
         rows = slice(start, start + step)
         out[:, rows] = (weights.read(name, rows.start, rows.stop) @ flat).T
 
-    # BLAS's own threads spin between matmuls: a third of a build's processor time.
+    # BLAS's own threads would spin between matmuls: a third of a build's CPU time.
     with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(work, range(0, count, step)):
             pass
@@ -193,14 +193,14 @@ def _get(value: ir.Value | None, values: dict[str, Array]) -> Array:
 
 
 def _widen(x: Array, rows: int) -> Array:
-    """Rows up to ``rows``: the missing variants are still equal to row 0."""
+    """Extend an array to ``rows`` rows with copies of row 0, which missing variants still equal."""
     if len(x) == rows:
         return x
     return np.concatenate([x, np.broadcast_to(x[:1], (rows - len(x), *x.shape[1:]))])
 
 
 def _level(*arrays: Array) -> list[Array]:
-    """Arrays of rank 3 or more with as many rows as the longest."""
+    """Extend arrays of rank 3 or more to the rows of the longest."""
     rows = max((len(a) for a in arrays if a.ndim >= 3), default=1)
     return [_widen(a, rows) if a.ndim >= 3 and len(a) > 1 else a for a in arrays]
 
@@ -208,8 +208,8 @@ def _level(*arrays: Array) -> list[Array]:
 def _op(node: ir.Node) -> Op:
     if node.op_type not in OPS:
         raise QuantizeError(
-            f"operator {node.op_type} is unknown to the sensitivity measurement",
-            "a budget needs the native exporter; give a recipe with [[override]] tables instead",
+            f"operator {node.op_type} is not supported by the sensitivity measurement of a budget",
+            "use `exporter=native`, or a recipe with [[override]] tables instead of a budget",
         )
     return OPS[node.op_type]
 
@@ -246,7 +246,7 @@ def _rotary_embedding(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
 
 
 def _attention(node: ir.Node, inputs: list[Array]) -> tuple[Array, ...]:
-    """GroupQueryAttention without a past: [r,S,heads*D] each; causal, with a window where the node has one."""
+    """GroupQueryAttention without a past on inputs [r,S,heads*D]: causal, with the node's window if it has one."""
     rows, length = max(map(len, inputs[:3])), inputs[0].shape[1]
     q, k, v = (_widen(x, rows) for x in inputs[:3])
     heads, groups = _attribute(node, "num_heads", 0), _attribute(node, "kv_num_heads", 0)

@@ -1,7 +1,7 @@
-"""The arithmetic of a Grid, the one that every method, the packer and the reader share.
+"""The arithmetic of a Grid, shared by all methods, the packer and the reader.
 
-Blocks are columns here: arrays are [block, n] float32, so that one NumPy operation runs along n, however short a
-block is. A scale is always a value that its storage type can hold.
+Blocks are columns here: arrays are [block, n] float32, so that NumPy's inner loop runs along n, however short a block
+is. A scale is always representable in its storage type.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 SMALLEST_NORMAL, LARGEST_ROUNDED = np.float32(2**-14), np.float32(65504)
-"""Between them float16 is float32 with 13 bits less."""
+"""The range in which float16 is float32 with 13 fewer bits."""
 
 
 def levels(grid: Grid) -> int:
@@ -33,7 +33,7 @@ def middle(grid: Grid) -> np.float32:
 
 
 def storable(scale: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """Scales rounded to what the grid stores; those that vanish become 1, and their blocks all zero.
+    """Round scales to the grid's storage type; those that round to 0 become 1, which makes their blocks zero.
 
     Raises:
         QuantizeError: a scale is too large for float16.
@@ -51,10 +51,10 @@ def unstorable() -> QuantizeError:
 
 
 def _half(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scales rounded to float16's values. NumPy's own conversion takes as long as the search of their blocks."""
+    """Round scales to float16. NumPy's own conversion would take as long as the search for the scales."""
     size = np.abs(scale)
     if size.size and size.min() >= SMALLEST_NORMAL and size.max() < LARGEST_ROUNDED:
-        # To nearest, ties to even, in the 13 bits of the significand that float16 lacks.
+        # Round the 13 bits that float16 lacks to nearest, ties to even.
         bits = scale.view(np.uint32)
         rounded = bits >> 13
         rounded &= 1
@@ -78,9 +78,9 @@ def encode(
     Args:
         x: weights [block, n].
         scale: storable scales [n].
-        zero: zero points [n], whole numbers.
+        zero: zero points [n], integers.
         grid: the grid.
-        out: where to put them; a new array by default. Fresh memory costs more than the arithmetic.
+        out: the output array, by default a new one. Allocating costs more than the arithmetic.
     """
     codes: NDArray[np.float32] = np.multiply(x, np.float32(1) / scale, out=out)
     codes += zero
@@ -95,12 +95,12 @@ def decode(
     zero: NDArray[np.float32],
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """The weights that codes [block, n] stand for: ``(code - zero) * scale``, as ONNX Runtime computes them."""
+    """Dequantize codes [block, n]: ``(code - zero) * scale``, as ONNX Runtime does."""
     weights: NDArray[np.float32] = np.subtract(codes, zero, out=out)
     weights *= scale
     return weights
 
 
 def spans(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Smallest and largest value of each block, zero included (zero must stay exact): two arrays [n]."""
+    """The minimum and maximum of each block, including zero (which must stay exact): two arrays [n]."""
     return np.minimum(x.min(axis=0), 0), np.maximum(x.max(axis=0), 0)

@@ -1,4 +1,4 @@
-"""The float graph and a recipe -> the graph with small weights, and what became of each tensor."""
+"""Quantize the float graph by a recipe, and describe the result of each tensor."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The rewritten model. ``entries`` says what became of each tensor, once the graph has been written.
+    """The rewritten model. ``entries`` describes each tensor after the graph has been written.
 
-    ``errors`` fills while it is written; what a killed build knew may be put into it.
+    ``errors`` is filled while writing; when a killed build is resumed, its known errors are added.
     """
 
     model: ir.Model
@@ -40,7 +40,7 @@ class Quantized:
 
 
 def methods() -> tuple[str, ...]:
-    """The quantization methods: the files of this folder that have a ``fit``."""
+    """The quantization methods: files of this folder that define ``fit``."""
     import edgekit.quantize as room
 
     names = (m.name for m in iter_modules(room.__path__))
@@ -51,7 +51,7 @@ def load_method(name: str) -> Fit:
     """The ``fit`` of a method.
 
     Raises:
-        QuantizeError: there is no file of that name.
+        QuantizeError: unknown method.
     """
     known = methods()
     if name not in known:
@@ -71,18 +71,18 @@ def quantize(
     policy: GridPolicy | None = None,
     calibration: Calibration | None = None,
 ) -> Quantized:
-    """Rewrite the nodes of every weight that the policy puts on a grid. Nothing is read or computed yet.
+    """Rewrite the nodes of every weight that the policy quantizes. Lazy: no weight is read or computed yet.
 
     Args:
-        model: the float graph, changed in place; its initializers bear the names of ``weights``.
-        weights: where a weight is read from when its bytes are written.
+        model: the float graph, changed in place; its initializers have the names in ``weights``.
+        weights: read when a weight's bytes are written.
         recipe: method, grids and accuracy level; precision fp16 stores the rest as float16.
-        accuracy_level: the target's, which wins over the recipe's.
-        policy: instead of the recipe's own.
+        accuracy_level: the target's, which overrides the recipe's.
+        policy: replaces the recipe's own.
         calibration: rounds the linear weights, instead of the recipe's method.
 
     Raises:
-        QuantizeError: unknown method; a grid that no kernel takes; a weight that is not used as a matrix.
+        QuantizeError: unknown method; a grid that no kernel supports; a weight that is not used as a matrix.
     """
     fit = load_method(recipe.method)
     policy = policy or recipe_policy(recipe, count_layers(weights.names()))
@@ -125,7 +125,7 @@ def _quantize_value(
         if node.op_type != "Gather" and node.op_type not in MATMULS:
             raise QuantizeError(
                 f"{name}: used by {node.op_type}, which has no quantized form",
-                f'keep it in float: an [[override]] with match = "{name}" and keep = "float"',
+                f'keep the weight in float: add an [[override]] with match = "{name}" and keep = "float"',
             )
         tensor.replace(graph, node)
     graph.initializers.pop(name)

@@ -1,7 +1,7 @@
-"""Float nodes out, quantized nodes in: MatMulNBits for matmuls, GatherBlockQuantized for the token table.
+"""Replace float nodes by quantized ones: MatMulNBits for matmuls, GatherBlockQuantized for the token table.
 
-Scales are stored as the grid says and cast to float32 by a node that ONNX Runtime folds away when it makes the
-session; a per-channel scale is repeated the same way.
+Scales are stored in the grid's type and cast to float32 by a node that ONNX Runtime folds when it creates the session;
+per-channel scales are repeated in the same way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONTRIB = "com.microsoft"
 
 @dataclass
 class QuantizedTensor:
-    """The initializers of one weight in the graph, made once and used by all its nodes."""
+    """The initializers of one weight, created once and shared by all its nodes."""
 
     name: str
     grid: Grid
@@ -37,12 +37,12 @@ class QuantizedTensor:
     _folded: dict[str, ir.Value] = field(default_factory=dict)
 
     def replace(self, graph: ir.Graph, node: ir.Node) -> None:
-        """Put a quantized node in the place of one that uses the float weight."""
+        """Replace a node that uses the float weight by a quantized one."""
         made = self._scale_nodes(graph)
-        made.append(self._gather(graph, node) if node.op_type == "Gather" else self._product(graph, node))
+        made.append(self._gather(graph, node) if node.op_type == "Gather" else self._matmul(graph, node))
         ir.convenience.replace_nodes_and_values(graph, node, [node], made, [node.outputs[0]], [made[-1].outputs[0]])
 
-    def _product(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
+    def _matmul(self, graph: ir.Graph, node: ir.Node) -> ir.Node:
         attributes = {"K": self.layout.columns, "N": self.layout.rows, "accuracy_level": self.accuracy_level}
         return self._node("MatMulNBits", node, [node.inputs[0], self._codes(graph, flat=False)], attributes)
 
@@ -51,14 +51,14 @@ class QuantizedTensor:
         return self._node("GatherBlockQuantized", node, [self._codes(graph, flat=True), node.inputs[1]], attributes)
 
     def _node(self, kind: str, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, int]) -> ir.Node:
-        """A node on this weight's grid: scales and zero points follow the inputs."""
+        """A node on this weight's grid; scales and zero points are added to the inputs."""
         inputs += [self._folded[part] for part in ("scales", "zeros") if part in self._folded]
         attributes |= {"bits": self.grid.bits, "block_size": self.layout.block_size}
         output = ir.Value(name=f"{node.name}.quantized")
         return ir.node(kind, inputs, attributes, domain=CONTRIB, name=node.name, outputs=[output])
 
     def _codes(self, graph: ir.Graph, *, flat: bool) -> ir.Value:
-        """The codes [rows, blocks, bytes]; flat, for the gather, [rows, blocks * bytes]. The second of them shares."""
+        """The codes [rows, blocks, bytes], or flat [rows, blocks * bytes] for the gather; both share their bytes."""
         kind = "table" if flat else "codes"
         if kind not in self._values:
             size = self.layout.code_bytes(self.grid)
@@ -71,7 +71,7 @@ class QuantizedTensor:
         return self._values[kind]
 
     def _scale_nodes(self, graph: ir.Graph) -> list[ir.Node]:
-        """The nodes that turn stored scales and zero points into what the operators take; made once."""
+        """The nodes that convert stored scales and zero points to the operators' inputs; created once."""
         if self._folded:
             return []
         rows, blocks, columns = self.layout.rows, self.layout.blocks, self.layout.scale_columns
@@ -129,21 +129,19 @@ class QuantizedTensor:
 
 
 def check_layout(name: str, grid: Grid, layout: Layout, *, gathered: bool) -> None:
-    """Refuse what no kernel takes.
-
-    Raises:
-        QuantizeError: a token table whose rows are no multiple of the block.
-    """
+    """Raise QuantizeError for a token table whose rows are not a multiple of the block: no kernel supports that."""
     if gathered and layout.blocks * layout.block_size != layout.columns:
         fitting = [b for b in (256, 128, 64, 32, 16) if layout.columns % b == 0]
         raise QuantizeError(
             f"{name}: blocks of {grid.block_size} do not divide its rows of {layout.columns}",
-            f"choose {', '.join(map(str, fitting))} for the embedding" if fitting else "keep the embedding in float",
+            f"set block_size of [embedding] to one of {', '.join(map(str, fitting))}"
+            if fitting
+            else "keep the embedding in float",
         )
 
 
 def store_half(graph: ir.Graph, value: ir.Value) -> None:
-    """Store a float32 initializer as float16 and cast it back where it is used; ONNX Runtime folds the cast."""
+    """Store a float32 initializer as float16 with a cast back for its users; ONNX Runtime folds the cast."""
     name, tensor = str(value.name), value.const_value
     assert tensor is not None
     half = ir.LazyTensor(
@@ -161,7 +159,7 @@ def store_half(graph: ir.Graph, value: ir.Value) -> None:
         node.replace_input_with(index, cast.outputs[0])
     value.const_value, value.type = half, ir.TensorType(ir.DataType.FLOAT16)
     readers = {user for user, _ in users}
-    # The graph is looked through, which takes its whole length, only where there is a first one to be found.
+    # Finding the first of several readers takes a pass over the whole graph.
     graph.insert_before(next(iter(readers)) if len(readers) == 1 else next(n for n in graph if n in readers), cast)
 
 
@@ -169,5 +167,5 @@ def _to_half(name: str, tensor: ir.TensorProtocol) -> np.ndarray[tuple[int, ...]
     with np.errstate(over="ignore"):
         half = tensor.numpy().astype(np.float16)
     if not np.isfinite(half).all():
-        raise QuantizeError(f"{name}: a weight is too large for float16", "build it with `precision=fp32` or int8")
+        raise QuantizeError(f"{name}: a weight is too large for float16", "use `precision=fp32` or `precision=int8`")
     return half

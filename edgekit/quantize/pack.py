@@ -1,7 +1,7 @@
-"""The bytes of a quantized weight, as MatMulNBits and GatherBlockQuantized read them, and back.
+"""Pack a quantized weight into the bytes that MatMulNBits and GatherBlockQuantized read, and unpack it.
 
-Both operators see blocks of a power of two from 16 on, so a per-channel grid is cut into equal blocks whose one scale
-is stored once and repeated when the session is made. A row that is no multiple of the block is padded with zeros.
+Both operators need blocks whose size is a power of two of at least 16, so a per-channel grid is split into equal blocks
+whose single scale is stored once and repeated when the session is created. Rows are padded with zeros to whole blocks.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Packed:
 
 
 def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    """Codes [block, n], whole numbers as float32, to bytes [n, block * bits / 8], as pack_bits orders them.
+    """Pack codes [block, n], integers in float32, into bytes [n, block * bits / 8] in the order of pack_bits.
 
-    Four codes, or two of 8 bits, become one number of 16 bits while they still lie in columns: fewer to transpose.
+    Four 4-bit or two 8-bit codes are combined to 16 bits before the transposition, which is then smaller.
     """
     if codes.flags.f_contiguous:
         return pack_bits(codes.T.astype(np.uint8), bits)
@@ -52,7 +52,7 @@ def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack(packed: Packed, shape: tuple[int, ...], grid: Grid) -> NDArray[np.float32]:
-    """The float32 weight [rows, columns] that the bytes stand for."""
+    """Dequantize a packed weight to float32 [rows, columns]."""
     layout = Layout.of(shape, grid)
     codes = unpack_bits(packed.codes, grid.bits, layout.block_size).astype(np.float32)
     scales = np.broadcast_to(packed.scales.astype(np.float32), (layout.rows, layout.blocks))

@@ -1,4 +1,4 @@
-"""A policy is one function from a tensor's name and shape to its grid. A recipe is one; a budget makes another."""
+"""Policies, functions from a tensor's name and shape to its grid, made from a recipe or a budget."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from edgekit.types import Grid, GridPolicy, Recipe
 
 TABLES = (EMBEDDING, HEAD)
-"""The token table and the head: with them a wrong bit costs more than anywhere else."""
+"""The token table and the head, where quantization errors cost most."""
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
 def recipe_policy(recipe: Recipe, layers: int) -> GridPolicy:
-    """The recipe's own words: the first override that matches, else the table's or the linear grid.
+    """The recipe's policy: the first override that matches, else the embedding's or the linear grid.
 
-    ``{last}`` in an override's glob stands for the last of the ``layers``.
+    ``{last}`` in an override's glob is the last of the ``layers``.
     """
     overrides = tuple((o.match.replace("{last}", str(layers - 1)), o.grid) for o in recipe.overrides)
 
@@ -47,5 +47,5 @@ def pinned_policy(base: GridPolicy, grids: dict[str, Grid]) -> GridPolicy:
 
 
 def count_layers(names: Iterable[str]) -> int:
-    """One more than the highest layer number in ``...layers.{i}...`` names; 0 without any."""
+    """One more than the highest layer number in ``...layers.{i}...`` names; 0 if there is none."""
     return 1 + max((int(m[1]) for n in names if (m := _LAYER.search(n))), default=-1)

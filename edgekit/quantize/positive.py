@@ -1,7 +1,7 @@
-"""As search, with scales above zero: for symmetric grids, where a sign would be lost.
+"""Like ``search``, but with positive scales, for symmetric grids on runtimes that ignore the sign.
 
-QNN's per-channel and block encodings drop the sign of a scale without a word. So the largest weight sits on the code
-2**(bits-1) - 1 whatever its sign, and code 0 stays free at the full span. No data.
+QNN's per-channel and block encodings silently drop the sign of a scale. So the largest weight gets the code
+2**(bits-1) - 1 whatever its sign, and code 0 is unused at the full span. Needs no data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekit.types import Grid
 
 SPANS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 8: (1.0, 0.95)}
-"""Fractions of the full span that are tried: long blocks, as per channel, gain by cutting off their outliers."""
+"""Fractions of the full span to try: long blocks, such as per-channel ones, gain from clipping outliers."""
 
 
 def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -32,7 +32,9 @@ def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArra
         QuantizeError: a grid with zero points.
     """
     if not grid.symmetric:
-        raise QuantizeError("method 'positive' is for symmetric grids", "set symmetric = true, or another method")
+        raise QuantizeError(
+            "method 'positive' needs symmetric grids", "set symmetric = true in the recipe, or another method"
+        )
     scale, zero = best_of(x, grid, _starts(x, grid))
     return np.abs(scale), zero
 

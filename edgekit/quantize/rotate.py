@@ -1,14 +1,14 @@
-"""Rotate the residual stream so that no channel of it stands out. Exact in floating point, and free at run time.
+"""Rotate the residual stream to remove outlier channels. Exact in floating point, and free at run time.
 
-A LLaMA's residual stream has channels thousands of times as large as the others; a scale for the whole tensor leaves
-the small ones nothing. With an orthogonal R, and because a root mean square does not change under it,
+A LLaMA's residual stream has channels thousands of times as large as the others, so one scale for the whole tensor
+leaves no resolution for the small ones. An orthogonal R leaves root mean squares unchanged, so
 
-    token rows:        E R
-    what layers read:  norm weight g -> 1,  W -> W diag(g) R          (q, k, v, gate, up, head)
-    what they add:     W -> R^T W,  b -> R^T b                        (o, down)
+    token rows:      E R
+    layer inputs:    norm weight g -> 1,  W -> W diag(g) R          (q, k, v, gate, up, head)
+    layer outputs:   W -> R^T W,  b -> R^T b                        (o, down)
 
 is the same function (the first rotation of QuaRot, arXiv 2404.00456). R is a Kronecker product of small orthogonal
-matrices: Hadamard's for the powers of two, a cosine transform for what is left of the width.
+matrices: Hadamard matrices for the powers of two, a cosine transform for the remaining factor of the width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 LARGEST = 64
-"""Rows of the largest factor: a wider transform is done in several."""
+"""Rows of the largest factor: wider transforms use several."""
 
 _READS = re.compile(r"^(model\.layers\.\d+\.)(self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
 _ADDS = re.compile(r"^model\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)\.(weight|bias)$")
@@ -51,7 +51,7 @@ def factors(width: int) -> tuple[NDArray[np.float32], ...]:
 
 
 def rotate_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``x @ R`` for the last axis of x [..., width], one factor after another."""
+    """Compute ``x @ R`` for the last axis of x [..., width], factor by factor."""
     shape, matrices = x.shape, factors(x.shape[-1])
     for i, matrix in enumerate(matrices):
         before, after = prod(m.shape[0] for m in matrices[:i]), prod(m.shape[0] for m in matrices[i + 1 :])
@@ -60,7 +60,7 @@ def rotate_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class RotatedWeights:
-    """Weights of the rotated model, which has a head of its own. Computes the same function as the weights it wraps."""
+    """The weights of the rotated model, with an untied head; equivalent to the weights it wraps."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
@@ -89,7 +89,7 @@ class RotatedWeights:
         if _NORM.search(name):
             return np.ones_like(self._weights.read(name, start, stop))
         if _ADDS.match(name):
-            # A rotated row is made of all rows: the whole matrix is rotated once, and the last one kept.
+            # A rotated row depends on all rows, so the whole matrix is rotated once, and the last matrix cached.
             with self._lock:
                 if self._held[0] != name:
                     self._held = name, np.ascontiguousarray(rotate_rows(self._weights.read(name).T).T)
@@ -113,7 +113,7 @@ class RotatedWeights:
 
 
 def _hadamard(size: int) -> NDArray[np.float32]:
-    """Sylvester's, orthonormal; ``size`` a power of two."""
+    """Sylvester's Hadamard matrix, orthonormal; ``size`` is a power of two."""
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scales and zero points [n] for the blocks [block, n].
 
-    A symmetric grid has one code more below zero than above it, so the scale is signed: the extreme weight, whatever
-    its sign, sits on code 0 exactly (as onnxruntime-genai's builder does).
+    A symmetric grid has one more code below zero than above, so the scale is signed: the extreme weight, whatever its
+    sign, gets exactly code 0 (as in onnxruntime-genai's builder).
     """
     low, high = spans(x)
     if grid.symmetric:

@@ -1,12 +1,12 @@
-"""Search each block's scale for the least squared weight error. No data.
+"""Search each block's scale for the least squared weight error. Needs no data.
 
-Tries a few spans from the full one inwards. For the codes that a span gives, the best scale has a closed form, and so
-has the error it leaves: with d = code - zero,
+Tries a few spans from the full one inwards. For the codes of a span, the best scale and its error have a closed form:
+with d = code - zero,
 
     scale* = sum(x d) / sum(d d),    error = sum(x x) - 2 scale sum(x d) + scale**2 sum(d d)
 
-of which sum(x x) is the same for all spans. This is the alternating least squares of k-quants (llama.cpp's make_qkx)
-with whole zero points.
+where sum(x x) is the same for all spans. This is the alternating least squares of k-quants (llama.cpp's make_qkx) with
+integer zero points.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from edgekit.types import Grid
 
 SPANS = {4: (1.0, 0.95), 8: (1.0,)}
-"""Fractions of the full span that are tried. More of them, or neighbouring zero points, gain less than 3 % of the
-error at 4 bits; at 8 bits a narrower span never pays."""
+"""Fractions of the full span to try. More of them, or neighbouring zero points, reduce the error at 4 bits by less than
+3 %; at 8 bits a narrower span never helps."""
 
 
 def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -37,7 +37,7 @@ def fit(x: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArra
 def best_of(
     x: NDArray[np.float32], grid: Grid, starts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The scales and zero points [n] of the start that leaves each block the smallest error, its scale refined."""
+    """For each block, the refined scale and zero point [n] of the start with the smallest error."""
     d = np.empty_like(x)
     best: tuple[NDArray[np.float32], ...] = ()
     for first, zero in starts:
@@ -56,7 +56,7 @@ def best_of(
 def _better(
     old: tuple[NDArray[np.float32], ...], new: tuple[NDArray[np.float32], ...]
 ) -> tuple[NDArray[np.float32], ...]:
-    """Each block's choice of the smaller error, the first of each. By bits: np.where mispredicts every other block."""
+    """For each block, the choice with the smaller error (element 0). Bitwise, since np.where mispredicts branches."""
     mask = np.negative((new[0] < old[0]).view(np.int8), dtype=np.int32)
     return tuple((a ^ ((a ^ b) & mask)).view(np.float32) for a, b in zip(*_bits(old, new), strict=True))
 
@@ -66,7 +66,7 @@ def _bits(*choices: tuple[NDArray[np.float32], ...]) -> Iterator[tuple[NDArray[n
 
 
 def _starts(x: NDArray[np.float32], grid: Grid) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Scales and zero points to start from."""
+    """Yield scales and zero points to start from."""
     low, high = spans(x)
     for span in SPANS[grid.bits]:
         part = np.float32(span)

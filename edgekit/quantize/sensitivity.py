@@ -1,9 +1,9 @@
-"""How much does the model's output move when one weight alone is put on a grid? Measured, without any data.
+"""Measure how much the model's output changes when a single weight is quantized, without any data.
 
-The model reads a few random tokens. For every candidate weight a variant of the model runs beside it in which that
-weight is quantized; the sensitivity is the mean KL divergence of the variant's next-token distribution from the
-model's. One-at-a-time divergences nearly add up to that of the whole, and random tokens, too, find the tensors that
-write massive activations.
+The model reads a few random tokens. For every candidate weight, a variant of the model with only that weight quantized
+runs alongside; the sensitivity is the mean KL divergence of the variant's next-token distribution from the model's.
+These divergences nearly add up to that of the fully quantized model, and random tokens are enough to find the tensors
+that produce massive activations.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 TOKENS = 32
 SCORED = 16
-"""Positions at the end of the sequence whose divergence counts."""
+"""Number of positions at the end of the sequence to average over."""
 
 TOGETHER = 8
 """Variants whose logits are in memory at once."""
 
 MEMORY = 256 << 20
-"""Bytes that one hidden value of all variants may take; more candidates are measured in several passes."""
+"""Maximum bytes of one hidden value of all variants; more candidates are measured in several passes."""
 
 
 def measure_sensitivity(
@@ -42,18 +42,16 @@ def measure_sensitivity(
     candidates: dict[str, Grid],
     fit: Fit,
     *,
-    seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, float]:
-    """Mean KL divergence in nats that each candidate costs when it alone is on its grid.
+    """The mean KL divergence in nats for each candidate when only that weight is quantized.
 
     Args:
         model: the float graph.
-        weights: its weights; each is read once a pass, and a candidate once more.
-        candidates: names of linear weights and the grids to try.
-        fit: the method that will quantize them.
-        seed: of the random tokens.
-        progress: told the tensors measured.
+        weights: its weights; each is read once per pass, and each candidate once more.
+        candidates: names of linear weights, with the grid to try for each.
+        fit: the quantization method.
+        progress: called with the number of tensors measured.
     """
     names = tuple(candidates)
     widest = max((weights.shape(n)[0] for n in names), default=1)
@@ -62,7 +60,7 @@ def measure_sensitivity(
     with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(names), group):
             part = {n: candidates[n] for n in names[start : start + group]}
-            gains.update(_measure(model, weights, part, fit, seed, pool, progress, (start, len(names))))
+            gains.update(_measure(model, weights, part, fit, pool, progress, (start, len(names))))
     return gains
 
 
@@ -71,7 +69,6 @@ def _measure(
     weights: Weights,
     candidates: dict[str, Grid],
     fit: Fit,
-    seed: int,
     pool: Executor,
     progress: Progress,
     place: tuple[int, int],
@@ -87,7 +84,7 @@ def _measure(
             progress("measuring sensitivity", before + len(order) // 2, total, "tensors")
             yield unpack(packed, weights.shape(name), grid).T
 
-    hidden, head = run_until(model, weights, random_tokens(model, weights, TOKENS, seed), variants, "logits")
+    hidden, head = run_until(model, weights, random_tokens(model, weights, TOKENS), variants, "logits")
     table = head.inputs[1]
     assert table is not None
     assert table.const_value is not None

@@ -1,14 +1,14 @@
-"""Move the outliers of the activations into the weights, where a grid with blocks takes them better. Exact, no data.
+"""Move activation outliers into the weights, where blockwise grids handle them better. Exact, and needs no data.
 
-A channel whose activations are large is divided by s where it is made and multiplied by s where it is read:
+A channel with large activations is divided by s where it is produced and multiplied by s where it is used:
 
     norm: weight / s          ->  columns of q, k, v or of gate, up: weight * s
     up:   rows / s, bias / s  ->  columns of down: weight * s
 
-s = 2**round(alpha * log2(a / geometric mean of a)), with a the largest magnitude of the channel while the model reads
-a few random tokens. Powers of two change no bit of the matmul in floating point. Kernels that round activations to 8
-bits by blocks (accuracy level 4) then lose less of the small channels beside a large one, and the weights of the
-channels that matter get the finer steps (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978; both with data).
+s = 2**round(alpha * log2(a / geometric mean of a)), where a is the largest magnitude of the channel over a few random
+tokens. Powers of two change no bit of the matmul in floating point. Kernels that round activations to 8 bits in blocks
+(accuracy level 4) then lose less of small channels next to a large one, and the weights of important channels get
+finer steps (SmoothQuant, arXiv 2211.10438; AWQ, arXiv 2306.00978; both with data).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from edgekit.types import Weights
 
 LARGEST = 6
-"""s stays within 2**-6 .. 2**6: beyond, a channel that was silent by chance would be blown up."""
+"""s stays within 2**-6 .. 2**6, so that a channel that happened to be small is not blown up."""
 
 OBSERVED = {"q_proj", "gate_proj", "down_proj"}
-"""The linear layers whose input is looked at; k and v read what q reads, up what gate reads."""
+"""The linear layers whose input is observed; k and v share the input of q, up that of gate."""
 
 _NAME = re.compile(r"^(model\.layers\.\d+\.)(?:self_attn\.|mlp\.)?(\w+)\.(weight|bias)$")
 
 
 class SmoothedWeights:
-    """Weights with the scales folded in. Computes the same function as the weights it wraps."""
+    """Weights with the scales folded in; equivalent to the weights it wraps."""
 
     def __init__(self, weights: Weights, observed: _Observation) -> None:
         self._weights = weights
@@ -64,27 +64,27 @@ class SmoothedWeights:
         return rows
 
 
-# Which observed layer's scale multiplies a layer's columns, and which divides what a layer makes.
+# For each layer: the observed layer whose scale multiplies its columns, and the one whose scale divides its outputs.
 _READ_BY = {"q_proj": "q", "k_proj": "q", "v_proj": "q", "gate_proj": "gate", "up_proj": "gate", "down_proj": "down"}
 _MADE_FOR = {"input_layernorm": "q", "post_attention_layernorm": "gate", "up_proj": "down"}
 
 
 def smooth(model: ir.Model, weights: Weights, alpha: float) -> SmoothedWeights:
-    """Wrap weights. The model is observed on random tokens, as far as the weights that are read need it.
+    """Wrap weights with smoothing scales, observed lazily on random tokens.
 
     Args:
         model: the float graph of ``weights``; every weight is read once.
-        weights: the checkpoint's.
-        alpha: how much of the activations' range moves, 0 (nothing) to 1 (all).
+        weights: the checkpoint's weights.
+        alpha: how much of the activations' range to move, 0 (nothing) to 1 (all).
     """
     return SmoothedWeights(weights, _Observation(model, weights, alpha))
 
 
 class _Observation:
-    """The scales of a model, found layer by layer: whoever asks for one first evaluates the model up to it.
+    """The scales of a model, computed on demand: asking for a layer's scale evaluates the model up to that layer.
 
-    So a build quantizes the first layers while the last ones have not been read, and both find a layer's bytes in the
-    page cache. Any number of threads may ask.
+    So a build quantizes the first layers before reading the last ones, and each layer's bytes are still in the page
+    cache. Thread-safe.
     """
 
     def __init__(self, model: ir.Model, weights: Weights, alpha: float) -> None:
@@ -95,7 +95,7 @@ class _Observation:
         self._error: BaseException | None = None
 
     def scale(self, layer: str, key: str | None) -> NDArray[np.float32] | None:
-        """The scale of the channels that ``key`` reads in a layer; None where nothing was observed."""
+        """The scale of the channels that ``key`` reads in a layer; None if it was not observed."""
         if key is None:
             return None
         with self._lock:
@@ -111,7 +111,7 @@ class _Observation:
         except StopIteration:
             self._done = True
         except BaseException as error:
-            # A generator that has raised looks as if it had ended: the next one who asks must not go on without scales.
+            # A generator that raised looks exhausted: raise again for later callers, who must not lack scales.
             self._error = error
             raise
 
@@ -126,7 +126,7 @@ class _Observation:
 
 
 def _scale(x: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:
-    """Powers of two for the channels of x [1,S,H]."""
+    """The scales, powers of two, for the channels of x [1,S,H]."""
     size = np.log2(np.maximum(np.abs(x).reshape(-1, x.shape[-1]).max(axis=0), np.float32(1e-6)))
     exponent = np.clip(np.rint(alpha * (size - size.mean())), -LARGEST, LARGEST)
     scale: NDArray[np.float32] = np.exp2(exponent).astype(np.float32)

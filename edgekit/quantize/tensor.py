@@ -1,4 +1,4 @@
-"""One weight, quantized when its bytes are asked for: rows are spread over the cores, nothing is held afterwards."""
+"""Quantize one weight lazily, when its bytes are needed; its rows are distributed over the cores."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ Fit: TypeAlias = "Callable[[NDArray[np.float32], Grid], tuple[NDArray[np.float32
 Rows: TypeAlias = (
     "tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]"
 )
-"""Bytes of the codes [rows, blocks, n]; and of each block its scale, zero point, squared error and squared norm."""
+"""Packed codes [rows, blocks, n], and the scale, zero point, squared error and squared norm of each block."""
 
 Quantizer: TypeAlias = "Callable[[NDArray[np.float32], Layout, Grid], Rows]"
 Part = Literal["codes", "scales", "zeros"]
 
 PIECE = 1 << 19
-"""Weights in one piece of work: what a core holds of them, in a few arrays of 2 MB. Threads pass the interpreter on
-after every NumPy call, and to wake one takes as long as a hundred thousand weights, so pieces are no shorter."""
+"""Weights per piece of work, a few arrays of 2 MB per core. Threads hand over the interpreter after every NumPy call,
+and waking one costs as much as 100 000 weights, so pieces are not smaller."""
 
 LARGE = 500_000_000
-"""Weights of a model from which on it pays to load a compiled method."""
+"""The number of weights in a model from which loading a compiled method pays off."""
 
 LONG = 512
-"""Blocks from this length on are left as rows: NumPy's inner loop runs along them."""
+"""The block length from which blocks stay rows: NumPy's inner loop runs along them."""
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Executor) -> Packed:
-    """Read a weight piece by piece, each where it is worked on, and put it on the grid.
+    """Read and quantize a weight in pieces.
 
     Args:
-        weights: where ``name`` [rows, columns] is read from.
+        weights: source of ``name`` [rows, columns].
         name: the weight.
         grid: its grid.
         fit: a method's ``fit``.
-        pool: threads for the pieces; memory holds the result and one piece of each.
+        pool: threads for the pieces; memory holds the result and one piece per thread.
 
     Raises:
-        QuantizeError: a scale that the grid cannot store, naming the weight.
+        QuantizeError: the grid cannot store a scale; names the weight.
     """
     layout = Layout.of(weights.shape(name), grid)
     rows = layout.rows
@@ -82,7 +82,7 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
             zeros[piece] = pack_zeros(zero, layout, grid)
         return float(lost.sum(dtype=np.float64)), float(total.sum(dtype=np.float64))
 
-    # The pieces do not depend on the cores: neither do the sums below, to the last bit.
+    # The pieces do not depend on the number of cores, so the sums below are reproducible.
     step = ceil(rows / ceil(rows * layout.columns / PIECE))
     _keep_memory()
     try:
@@ -95,7 +95,7 @@ def quantize_weight(weights: Weights, name: str, grid: Grid, fit: Fit, pool: Exe
 
 @cache
 def _keep_memory() -> None:
-    """Free one block of 31 MB: from then on glibc keeps as much for the next arrays. Elsewhere this does nothing.
+    """Free one block of 31 MB, after which glibc keeps as much for later arrays. Has no effect with other C libraries.
 
     Fresh pages from the kernel cost more than the arithmetic on them.
     """
@@ -110,9 +110,9 @@ def _is_worth_compiling(weights: Weights, layout: Layout) -> bool:
 
 @cache
 def _compiled(fit: Fit) -> Quantizer | None:
-    """What quantizes rows as ``fit`` does, compiled; None without numba, or where its bytes are not NumPy's.
+    """The compiled equivalent of ``fit``; None without numba, or if its results differ from NumPy's.
 
-    Some processors' NumPy multiplies and adds in one rounding: there the compiled sums would be others.
+    On some processors NumPy uses fused multiply-add, so that the compiled sums differ.
     """
     method = fit.__module__.rpartition(".")[2]
     try:
@@ -136,7 +136,7 @@ def pad_columns(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
 
 
 def _quantize_rows(w: NDArray[np.float32], layout: Layout, grid: Grid, fit: Fit) -> Rows:
-    """Padded rows, fitted and encoded a piece at a time."""
+    """Fit and encode padded rows with NumPy."""
     size = w.shape[1] if layout.per_channel else layout.block_size
     blocks = w.reshape(-1, size).T
     x = blocks if size >= LONG else _columns(blocks)
@@ -158,11 +158,11 @@ def pack_zeros(zero: NDArray[np.float32], layout: Layout, grid: Grid) -> NDArray
 
 
 _NEAR = 1 << 13
-"""Weights that lie in a first-level cache of 32 KB."""
+"""Number of float32 weights in a first-level cache of 32 KB."""
 
 
 def _columns(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The transposed blocks [block, n] in C order, a part at a time that stays in the cache."""
+    """The transposed blocks [block, n] in C order, copied in parts that fit the cache."""
     out = np.empty(blocks.shape, np.float32)
     step = max(64, _NEAR // len(blocks))
     for start in range(0, blocks.shape[1], step):
@@ -171,7 +171,7 @@ def _columns(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class LazyWeight:
-    """Quantizes a weight the first time one of its parts is taken, and forgets each part as it is taken."""
+    """Quantizes a weight when the first of its parts is taken, and drops each part once taken."""
 
     def __init__(self, compute: Callable[[], Packed], tell: Callable[[float], None] = lambda _: None) -> None:
         self._compute, self._tell = compute, tell

@@ -1,4 +1,4 @@
-"""Bundles -> one HTML page with plots, that needs nothing from the network."""
+"""Write a self-contained HTML page with plots about bundles."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ _FILES = ("page.html.j2", "parts.html.j2", "style.css")
 
 
 def write_report(bundles: Sequence[Bundle], out: Path) -> Path:
-    """Write one self-contained HTML page about some bundles: size, quality, speed, and how each number was obtained.
+    """Write one self-contained HTML page about bundles: size, quality, speed, and how each number was obtained.
 
-    What a bundle's manifest does not hold is shown as "not measured": ``verify --record`` and ``bench --record`` put it
-    there.
+    Numbers that a bundle's manifest lacks are shown as "not measured"; ``bundle.record`` adds them.
 
     Args:
-        bundles: what to tell about, in this order.
-        out: the file; its directory is made.
+        bundles: the bundles to compare, in this order.
+        out: the HTML file; missing parent directories are created.
 
     Raises:
-        EdgekitError: no bundle was given, or ``out`` cannot be written.
+        EdgekitError: ``bundles`` is empty, or ``out`` cannot be written.
     """
     if not bundles:
-        raise EdgekitError("a report needs at least one bundle", "edgekit report BUNDLE -o report.html")
+        raise EdgekitError("a report needs at least one bundle", "run `edgekit report BUNDLE -o report.html`")
     page = _template().render(page=compose(bundles)).encode()
     with writing(out, len(page)):
         make_parent(out)

@@ -1,4 +1,4 @@
-"""What the page says: the bundles' manifests as the figures, rows and drawings that the template lays out."""
+"""Turn the bundles' manifests into the numbers, rows and plots that the template lays out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Kind = Literal["counted", "measured", "emulated", "estimated", "none"]
 
 @dataclass(frozen=True)
 class Number:
-    """A number as the page shows it, and how it was obtained. ``spread`` is its sd, interval or n."""
+    """A formatted number, how it was obtained, and its ``spread``: sd, interval or n."""
 
     text: str
     kind: Kind
@@ -43,7 +43,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of a ladder: ``share`` of the longest bar, 0..1."""
+    """One bar of a ladder; ``share`` of the longest bar, 0..1."""
 
     name: str
     number: Number
@@ -52,7 +52,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """What the machine can do and what the model got of it."""
+    """From the machine's peak to what the model achieved."""
 
     title: str
     rungs: tuple[Rung, ...]
@@ -60,7 +60,7 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Slice:
-    """A part's share of the longest bar of sizes."""
+    """A part of a bundle and its share of the longest size bar."""
 
     part: SizePart
     share: float
@@ -68,12 +68,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Cell:
-    """One weight in the strip: its column (layer), bits a weight, and error (None: kept in floating point).
+    """One matrix in the strip: its bits per weight and error (None: kept in floating point).
 
-    ``shade`` is the error's place between the smallest and the largest of the strip, on a log scale, 0..1.
+    ``shade`` is the position of the error between the smallest and the largest of the strip, on a log scale, 0..1.
     """
 
-    column: int
     name: str
     bits: float
     error: float | None
@@ -82,7 +81,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class StripRow:
-    """One kind of weight through the layers."""
+    """One kind of matrix across the layers."""
 
     role: str
     cells: tuple[Cell, ...]
@@ -90,7 +89,7 @@ class StripRow:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a name, what it means, and one number a bundle."""
+    """A row of a table: a name, its explanation, and one number per bundle."""
 
     name: str
     why: str
@@ -99,12 +98,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Card:
-    """Everything the page says about one bundle alone."""
+    """Everything that the page shows about a single bundle."""
 
     ink: plot.Ink
-    model: str
     manifest: Manifest
-    sha256: str
     size: Number
     ratio: Number
     bits: Number
@@ -120,13 +117,13 @@ class Card:
     origin: tuple[tuple[str, str], ...]
 
     def bytes_of(self, part: str) -> int:
-        """Bytes of a part, 0 when the bundle has no such part."""
+        """Bytes of a part, 0 if the bundle lacks it."""
         return sum(s.part.bytes for s in self.slices if s.part.part == part)
 
 
 @dataclass(frozen=True)
 class Page:
-    """The whole page. A drawing is None when nothing was measured for it."""
+    """The whole page. A plot is None if nothing was measured for it."""
 
     title: str
     summary: str
@@ -142,7 +139,7 @@ class Page:
 
 NONE = Number(words.ABSENT, "none")
 
-_LAYER = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<role>\w+)\.weight")
+_LAYER = re.compile(r"model\.layers\.\d+\.(?:self_attn|mlp)\.(?P<role>\w+)\.weight")
 
 
 def compose(bundles: Sequence[Bundle]) -> Page:
@@ -168,7 +165,7 @@ def compose(bundles: Sequence[Bundle]) -> Page:
 
 
 def _labels(bundles: Sequence[Bundle]) -> list[str]:
-    """The precision; where two bundles share one, the directory's name too."""
+    """Label bundles by precision, plus the directory name if several share one."""
     seen = Counter(b.manifest.recipe.precision for b in bundles)
     return [
         b.manifest.recipe.precision.upper() + (f" {b.path.name}" if seen[b.manifest.recipe.precision] > 1 else "")
@@ -186,9 +183,7 @@ def _card(bundle: Bundle, ink: plot.Ink, widest: int) -> Card:
     strip = _strip(manifest.tensors)
     return Card(
         ink=ink,
-        model=_model(manifest),
         manifest=manifest,
-        sha256=bundle.sha256,
         size=Number(words.size(manifest.bytes), "counted"),
         ratio=Number(f"{4 * manifest.parameters / graph_bytes(manifest):.1f}×", "counted"),
         bits=Number(f"{manifest.bits_per_weight:.2f}", "counted"),
@@ -206,13 +201,13 @@ def _card(bundle: Bundle, ink: plot.Ink, widest: int) -> Card:
 
 
 def _summary(cards: Sequence[Card]) -> str:
-    """The first card in a sentence; only what was measured is said."""
+    """Describe the smallest bundle in a sentence, with what was measured."""
     card = min(cards, key=lambda c: c.manifest.bytes)
     said = f"{card.ink.label}: {card.size.text}, {card.ratio.text} smaller than FP32"
     if card.top1.kind != "none":
-        said += f"; it picks the source's next token {card.top1.text} of the time"
+        said += f"; it predicts the source's next token {card.top1.text} of the time"
     if card.decode.kind != "none":
-        said += f" and writes {card.decode.text} tokens a second on this machine"
+        said += f" and decodes {card.decode.text} tokens per second on this machine"
     return said + "."
 
 
@@ -244,16 +239,16 @@ def _decode(latency: Measurement) -> list[tuple[int, Series]]:
 
 
 def _first(latency: Measurement, start: str) -> Series | None:
-    """The first series whose name starts so: ``tpot`` gives the times per token at the smallest depth."""
+    """The first series whose name starts with ``start``: for ``tpot``, that at the smallest depth."""
     return next((s for s in latency.series if s.name.startswith(start)), None)
 
 
-# --- drawings ---------------------------------------------------------------------------------
+# --- plots ------------------------------------------------------------------------------------
 
 
 def _quality_plot(cards: Sequence[Card]) -> str | None:
     found = [(c.ink, c.manifest.bytes / 1e6, c.manifest.quality.kld_mean) for c in cards if c.manifest.quality]
-    # What is infinite has no place on an axis; the table says so.
+    # Infinite values appear in the table only.
     points = [(ink, size, kld) for ink, size, kld in found if isfinite(kld.value + kld.low + kld.high)]
     return plot.plot_quality(points) if points else None
 
@@ -274,20 +269,18 @@ def _strip(tensors: Sequence[TensorEntry]) -> tuple[StripRow, ...]:
     errors = [log10(t.error) for t, _ in found if t.error]
     low, high = min(errors, default=0.0), max(errors, default=0.0)
 
-    def cell(tensor: TensorEntry, layer: int) -> Cell:
-        # Equal errors everywhere have no place on the scale; they take its middle.
+    def cell(tensor: TensorEntry) -> Cell:
+        # If all errors are equal, they take the middle of the scale.
         place = (log10(tensor.error) - low) / (high - low) if tensor.error and high > low else 0.5
         bits = 8 * tensor.bytes / prod(tensor.shape)
-        return Cell(layer, tensor.name, bits, tensor.error, place)
+        return Cell(tensor.name, bits, tensor.error, place)
 
     roles = dict.fromkeys(m["role"] for _, m in found)
-    return tuple(
-        StripRow(role, tuple(cell(t, int(m["layer"])) for t, m in found if m["role"] == role)) for role in roles
-    )
+    return tuple(StripRow(role, tuple(cell(t) for t, m in found if m["role"] == role)) for role in roles)
 
 
 def _errors(strip: Sequence[StripRow]) -> tuple[float, float] | None:
-    """The smallest and the largest weight error of a strip; None when everything is in floating point."""
+    """The smallest and the largest weight error of a strip, None if all weights are floats."""
     found = [cell.error for row in strip for cell in row.cells if cell.error]
     return (min(found), max(found)) if found else None
 
@@ -296,7 +289,7 @@ def _errors(strip: Sequence[StripRow]) -> tuple[float, float] | None:
 
 
 def _ladders(latency: Measurement) -> tuple[Ladder, ...]:
-    """Peak -> achievable -> achieved, for what bounds decode (bandwidth) and what bounds prefill (arithmetic)."""
+    """Peak -> achievable -> achieved, for decode (bandwidth) and prefill (arithmetic)."""
     if not latency.ceilings:
         return ()
     bandwidth, gemm = latency.ceilings.bandwidth_bytes_per_s, latency.ceilings.gemm_flop_per_s
@@ -311,7 +304,7 @@ def _ladders(latency: Measurement) -> tuple[Ladder, ...]:
             ("tg", "Decode, bounded by memory bandwidth", decode, "MBU", "bytes"),
             ("pp", "Prefill, bounded by arithmetic", prefill, "MFU", "operations"),
         )
-        # The first workload of its kind: the shallowest context, the shortest prompt.
+        # The first of its kind has the shallowest context or the shortest prompt.
         for name, fraction in [pair for pair in latency.roofline if pair[0].startswith(start)][:1]
     )
 
@@ -324,7 +317,7 @@ def _rungs(peak: Number, series: Series | None, fraction: float, word: str, need
     spread = f"{word} {words.percent(fraction)}, {got.spread}"
     return (
         Rung("peak", peak, 1.0),
-        Rung("achievable", Number(reach, "estimated", f"peak / {need} that a token at least needs"), 1.0),
+        Rung("achievable", Number(reach, "estimated", f"peak / least {need} per token"), 1.0),
         Rung("achieved", Number(f"{got.text} tok/s", "measured", spread), fraction),
     )
 
@@ -342,16 +335,16 @@ def _said(text: str) -> Number:
 
 
 _QUALITY: tuple[tuple[str, str, Callable[[Quality], Number]], ...] = (
-    ("KLD, mean", "nats a token, source to bundle", lambda q: _interval(q.kld_mean)),
-    ("KLD, 99th percentile", "one token in a hundred is further off", lambda q: _interval(q.kld_p99)),
-    ("KLD, 99.9th percentile", "one token in a thousand is further off", lambda q: _interval(q.kld_p999)),
-    ("top-1 agreement", "both would say the same next token", lambda q: _interval(q.top1, words.percent)),
-    ("perplexity ratio", "bundle over source; 1 is no loss", lambda q: _interval(q.ppl_ratio, "{:.4f}".format)),
+    ("KLD, mean", "nats per token, from source to bundle", lambda q: _interval(q.kld_mean)),
+    ("KLD, 99th percentile", "exceeded by one token in a hundred", lambda q: _interval(q.kld_p99)),
+    ("KLD, 99.9th percentile", "exceeded by one token in a thousand", lambda q: _interval(q.kld_p999)),
+    ("top-1 agreement", "same most likely next token", lambda q: _interval(q.top1, words.percent)),
+    ("perplexity ratio", "bundle / source; 1 is lossless", lambda q: _interval(q.ppl_ratio, "{:.4f}".format)),
     ("perplexity", "of the bundle on this text", _perplexity),
-    ("reference", "what counts as the source", lambda q: _said(q.reference)),
+    ("reference", "the source to compare with", lambda q: _said(q.reference)),
     ("text", "", lambda q: _said(f"{q.text} (sha256 {q.text_sha256[:12]})")),
-    ("tokens", "scored, and their window", lambda q: _said(f"{words.count(q.tokens)} in windows of {q.window}")),
-    ("runtime", "and MatMulNBits' accuracy level", lambda q: _said(f"{q.runtime}, level {q.accuracy_level}")),
+    ("tokens", "scored, and window size", lambda q: _said(f"{words.count(q.tokens)} in windows of {q.window}")),
+    ("runtime", "and accuracy level of MatMulNBits", lambda q: _said(f"{q.runtime}, level {q.accuracy_level}")),
 )
 
 
@@ -360,25 +353,25 @@ def _speed_rows(found: Sequence[Measurement | None]) -> tuple[Row, ...]:
     rows = [Row(name, _why(name), tuple(_timed(m.get(name)) if m else NONE for m in found)) for name in names]
     memory = tuple(Number(words.size(m.peak_rss_bytes), "measured") if m else NONE for m in found)
     energy = tuple(_energy(m.energy) if m else NONE for m in found)
-    return (*rows, Row("peak RSS", "most memory the process held", memory), Row("energy", "net, a token", energy))
+    return (*rows, Row("peak RSS", "peak memory of the process", memory), Row("energy", "net, per token", energy))
 
 
 def _npu_rows(manifests: Sequence[Manifest]) -> tuple[Row, ...]:
-    """For each device and graph: what the emulator gave, and what a token is estimated to cost."""
+    """Emulated quality and estimated cost of a token, for each device and graph."""
     columns = [{name: number for build in m.npus for name, number in _npu_numbers(m, build)} for m in manifests]
     names = dict.fromkeys(name for column in columns for name in column)
     return tuple(Row(*name, tuple(column.get(name, NONE) for column in columns)) for name in names)
 
 
 def _npu_numbers(manifest: Manifest, build: NpuBuild) -> Iterator[tuple[tuple[str, str], Number]]:
-    """((name, what it means), number) of one device."""
+    """((name, explanation), number) for one device."""
     device = build.target.name
     sizes = {file.path: file.bytes for file in manifest.files}
     binaries = {graph.binary for graph in build.graphs if not graph.shared}
     size = Number(
         words.size(sum(sizes.get(path, 0) for path in binaries)), "counted", f"activations {build.activations}"
     )
-    yield (f"{device}: binaries", "of both graphs, compiled apart"), size
+    yield (f"{device}: binaries", "of both graphs, without shared weights"), size
     for e in build.emulations:
         said = f"{e.tokens} tokens of {e.text}; KL {words.number(e.total.kld)} nats"
         yield (f"{device}: {e.role}, top-1", "against FP32"), Number(words.percent(e.total.top1), "emulated", said)
@@ -389,11 +382,11 @@ def _npu_numbers(manifest: Manifest, build: NpuBuild) -> Iterator[tuple[tuple[st
         speeds = " to ".join(words.number(rate) for rate in cost.tokens_per_s) + " tok/s" if cost.tokens_per_s else ""
         floor = f"at least {words.number(cost.floor_ms)} ms" if cost.floor_ms is not None else ""
         text = "; ".join(t for t in (words.size(cost.bytes_per_token), floor, speeds) if t)
-        yield (f"{device}: {cost.role}, a token", "DRAM bytes and time"), Number(text, "estimated", cost.formula)
+        yield (f"{device}: {cost.role}, per token", "DRAM bytes and time"), Number(text, "estimated", cost.formula)
 
 
 def _origin(bundle: Bundle) -> tuple[tuple[str, str], ...]:
-    """Source, recipe, device, tools and, when it was timed, the machine."""
+    """Source, recipe, device, tools and, if measured, the machine."""
     m = bundle.manifest
     recipe = f"{m.recipe.name}, method {m.recipe.method}" if m.recipe.linear else m.recipe.name
     rows = [
@@ -422,20 +415,20 @@ def _machine(latency: Measurement) -> list[tuple[str, str]]:
     return [
         ("machine", f"{processor}, {e.cores} cores, {e.threads} threads, {memory}; {e.system}"),
         ("integer matmuls", e.arithmetic or "not recorded"),
-        ("its state", ", ".join(state)),
+        ("state", ", ".join(state)),
         ("runtime", ", ".join(f"{name} {version}" for name, version in e.runtime) + f"; {e.provider}"),
-        ("workload", f"{latency.workload}; {latency.warmup} warm-up rounds; {latency.time}"),
+        ("workload", f"{latency.workload}; warm-up rounds: {latency.warmup}; {latency.time}"),
     ]
 
 
 def _why(name: str) -> str:
-    """A series' name in words."""
+    """Explain the name of a series."""
     if m := re.fullmatch(r"pp(\d+)", name):
-        return f"prefill: reading {words.count(int(m[1]))} tokens of prompt"
+        return f"prefill of {words.count(int(m[1]))} prompt tokens"
     if m := re.fullmatch(r"ttft(\d+)", name):
-        return f"time to the first token after {words.count(int(m[1]))} tokens of prompt"
+        return f"time to first token after {words.count(int(m[1]))} prompt tokens"
     if m := re.fullmatch(r"tg(\d+)@(\d+)", name):
-        return f"decode: writing {m[1]} tokens after {words.count(int(m[2]))} tokens of context"
+        return f"decode of {m[1]} tokens after {words.count(int(m[2]))} tokens of context"
     if m := re.fullmatch(r"tpot@(\d+)", name):
         return f"time per output token after {words.count(int(m[1]))} tokens of context"
     return "opening the bundle" if name == "load" else ""

@@ -1,7 +1,7 @@
-"""Plots as SVG that belongs to the page: its colours are the page's CSS variables, its text the page's text.
+"""Plots as inline SVG that uses the page's CSS variables for colours and the page's font.
 
-Matplotlib draws with stand-in colours; they are replaced by ``var(--name)`` afterwards, so that one drawing serves
-light, dark and paper.
+Matplotlib draws with placeholder colours that are replaced by ``var(--name)`` afterwards, so that one plot works in
+light mode, dark mode and print.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.types import Interval, Series
 
 HUES = 6
-"""Colours for bundles; a seventh bundle gets the first one again."""
+"""Number of colours for bundles, which then repeat."""
 
 INK, SOFT, GRID = "#0e0e01", "#0e0e02", "#0e0e03"
 _VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line"} | {f"#0e0ec{i}": f"hue{i}" for i in range(HUES)}
@@ -53,19 +53,19 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Ink:
-    """What a bundle is called in a drawing, and its colour: a number below HUES."""
+    """The label and colour of a bundle in plots; ``hue`` is a number below HUES."""
 
     label: str
     hue: int
 
     @property
     def color(self) -> str:
-        """The stand-in for the colour."""
+        """The placeholder for the colour."""
         return f"#0e0ec{self.hue}"
 
 
 def plot_quality(points: Sequence[tuple[Ink, float, Interval]]) -> str:
-    """Size against quality: one point a bundle.
+    """Plot quality by size, one point per bundle.
 
     Args:
         points: the bundle, megabytes, mean KL divergence in nats.
@@ -74,7 +74,7 @@ def plot_quality(points: Sequence[tuple[Ink, float, Interval]]) -> str:
         figure, axes = _axes("bundle size, MB", "mean KL divergence from FP32, nats", height=4.9)
         axes.set_yscale("log")
         for ink, megabytes, kld in points:
-            # An exact copy has no place on a log axis; it sits on the floor of what can be told apart from zero.
+            # A log axis has no zero: exact copies are drawn at the smallest measurable value.
             value = max(kld.value, 1e-6)
             reach = [[max(0.0, value - max(kld.low, 1e-6))], [max(0.0, kld.high - value)]]
             axes.errorbar(
@@ -92,7 +92,7 @@ def plot_quality(points: Sequence[tuple[Ink, float, Interval]]) -> str:
 
 
 def plot_depth(lines: Sequence[tuple[Ink, Sequence[tuple[int, Series]]]]) -> str:
-    """Decode speed over the depth of the context, one line a bundle, with one standard deviation."""
+    """Plot decode speed by context length, one line per bundle, with one standard deviation."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("tokens of context", "decode, tokens per second")
         for ink, points in lines:
@@ -111,10 +111,10 @@ def plot_depth(lines: Sequence[tuple[Ink, Sequence[tuple[int, Series]]]]) -> str
 
 
 def plot_steps(lines: Sequence[tuple[Ink, Series]]) -> str:
-    """How long each token took: the share of tokens that came within a time, one curve a bundle."""
+    """Plot the cumulative distribution of the time per token, one curve per bundle."""
     with mpl.rc_context(_STYLE):
         figure, axes = _axes("time per output token, ms", "share of tokens")
-        # The slowest hundredth would squeeze everything else against the axis.
+        # The slowest hundredth would squeeze the rest against the axis.
         edge = max(1000 * series.percentile(99) for _, series in lines)
         for ink, series in lines:
             times = sorted(1000 * sample for sample in series.samples)
@@ -143,12 +143,12 @@ def _axes(x: str, y: str, height: float = 3.7) -> tuple[Figure, Axes]:
 
 
 def _name(axes: Axes, ink: Ink, x: float, y: float) -> None:
-    """Write a bundle's label to the right of a point: nearer to the eye than a legend."""
+    """Write a bundle's label to the right of a point, instead of a legend."""
     axes.annotate(ink.label, (x, y), (11, 0), textcoords="offset points", va="center", weight="bold")
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The drawing as an inline element: no size, no metadata, ids of its own, colours of the page."""
+    """Return the figure as an inline element without size and metadata, with unique ids and the page's colours."""
     text = StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

@@ -1,6 +1,6 @@
-"""The picture of a router: quality over what is sent to the cloud, and risk over what is served on the device.
+"""Plot a router: quality by share sent to the cloud, and risk by share served on the device.
 
-A file of its own, on white, unlike the plots of the page.
+Written to a separate file on white, unlike the plots of the report.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way to decide. ``points``: (share sent, share right); one that has a single point is drawn as that."""
+    """One routing strategy. ``points``: (share sent, share right), one or more."""
 
     name: str
     kind: Kind
@@ -65,10 +65,10 @@ class Way:
 
 @dataclass(frozen=True)
 class RoutingPanel:
-    """One data set. ``at``: (share sent, share right) of the router's own threshold.
+    """One data set. ``at``: (share sent, share right) at the router's threshold.
 
-    ``risk``: (coverage, share wrong of the served) of the router; ``served`` the same at its threshold, None where
-    nothing is served; ``wrong``: of all local answers.
+    ``risk``: (coverage, share of served answers that are wrong) of the router; ``served``: the same at its threshold,
+    None if nothing is served; ``wrong``: share of all local answers that are wrong.
     """
 
     title: str
@@ -80,20 +80,20 @@ class RoutingPanel:
 
 
 def check_ending(out: Path) -> None:
-    """Raise EdgekitError unless a picture can be written there."""
+    """Raise EdgekitError unless the file name ends in .svg or .png."""
     if out.suffix not in ENDINGS:
-        raise EdgekitError(f"{out}: a picture is written as {' or '.join(ENDINGS)}", f"{out.with_suffix('.svg')}")
+        raise EdgekitError(f"{out}: a plot must end in {' or '.join(ENDINGS)}", f"pass {out.with_suffix('.svg')}")
 
 
 def draw_routing(panels: Sequence[RoutingPanel], out: Path) -> Path:
-    """Write the picture, SVG or PNG by the file's ending: a row for each data set, or, of several, a column.
+    """Write the plot as SVG or PNG, by the file's ending: one data set in a row, several in columns.
 
     Raises:
-        EdgekitError: another ending, or no panel.
+        EdgekitError: the ending is another one, or ``panels`` is empty.
     """
     check_ending(out)
     if not panels:
-        raise EdgekitError("nothing to draw", "give at least one data set")
+        raise EdgekitError("nothing to plot", "pass at least one data set")
     with mpl.rc_context(_STYLE):
         many = len(panels) > 1
         size = (4.4 * len(panels), 7.0) if many else (9.2, 4.2)
@@ -132,12 +132,11 @@ def _quality(axes: Axes, panel: RoutingPanel) -> None:
                 axes.plot(xs, ys, color=_INK, linewidth=1.2, linestyle=(0, (1, 2)), label=way.name)
             case "fixed":
                 axes.plot(xs, ys, "s", color=_SOFT, markersize=5, clip_on=False, zorder=3)
-                # Curves run from the lower left to the upper right: above the one end and below the other is room.
+                # Curves rise from lower left to upper right, so there is room above one end and below the other.
                 right = xs[0] > 0.5
-                axes.annotate(
-                    way.name, (xs[0], ys[0]), (2 if right else 8, 11 if right else -11), textcoords="offset points",
-                    color=_SOFT, fontsize=9, ha="right" if right else "left", va="center",
-                )  # fmt: skip
+                place = (2, 11) if right else (8, -11)
+                label = axes.annotate(way.name, (xs[0], ys[0]), place, textcoords="offset points", color=_SOFT)
+                label.set(fontsize=9, ha="right" if right else "left", va="center")
     _frame(axes)
     low = min(y for way in panel.ways for _, y in way.points)
     high = max(y for way in panel.ways for _, y in way.points)

@@ -1,4 +1,4 @@
-"""That a calibration is used with the artefact it was made of, and with its second opinion."""
+"""Check that a calibration matches the bundle it is used with, and its second opinion."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Binding:
-    """What answers, and a calibration of them, are valid for.
+    """The bundle and environment that collected answers and a calibration of them are valid for.
 
-    ``runtime``: versions that can change a signal, and the processor's class.
+    ``runtime`` holds the versions that can change a signal, and the processor's class.
     """
 
     bundle_sha256: str
@@ -32,7 +32,7 @@ class Binding:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Binding:
-        """Of a bundle in this process; ``template_sha256`` is "" for a model without a chat template."""
+        """The binding of a bundle in this process; ``template_sha256`` is "" for a model without a chat template."""
         template = chat_template(bundle)
         return cls(
             bundle_sha256=bundle.sha256,
@@ -47,12 +47,12 @@ class Binding:
 
 
 def check_binding(bundle: Bundle, calibration: Calibration) -> None:
-    """Refuse a calibration of something else: another artefact, provider, runtime, processor or chat template.
+    """Refuse a calibration of another bundle, provider, runtime, processor or chat template.
 
-    Of edgekit, which computes the signals, and of ONNX Runtime the minor version counts; patches do not.
+    Versions of edgekit, which computes the signals, and of ONNX Runtime are compared up to the minor version.
 
     Raises:
-        RouteError: which part differs, and how.
+        RouteError: any of them differs.
     """
     here = Binding.of(bundle)
     was, now = dict(calibration.runtime), dict(here.runtime)
@@ -67,49 +67,48 @@ def check_binding(bundle: Bundle, calibration: Calibration) -> None:
     for what, then, today in pairs:
         if then != today:
             raise RouteError(
-                f"{bundle.path}: the calibration is of another {what}: {then or 'none'}, and here it is "
-                f"{today or 'none'}",
-                f"calibrate this one: edgekit route calibrate {bundle.path} --data FILE",
+                f"{bundle.path}: the calibration is for another {what}: {then or 'none'}, not {today or 'none'}",
+                f"calibrate this bundle: edgekit route calibrate {bundle.path} --data FILE",
             )
 
 
 def check_second(calibration: Calibration | None, second: Bundle | None) -> None:
-    """Refuse to judge without the second opinion that a score is made of, or to ask for one that nothing uses.
+    """Check that the second bundle is the one whose opinion the calibration's score uses.
 
     Raises:
-        ConfigError: it is missing, another one, or of no use.
+        ConfigError: the second bundle is missing, another one, or not used by the score.
     """
     needed = calibration.second_sha256 if calibration else ""
     if needed and second is None:
         raise ConfigError(
-            "the calibration rests on the opinion of a second bundle, and none is given",
-            f"give `second`, the bundle whose hash begins with {needed[:16]}; or calibrate again without",
+            "the calibration needs the opinion of a second bundle, which is missing",
+            f"pass `second`, the bundle whose hash begins with {needed[:16]}, or calibrate again without one",
         )
     if second and not needed:
         raise ConfigError(
-            f"{second.path}: a second opinion is of no use: "
-            + ("the calibration's score does without" if calibration else "there is no calibration that weighs it"),
-            "leave `second` out, or give it to `edgekit route calibrate`",
+            f"{second.path}: the second opinion is unused: "
+            + ("the calibration's score has no such signal" if calibration else "the bundle has no calibration"),
+            "remove `second`, or pass it to `edgekit route calibrate`",
         )
     if second and second.sha256 != needed:
         raise ConfigError(
-            f"{second.path}: the calibration rests on the opinion of another bundle: {needed[:16]}, and this is "
+            f"{second.path}: the calibration needs the opinion of bundle {needed[:16]}, and this is "
             f"{second.sha256[:16]}",
-            "give that one, or calibrate again with this one",
+            "pass that bundle as `second`, or calibrate again with this one",
         )
 
 
 def require_calibration(bundle: Bundle, calibration: Calibration | None = None) -> Calibration:
-    """The calibration given, or else the bundle's own, after check_binding.
+    """Return the given calibration, or else the bundle's own, after check_binding.
 
     Raises:
-        RouteError: there is none, or it is of something else.
+        RouteError: there is no calibration, or it is for something else.
     """
     found = calibration or bundle.manifest.calibration
     if found is None:
         raise RouteError(
-            f"{bundle.path}: no calibration says what its signals are worth",
-            f"edgekit route calibrate {bundle.path} --data FILE",
+            f"{bundle.path}: the bundle has no calibration",
+            f"run `edgekit route calibrate {bundle.path} --data FILE`",
         )
     check_binding(bundle, found)
     return found

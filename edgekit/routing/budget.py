@@ -1,4 +1,4 @@
-"""Money spent on endpoints today: what is asked for is set aside first, so that requests at once stay in the budget."""
+"""Money spent on endpoints today. Each request reserves its cost first, so that concurrent ones stay in the budget."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Ledger:
-    """One day's spending, of one policy. A day begins at this machine's midnight. Thread-safe."""
+    """One policy's spending on the current day, which begins at local midnight. Thread-safe."""
 
     def __init__(self, *, per_day: float | None, spent: float = 0.0, today: Callable[[], date] = date.today) -> None:
-        """Args: the day's limit, None for none; what was spent today already; what day it is."""
+        """Args: the day's limit, None for no limit; the amount already spent today; the clock."""
         self._per_day = per_day
         self._today = today
         self._day = today()
@@ -24,20 +24,20 @@ class Ledger:
 
     @property
     def committed(self) -> float:
-        """Spent today, and set aside for what is under way."""
+        """Money spent today plus what is reserved for requests in progress."""
         with self._lock:
             self._turn()
             return self._spent + self._held
 
     @property
     def spent(self) -> float:
-        """Spent today."""
+        """Money spent today."""
         with self._lock:
             self._turn()
             return self._spent
 
     def hold(self, amount: float) -> bool:
-        """Set money aside; False where the day's limit does not allow it."""
+        """Reserve money. Returns False if the day's limit does not allow it."""
         with self._lock:
             self._turn()
             if self._per_day is not None and self._spent + self._held + amount > self._per_day:
@@ -46,10 +46,10 @@ class Ledger:
             return True
 
     def settle(self, held: float, cost: float) -> None:
-        """Give back what was set aside, and write down what it cost."""
+        """Release a reservation and record the actual cost."""
         with self._lock:
             self._turn()
-            # Not below nothing: sums of floats do not come out even.
+            # Floating-point sums may end slightly below 0.
             self._held = max(0.0, self._held - held)
             self._spent += cost
 

@@ -1,4 +1,4 @@
-"""The seam where a request leaves the device: the vetoes read what would be sent, and nothing else is sent."""
+"""The point where a request leaves the device: the vetoes read exactly what would be sent."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def clear(request: Request, policy: Policy, grounding: Grounding | None = None) -> Cleared:
-    """Let every veto read what would be sent of a request.
+    """Apply every veto to the part of a request that would be sent.
 
     Args:
-        request: as it is now, passages and all.
-        policy: its ceiling and its rules.
-        grounding: the documents some of which are private, None where there are none.
+        request: the request in its final form, passages included.
+        policy: the policy with the ceiling and the privacy rules.
+        grounding: the user's documents, some of which are private; None if there are none.
 
     Returns:
-        What an endpoint may be given, and how far: an endpoint beyond the ceiling refuses it.
+        What may be sent, and the trust it is cleared for: an endpoint beyond that ceiling refuses it.
     """
     ceiling, because = find_ceiling(request, policy)
     quoted = grounding.find_quote(request) if grounding and ceiling != "device" else ""
     if quoted:
-        ceiling, because = "device", f"it must stay on the device: {quoted}"
+        ceiling, because = "device", f"the request must stay on the device: {quoted}"
     return Cleared(request.outgoing, ceiling, because)

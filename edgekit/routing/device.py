@@ -1,4 +1,4 @@
-"""A bundle held open for many callers: one answer at a time, in the order of asking."""
+"""A loaded bundle shared by many callers, which answers one request at a time in the order of arrival."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Request
 
 SHARED = 128
-"""Tokens that two prompts must share for the second to profit from the first: a conversation that goes on. Fewer save
-little, and what was decoded rounds differently from what was read, so the same question could be answered differently
-after another one."""
+"""Least number of leading tokens shared with the previous prompt for its KV cache to be reused, as in a conversation.
+Fewer save little, and decoded tokens round differently from prefilled ones, so an answer could depend on the previous
+question."""
 
 _AT_ONCE = 16
-"""Tokens of an answer that are looked at in one run."""
+"""Tokens of an answer that are verified in one run."""
 
 _LOOK = 0.05
-"""Seconds between two looks at whether a caller that waits has gone."""
+"""Seconds between two checks whether a waiting caller has gone."""
 
 
 class LocalModel:
@@ -48,7 +48,7 @@ class LocalModel:
         context: int | None = None,
         small_memory: bool = False,
     ) -> None:
-        """Open the bundle. Args and errors as of ``load_runner``."""
+        """Load the bundle. Args and errors: as ``load_runner``."""
         self.bundle = bundle
         self.tokenizer = Tokenizer.of(bundle)
         self.tokenizer.prepare_chat()
@@ -59,38 +59,38 @@ class LocalModel:
 
     @property
     def context_length(self) -> int:
-        """Most tokens of a prompt and its answer."""
+        """Most tokens of a prompt and its answer together."""
         return self._runner.context_length
 
     @property
     def ahead(self) -> int:
-        """Answers under way or waiting."""
+        """Number of answers in progress or waiting."""
         return len(self._queue)
 
     def waiting(self) -> float:
-        """Seconds until the model is free, by what each answer ahead is expected to take; 0 for those nobody knows."""
+        """Return the expected seconds until the model is free; answers of unknown duration count as 0."""
         with self._turn:
             return sum(run.left() for run in self._queue)
 
     def answer(self, request: Request, *, expected: float | None = None, stop: Event | None = None) -> LocalRun:
-        """Answer a request; the tokens come as it is iterated over.
+        """Answer a request; iterating over the result generates the tokens.
 
         Args:
-            request: its messages, or its prompt as it is.
-            expected: seconds until it is thought to end, those in line included.
-            stop: set by anyone, at any time, to end it.
+            request: the messages, or the raw prompt.
+            expected: expected duration in seconds, the time in the queue included; None if unknown.
+            stop: ends the answer when it is set, from any thread.
 
         Raises:
-            RunError: at the first token: no chat template, or a prompt that does not fit.
+            RunError: at the first token, if there is no chat template or the prompt does not fit.
         """
         # Those before it count their own time: what it waits for them would count twice for those behind it.
         own = None if expected is None else max(0.0, expected - self.waiting())
         return LocalRun(self, request, expected=own, stop=stop)
 
     def mean_logprob(self, request: Request, text: str) -> float:
-        """What this model thinks of another's answer: mean log-probability of its tokens, in nats.
+        """Return the mean log-probability, in nats, of the tokens of another model's answer.
 
-        One caller after another, and none while it answers itself.
+        Waits until no answer of its own is in progress.
 
         Raises:
             RunError: as ``answer``.
@@ -104,7 +104,7 @@ class LocalModel:
             return fmean(signals(row, token)[0] for row, token in zip(rows, answer, strict=True))
 
     def _predictions(self, prompt: list[int], answer: list[int]) -> Iterator[NDArray[np.float32]]:
-        """Logits [V] behind the prompt and behind each token of the answer, of which only these need the head."""
+        """Yield logits [V] after the prompt and after each token of the answer."""
         self._runner.reset()
         yield self._runner.prefill(prompt)
         start = 0
@@ -114,7 +114,7 @@ class LocalModel:
             start = stop
 
     def close(self) -> None:
-        """Release the runner, once the answer under way has ended."""
+        """Release the runner after the current answer has ended."""
         with self._turn:
             self._turn.wait_for(lambda: not self._queue)
             self._runner.close()
@@ -130,7 +130,7 @@ class LocalModel:
             self._queue.append(run)
 
     def _wait(self, run: LocalRun) -> bool:
-        """Wait for one's turn; False where the caller went first."""
+        """Wait for the run's turn. Returns False if its caller has gone."""
         with self._turn:
             while self._queue[0] is not run:
                 if run.stopped:
@@ -148,16 +148,16 @@ class LocalModel:
 
 
 class LocalRun:
-    """A local answer under way; its place in the queue is taken with the first token asked for.
+    """A local answer in progress; it joins the queue at the first ``next``.
 
     Attributes:
-        text: so far.
-        tokens: ids so far, the end token included.
-        prompt_tokens: of the prompt, 0 until it was its turn.
-        finish: why it ended, None until then.
-        waited: seconds for its turn.
-        seconds_to_first: seconds of the model's own time until the first token, None before.
-        seconds: of the model's own time so far.
+        text: the text so far.
+        tokens: the token ids so far, the end token included.
+        prompt_tokens: number of tokens of the prompt, 0 until its turn.
+        finish: why it ended, None before.
+        waited: seconds waited for its turn.
+        seconds_to_first: seconds from its turn to the first token, None before.
+        seconds: seconds from its turn to the latest token.
     """
 
     def __init__(self, model: LocalModel, request: Request, *, expected: float | None, stop: Event | None) -> None:
@@ -179,32 +179,32 @@ class LocalRun:
 
     @property
     def stopped(self) -> bool:
-        """Whether the caller wants no more."""
+        """Whether the caller has stopped the answer."""
         return self._stop is not None and self._stop.is_set()
 
     @property
     def signals(self) -> Signals:
-        """Of the tokens so far. There must be one."""
+        """The signals of the tokens so far; there must be at least one."""
         return self._trail.read()
 
     def left(self) -> float:
-        """Seconds it is still expected to take."""
+        """Return the remaining seconds it is expected to take."""
         return self._expected if self._begun is None else max(0.0, self._expected - (monotonic() - self._begun))
 
     def __iter__(self) -> Iterator[Emitted]:
         return self
 
     def __next__(self) -> Emitted:
-        """Make the next token."""
+        """Generate the next token."""
         return next(self._steps)
 
     def close(self) -> None:
-        """End it here."""
+        """End the answer."""
         self._steps.close()
         self.finish = self.finish or "cancelled"
 
     def _run(self) -> Generator[Emitted]:
-        # Before the turn: nobody waits for another's text to be cut into tokens.
+        # Tokenize before the turn, so that the queue does not wait for it.
         prompt = list(self._request.fed) or encode_prompt(self._model.tokenizer, self._request)
         joined = monotonic()
         self._model._join(self)

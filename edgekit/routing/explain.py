@@ -1,4 +1,4 @@
-"""The decision about one prompt, with every number that it rests on, and nobody called."""
+"""Explain the routing decision for one prompt, with every number it is based on, without sending anything."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A verdict and what it rests on.
+    """A verdict and what it is based on.
 
-    ``measurement`` says which of the bundle's it is, or why none counts; ``energy`` where joules come from, or why
-    there are none; ``calibration`` what an answer is held against. ``expected`` by tier, the device among them.
+    ``measurement`` describes the measurement in use, or why there is none; ``energy`` the source of the joules, or why
+    there are none; ``calibration`` the limit that answers are compared with. ``expected`` is by tier, device included.
     """
 
     bundle: str
@@ -59,21 +59,21 @@ def explain_request(
     schema: str = "",
     state: DeviceState | None = None,
 ) -> Explanation:
-    """Decide about a prompt as the router would, without calling anyone or loading the model.
+    """Decide about a prompt as the router would, without calling an endpoint or loading the model.
 
     Args:
-        bundle: opened, or where it is.
-        prompt: of a conversation's user, or, for a model without a chat template, a text to continue.
-        policy: read, or where it is.
+        bundle: an opened bundle, or its path.
+        prompt: the user's message, or the text to continue if the model has no chat template.
+        policy: a policy, or the path of its file.
         max_new_tokens: most tokens of the answer, None for as many as fit.
-        override: of the request.
+        override: the request's own routing choice, None for none.
         schema: a JSON schema that the answer must satisfy, "" for none.
-        state: in the place of this machine's.
+        state: replaces the state read from this machine.
 
     Raises:
-        BundleError: not a bundle.
-        ConfigError: the policy cannot be used.
-        RouteError: the schema cannot be used.
+        BundleError: the path holds no bundle.
+        ConfigError: the policy is invalid.
+        RouteError: the schema is not supported.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     rule = policy if isinstance(policy, Policy) else load_policy(policy)
@@ -110,7 +110,7 @@ def explain_request(
         measurement=which,
         energy=_energy(measurement.energy.kind, measurement.energy.meter, measurement.energy.reason)
         if measurement
-        else "no measurement, so no joules",
+        else "not known: there is no measurement",
         calibration=_calibration(opened, rule),
         state=seen,
         expected=tuple((candidate.name, candidate.expected) for candidate in candidates),
@@ -119,19 +119,19 @@ def explain_request(
 
 
 def _energy(kind: str, meter: str, reason: str) -> str:
-    return f"no meter: {reason}" if kind == "none" else f"{kind} by {meter}"
+    return f"not measured: {reason}" if kind == "none" else f"{kind} by {meter}"
 
 
 def _calibration(bundle: Bundle, policy: Policy) -> str:
-    """What the probability of being wrong is held against."""
+    """Describe the limit that the probability of being wrong is compared with."""
     calibration = bundle.manifest.calibration
     if calibration is None:
-        return f"none: `edgekit route calibrate` makes one; the policy says '{policy.unknown.quality}'"
+        return f"none (run `edgekit route calibrate`); the policy's unknown.quality is '{policy.unknown.quality}'"
     most = policy.answers.most_wrong
     limit = calibration.threshold if most is None else most
-    said = f"served where wrong with a probability of at most {limit:.2f}, by {calibration.data} of {calibration.time}"
+    text = f"answers are served up to P(wrong) = {limit:.2f}, calibrated on {calibration.data} at {calibration.time}"
     if calibration.second_sha256:
-        said += f", with the second opinion of the bundle {calibration.second_sha256[:16]}"
-    if promise := calibration.guarantee:
-        said += f"; at most {words.percent(promise.alpha)} wrong, with confidence {words.percent(1 - promise.delta)}"
-    return said
+        text += f", with a second opinion from bundle {calibration.second_sha256[:16]}"
+    if guarantee := calibration.guarantee:
+        text += f"; at most {words.percent(guarantee.alpha)} wrong at {words.percent(1 - guarantee.delta)} confidence"
+    return text

@@ -1,7 +1,6 @@
-"""A policy's TOML file in, a Policy out. See examples/routing/policy.toml for every key.
+"""Read a policy from its TOML file. See examples/routing/policy.toml for every key.
 
-A rule that cannot work is refused here, before anything is asked: what it would take to find out later is a prompt that
-went where it should not, or an answer that nobody gave.
+A rule that cannot work is refused here: found later, it would have sent a prompt where it must not go.
 """
 
 from __future__ import annotations
@@ -40,9 +39,7 @@ if TYPE_CHECKING:
     from edgekit.errors import ConfigError
 
 _HINT = "examples/routing/policy.toml shows one with every key"
-_KEYS = (
-    *("name", "show", "last_resort", "privacy", "device", "bounds", "budget", "unknown", "answers", "tier"),
-)  # fmt: skip
+_KEYS = ("name", "show", "last_resort", "privacy", "device", "bounds", "budget", "unknown", "answers", "tier")
 _PRIVACY_KEYS, _RULE_KEYS = ("ceiling", "rule"), ("name", "match", "ceiling")
 _DEVICE_KEYS = ("can", "languages", "max_output")
 _BOUND_KEYS = ("seconds_to_first", "seconds", "least_battery", "most_celsius", "free_memory")
@@ -59,13 +56,13 @@ _MOST_RETRIES = 10
 
 
 def load_policy(path: str | Path) -> Policy:
-    """Read a policy. Paths in it (``key_file``, ``tokenizer``) start at its own folder; ``~`` is the user's home.
+    """Read a policy. Its paths (``key_file``, ``tokenizer``) are relative to its own folder; ``~`` is the user's home.
 
-    ``name`` is the file's where it says none.
+    ``name`` defaults to the file's name without its suffix.
 
     Raises:
-        ConfigError: no such file; not TOML; an unknown or missing key; an impossible value; rules that contradict each
-            other. No message holds a key or an address with one.
+        ConfigError: the file does not exist or is not TOML; a key is unknown or missing; a value is invalid; rules
+            contradict each other. No message holds a key or a URL with a secret.
     """
     path = Path(path)
     table = Table.of(path, "policy", _KEYS, _HINT)
@@ -98,16 +95,16 @@ def _rule(table: Table, ceiling: Trust) -> PrivacyRule:
     if fault := find_fault(rule.match):
         raise table.error(
             f"'{table.where}match' {fault}: {rule.match!r}",
-            "what holds for every request is the ceiling of [privacy]"
+            "set the ceiling of [privacy], which applies to every request"
             if fault == "matches every text"
-            else f"write it in {NO_FORM}; or as several rules",
+            else f"write it in {NO_FORM}; or split it into several rules",
         )
     if rule.ceiling == "third-party":
-        raise table.error(f"the privacy rule '{rule.name}' keeps nothing back: its ceiling is third-party", "remove it")
+        raise table.error(f"the privacy rule '{rule.name}' has no effect: its ceiling is third-party", "remove it")
     if TRUST.index(rule.ceiling) > TRUST.index(ceiling):
         raise table.error(
-            f"the privacy rule '{rule.name}' allows {rule.ceiling}, the ceiling of all requests only {ceiling}",
-            "rules only narrow: raise the ceiling of [privacy], or lower the rule's",
+            f"the privacy rule '{rule.name}' allows {rule.ceiling}, and the ceiling of all requests is {ceiling}",
+            "raise the ceiling of [privacy], or lower the rule's",
         )
     return rule
 
@@ -115,7 +112,7 @@ def _rule(table: Table, ceiling: Trust) -> PrivacyRule:
 def _device(table: Table) -> OnDevice:
     can = table.words("can", get_args(Ability), ())
     if beyond := [ability for ability in can if ability != "json-schema"]:
-        raise table.error(f"the device cannot do {beyond[0]}: a bundle takes text only", "leave it to a tier's can")
+        raise table.error(f"the device does not support {beyond[0]}: a bundle is text only", "move it to a tier's can")
     return OnDevice(frozenset(can), _languages(table), _count(table, "max_output"))
 
 
@@ -133,7 +130,7 @@ def _budget(table: Table) -> Budget:
     budget = Budget(table.number("per_request"), table.number("per_day"), table.get("currency", str, "USD"))
     if budget.per_request is not None and budget.per_day is not None and budget.per_request > budget.per_day:
         raise table.error(
-            f"one request may cost {budget.per_request:g}, a whole day {budget.per_day:g}",
+            f"budget.per_request ({budget.per_request:g}) is above budget.per_day ({budget.per_day:g})",
             "lower budget.per_request, or raise budget.per_day",
         )
     return budget
@@ -156,11 +153,11 @@ def _tier(table: Table, folder: Path) -> Tier:
     name = table.get("name", str)
     table.require(bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*", name)), "name", "letters, digits and . _ -", name)
     if name == DEVICE:
-        raise table.error(f"a tier is called '{DEVICE}', as this machine is", "call it something else")
+        raise table.error(f"a tier must not be called '{DEVICE}', the name of this machine", "choose another name")
     if table.get("trust", str) == DEVICE:
         raise table.error(
-            f"tier '{name}' cannot have the trust of the device: it is another program",
-            "say private where it is your own, third-party where it is not",
+            f"tier '{name}' cannot have trust 'device': it is another program",
+            "use 'private' for an endpoint of your own, 'third-party' for any other",
         )
     trust = table.choice("trust", _OUTSIDE)
     key_env, key_file = table.get("key_env", str, ""), table.get("key_file", str, "")
@@ -170,7 +167,7 @@ def _tier(table: Table, folder: Path) -> Tier:
         # Not shown: it may be a key.
         raise table.error(
             f"'{table.where}key_env' is not the name of an environment variable",
-            "give the variable's name; if it was a key, replace that key, as a file is no place for one",
+            "give the variable's name; if this was the key itself, revoke it: a policy is no place for keys",
         )
     price = table.table("price", _PRICE_KEYS) if table.has("price") else None
     usual = Tier(name, trust, "", "")
@@ -198,26 +195,22 @@ def _tier(table: Table, folder: Path) -> Tier:
 
 
 def _url(table: Table, name: str, trust: Trust) -> str:
-    """The endpoint's address. It is shown only where it is known to hold no secret."""
+    """Return the endpoint's URL. It is never shown before it is known to hold no secret."""
     url = _filled(table, "url")
     key = f"'{table.where}url'"
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise table.error(f"{key} is not an address", "give one such as https://api.example.com/v1") from None
+        raise table.error(f"{key} is not a URL", "give one such as https://api.example.com/v1") from None
     if parts.username is not None or parts.password is not None:
         raise table.error(f"{key} holds a user name or a password", "give the key by key_env or key_file")
     if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise table.error(
-            f"{key} has a part behind ? or #", "give the key by key_env or key_file, and the rest as it is"
-        )
+        raise table.error(f"{key} has a query or a fragment", "remove it, and give the key by key_env or key_file")
     if parts.scheme not in ("http", "https") or not host:
-        raise table.error(f"{key} is not an http or https address", "give one such as https://api.example.com/v1")
+        raise table.error(f"{key} is not an http or https URL", "give one such as https://api.example.com/v1")
     if parts.scheme == "http" and trust == "third-party" and not _is_loopback(host):
-        raise table.error(
-            f"tier '{name}' would send prompts and its key to {host} in the clear", "use https, as it is not your own"
-        )
+        raise table.error(f"tier '{name}' would send prompts and its key to {host} unencrypted", "use https")
     return url.rstrip("/")
 
 
@@ -232,7 +225,7 @@ def _price(table: Table) -> Price:
     values = {key: table.number(key) for key in _PRICE_KEYS}
     for key in _PRICE_KEYS[:2]:
         if values[key] is None:
-            raise table.error(f"'{table.where}{key}' is missing", "both prices are needed; 0 where it is free")
+            raise table.error(f"'{table.where}{key}' is missing", "give both prices; 0 if it is free")
     return Price(values["input_per_million"] or 0.0, values["output_per_million"] or 0.0, values["per_request"] or 0.0)
 
 
@@ -259,60 +252,59 @@ def _path(folder: Path, text: str) -> str:
 
 def _distinct(table: Table, noun: str, names: Sequence[str]) -> None:
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise table.error(f"two {noun}s are called '{twice}'", "a reason that names one must tell which")
+        raise table.error(f"two {noun}s are called '{twice}'", "give each its own name")
 
 
 def _agree(table: Table, policy: Policy) -> None:
-    """Raise where two rules contradict each other."""
+    """Raise if two settings contradict each other."""
     _distinct(table, "tier", [tier.name for tier in policy.tiers])
     if fault := _alone(table, policy) if not policy.tiers else _priced(table, policy):
         raise fault
     if policy.show == "prefix" and not policy.answers.prefix:
         raise table.error(
-            "answers are shown after the check of their first tokens, and that check is off",
-            "set answers.prefix = true, or show to checked or at-once",
+            "show is 'prefix', and answers.prefix is false",
+            "set answers.prefix = true, or show to 'checked' or 'at-once'",
         )
     for tier in policy.tiers:
         if tier.stall > tier.deadline:
             raise table.error(
-                f"tier '{tier.name}' counts as broken after {tier.stall:g} s of silence, but has only "
-                f"{tier.deadline:g} s for everything",
+                f"tier '{tier.name}': stall ({tier.stall:g} s) is above deadline ({tier.deadline:g} s)",
                 "lower its stall, or raise its deadline",
             )
 
 
 def _alone(table: Table, policy: Policy) -> ConfigError | None:
-    """What cannot work where there is no tier."""
+    """Find a setting that needs a tier, in a policy without one."""
     leaving = [key for key in _UNKNOWN_KEYS if getattr(policy.unknown, key) == "cloud"]
     if leaving:
-        return table.error(f"unknown.{leaving[0]} is 'cloud' and there is no tier", "add a [[tier]], or say 'local'")
+        return table.error(f"unknown.{leaving[0]} is 'cloud' and there is no tier", "add a [[tier]], or use 'local'")
     if policy.budget != Budget(currency=policy.budget.currency):
         return table.error("there is a budget and no tier to spend it on", "add a [[tier]], or remove [budget]")
     if policy.bounds != Bounds() and policy.last_resort == "answer":
         return table.error(
-            "there are bounds, no tier to go to beyond them, and the last resort is to answer all the same",
+            "[bounds] has no effect without a tier if last_resort is 'answer'",
             "add a [[tier]], remove [bounds], or set last_resort = 'refuse'",
         )
     return None
 
 
 def _priced(table: Table, policy: Policy) -> ConfigError | None:
-    """What is wrong with the prices."""
+    """Find a missing price, or tiers that are not in the order of their prices."""
     priced = [tier for tier in policy.tiers if tier.price]
-    # A request that says cloud-ok reaches every tier, whatever the ceiling: each needs its price.
+    # A cloud-ok request may reach every tier, whatever the ceiling: each needs a price.
     limited = policy.budget.per_request is not None or policy.budget.per_day is not None
     free = next((tier for tier in policy.tiers if not tier.price), None)
     if limited and free:
         return table.error(
             f"there is a budget and tier '{free.name}' has no price",
-            "add price = { input_per_million = ..., output_per_million = ... }; 0 where it is free",
+            "add price = { input_per_million = ..., output_per_million = ... }; 0 if it is free",
         )
     for one, other in pairwise(priced):
         first, then = (tier.price.cost(1000, 1000) if tier.price else 0.0 for tier in (one, other))
         if first > then:
             return table.error(
-                f"tier '{one.name}' comes before '{other.name}' and costs more: {first:g} against {then:g} for 1,000 "
+                f"tier '{one.name}' is listed before '{other.name}' and costs more: {first:g} and {then:g} for 1,000 "
                 "tokens in and 1,000 out",
-                "list the tiers from the cheapest on",
+                "list the cheapest tier first",
             )
     return None

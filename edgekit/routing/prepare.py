@@ -1,8 +1,8 @@
-"""A request made ready for the decision: its tokens counted as each tier counts them, its language told.
+"""Prepare a request for the decision: count its tokens for each tier, and detect its language.
 
-Tokenizers are loaded once; a request takes as long as its text takes to be cut into tokens. What is too long for
-everybody is found out before that: from its bytes and the longest token there is. Of long texts one is cut at a time,
-and the system lets everything else go first.
+Tokenizers are loaded once; tokenizing the text takes most of the time. A request that is too long for every tier is
+refused before that, by its bytes and the longest token of each vocabulary. Long texts are tokenized one at a time, in a
+thread of low priority.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Policy, Request
 
 PER_MESSAGE = 5
-"""Tokens around each message, and once around all, where a tier's chat template is not known. Llama 3's is as long as
-any in use: ``<|start_header_id|>``, the role, ``<|end_header_id|>``, a blank line, ``<|eot_id|>``."""
+"""Tokens added per message, and once per conversation, for a tier whose chat template is unknown. Llama 3's is as long
+as any in use: ``<|start_header_id|>``, the role, ``<|end_header_id|>``, a blank line, ``<|eot_id|>``."""
 
 SURE = 0.5
-"""Least probability of a language that counts as told. A word or two, and code, stay below."""
+"""Least probability of a detected language. A word or two, and code, stay below it."""
 
 LONGEST = 2000
-"""Characters of a message that its language is told from."""
+"""Characters of a message from which its language is detected."""
 
 LONG = 20_000
-"""Characters beside which a text is long: twenty milliseconds."""
+"""Characters above which a text counts as long: tokenizing them takes about 20 ms."""
 
 _NICE = 10
-"""Of a thread that cuts long texts: a tenth of what others get where there is not enough for all."""
+"""Niceness of the thread that tokenizes long texts: a tenth of the CPU share of the others under load."""
 
 _DATA = re.compile(r'"data:[^"]*"')
 
 
 class Counter:
-    """Counts requests for one bundle and one policy. May be used by several threads at once."""
+    """Counts the tokens of requests for one bundle and one policy. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, policy: Policy, *, context: int | None = None) -> None:
-        """Load the tiers' tokenizers, and, where the policy names languages, what tells them.
+        """Load the tiers' tokenizers, and a language detector if the policy names languages.
 
         Args:
-            tokenizer: the bundle's.
-            policy: the rule.
+            tokenizer: the bundle's tokenizer.
+            policy: the policy.
             context: most tokens of a prompt and its answer on the device, None for no limit.
 
         Raises:
-            ConfigError: a tier's tokenizer cannot be read; languages are named and py3langid is not installed.
+            ConfigError: a tier's tokenizer cannot be read; the policy names languages and py3langid is not installed.
         """
         self._tokenizer = tokenizer
         self._apart = tokenizer.apart()
@@ -73,20 +73,20 @@ class Counter:
 
     @classmethod
     def of(cls, bundle: Bundle, policy: Policy) -> Counter:
-        """One with the bundle's own tokenizer. Raises also BundleError where that is damaged."""
+        """Make one with the bundle's own tokenizer. Raises BundleError too, if the tokenizer is damaged."""
         return cls(Tokenizer.of(bundle), policy)
 
     def rule_out(self, request: Request) -> Request | None:
-        """The request with the fewest tokens it can have for each tier, where that is too many for all; else None.
+        """Return the request with its least token counts if those are too many for every tier, else None.
 
-        Certain, and without cutting anything: see ``run.reach``. A tier whose context the policy does not name, and one
-        whose tokenizer tells nothing, can never be ruled out.
+        Exact, and without tokenizing: see ``run.reach``. A tier without a ``context`` in the policy, or whose
+        tokenizer has no longest token, is never ruled out.
         """
         size = sum(len(text.encode()) for text in _texts(request))
         limits = {DEVICE: self._context, **{tier.name: tier.context for tier in self._tiers}}
         least = {name: self._least(name, size) for name in limits}
         if all(_exceeds(least[name], limit) for name, limit in limits.items()) and request.messages:
-            # A template may leave out much of what was said.
+            # A chat template may drop a large part of the messages.
             with suppress(RunError):
                 text = self._slowly.submit(render_prompt, self._apart, request).result()
                 least[DEVICE] = self._least(DEVICE, len(text.encode()))
@@ -95,16 +95,17 @@ class Counter:
         return replace(request, tokens=tuple((name, count or 0) for name, count in least.items()))
 
     def _least(self, name: str, size: int) -> int | None:
-        """The fewest tokens of so many bytes; a tier without a tokenizer of its own is counted with the bundle's."""
+        """Return the fewest tokens of ``size`` bytes, by the tier's own tokenizer or else the bundle's."""
         reach = self._codecs.get(name, self._tokenizer).reach
         return None if reach is None else ceil(size / reach)
 
     def prepare(self, request: Request) -> Request:
         """Fill in ``tokens``, ``counted``, ``language``, ``fed`` and ``unfit``.
 
-        The device's count is exact, or missing where its model cannot be fed the request. A tier's is made by
-        its own tokenizer, exact for a bare prompt, with PER_MESSAGE tokens a message; or is the bundle's and the tier's
-        ``count_margin`` of it, rounded up. Tools and a schema count as their text; images do not count.
+        The device's count is exact, or missing if its model cannot take the request as input. A tier with a tokenizer
+        uses it: exact for a bare prompt, plus PER_MESSAGE tokens per message. For any other tier the bundle's count is
+        raised by the tier's ``count_margin``, rounded up. Tools and a schema count as their text; images are not
+        counted.
         """
         if sum(map(len, _texts(request))) + len(request.passthrough) + len(request.schema) > LONG:
             return self._slowly.submit(self._prepare, request, self._apart).result()
@@ -128,7 +129,7 @@ class Counter:
             else:
                 count = own + (self._length(beside) if beside else 0)
             tokens.append((tier.name, ceil(count * (1 + tier.count_margin))))
-        language = request.language or self._tell(request)
+        language = request.language or self._detect(request)
         if _exceeds(own, self._context):
             fed = ()
         return replace(
@@ -136,14 +137,14 @@ class Counter:
         )
 
     def usage(self, request: Request, tier: str, text: str, prompt: int | None, new: int | None) -> tuple[int, int]:
-        """Tokens of a prompt and of its answer: as the endpoint says, and where it does not, as they are counted here.
+        """Return the tokens of a prompt and of its answer: those that the endpoint reported, else counted here.
 
         Args:
-            request: prepared.
-            tier: who answered.
+            request: the prepared request.
+            tier: the name of the tier that answered.
             text: the answer.
-            prompt: of the prompt, as the endpoint says.
-            new: of the answer, as the endpoint says.
+            prompt: the endpoint's count of the prompt, None if it reported none.
+            new: the endpoint's count of the answer, None if it reported none.
         """
         if prompt is None:
             prompt = request.tokens_for(tier) or 0
@@ -152,24 +153,24 @@ class Counter:
     def _length(self, text: str) -> int:
         return _length(self._tokenizer, text)
 
-    def _tell(self, request: Request) -> str | None:
+    def _detect(self, request: Request) -> str | None:
         if self._classify is None:
             return None
-        said = [m.content for m in request.messages if m.role == "user"] or [request.text]
-        language, probability = self._classify(said[-1][:LONGEST])
+        asked = [m.content for m in request.messages if m.role == "user"] or [request.text]
+        language, probability = self._classify(asked[-1][:LONGEST])
         return language if probability >= SURE else None
 
 
 def encode_prompt(tokenizer: Tokenizer, request: Request) -> list[int]:
-    """A prompt's tokens as the bundle's model is fed them. Raises as ``render_prompt``."""
+    """Return a prompt's token ids as the bundle's model gets them. Raises as ``render_prompt``."""
     return tokenizer.encode(render_prompt(tokenizer, request), special=not request.messages)
 
 
 def render_prompt(tokenizer: Tokenizer, request: Request) -> str:
-    """A prompt's text as the bundle's model is fed it.
+    """Return a prompt's text as the bundle's model gets it.
 
     Raises:
-        RunError: there are messages and no chat template, or it refuses them.
+        RunError: there are messages and no chat template, or the template refuses them.
     """
     if not request.messages:
         return request.prompt
@@ -177,9 +178,9 @@ def render_prompt(tokenizer: Tokenizer, request: Request) -> str:
 
 
 def _feed(tokenizer: Tokenizer, request: Request) -> tuple[tuple[int, ...], Unfit | None]:
-    """A prompt's tokens, or why there are none."""
+    """Return a prompt's token ids, or why the model cannot take it."""
     if request.messages and not tokenizer.has_chat_template:
-        return (), Unfit("no-template", "the model has no chat template: it continues texts, and takes no messages")
+        return (), Unfit("no-template", "the model has no chat template: it continues text and takes no messages")
     try:
         fed = tuple(encode_prompt(tokenizer, request))
     except RunError as error:
@@ -188,7 +189,7 @@ def _feed(tokenizer: Tokenizer, request: Request) -> tuple[tuple[int, ...], Unfi
 
 
 def _count_plain(request: Request, length: Callable[[str], int], beside: str) -> int:
-    """Tokens of the texts, and of what a template puts around them."""
+    """Count the tokens of the texts, of what a template adds, and of tools and schema (``beside``)."""
     texts = _texts(request)
     around = PER_MESSAGE * (len(request.messages) + 1) if request.messages else 0
     return sum(map(length, texts)) + around + (length(beside) if beside else 0)
@@ -199,7 +200,7 @@ def _length(tokenizer: Tokenizer, text: str, *, special: bool = False) -> int:
 
 
 def _exceeds(count: int | None, limit: int | None) -> bool:
-    """Whether a count is known to be above a limit."""
+    """Whether a count is known and above a known limit."""
     return count is not None and limit is not None and count > limit
 
 
@@ -208,7 +209,7 @@ def _texts(request: Request) -> list[str]:
 
 
 def _give_way() -> None:
-    """Let every other thread go first, where threads can be told apart: a long text is in nobody's way."""
+    """Lower the priority of this thread, where the system has priorities per thread."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICE)
 
@@ -220,21 +221,21 @@ def _load(tier: str, path: str) -> Tokenizer:
         return Tokenizer(tokenizers.Tokenizer.from_file(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(
-            f"tier '{tier}': its tokenizer cannot be read: {path}: {error}",
-            "give a tokenizer.json, or leave it out to count with the bundle's",
+            f"tier '{tier}': the tokenizer {path} cannot be read: {error}",
+            "give the path of a tokenizer.json, or remove `tokenizer` to count with the bundle's",
         ) from error
 
 
 def _language_model() -> Callable[[str], tuple[str, float]]:
     if find_spec("py3langid") is None:
         raise ConfigError(
-            "the policy names languages, and py3langid, which tells them, is not installed",
-            "pip install 'edgekit[serve]', or remove every languages",
+            "the policy names languages, and detecting them needs py3langid",
+            "install edgekit[serve]: pip install 'edgekit[serve]', or remove every languages",
         )
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    # Policies speak ISO 639-1: of two letters.
+    # Policies use ISO 639-1 codes, which have two letters.
     identifier.set_languages([label for label in identifier.labels if len(label) == 2])
     classify: Callable[[str], tuple[str, float]] = identifier.classify
     return classify

@@ -1,4 +1,4 @@
-"""Answers from the user's own files: passages put before a question, and what is private kept on the device."""
+"""Answers from the user's own files: adds passages to a question, and keeps private ones on the device."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 PASSAGES = 3
 SHARE = 0.4
-"""Of the device's context, what passages may take: the rest is for the question and its answer."""
+"""Largest share of the device's context that passages may fill; the rest is for the question and its answer."""
 
 
 class Grounding:
-    """A folder of documents beside a router. May be used by several threads at once.
+    """An indexed folder of documents. Thread-safe.
 
     Attributes:
-        words: what was read and what was not, in a sentence.
+        words: a sentence that summarizes what was read and what was skipped.
     """
 
     def __init__(self, folder: Path, *, context: int, count: Callable[[str], int]) -> None:
         """Read and index the folder.
 
         Args:
-            folder: of text files; see recall.read_documents.
-            context: tokens that the device takes.
-            count: tokens of a text.
+            folder: the folder of text files; see documents.read_documents.
+            context: the device's context length in tokens.
+            count: returns the number of tokens of a text.
 
         Raises:
-            RouteError: no such folder, nothing in it to read, or too much.
+            RouteError: the folder does not exist, has nothing readable, or too much.
             ConfigError: bm25s is not installed.
         """
         library = read_documents(folder)
@@ -45,34 +45,34 @@ class Grounding:
         self._count = count
 
     def ground(self, request: Request) -> Request:
-        """The request with passages that share its words, private where one of them is, or where it quotes one."""
+        """Add the passages that match the request; it becomes private if one of them is, or if it quotes one."""
         asked = [m.content for m in request.messages if m.role == "user"] or [request.text]
         grounded = with_passages(request, self._index.search(asked[-1], PASSAGES, self._most, count=self._count))
-        # With its passages, as these would leave too; not where it stays already.
+        # The passages would be sent too, so they are searched as well.
         quoted = "" if grounded.private else self.find_quote(grounded)
         return replace(grounded, private=quoted) if quoted else grounded
 
     def find_quote(self, request: Request) -> str:
-        """Why a request must stay here by what would be sent of it: the private document it quotes; "" for none."""
+        """Return why what would be sent must stay here: it quotes a private document; "" if it does not."""
         if self._index.private_text.empty:
             return ""
         reading = request.outgoing.reading
         if not reading.whole:
-            return "it is too long to be looked through for private documents"
+            return "it is too long to search for private text"
         return self._index.private_text.found_in(reading.wording)
 
     def remember(self, request: Request, answer: str) -> None:
-        """What was answered from private text is private, when the conversation comes back with it."""
+        """Treat an answer to a private request as private text in the rest of the conversation."""
         if request.private and answer:
             self._index.private_text.add(answer, request.private)
 
 
 def _describe(library: Library) -> str:
     read, private = len(library.documents), sum(bool(d.private) for d in library.documents)
-    said = f"Answers draw on {read} {'document' if read == 1 else 'documents'}"
-    said += f"; what is asked of {private} private among them stays on this device." if private else ", none private."
+    text = f"Answers use {read} {'document' if read == 1 else 'documents'}"
+    text += f", {private} of them private: questions about those stay on this device." if private else ", none private."
     if library.skipped:
         first = library.skipped[0]
-        others = f" and {len(library.skipped) - 1} others" if len(library.skipped) > 1 else ""
-        said += f" Left out: {first.path} ({first.reason}){others}."
-    return said
+        others = f" and {len(library.skipped) - 1} more" if len(library.skipped) > 1 else ""
+        text += f" Skipped: {first.path} ({first.reason}){others}."
+    return text

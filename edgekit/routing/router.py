@@ -1,8 +1,7 @@
-"""Local when you can, cloud when you must: a bundle, a policy and the endpoints it names, joined.
+"""Local when you can, cloud when you must: combine a bundle, a policy and the policy's endpoints.
 
-A request is decided on (``route.decide``), answered on the device where nothing stands against it, checked
-(``route.judge``), and passed on where it must be. Text of two tiers never follows one another: what may still be taken
-back is not shown.
+A request is decided on (``decide``), answered on the device if its checks pass, checked (``judge``), and passed on to
+an endpoint if necessary. One answer never mixes the text of two tiers: text that may still be discarded is not shown.
 """
 
 from __future__ import annotations
@@ -47,18 +46,18 @@ if TYPE_CHECKING:
     from edgekit.types.routing import DeviceState, Event, Policy, Request, Tier, Verdict
 
 LIVE = 500
-"""Local answers whose scores are compared with the calibration's: the last ones."""
+"""Number of latest local answers whose scores are compared with the calibration's."""
 
 _LOOK = 0.05
-"""Seconds between two looks at whether the caller of an endpoint has gone."""
+"""Seconds between two checks whether the caller of an endpoint has gone."""
 
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """How things stand.
+    """The router's current status.
 
-    ``waiting`` counts local answers under way or in line. ``meter`` is "" where there is none;
-    ``documents`` says what of the user's own answers draw on, "" for nothing.
+    ``waiting`` counts local answers in progress or queued. ``meter`` is "" if there is none; ``documents`` is a
+    sentence about the user's documents, "" without any.
     """
 
     waiting: int
@@ -81,23 +80,23 @@ def open_router(
     small_memory: bool = False,
     second: Bundle | None = None,
 ) -> Router:
-    """Open a bundle and its policy's endpoints; nothing is sent.
+    """Open a bundle and the endpoints of a policy; nothing is sent.
 
     Args:
-        bundle: the opened bundle; a calibration of it is used where it has one.
-        policy: the rule.
-        environment: where keys are looked up.
-        spent: money spent today before, in the policy's currency.
-        documents: a folder of the user's own, from which questions are answered.
+        bundle: the opened bundle; its calibration is used if it has one.
+        policy: the policy.
+        environment: the variables in which keys are looked up.
+        spent: money already spent today, in the policy's currency.
+        documents: a folder of the user's documents, from which questions are answered.
         threads: as in load_runner.
         context: as in load_runner.
         small_memory: as in load_runner.
-        second: the bundle whose opinion the calibration rests on, where it rests on one.
+        second: the bundle whose opinion the calibration's score uses, if it uses one.
 
     Raises:
-        ConfigError: a key or a tokenizer that cannot be read; a policy that asks more than the calibration guarantees;
-            a second bundle that is missing, another one, or of no use.
-        RouteError: the calibration is of something else.
+        ConfigError: a key or a tokenizer cannot be read; the policy exceeds the calibration's guarantee; the second
+            bundle is missing, another one, or not used.
+        RouteError: the calibration is for something else.
         RunError: the bundle cannot be run here.
     """
     check_second(bundle.manifest.calibration, second)
@@ -115,7 +114,7 @@ def open_router(
 
 
 class Router:
-    """Answers requests. ``answer`` may be called by many threads at once; the device answers one after another."""
+    """Answers requests. ``answer`` may be called by many threads at once; the device answers one request at a time."""
 
     def __init__(
         self,
@@ -128,7 +127,7 @@ class Router:
         small_memory: bool = False,
         second: LocalModel | None = None,
     ) -> None:
-        """Join what is open. Args and errors: as open_router."""
+        """Combine opened parts. Args and errors: as open_router."""
         self.bundle = local.bundle
         self.policy = policy
         self.calibration: Calibration | None = local.bundle.manifest.calibration
@@ -148,39 +147,38 @@ class Router:
         self._meter, _ = choose_meter()
 
     def prepare(self, request: Request) -> Request:
-        """Add passages of the user's documents, count its tokens for each tier, tell its language; once.
+        """Add passages of the user's documents, count tokens for each tier, detect the language. Does nothing twice.
 
         Raises:
-            RouteError: its schema cannot be used.
+            RouteError: the request's schema is not supported.
         """
         if request.tokens:
             return request
-        ruled_out = self._counter.rule_out(request)
-        if ruled_out:
+        if ruled_out := self._counter.rule_out(request):
             return ruled_out
         if request.schema:
             check_schema(request.schema)
         return self._counter.prepare(self.grounding.ground(request) if self.grounding else request)
 
     def explain(self, request: Request) -> Verdict:
-        """Decide, and call nobody."""
+        """Decide without sending anything."""
         request = self.prepare(request)
         return decide(request, self.policy, self._state(request), self.measurement)
 
     def answer(self, request: Request, *, stop: Signal | None = None) -> Iterator[Event]:
-        """Answer a request, in the caller's thread: an Opening, Pieces, a Routed; or a Routed alone.
+        """Answer a request in the caller's thread. Yields an Opening, Pieces and a Routed; or only a Routed.
 
         Args:
-            request: prepared or not.
-            stop: set by anyone to end it; so does closing the iterator.
+            request: the request, prepared or not.
+            stop: ends the answer when it is set, from any thread; closing the iterator ends it too.
 
         Raises:
-            RouteError: its schema cannot be used. Whatever else goes wrong is in the Routed.
+            RouteError: the request's schema is not supported. Any other failure is reported in the Routed.
         """
         return _Answer(self, self.prepare(request), stop or Signal()).events()
 
     def status(self) -> RouterStatus:
-        """How things stand now."""
+        """Return the current status."""
         return RouterStatus(
             waiting=self._local.ahead,
             down=self._down(),
@@ -191,7 +189,7 @@ class Router:
         )
 
     def close(self) -> None:
-        """Release the model, once the answer under way has ended, and close all connections."""
+        """Release the model after the current answer has ended, and close all connections."""
         self._local.close()
         if self._second:
             self._second.close()
@@ -205,13 +203,13 @@ class Router:
         self.close()
 
     def _down(self) -> tuple[tuple[str, str], ...]:
-        """Tiers that cannot be asked now, and why."""
-        told = ((tier.name, self._why_down(tier)) for tier in self.policy.tiers)
-        return tuple((name, reason) for name, reason in told if reason)
+        """Return the tiers that cannot be asked now, each with the reason."""
+        reasons = ((tier.name, self._why_down(tier)) for tier in self.policy.tiers)
+        return tuple((name, reason) for name, reason in reasons if reason)
 
     def _why_down(self, tier: Tier) -> str:
         endpoint = self._endpoints.get(tier.name)
-        return endpoint.down() if endpoint else "no endpoint is open for it"
+        return endpoint.down() if endpoint else "its endpoint is not open"
 
     def _state(self, request: Request) -> DeviceState:
         return self._gauge.read(
@@ -223,7 +221,7 @@ class Router:
 
 
 class _Answer:
-    """One request on its way through the tiers."""
+    """The state of one request while tiers try to answer it."""
 
     def __init__(self, router: Router, request: Request, stop: Signal) -> None:
         self._router = router
@@ -237,7 +235,7 @@ class _Answer:
         self._signals: Signals | None = None
         self._wrong: float | None = None
         self._kept: Routed | None = None
-        """The whole local answer that failed its checks: the last resort."""
+        """The complete local answer that failed its checks, kept as the last resort."""
 
     def events(self) -> Generator[Event]:
         router, request = self._router, self._request
@@ -260,12 +258,12 @@ class _Answer:
     # --- the device ---
 
     def _ask_device(self, verdict: Verdict) -> Generator[Event, None, Verdict | None]:
-        """Answer here. Returns who goes on, None where this was the end."""
+        """Answer on the device. Returns the verdict to continue with, None if the request is finished."""
         router, policy = self._router, self._router.policy
         passed_on = bool(verdict.ladder)
         at_once = not passed_on or policy.show == "at-once"
         prefix = router.calibration.prefix if router.calibration and passed_on and not at_once else None
-        # Where nobody limits the answer, its first token is the least to wait for.
+        # Without a limit of the answer, the time to its first token is the least to expect.
         least = verdict.expected.seconds or verdict.expected.seconds_to_first
         run = router._local.answer(limited(self._request, verdict), expected=least, stop=self._stop)
         watch, hidden, open_ = LoopWatch(), "", False
@@ -291,8 +289,8 @@ class _Answer:
                         break
                 opinion = None if given_up else self._second_opinion(run)
         except RunError as error:
-            finding = Finding("reachable", DEVICE, "fail", f"the device could not: {error.message}")
-            self._note(run, "broke down")
+            finding = Finding("reachable", DEVICE, "fail", f"the device failed: {error.message}")
+            self._note(run, "failed")
             return self._escalate(verdict, finding)
         finally:
             run.close()
@@ -308,7 +306,7 @@ class _Answer:
         return (yield from self._weigh(run, verdict, watch.loop, hidden, open_, opinion))
 
     def _second_opinion(self, run: LocalRun) -> float | None:
-        """What the second bundle thinks of the answer; None, and then it counts as wrong, where it cannot take it."""
+        """Return the second bundle's mean log-probability of the answer; None, which counts as wrong, if it fails."""
         second = self._router._second
         if second is None or not run.tokens or self._stop.is_set():
             return None
@@ -323,14 +321,22 @@ class _Answer:
     def _weigh(
         self, run: LocalRun, verdict: Verdict, loop: Loop | None, hidden: str, shown: bool, opinion: float | None
     ) -> Generator[Event, None, Verdict | None]:
-        """Check a local answer; give it, or go on."""
+        """Check a local answer and serve it. Returns the verdict to continue with if it is not served."""
         router = self._router
         finish = run.finish or "error"
         self._signals = replace(run.signals, second_logprob=opinion) if run.tokens else None
         judged = judge(
-            verdict, self._request, router.policy, router._state(self._request), text=run.text, finish=finish,
-            repeated=loop, signals=self._signals, calibration=router.calibration, measurement=router.measurement,
-        )  # fmt: skip
+            verdict,
+            self._request,
+            router.policy,
+            router._state(self._request),
+            text=run.text,
+            finish=finish,
+            repeated=loop,
+            signals=self._signals,
+            calibration=router.calibration,
+            measurement=router.measurement,
+        )
         self._wrong = judged.wrong
         if judged.wrong is not None:
             router._live.append(judged.wrong)
@@ -339,9 +345,9 @@ class _Answer:
             router.grounding.remember(self._request, run.text)
         outcome = judged.verdict
         if shown and outcome.tier != DEVICE:
-            # It stands: what was shown cannot be taken back.
+            # An answer that was shown cannot be taken back.
             failed = next((f for f in judged.findings if f.outcome == "fail"), None)
-            reason = f"{failed.detail if failed else outcome.reason}, found when it had been shown"
+            reason = f"{failed.detail if failed else outcome.reason}, found after the answer was shown"
             findings = (*verdict.findings, *judged.findings)
             outcome = replace(verdict, findings=findings, reason=reason, code=outcome.code, degraded=True)
         if outcome.tier == DEVICE:
@@ -360,14 +366,13 @@ class _Answer:
     # --- an endpoint ---
 
     def _ask_endpoint(self, verdict: Verdict) -> Generator[Event, None, Verdict | None]:
-        """Ask a tier. Returns who goes on, None where this was the end."""
+        """Ask an endpoint. Returns the verdict to continue with, None if the request is finished."""
         router, name = self._router, verdict.tier
         endpoint = router._endpoints[name]
         aside = verdict.expected.cost or 0.0
         if not router.ledger.hold(aside):
             return self._escalate(verdict, Finding("money", name, "fail", "the day's budget is spent", None))
-        cost, text, begun = 0.0, "", monotonic()
-        shown = False
+        cost, text, shown, begun = 0.0, "", False, monotonic()
         try:
             try:
                 reply = endpoint.ask(clear(limited(self._request, verdict), router.policy, router.grounding))
@@ -386,13 +391,13 @@ class _Answer:
                         return self._failed(verdict, error.message, begun)
                     cost = self._price(reply, endpoint.tier, text)
                     self._attempts.append(Attempt(name, "broke off", monotonic() - begun, cost))
-                    reason = f"{error.message}: what was shown is not the whole answer"
+                    reason = f"{error.message}: the answer is incomplete"
                     broken = replace(verdict, reason=reason, code="reachable")
                     yield replace(self._end(broken, text, "error", reply.prompt_tokens, reply.new_tokens), broken=True)
                     return None
                 finally:
                     reply.close()
-                    # What came was paid for, whatever became of it.
+                    # Received tokens are charged even if the answer is not used.
                     cost = self._price(reply, endpoint.tier, text)
             outcome = "cancelled" if reply.finish == "cancelled" else "served"
             self._attempts.append(Attempt(name, outcome, monotonic() - begun, cost))
@@ -412,7 +417,7 @@ class _Answer:
         return self._router._counter.usage(self._request, tier.name, text, reply.prompt_tokens, reply.new_tokens)
 
     def _price(self, reply: Reply, tier: Tier, text: str) -> float:
-        """Of what came; nothing where nothing did."""
+        """Return the price of what was received; 0 if nothing was."""
         if tier.price is None or not (text or reply.message or reply.new_tokens is not None):
             return 0.0
         return tier.price.cost(*self._usage(reply, tier, text))
@@ -420,10 +425,8 @@ class _Answer:
     # --- both ---
 
     def _escalate(self, verdict: Verdict, finding: Finding) -> Verdict:
-        router = self._router
-        return escalate(
-            verdict, finding, self._request, router.policy, router._state(self._request), router.measurement
-        )
+        router, state = self._router, self._router._state(self._request)
+        return escalate(verdict, finding, self._request, router.policy, state, router.measurement)
 
     def _show(self, verdict: Verdict, text: str, *, opened: bool = False) -> Iterator[Event]:
         if not opened:
@@ -439,9 +442,7 @@ class _Answer:
     def _end(
         self, verdict: Verdict, text: str, finish: str, prompt: int | None = None, new: int | None = None
     ) -> Routed:
-        spared = None
-        if verdict.tier == DEVICE and prompt is not None and new is not None:
-            spared = self._spared(verdict, new)
+        counted = prompt is not None and new is not None
         return Routed(
             verdict=verdict,
             text=text,
@@ -453,23 +454,21 @@ class _Answer:
             device_seconds=self._device_seconds,
             joules=self._joules,
             cost=sum(attempt.cost for attempt in self._attempts),
-            spared=spared,
+            spared=self._spared(verdict, new or 0) if counted and verdict.tier == DEVICE else None,
             attempts=tuple(self._attempts),
             signals=self._signals,
             wrong=self._wrong,
         )
 
     def _spared(self, verdict: Verdict, new: int) -> float | None:
-        """What the first tier of the ladder would have charged for an answer of the same length."""
+        """Return what the first tier of the ladder would have charged for an answer of the same length."""
         tier = next((t for t in self._router.policy.tiers if t.name in verdict.ladder), None)
-        if tier is None or tier.price is None:
-            return None
-        return tier.price.cost(self._request.tokens_for(tier.name) or 0, new)
+        return tier.price.cost(self._request.tokens_for(tier.name) or 0, new) if tier and tier.price else None
 
 
 @contextmanager
 def _metered(meter: PowerProbe | None) -> Iterator[list[float]]:
-    """Joules of what is done inside, once it is done; none without a meter."""
+    """Yield a list that holds the block's joules after its end; it stays empty without a meter."""
     joules: list[float] = []
     if meter:
         meter.start()
@@ -482,7 +481,7 @@ def _metered(meter: PowerProbe | None) -> Iterator[list[float]]:
 
 @contextmanager
 def _watched(stop: Signal, reply: Reply) -> Iterator[None]:
-    """Close a reply from beside as soon as its caller has gone: the thread that reads it may wait for bytes."""
+    """Close a reply from another thread when ``stop`` is set: the reading thread may be blocked."""
     over = Signal()
 
     def watch() -> None:

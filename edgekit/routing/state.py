@@ -1,4 +1,4 @@
-"""The machine as a decision sees it, and which of a bundle's numbers are of it."""
+"""The state of this machine for a routing decision, and the bundle's measurement if it applies to this machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle, Manifest, Measurement
 
 FRESH = 1.0
-"""Seconds for which battery, temperature and free memory count as read just now."""
+"""Seconds for which a reading of battery, temperature and free memory is reused."""
 
 
 class Gauge:
-    """Reads the state of this machine for one bundle. What does not change is worked out once."""
+    """Reads the state of this machine for one bundle. What does not change is computed once."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class Gauge:
         small_memory: bool = False,
         root: Path = Path("/"),
     ) -> None:
-        """Read once.
+        """Take the first reading.
 
         Args:
-            manifest: the bundle's.
-            loaded: its model is in memory already.
-            context: tokens that its cache can hold; by default, and at most, the model's.
+            manifest: the bundle's manifest.
+            loaded: whether its model is already in memory.
+            context: tokens that the KV cache can hold; by default, and at most, the model's context length.
             small_memory: as in load_runner.
-            root: where ``proc`` and ``sys`` are looked for.
+            root: the folder that holds ``proc`` and ``sys``.
         """
         spec = manifest.spec
         self._context = min(context or manifest.context_length, manifest.context_length)
@@ -50,7 +50,7 @@ class Gauge:
         self._held = 0 if loaded else RUNTIME_BYTES + held_bytes(manifest.tensors, tied=spec.tied)
         if not loaded and manifest.prefill:
             own = choose_settings(manifest, small_memory=small_memory).prompt_graph == "own"
-            # The prompts' graph holds its weights once more, 8 bits each.
+            # A separate prompt graph holds a second copy of the weights, 8 bits each.
             self._held += sum(e.rows * e.columns for e in manifest.prefill.expansions) if own else 0
         self._root = root
         self._conditions = read_conditions(root)
@@ -58,11 +58,11 @@ class Gauge:
 
     @property
     def context(self) -> int:
-        """Tokens that fit the device."""
+        """The device's context length in tokens."""
         return self._context
 
     def memory_needed(self, tokens: int) -> int:
-        """Bytes that an answer takes beyond what is held, prompt and answer ``tokens`` long: footprint's estimate."""
+        """Estimate the further bytes that answering needs, with prompt and answer ``tokens`` long together."""
         tokens = min(tokens, self._context)
         return self._held + self._row * tokens + workspace_bytes(self._spec, tokens)
 
@@ -74,13 +74,13 @@ class Gauge:
         spent_today: float = 0.0,
         unreachable: tuple[tuple[str, str], ...] = (),
     ) -> DeviceState:
-        """The state now.
+        """Read the current state.
 
         Args:
-            tokens: of prompt and answer together.
+            tokens: length of prompt and answer together.
             waiting: seconds until the model is free.
-            spent_today: money, in the policy's currency.
-            unreachable: tiers known to be down, with the reason.
+            spent_today: money spent, in the policy's currency.
+            unreachable: tiers known to be down, each with the reason.
         """
         now = monotonic()
         if now - self._read_at > FRESH:
@@ -100,35 +100,35 @@ class Gauge:
 
 
 def read_state(manifest: Manifest, tokens: int, *, loaded: bool = False, root: Path = Path("/")) -> DeviceState:
-    """The state of this machine once, with nobody waiting and nothing spent. Arguments as Gauge's and its read's."""
+    """Read the state of this machine once, with an empty queue and nothing spent. Args: as Gauge and Gauge.read."""
     return Gauge(manifest, loaded=loaded, root=root).read(tokens)
 
 
 def find_measurement(bundle: Bundle, root: Path = Path("/")) -> tuple[Measurement | None, str]:
-    """The bundle's measurement if it is of these very files on this kind of machine, and in words which, or why not.
+    """Return the bundle's measurement if it applies to its files and this machine, and a description or why not.
 
-    Of edgekit and of ONNX Runtime, whose kernels it timed, the minor version counts.
+    The minor versions of edgekit and ONNX Runtime must agree: kernels, and what is measured, change with them.
     """
     measured = bundle.manifest.latency
     if measured is None:
-        return None, "none is recorded: `edgekit bench --record` makes one"
+        return None, "none recorded (run `edgekit bench --record`)"
     if measured.bundle_sha256 != bundle.sha256:
-        return None, "the one recorded is of other files: `edgekit bench --record` makes a new one"
+        return None, "the recorded one is of other files (run `edgekit bench --record` again)"
     cpu, cores = processor_name(root), physical_cores(root)
     there = measured.environment
     if (there.cpu, there.cores) != (cpu, cores):
         return None, (
-            f"the one recorded is of {_machine_words(there.cpu, there.cores)}, this is {_machine_words(cpu, cores)}: "
-            "`edgekit bench --record` makes one of this machine"
+            f"the recorded one is from {_machine_words(there.cpu, there.cores)}, and this machine is "
+            f"{_machine_words(cpu, cores)} (run `edgekit bench --record` here)"
         )
     was = dict(there.runtime)
     for name, now in (("edgekit", __version__), ("onnxruntime", version("onnxruntime"))):
         if words.minor_version(was.get(name, "")) != words.minor_version(now):
             return None, (
-                f"the one recorded is of {name} {was.get(name) or 'of an unknown version'}, and this is {now}: "
-                "`edgekit bench --record` makes one with this version"
+                f"the recorded one is from {name} {was.get(name) or 'of an unknown version'}, and this is {now} "
+                "(run `edgekit bench --record` again)"
             )
-    return measured, f"of {measured.time}, on {_machine_words(cpu, cores)}"
+    return measured, f"taken at {measured.time} on {_machine_words(cpu, cores)}"
 
 
 def _machine_words(cpu: str, cores: int) -> str:

@@ -1,4 +1,4 @@
-"""Bundle -> Runner over ONNX Runtime; sampling, text and conversation on top of it."""
+"""Run a bundle on ONNX Runtime: sessions, sampling, text and conversations."""
 
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
 from edgekit.run.chat import Chat

@@ -1,8 +1,8 @@
-"""A Python for ARM with numpy and onnxruntime, run by qemu's user mode: made once in the cache, without root.
+"""A Python for ARM with numpy and onnxruntime under qemu's user mode, set up once in the cache, without root.
 
-Its system is the distribution's own, for arm64, as apt resolves it with a state of its own and checks it by the
-distribution's signatures; its wheels are pip's, by the hashes in edgekit/locks. All is unpacked, nothing is installed.
-What it computes are the numbers of ARM's kernels; its speed says nothing about a device.
+Its system consists of the distribution's arm64 packages, resolved by apt with a separate state and checked against the
+distribution's signatures; its wheels come from pip with the hashes in edgekit/locks. Everything is only unpacked.
+Results are those of ARM's kernels; its speed says nothing about a device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QEMU = ("qemu-aarch64-static", "qemu-aarch64")
 
 @dataclass(frozen=True)
 class Core:
-    """What is emulated: qemu's name of it, its features as /proc/cpuinfo has them, and its part number there."""
+    """An emulated processor: qemu's name for it, and its features and part number in /proc/cpuinfo."""
 
     cpu: str
     features: str
@@ -49,13 +49,13 @@ CORES = {
     "dotprod": Core("cortex-a76", _DOTPROD, "0xd0b"),
     "i8mm": Core("max", f"{_DOTPROD} i8mm bf16", "0xd0b"),
 }
-"""By class, as machine.CLASSES name them."""
+"""The processors by class (see machine.CLASSES)."""
 
 STANDARD = "dotprod"
-"""What bundles are scored on where nothing else is asked for: most phones and boards of the last years."""
+"""The default class to score bundles on: most phones and boards of recent years."""
 
 NO_KLEIDIAI = (("mlas.disable_kleidiai", "1"),)
-"""The session config entry that keeps to ONNX Runtime's own kernels on ARM; elsewhere it changes nothing."""
+"""The session config entry that selects ONNX Runtime's own kernels on ARM; it has no effect elsewhere."""
 
 INSTALL = "edgekit doctor --install arm64"
 
@@ -68,14 +68,14 @@ _CORE = (
 
 
 def find_arm64(kind: str = STANDARD) -> Interpreter:
-    """The Python that runs on ARM: this one on an ARM machine, an emulated one elsewhere.
+    """The Python to run on ARM: this one on an ARM machine, an emulated one elsewhere.
 
     Args:
-        kind: the class that is emulated, one of CORES.
+        kind: the class to emulate, one of CORES.
 
     Raises:
         RunError: qemu is not installed, or ``install_arm64`` has not been run for this version of onnxruntime.
-        ConfigError: another user could have put it into the cache.
+        ConfigError: the cache is writable by other users.
     """
     if platform.machine() in ("aarch64", "arm64"):
         return this_interpreter()
@@ -83,14 +83,14 @@ def find_arm64(kind: str = STANDARD) -> Interpreter:
     root = _folder()
     python = _python(require_own(root))
     if python is None:
-        raise RunError("the system for emulated ARM is not here", f"{INSTALL} makes it, without root")
+        raise RunError("the system for emulated ARM is not installed", f"run `{INSTALL}`, which needs no root")
     require_own(python)
     if not (require_own(root / "site") / f"onnxruntime-{onnxruntime.__version__}.dist-info").is_dir():
-        raise RunError(f"{root} holds another onnxruntime than {onnxruntime.__version__}", f"{INSTALL} makes it anew")
+        raise RunError(f"{root} has another onnxruntime than {onnxruntime.__version__}", f"run `{INSTALL}` again")
     core, root = CORES[kind], _root_of(root, kind)
     if not root.is_dir():
-        raise RunError(f"{root.parent.parent} has no processor of the class {kind}", f"{INSTALL} makes it anew")
-    # The environment is all there is: no search path of the host, and nothing for onnxruntime to report to its makers.
+        raise RunError(f"{root.parent.parent} has no processor of class {kind}", f"run `{INSTALL}` again")
+    # The complete environment: no search path of the host, and onnxruntime's telemetry is off.
     environment = {"PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(root / "site"), "PYTHONSAFEPATH": "1"}
     return Interpreter(
         f"emulated ARM ({core.cpu})",
@@ -101,17 +101,17 @@ def find_arm64(kind: str = STANDARD) -> Interpreter:
 
 
 def install_arm64(progress: Progress = silent) -> Path:
-    """Make the system for emulated ARM in the cache; return its folder. It is made beside its place and renamed.
+    """Set up the system for emulated ARM in the cache, atomically, and return its folder.
 
     Raises:
-        RunError: qemu, apt-get or dpkg-deb is not here, or one of them or pip failed.
-        ConfigError: another user could write into the cache.
+        RunError: qemu, apt-get or dpkg-deb is not installed, or one of them or pip failed.
+        ConfigError: the cache is writable by other users.
     """
     _qemu()
     for program in ("apt-get", "dpkg-deb"):
         if not shutil.which(program):
             raise RunError(
-                f"{program} is not here: the ARM system is made of Debian's packages", "use Debian or Ubuntu"
+                f"{program} is not installed; the ARM system is made from Debian packages", "use Debian or Ubuntu"
             )
     place = require_own(_folder())
     with tempfile.TemporaryDirectory(prefix=".arm64-", dir=make_own(place.parent)) as name:
@@ -131,14 +131,14 @@ def install_arm64(progress: Progress = silent) -> Path:
 
 
 def _root_of(system: Path, kind: str) -> Path:
-    """The folder that qemu is given as the root of a class: the system's own, or one of links into it."""
+    """The root folder for qemu of a class: the system itself, or a folder with links into it."""
     return system if kind == STANDARD else system / "classes" / kind
 
 
 def _show_core(system: Path, kind: str, core: Core) -> None:
     """Put a /proc/cpuinfo into the root of a class.
 
-    qemu shows the host's where the system has none, and onnxruntime dies of reading an x86 one on ARM.
+    Without one, qemu shows the host's, and onnxruntime crashes when it reads an x86 one on ARM.
     """
     root = _root_of(system, kind)
     if root != system:
@@ -155,9 +155,7 @@ def _qemu() -> str:
     for name in QEMU:
         if found := shutil.which(name):
             return found
-    raise RunError(
-        "qemu-aarch64-static is not installed: nothing here runs ARM programs", "apt-get install qemu-user-static"
-    )
+    raise RunError("qemu-aarch64-static, which runs ARM programs, is not installed", "apt-get install qemu-user-static")
 
 
 def _folder() -> Path:
@@ -165,12 +163,12 @@ def _folder() -> Path:
 
 
 def _python(root: Path) -> Path | None:
-    """``python3.11`` or what the distribution has."""
+    """The interpreter in an ARM system, such as ``python3.11``."""
     return next((p for p in root.glob("usr/bin/python3.*") if p.suffix[1:].isdigit()), None)
 
 
 def _unpack_system(work: Path, root: Path) -> None:
-    """The packages of Python and what they depend on, from the system's own sources, as if nothing were installed."""
+    """Unpack Python's packages and all their dependencies from the system's own sources."""
     for folder in ("lists/partial", "archives/partial"):
         (work / folder).mkdir(parents=True)
     (work / "status").touch()
@@ -182,7 +180,7 @@ def _unpack_system(work: Path, root: Path) -> None:
         "Dir::Cache": str(work),
         "Debug::NoLocking": "1",
         "Acquire::Languages": "none",
-        # Signed by the distribution's keys, whatever this machine's settings allow.
+        # Require the distribution's signatures, whatever this machine's settings allow.
         "Acquire::AllowInsecureRepositories": "false",
         "APT::Get::AllowUnauthenticated": "false",
     }
@@ -190,17 +188,18 @@ def _unpack_system(work: Path, root: Path) -> None:
     _run([*apt, "update"])
     _run([*apt, "--no-install-recommends", "--download-only", "install", *_PACKAGES])
     (root / "usr" / "lib").mkdir(parents=True)
-    (root / "lib").symlink_to("usr/lib")  # packages hold both, and must meet
+    (root / "lib").symlink_to("usr/lib")  # packages use both paths
     for package in sorted((work / "archives").glob("*.deb")):
         _run(["dpkg-deb", "-x", str(package), str(root)])
 
 
 def _unpack_wheels(work: Path, root: Path) -> None:
-    """The same version of onnxruntime, and a numpy that goes with it, for the Python that is there."""
+    """Unpack this version of onnxruntime and a matching numpy for the ARM system's Python."""
     python = _python(root)
     if python is None:
         raise RunError(
-            "the distribution's Python for arm64 has no interpreter", "report this, with the distribution's name"
+            "the distribution's arm64 packages contain no Python interpreter",
+            "report this, with the distribution's name",
         )
     version = python.name.removeprefix("python")
     work.mkdir()
@@ -214,13 +213,13 @@ def _unpack_wheels(work: Path, root: Path) -> None:
 
 
 def _wheels(runtime: str) -> tuple[str, str]:
-    """The pins, with hashes, of a version of onnxruntime and of the numpy that goes with all of them."""
+    """The pins with hashes of a version of onnxruntime and of the numpy for all versions."""
     known = pins("arm64")
     wanted = f"onnxruntime=={runtime}"
     if wanted not in known:
         newest = next(reversed([pin for pin in known if pin.startswith("onnxruntime==")]))
         raise RunError(
-            f"no hashes are known of onnxruntime {runtime} for ARM", f"pip install {newest}, or a newer edgekit"
+            f"edgekit has no hashes for onnxruntime {runtime} on ARM", f"pip install {newest}, or upgrade edgekit"
         )
     return known[wanted], next(line for pin, line in known.items() if pin.startswith("numpy=="))
 
@@ -232,7 +231,8 @@ def _run(command: Sequence[str]) -> None:
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         errors = [line for line in said if line.startswith(("E:", "ERROR:", "dpkg-deb: error"))]
-        reason = (errors or said or ["it said nothing"])[-1]
+        reason = (errors or said or [f"exit status {done.returncode}"])[-1]
         raise RunError(
-            f"{Path(command[0]).name} cannot get the ARM system: {reason}", f"`{' '.join(command)}` shows everything"
+            f"{Path(command[0]).name} failed to set up the ARM system: {reason}",
+            f"run `{' '.join(command)}` to see its full output",
         )

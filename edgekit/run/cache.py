@@ -1,7 +1,7 @@
-"""The keys and values of past tokens: preallocated, doubled when full, bound without copies.
+"""The key/value cache: preallocated, doubled when full, bound without copies.
 
-Two kinds, as the target's data says: InPlaceCache where the graph may write present into past's buffer,
-AppendCache where it returns past and new positions as a new tensor.
+The target decides which one is used: InPlaceCache if the graph may write present into past's buffer, AppendCache if it
+returns past and new positions as a new tensor.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ if TYPE_CHECKING:
 DTYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 FIRST_POSITIONS = 256
-"""Positions allocated to begin with. Doubling from here costs a few copies in a session's life; allocating the
-whole context of a long-context model at once would take gigabytes that a short chat never touches."""
+"""Positions allocated at first. Doubling costs a few copies per session; allocating the whole context of a long-context
+model at once would take gigabytes that a short chat never uses."""
 
 TIGHT_STEP = 128
-"""Positions added at a time where memory is short: the cache is copied once for that many tokens, a hundredth of their
-time."""
+"""Positions added at a time to save memory; copying the cache costs a hundredth of the time for that many tokens."""
 
 PAST = "past_key_values."
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One past input and its present output: names, heads, head size and type of [1, heads, positions, size]."""
+    """One past input and its present output, [1, heads, positions, size]: names, heads, head size and type."""
 
     past: str
     present: str
@@ -41,15 +40,15 @@ class Slot:
 
 
 def find_slots(inputs: list[Any]) -> tuple[Slot, ...]:
-    """The cache's slots among a session's inputs. Raises RunError where their shapes are not fixed."""
+    """The cache's slots among a session's inputs. Raises RunError if heads or head size are not fixed."""
     slots = []
     for value in inputs:
         if value.name.startswith(PAST):
             _, heads, _, size = value.shape
             if not isinstance(heads, int) or not isinstance(size, int) or value.type not in DTYPES:
                 raise RunError(
-                    f"graph input '{value.name}' is {value.type} {value.shape}: its heads and head size must be "
-                    "numbers and its type a float",
+                    f"graph input '{value.name}' is {value.type} {value.shape}, but its heads and head size must be "
+                    "fixed and its type a float",
                     hint="rebuild the bundle with `edgekit build`",
                 )
             present = "present." + value.name.removeprefix(PAST)
@@ -58,7 +57,7 @@ def find_slots(inputs: list[Any]) -> tuple[Slot, ...]:
 
 
 class Cache(Protocol):
-    """What the Runner needs of a cache."""
+    """The interface of a cache."""
 
     @property
     def length(self) -> int:
@@ -72,17 +71,17 @@ class Cache(Protocol):
         """Bind past and present for a run that ends with ``total`` positions."""
 
     def advance(self, total: int) -> None:
-        """The run that was bound is done: ``total`` positions are held now."""
+        """Record that the bound run has ended: the cache now holds ``total`` positions."""
 
     def rewind(self, length: int) -> None:
         """Forget the positions from ``length`` on."""
 
     def clear(self) -> None:
-        """Forget everything and give the memory back."""
+        """Forget everything and free the memory."""
 
 
 def _room_for(total: int, limit: int, *, tight: bool = False) -> int:
-    """The smallest doubling of FIRST_POSITIONS that holds ``total``, or multiple of TIGHT_STEP; cut at ``limit``."""
+    """The capacity for ``total`` positions: FIRST_POSITIONS doubled, or a multiple of TIGHT_STEP; at most ``limit``."""
     if tight:
         return min(-(-total // TIGHT_STEP) * TIGHT_STEP, limit)
     capacity = FIRST_POSITIONS
@@ -92,17 +91,17 @@ def _room_for(total: int, limit: int, *, tight: bool = False) -> int:
 
 
 class InPlaceCache:
-    """One buffer [1, heads, capacity, size] a slot, bound as past and as present; the graph adds to it in place."""
+    """One buffer [1, heads, capacity, size] per slot, bound as past and present; the graph writes to it in place."""
 
     def __init__(self, slots: tuple[Slot, ...], limit: int, *, tight: bool = False) -> None:
-        """Args: the slots; most positions; ``tight``: grow by little, copy more often."""
+        """Args: the slots; the maximum number of positions; ``tight``: grow in small steps, copy more often."""
         self._slots = slots
         self._limit = limit
         self._tight = tight
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything and give the memory back."""
+        """Forget everything and free the memory."""
         self.length = 0
         self._capacity = 0
         self._buffers: list[NDArray[Any]] = []
@@ -125,7 +124,7 @@ class InPlaceCache:
         self._bound.add(id(binding))
 
     def advance(self, total: int) -> None:
-        """The run that was bound is done: ``total`` positions are held now."""
+        """Record that the bound run has ended: the cache now holds ``total`` positions."""
         self.length = total
 
     def rewind(self, length: int) -> None:
@@ -134,7 +133,7 @@ class InPlaceCache:
 
     def _grow(self, capacity: int) -> None:
         self._bound.clear()
-        self._capacity = 0  # Ctrl-C may fall between these lines: what has not grown yet grows the next time
+        self._capacity = 0  # if Ctrl-C interrupts growing, it is repeated the next time
         if not self._buffers:
             self._buffers = [np.empty((1, slot.heads, 0, slot.size), slot.dtype) for slot in self._slots]
         for i, slot in enumerate(self._slots):
@@ -157,9 +156,9 @@ def _flat(array: NDArray[Any]) -> _Flat:
 
 
 class AppendCache:
-    """Two flat buffers a slot, which change roles after each run.
+    """Two flat buffers per slot that swap roles after each run.
 
-    Past [1, heads, P, size] is read from one and present [1, heads, T, size] is written to the other.
+    Past [1, heads, P, size] is read from one, present [1, heads, T, size] is written to the other.
     """
 
     def __init__(self, slots: tuple[Slot, ...], limit: int) -> None:
@@ -168,9 +167,9 @@ class AppendCache:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything and give the memory back."""
+        """Forget everything and free the memory."""
         empty = [_flat(np.empty(1, slot.dtype)) for slot in self._slots]
-        # Past, spare and length change in one assignment, so that Ctrl-C cannot part them.
+        # One assignment changes past, spare and length, so that Ctrl-C cannot separate them.
         self._state: tuple[list[_Flat], list[_Flat], int] = (empty, list(empty), 0)
 
     @property
@@ -198,12 +197,12 @@ class AppendCache:
             binding.bind_output(slot.present, "cpu", 0, slot.dtype, shape, spare[i].address)
 
     def advance(self, total: int) -> None:
-        """The run that was bound is done: ``total`` positions are held now."""
+        """Record that the bound run has ended: the cache now holds ``total`` positions."""
         past, spare, _ = self._state
         self._state = (spare, past, total)
 
     def rewind(self, length: int) -> None:
-        """Forget the positions from ``length`` on. Copies, because the heads lie one behind the other."""
+        """Forget the positions from ``length`` on. Copies, since heads are stored one after another."""
         past, spare, held = self._state
         if length == held:
             return

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Chat:
-    """Ask, and the answer streams. An answer that is broken off stays in the history as far as it came.
+    """A conversation with streaming answers. An interrupted answer stays in the history as far as it came.
 
     Attributes:
-        sampling: how answers are made; may be replaced between turns.
+        sampling: settings for the next answer; may be replaced between turns.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Chat:
     def ask(self, text: str) -> Iterator[str]:
         """Answer ``text``, piece by piece.
 
-        Closing the iterator, or Ctrl-C, ends the answer. A question that got no answer at all is forgotten.
+        Closing the iterator, or Ctrl-C, ends the answer. A question without any answer is forgotten.
 
         Raises:
-            RunError: at the first piece: no chat template, or the conversation outgrew the context.
+            RunError: on the first piece, if there is no chat template or the conversation exceeds the context.
         """
         if self._answer is not None:
             self._answer.close()
@@ -104,7 +104,7 @@ class Chat:
         answer = ""
         for emitted in self._generation:
             answer += emitted.text
-            # Assigned whole, so that an interrupted answer leaves a question and what came of its answer.
+            # One assignment, so that an interrupted answer leaves its question and the answer so far.
             self._messages = [*question, {"role": "assistant", "content": answer}]
             if emitted.text:
                 yield emitted.text

@@ -1,8 +1,8 @@
-"""Does the runtime compute a bundle's integer matmuls exactly on this processor? Known sums tell, once a machine.
+"""Check with known sums whether the runtime computes a bundle's integer matmuls exactly on this processor.
 
-ONNX Runtime picks its kernels by processor, and not all are exact. ``probes/`` holds small graphs with known sums (see
-``graph/probes.py``). Those that a bundle needs are run when it is first opened on a machine, and what they say is kept
-in the cache: by processor, ONNX Runtime, session entries and probe.
+ONNX Runtime selects kernels by processor, and not all are exact. ``probes/`` holds small graphs with known sums (see
+``graph/probes.py``). The probes that a bundle needs run when it is first opened on a machine; results are cached by
+processor, ONNX Runtime version, session entries and probe.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ PROBES = Path(__file__).with_name("probes")
 
 
 UNSIGNED_WEIGHTS = (("session.x64quantprecision", "1"),)
-"""Signed constant weights become unsigned ones with a zero point while a session is made. Unsigned by unsigned integers
-are widened to 16 bits before they are multiplied: exact, and slower. Elsewhere than on x86 it changes nothing."""
+"""Converts signed constant weights to unsigned ones with a zero point when the session is created. Products of unsigned
+integers are computed in 16 bits: exact, but slower. Has no effect except on x86."""
 
 REMEDIES: tuple[Entries, ...] = ((), UNSIGNED_WEIGHTS)
-"""What to try, the fastest first."""
+"""The session entries to try, fastest first."""
 
 PROMPT_MATMULS = {"prompt_matmul": frozenset({"MatMulIntegerToFloat, 1 row", "MatMulIntegerToFloat, 16 rows"})}
-"""The matmuls of a graph for prompts."""
+"""The matmuls of the prompt graph."""
 
 _BLOCKS, _FOLDED_BLOCKS, _ROWS = (16, 32, 64, 128, 256), (32, 64, 128), ("1 row", "16 rows")
 
 
 def folding_entry(accuracy_level: int) -> tuple[str, str]:
-    """The entry that says at which level standard operators become MatMulNBits at load.
+    """The session entry for the accuracy level at which standard operators are fused into MatMulNBits at load.
 
-    Without it that is level 4, whatever the bundle was scored at.
+    The default is level 4, whatever level the bundle was scored at.
     """
     return "session.qdq_matmulnbits_accuracy_level", str(accuracy_level)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one probe said.
+    """The result of one probe.
 
-    ``sums``: by matmul whether its sum came out, None where the runtime does not load the probe or the process died of
-    it; ``died``: the status it ended with, else 0.
+    ``sums``: whether each matmul's sum was right; None if the runtime did not load the probe or the process crashed.
+    ``died``: the exit status of a crashed process, else 0.
     """
 
     probe: str
@@ -78,7 +78,7 @@ class Survey:
 
 
 def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
-    """What the decoder's graph of a bundle multiplies: names of matmuls by the probe that holds them."""
+    """The kinds of matmuls in a bundle's decoder graph, by probe."""
     found: dict[str, set[str]] = {}
     lacks, level = manifest.cpu_target.lacks, manifest.accuracy_level
     for grid, table in {(t.grid, t.name == EMBEDDING) for t in manifest.tensors if t.grid}:
@@ -95,13 +95,13 @@ def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
 def find_arithmetic(
     matmuls: Matmuls, kernels: Entries = (), *, keep: bool = True, root: Path = Path("/")
 ) -> Arithmetic:
-    """Under which session entries matmuls are exact on this processor: the first of REMEDIES that makes all so.
+    """Find the session entries under which matmuls are exact on this processor: the first of REMEDIES that works.
 
     Args:
         matmuls: names by probe.
         kernels: session entries that the bundle sets anyway.
-        keep: what the probes say is written into the cache.
-        root: where ``proc`` is looked for.
+        keep: write the probes' results to the cache.
+        root: the folder that contains ``proc``.
     """
     if not matmuls:
         return NOTHING
@@ -117,51 +117,46 @@ def find_arithmetic(
 
 
 def require_exact(arithmetic: Arithmetic) -> None:
-    """Refuse a graph whose matmuls are wrong on this processor.
-
-    Raises:
-        RunError: some are.
-    """
+    """Raise RunError if a graph's matmuls are wrong on this processor."""
     if arithmetic.inexact:
         raise RunError(
-            f"onnxruntime {onnxruntime.__version__} gives wrong sums on this processor "
-            f"({processor_class() or 'of an unknown class'}): {'; '.join(arithmetic.inexact)}",
+            f"onnxruntime {onnxruntime.__version__} computes wrong sums on this processor "
+            f"({processor_class() or 'unknown class'}): {'; '.join(arithmetic.inexact)}",
             hint="use another version of onnxruntime, or build without integers: `edgekit build --precision fp16`",
         )
 
 
 def describe_arithmetic(decoder: Arithmetic, prompts: Arithmetic) -> str:
-    """What a runner's matmuls are worth, and what was chosen for it.
+    """Describe how exact a runner's matmuls are, and what was chosen to make them so.
 
     Args:
-        decoder: of the decoder's graph, which was opened.
-        prompts: of the graph for prompts, NOTHING or ``decoder`` where there is none.
+        decoder: the result for the decoder's graph.
+        prompts: the result for the prompt graph, NOTHING or ``decoder`` if there is none.
     """
     if not decoder.probed and not prompts.probed:
         return "floating point"
     chosen = "exact by known sums"
     if not prompts.exact:
-        return f"{chosen}; prompts on the decoder's graph, since their own gives wrong sums on this processor"
+        return f"{chosen}; prompts run on the decoder's graph, since theirs computes wrong sums on this processor"
     if prompts.entries == UNSIGNED_WEIGHTS:
-        chosen += "; prompts multiply unsigned weights, since signed ones saturate on this processor"
+        chosen += "; prompts use unsigned weights, since signed ones saturate on this processor"
     return chosen
 
 
-def survey(interpreter: Interpreter, entries: Entries = ()) -> tuple[Survey, ...]:
-    """All probes, in processes of their own: a kernel that the processor lacks ends the process that runs it.
+def survey(interpreter: Interpreter) -> tuple[Survey, ...]:
+    """Run all probes in subprocesses, since a kernel that the processor does not support crashes its process.
 
     Args:
-        interpreter: who runs them.
-        entries: session config entries.
+        interpreter: the Python to run them with.
 
     Raises:
-        RunError: it does not start.
+        RunError: the interpreter stopped without crashing.
     """
     waiting = sorted(PROBES.glob("*.onnx"))
     found: list[Survey] = []
-    settings = [f"{key}={value}" for key, value in (folding_entry(4), *entries)]
+    setting = "=".join(folding_entry(4))
     while waiting:
-        command = [*interpreter.command, probing.__file__, *map(str, waiting), *settings]
+        command = [*interpreter.command, probing.__file__, *map(str, waiting), setting]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=interpreter.environment
         )
@@ -169,16 +164,16 @@ def survey(interpreter: Interpreter, entries: Entries = ()) -> tuple[Survey, ...
         found += [Survey(path.stem, sums) for path, sums in zip(waiting, lines, strict=False)]
         waiting = waiting[len(lines) :]
         if waiting and not done.returncode:
-            raise RunError(f"{interpreter.name}: the probes ended early", "report this, with what `doctor` prints")
+            raise RunError(f"{interpreter.name}: the probes ended early", "report this, with `edgekit doctor`'s output")
         if waiting:
             found.append(Survey(waiting.pop(0).stem, None, died=done.returncode))
     return tuple(found)
 
 
 def check_survey(name: str, interpreter: Interpreter) -> Check:
-    """All probes where a bundle would run: which matmuls come out wrong, and what ends the process.
+    """Run all probes and report which matmuls are wrong and which crash.
 
-    What a bundle multiplies is looked at when it is opened: a matmul that none of its graphs has is no failure here.
+    This is only information: when a bundle is opened, the matmuls that it uses are checked.
     """
     found = survey(interpreter)
     wrong = [matmul for probe in found for matmul in probe.wrong]
@@ -187,9 +182,9 @@ def check_survey(name: str, interpreter: Interpreter) -> Check:
     where = interpreter.processor_class or "unknown class"
     detail = f"{where}: {count - len(wrong)} of {count} integer matmuls are exact by known sums"
     if wrong:
-        detail += f"; wrong by themselves: {'; '.join(wrong)}"
+        detail += f"; wrong: {'; '.join(wrong)}"
     if dead:
-        detail += f"; the process dies of: {', '.join(dead)}"
+        detail += f"; crashed: {', '.join(dead)}"
     return Check(name, "info", detail)
 
 
@@ -200,22 +195,22 @@ def _wrong(matmuls: Matmuls, kernels: Entries, remedy: Entries, *, keep: bool, r
         if found is not None:
             wrong += sorted(name for name in names if not found.get(name, False))
         elif remedy:
-            wrong += sorted(names)  # a remedy that does not load is none; a graph without one refuses by itself
+            wrong += sorted(names)  # a remedy that does not load does not help; without one, loading the graph fails
     return tuple(wrong)
 
 
 def _known(probe: str, entries: Entries, *, keep: bool, root: Path) -> dict[str, bool] | None:
-    """What a probe says under some entries, from the cache where it was run before."""
+    """The result of a probe under some entries, from the cache if it was run before."""
     key = sha256(json.dumps([probe, entries, *_here(root)]).encode()).hexdigest()[:32]
     path = cache_folder() / "exactness" / f"{probe}-{key}.json"
-    own = not foreign(path)  # what others could have written is not believed
+    own = not foreign(path)  # ignore a cache that others can write
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         kept: dict[str, bool] | None = json.loads(path.read_text(encoding="utf-8")) if own else {}
         if own and (kept is None or all(type(value) is bool for value in kept.values())):
             return kept
     found = probing.run_probe(onnxruntime, (PROBES / f"{probe}.onnx").read_bytes(), entries)
     if keep and own:
-        with suppress(OSError):  # a cache that cannot be written costs some milliseconds at each start
+        with suppress(OSError):  # without a writable cache, each start takes a few milliseconds more
             make_own(path.parent)
             write_whole(path, json.dumps(found).encode())
     return found
@@ -223,14 +218,14 @@ def _known(probe: str, entries: Entries, *, keep: bool, root: Path) -> dict[str,
 
 @lru_cache(maxsize=8)
 def _here(root: Path) -> tuple[str, ...]:
-    """What sums depend on besides the entries: the processor, ONNX Runtime and the probes themselves."""
+    """The key of the results besides the entries: the processor, ONNX Runtime's version and the probes' hash."""
     probes = (PROBES / "sha256").read_text(encoding="utf-8").strip()
     name, flags = identify_processor(root)
     return name, " ".join(sorted(flags)), onnxruntime.__version__, probes
 
 
 def _kind(grid: Grid) -> str:
-    """A grid as the probes name it."""
+    """The name of a grid in the probes."""
     zeros = "symmetric" if grid.symmetric else "zero points"
     return f"{grid.bits} bits, block {_nearest(grid.block_size, _BLOCKS)}, {zeros}"
 
@@ -240,5 +235,5 @@ def _folded(grid: Grid) -> str:
 
 
 def _nearest(block: int, blocks: tuple[int, ...]) -> int:
-    """The probed block that stands for one; a whole row (0) counts as the longest."""
+    """The probed block size to use for a block size; a whole row (0) counts as the longest."""
     return next((b for b in blocks if 0 < block <= b), blocks[-1])

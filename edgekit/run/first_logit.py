@@ -1,7 +1,7 @@
-"""A graph that can be asked for the logits of its last positions: the constant that says where they begin, as an input.
+"""Turn the constant for the first position with logits into an input, to get only the last positions' logits.
 
-Protocol buffers are merged when one follows another, so an input is added to an ONNX file by appending it. The runtime
-then takes the initializer of that name for a default.
+Concatenated protocol buffers are merged, so appending an input adds it to an ONNX file. The runtime then uses the
+initializer of the same name as its default.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from edgekit.types import FIRST_LOGIT
 
 NAMES = (FIRST_LOGIT, "first_logit")
-"""What the input is called; bundles made before it was a constant have it in the file, under the second name."""
+"""Names of the input; old bundles have it as an input in the file, under the second name."""
 
 _INT64 = 7
-"""TensorProto.DataType."""
+"""TensorProto.DataType.INT64."""
 
 
 def open_first_logit(graph: bytes) -> bytes:
-    """An ONNX file with FIRST_LOGIT, int64 [1], as an input with a default; without such a constant, as it is."""
+    """Add FIRST_LOGIT, int64 [1], as an input with a default to an ONNX file; unchanged if it has no such constant."""
     return graph + _INPUT if FIRST_LOGIT.encode() in graph else graph
 
 
@@ -26,7 +26,7 @@ def _message(number: int, content: bytes) -> bytes:
 
 
 def _whole(number: int, value: int) -> bytes:
-    """Field ``number`` of a message: a whole number below 128."""
+    """Field ``number`` of a message: an integer below 128."""
     return bytes([number << 3, value])
 
 

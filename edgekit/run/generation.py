@@ -1,4 +1,4 @@
-"""Tokens one by one: sampling, stop strings, the end of the text and of the context."""
+"""Generate tokens one by one, up to an end token, a stop string or a limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgekit.types import Runner, Sampling
 
 Finish = Literal["eos", "stop", "length", "context", "cancelled"]
-"""Why an answer ended: the model's end token, a stop string, max_new_tokens, a full context, or its caller."""
+"""Why an answer ended: an end token, a stop string, max_new_tokens, a full context, or cancelled by the caller."""
 
 
 def generate(
@@ -40,28 +40,28 @@ def generate(
 
     Args:
         runner: reset first, unless ``cached``.
-        tokenizer: of the same bundle.
+        tokenizer: the same bundle's tokenizer.
         prompt: token ids.
         sampling: how tokens are chosen and when to stop.
         signals: fill in ``logprob``, ``logprob_margin``, ``prob_margin`` and ``entropy`` of every token.
-        cached: how many of the prompt's first tokens the runner holds already, and nothing else.
-        lookup: draft from what was said before, where the sampling is greedy without a penalty and the runner is a
-            ``speculative.Verifier``. None: only where answers do not depend on it; speculative.py says what is exact.
+        cached: number of the prompt's first tokens that are already in the runner, which must hold nothing else.
+        lookup: draft from earlier text (prompt lookup), if sampling is greedy without a penalty and the runner is a
+            ``speculative.Verifier``. None: only if answers do not depend on it; see speculative.py.
 
     Raises:
-        RunError: at the first token, when the prompt is empty or leaves no room for one new token.
+        RunError: at the first token, if the prompt is empty or leaves no room for one new token.
     """
     return Generation(runner, tokenizer, prompt, sampling, signals=signals, cached=cached, lookup=lookup)
 
 
 class Generation(Iterator[Emitted]):
-    """An answer under way. Iterating makes the next token; ``close()`` cancels.
+    """An answer in progress. Iterating generates the next token; ``close()`` cancels.
 
     Attributes:
         finish: why it ended, None until then.
-        tokens: what was generated so far, the end token included.
-        drafted: tokens that were drafted and run over.
-        accepted: how many of them were right.
+        tokens: the tokens generated so far, including the end token.
+        drafted: number of drafted tokens that were verified.
+        accepted: number of drafted tokens that were right.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Generation(Iterator[Emitted]):
         cached: int = 0,
         lookup: bool | None = None,
     ) -> None:
-        """Args: as generate."""
+        """Args: as in ``generate``."""
         self.finish: Finish | None = None
         self.tokens: list[int] = []
         self._runner = runner
@@ -99,11 +99,11 @@ class Generation(Iterator[Emitted]):
         return self._lookahead.accepted if self._lookahead else 0
 
     def __next__(self) -> Emitted:
-        """Make the next token."""
+        """Generate the next token."""
         return next(self._steps)
 
     def close(self) -> None:
-        """Cancel: no further token is made."""
+        """Cancel the answer."""
         self._steps.close()
         self.finish = self.finish or "cancelled"
 
@@ -112,7 +112,7 @@ class Generation(Iterator[Emitted]):
         if len(prompt) >= runner.context_length:
             raise RunError(
                 f"the prompt's {len(prompt)} tokens leave no room for an answer in the context of "
-                f"{runner.context_length}",
+                f"{runner.context_length} tokens",
                 hint="shorten the prompt or start a new conversation",
             )
         random = np.random.default_rng(self._sampling.seed)
@@ -145,7 +145,7 @@ class Generation(Iterator[Emitted]):
                 self._lookahead.settle()
 
     def _show(self, stream: TextStream, token: int) -> str:
-        """What can be shown after a token. Special tokens are looked at for stop strings and not shown."""
+        """The text that can be shown after a token. Special tokens only count for stop strings and are not shown."""
         before, mark = stream.mark(token) if self._sampling.stop else ("", "")
         text = self._gate.push(before) + self._gate.push(mark, shown=False)
         return text if token in self._tokenizer.eos_ids else text + self._gate.push(stream.push(token))
@@ -162,15 +162,15 @@ class Generation(Iterator[Emitted]):
             return "stop"
         if len(self.tokens) >= self._most_new:
             return "length"
-        # The runner holds all but this token, or more where it ran ahead.
+        # The runner holds all tokens but this one, or more if it ran ahead.
         return "context" if prompt_length + len(self.tokens) > self._runner.context_length else None
 
 
 class StopBuffer:
-    """Lets text through up to the first stop string, and keeps back what may be the beginning of one.
+    """Passes text up to the first stop string, and holds back text that may be the beginning of one.
 
     Attributes:
-        hit: a stop string was completed; nothing from it on is let through.
+        hit: whether a stop string was completed; no text after that is passed.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -180,7 +180,7 @@ class StopBuffer:
         self._hidden: list[tuple[int, int]] = []
 
     def push(self, text: str, *, shown: bool = True) -> str:
-        """Add text; return what can be shown. Text that is not shown is part of a stop string all the same."""
+        """Add text; return what can be shown. Hidden text (``shown=False``) can still be part of a stop string."""
         if self.hit or not text:
             return ""
         if not shown:
@@ -193,11 +193,11 @@ class StopBuffer:
         return self._release(text, len(text) - max((_overlap(text, stop) for stop in self._stops), default=0))
 
     def finish(self) -> str:
-        """What was kept back, now that no more text comes."""
+        """Return the text held back, at the end of the text."""
         return "" if self.hit else self._release(self._kept, len(self._kept))
 
     def _release(self, text: str, end: int) -> str:
-        """What is shown of the text up to ``end``; the rest is kept."""
+        """Return the shown parts of the text up to ``end``; hold back the rest."""
         parts, at = [], 0
         for start, stop in self._hidden:
             parts.append(text[at : min(start, end)])
@@ -209,5 +209,5 @@ class StopBuffer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that begins ``stop``."""
+    """The length of the longest suffix of ``text`` that is a prefix of ``stop``."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""A session with every input and output bound to memory allocated here: what one run of a graph needs."""
+"""Run a session with every input and output bound to memory allocated here."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class BoundGraph:
 
     Attributes:
         vocab_size: columns of the logits.
-        dtype: of the logits.
-        last_only: the graph can be asked for the logits of the last positions alone.
+        dtype: type of the logits.
+        last_only: whether the graph can compute the logits of only the last positions.
     """
 
     def __init__(self, session: Session, context: int, chunk: int) -> None:
-        """Args: the session; most tokens a cache holds; most tokens of one run."""
+        """Args: the session; the maximum number of tokens in the cache; the maximum number of tokens per run."""
         handle = session.handle
         outputs = {o.name: o for o in handle.get_outputs()}
         self.vocab_size = _vocab_size(outputs)
@@ -48,19 +48,19 @@ class BoundGraph:
         self._count = 0
 
     def feed_one(self, token: int, cache: Cache, rows: NDArray[Any]) -> None:
-        """Run over one token; its logits go into ``rows`` [1,V]."""
+        """Run over one token and write its logits to ``rows`` [1,V]."""
         self._ids[0] = token
         self._positions[0] = cache.length
         self._run(1, cache, rows)
 
     def feed(self, ids: NDArray[np.int64], cache: Cache, rows: NDArray[Any], *, filler: int | None = None) -> None:
-        """Run over tokens; the logits of the last of them go into ``rows`` [n,V], all of them unless ``last_only``.
+        """Run over tokens and write the logits of the last n to ``rows`` [n,V]; without ``last_only`` n must be all.
 
         Args:
             ids: the tokens.
-            cache: what came before them.
-            rows: room for the logits, the filler's among them.
-            filler: the position of one more token at the end, which no other sees and which is forgotten.
+            cache: of the tokens before them.
+            rows: room for the logits, including the filler's.
+            filler: the position of one more token at the end, which no other token sees and which is then dropped.
         """
         count, length = len(ids), cache.length
         self._ids[:count] = ids
@@ -73,11 +73,11 @@ class BoundGraph:
         cache.rewind(length + count)
 
     def release(self) -> None:
-        """Let go of the rows."""
+        """Release the reference to the rows."""
         self._rows = None
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Release the session."""
         self._handle = self._binding = self._rows = None
 
     def _run(self, count: int, cache: Cache, rows: NDArray[Any]) -> None:
@@ -87,7 +87,7 @@ class BoundGraph:
         total = cache.length + count
         cache.bind(binding, total)
         if self._rows is not rows or self._count != count:
-            self._rows = None  # Ctrl-C may fall between these lines
+            self._rows = None  # in case Ctrl-C interrupts the next lines
             binding.bind_input("input_ids", "cpu", 0, np.int64, (1, count), self._ids.ctypes.data)
             if self._has_positions:
                 binding.bind_input("position_ids", "cpu", 0, np.int64, (1, count), self._positions.ctypes.data)
@@ -103,7 +103,7 @@ class BoundGraph:
         except Exception as error:  # onnxruntime's errors have no common base class
             raise RunError(
                 f"onnxruntime stopped at position {total}: {' '.join(str(error).split())}",
-                hint="`edgekit verify` tells whether the bundle is whole",
+                hint="run `edgekit verify` to check that the bundle is intact",
             ) from error
         cache.advance(total)
 

@@ -1,10 +1,9 @@
-"""A program: answers windows of token ids with logits, wherever there are numpy and onnxruntime.
+"""A program that computes logits for windows of token ids; it needs only numpy and onnxruntime.
 
 ``python predictor_worker.py GRAPH FOLDER WEIGHTS THREADS [KEY=VALUE ...]``: the ONNX file, the folder of its external
-data, an .npz of weights that lie nowhere else or "", and session config entries. It prints a line of JSON about itself;
-then, for each line of stdin (a JSON list of S token ids), a line with the JSON list [S, V] and the logits of every
-position of a fresh sequence, S * V little-endian float32. It imports nothing of edgekit: the Python that runs it may
-belong to another processor.
+data, an .npz of additional weights or "", and session config entries. It prints a line of JSON about itself; then, for
+each line of stdin (a JSON list of S token ids), a line with the JSON list [S, V] and the logits of every position of a
+fresh sequence, S * V little-endian float32. It does not import edgekit, since it may run on another processor's Python.
 """
 
 import json
@@ -35,7 +34,7 @@ def main(graph: str, folder: str, weights: str, threads: str, *entries: str) -> 
     with open(graph, "rb") as file:  # noqa: PTH123 - one import less for an emulator to load
         session = onnxruntime.InferenceSession(file.read(), options, providers=["CPUExecutionProvider"])
     inputs = {i.name: i for i in session.get_inputs()}
-    # Outputs may be written into a past of the same array; a cache without positions has nothing to be written over.
+    # Outputs may overwrite the past's array; an empty cache has nothing to overwrite.
     empty = {
         name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float16 if "float16" in i.type else np.float32)
         for name, i in inputs.items()

@@ -1,14 +1,14 @@
-"""8-bit weights out of the 4-bit file: what the graph for prompts multiplies with is made when a bundle is opened.
+"""Expand the 8-bit weights of the prompt graph from the 4-bit file when a bundle is opened.
 
 With s the scale of a block, S the scale of its channel and M = round(256 s / S), in 16-bit integers:
 
     w = ((code - zero) * M + 128) >> 8
 
-S is the least that keeps the weights of one sign in every pair (2i, 2i + 1) of a channel within 127 in sum, before they
-are rounded. On x86 without VNNI, ONNX Runtime's kernel adds the products of a pair in 16 bits: 255 * 128 is the largest
-sum that does not saturate. All classes of processor get these weights, and so compute the same integers. S grows by 1.3
-on SmolLM2 against weights that are within 127 one by one, which moves no KLD beyond its interval. A weight moves by at
-most half of S and a 512th of itself: a tenth of what rounding to 4 bits moved it.
+S is the smallest scale for which, in every pair (2i, 2i + 1) of a channel, the unrounded weights of one sign sum to at
+most 127. On x86 without VNNI, ONNX Runtime's kernel adds the products of a pair in 16 bits: 255 * 128 is the largest
+sum that does not saturate. All classes of processor use these weights, and so compute the same integers. Compared with
+limiting each weight to 127, S is 1.3 times as large on SmolLM2, which changes no KLD beyond its interval. A weight
+changes by at most half of S and a 512th of itself: a tenth of its error from rounding to 4 bits.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle, Int8Repack, Region
 
 PAIR = 127
-"""Most that the weights of one sign in a pair may sum up to, before they are rounded."""
+"""The maximum sum of unrounded weights of one sign in a pair."""
 
 BAND = 1 << 18
-"""Weights expanded at once by a thread: their 16-bit copies stay in its cache."""
+"""Weights that a thread expands at once, so that their 16-bit copies stay in its cache."""
 
 
 def expand(file: Path, expansions: Sequence[Int8Repack], threads: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The initializers of the prompt's graph: name and array, weights [K,N] int8, channel scales [N] float32.
+    """Yield the prompt graph's initializers, (name, array): weights [K,N] int8 and channel scales [N] float32.
 
     Args:
-        file: the data file that the expansions' regions lie in.
-        expansions: what to make.
-        threads: how many weights are made side by side.
+        file: the data file that contains the expansions' regions.
+        expansions: the weights to expand.
+        threads: number of weights expanded in parallel.
     """
     data = np.memmap(file, np.uint8, "r")
     with ThreadPoolExecutor(threads) as pool:
@@ -51,7 +51,7 @@ def expand(file: Path, expansions: Sequence[Int8Repack], threads: int) -> Iterat
 
 
 def save_expanded(bundle: Bundle, path: Path) -> None:
-    """Write what ``expand`` makes for a bundle that has a graph for prompts as an .npz, for another process."""
+    """Write the expanded weights of a bundle's prompt graph to an .npz, for another process."""
     prefill = bundle.manifest.prefill
     assert prefill is not None
     data = bundle.graph.with_name(f"{bundle.graph.name}_data")
@@ -80,7 +80,7 @@ def _expand(data: NDArray[np.uint8], e: Int8Repack) -> tuple[NDArray[np.int8], N
 
 
 def _pair_sums(codes: NDArray[np.uint8], zeros: NDArray[np.int16], e: Int8Repack) -> NDArray[np.float32]:
-    """The largest sum of steps of one sign in a pair, by block [rows, blocks]. A byte holds a pair of 4-bit codes."""
+    """The largest sum of steps of one sign in a pair, per block [rows, blocks]. A byte holds a pair of 4-bit codes."""
     rows, blocks = zeros.shape
     sums = np.empty((rows, blocks), np.float32)
     step = max(1, BAND // e.columns)
@@ -98,7 +98,7 @@ def _pair_sums(codes: NDArray[np.uint8], zeros: NDArray[np.int16], e: Int8Repack
 
 
 def _nibble_sums() -> NDArray[np.uint8]:
-    """Of each zero point and each byte of two codes, the larger sum of steps of one sign, [16 * 256]."""
+    """For each zero point and each byte of two codes, the larger sum of steps of one sign, [16 * 256]."""
     byte, zero = np.arange(256)[None], np.arange(16)[:, None]
     steps = (byte & 15) - zero, (byte >> 4) - zero
     above, below = (sum(np.maximum(sign * s, 0) for s in steps) for sign in (1, -1))
@@ -112,7 +112,7 @@ _NIBBLE_SUMS = _nibble_sums()
 def _from_nibbles(
     codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int, weight: NDArray[np.int8]
 ) -> None:
-    """Fill ``weight`` [K,N] block by block. Bytes are transposed while they hold two codes: all steps run along N."""
+    """Fill ``weight`` [K,N] block by block. Packed bytes are transposed, so that all steps run along N."""
     bytes_by_column, zeros_by_block = np.ascontiguousarray(codes.T), np.ascontiguousarray(zeros.T)
     multipliers = np.ascontiguousarray(np.rint(ratio * np.float32(256)).astype(np.int16).T)
     for i, (zero, multiplier) in enumerate(zip(zeros_by_block, multipliers, strict=True)):
@@ -135,7 +135,7 @@ def _from_bytes(
     wide -= zeros[..., None]
     wide *= ratio[..., None]
     np.rint(wide, out=wide)
-    # A symmetric code of 0 lies one step below the reach of the others.
+    # A symmetric code of 0 is one step below the symmetric range.
     return np.clip(wide, -127, 127, out=wide).reshape(rows, -1).astype(np.int8)
 
 

@@ -1,4 +1,4 @@
-"""A runner between prompts: what it holds of the last one is not computed again."""
+"""Reuse the cache of the previous prompt for the common prefix of the next one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class HeldPrompt:
-    """One runner, answering one prompt after another.
+    """A runner that answers successive prompts and keeps its cache between them.
 
-    A token that was decoded and one that was read in a prompt round differently (see speculative.py), and so may what
-    follows them. ``at_least`` says how many first tokens two prompts must share before the second one profits.
+    Decoded tokens and prompt tokens are rounded differently (see speculative.py), so reuse can change an answer.
+    ``at_least`` is the number of common first tokens from which the cache is reused.
     """
 
     def __init__(self, runner: OnnxRunner, tokenizer: Tokenizer, *, at_least: int = 1) -> None:
@@ -30,14 +30,14 @@ class HeldPrompt:
 
     @property
     def tokens(self) -> list[int]:
-        """The tokens in the runner's cache, wherever the last answer ended."""
+        """The tokens in the runner's cache."""
         generated = self._generation.tokens if self._generation else []
         return (self._prompt + generated)[: self._runner.length]
 
     def generate(
         self, prompt: Sequence[int], sampling: Sampling, *, signals: bool = False, lookup: bool | None = None
     ) -> Generation:
-        """Continue a prompt, as ``generate`` does. The answer before it must have ended or been closed."""
+        """Continue a prompt, as ``generate`` does. The previous answer must have ended or been closed."""
         prompt = list(prompt)
         shared = _common(self.tokens, prompt[:-1])
         cached = shared if shared >= self._at_least else 0
@@ -49,10 +49,10 @@ class HeldPrompt:
         return self._generation
 
     def forget(self) -> None:
-        """The runner was used for something else: nothing in its cache is an answer's."""
+        """Discard the cached tokens, after the runner was used for something else."""
         self._prompt, self._generation = [], None
 
 
 def _common(a: list[int], b: list[int]) -> int:
-    """How many first elements two lists share."""
+    """The length of the common prefix of two lists."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,8 +1,8 @@
-"""A program and a function: opens probes and says which known sums came out, wherever there is onnxruntime.
+"""Run probes and report which matmuls produce the known sums; as a function, and as a program that needs onnxruntime.
 
-``python probing.py FILE ... [KEY=VALUE ...]`` prints a line of JSON for each file: its name, and what each matmul of
-it is worth, or null where this runtime does not load it. A kernel that the processor lacks ends the process: the file
-after the last line is the one. It imports nothing of edgekit: the Python that runs it may belong to another processor.
+``python probing.py FILE ... [KEY=VALUE ...]`` prints a line of JSON for each file: its name, and whether each of its
+matmuls is right, or null if this runtime does not load it. A kernel that the processor does not support crashes the
+process; the file after the last line caused it. It does not import edgekit, since it may run on another processor.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def run_probe(onnxruntime: Any, model: bytes, entries: tuple[tuple[str, str], ...]) -> dict[str, bool] | None:
-    """The matmuls of a probe by name, True where the result is the known sum; None where it does not load.
+    """Whether the result of each matmul of a probe is the known sum, by name; None if the probe does not load.
 
     Args:
         onnxruntime: the package.
@@ -35,7 +35,7 @@ def run_probe(onnxruntime: Any, model: bytes, entries: tuple[tuple[str, str], ..
 
 
 def main(*words: str) -> None:
-    """Open the files named, one after another."""
+    """Run the probes in the given files."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as in runtime.py
     import onnxruntime  # noqa: TID251
 

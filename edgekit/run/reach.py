@@ -1,8 +1,8 @@
-"""How much text one token can stand for: what is longer than a context full of such tokens does not fit it.
+"""The maximum bytes of text per token, to reject texts that cannot fit a context without encoding them.
 
-A text of n bytes has at least n / reach tokens, whatever it says. That holds where every byte ends up in some token and
-no rule lets one token swallow more than its own letters, which is so for byte-level and for byte-fallback BPE as the
-LLaMA family uses them; for all others nothing is claimed.
+A text of n bytes has at least n / reach tokens. That holds if every byte ends up in some token and no rule lets a token
+consume more than its own characters, as in byte-level and byte-fallback BPE of the LLaMA family; no bound is claimed
+for other tokenizers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _SPACE = "\u2581"
 """SentencePiece's sign for a space."""
 
 _KEEPING = ("ByteLevel", "Digits", "Metaspace", "Split")
-"""What cuts text before it becomes tokens and, as it is looked at below, loses none of it."""
+"""Pre-tokenizers that keep all text, given the check in ``_keeps_text``."""
 
 
 def find_reach(codec: tokenizers.Tokenizer) -> int | None:
-    """Most bytes of UTF-8 that a token of this tokenizer stands for, None where nothing can be said for certain."""
+    """The maximum bytes of UTF-8 per token of this tokenizer; None if there is no certain bound."""
     import tokenizers
 
     model = codec.model
@@ -38,16 +38,16 @@ def find_reach(codec: tokenizers.Tokenizer) -> int | None:
         letters = set(tokenizers.pre_tokenizers.ByteLevel.alphabet())
         if normalizers or not letters <= vocabulary.keys():
             return None
-        # Each letter is a byte; an added token is found in the text as it is written.
+        # Each character of the vocabulary is a byte; added tokens match the text literally.
         return max(*map(len, vocabulary), *(len(t.content.encode()) for t in added))
     if not model.byte_fallback or not {f"<0x{byte:02X}>" for byte in range(256)} <= vocabulary.keys():
         return None
-    # The sign for a space takes three bytes, and the space one: longer than it may be, never shorter.
+    # The sign for a space has three bytes and a space one, so the bound may be too large but never too small.
     return max(len(token.encode()) for token in vocabulary)
 
 
 def _parts(step: Any) -> Iterator[dict[str, Any]]:
-    """What a normalizer or pre-tokenizer consists of, as tokenizer.json has it."""
+    """The parts of a normalizer or pre-tokenizer, in tokenizer.json's format."""
     if step is None:
         return
     told = json.loads(step.__getstate__())
@@ -55,7 +55,7 @@ def _parts(step: Any) -> Iterator[dict[str, Any]]:
 
 
 def _keeps_length(normalizer: dict[str, Any]) -> bool:
-    """Whether it makes no text shorter."""
+    """Whether a normalizer never makes text shorter."""
     if normalizer["type"] == "Prepend":
         return True
     return normalizer["type"] == "Replace" and (normalizer["pattern"], normalizer["content"]) == (
@@ -65,5 +65,5 @@ def _keeps_length(normalizer: dict[str, Any]) -> bool:
 
 
 def _keeps_text(cutter: dict[str, Any]) -> bool:
-    """Whether every character is still there behind it."""
+    """Whether a pre-tokenizer keeps every character."""
     return cutter["type"] in _KEEPING and cutter.get("behavior") != "Removed"

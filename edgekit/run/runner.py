@@ -1,4 +1,4 @@
-"""A bundle held open: tokens in, logits out, the key/value cache inside. Implements ``types.Runner``."""
+"""A runner for a bundle, with its key/value cache: tokens in, logits out. Implements ``types.Runner``."""
 
 from __future__ import annotations
 
@@ -46,21 +46,24 @@ def load_runner(
 
     Args:
         bundle: the opened bundle.
-        threads: intra-op threads; wins over ``settings``.
-        context: most tokens the cache may hold; what the model and the target allow by default.
-        small_memory: prompts run on the decoder's graph even where the bundle has one of their own, the cache grows by
-            little, and the runtime gives memory back after each run: slower at prompts, half the memory.
-        graph: an ONNX file over the same weights to decode with in the place of the bundle's, as reading.graph_at_level
-            makes it.
+        threads: intra-op threads; overrides ``settings``.
+        context: maximum tokens in the cache; by default what the model and the target allow.
+        small_memory: run prompts on the decoder's graph even if the bundle has a prompt graph, grow the cache in small
+            steps, and free memory after each run: slower for prompts, half the memory.
+        graph: an ONNX file with the same weights to use instead of the bundle's decoder graph, as from
+            reading.graph_at_level.
         settings: by default those that `edgekit bench --tune` found on this class of machine, else default_settings().
 
     Raises:
-        RunError: the session cannot be made, or ``context`` is more than the model was made for.
+        RunError: the session cannot be created, or ``context`` is longer than the bundle allows.
     """
     manifest = bundle.manifest
     limit = manifest.context_length
     if context is not None and not 1 <= context <= limit:
-        raise RunError(f"context={context}: {bundle.path} holds 1 to {limit} tokens", hint=f"ask for {limit} or less")
+        raise RunError(
+            f"context={context} is not between 1 and {limit}, the limit of {bundle.path}",
+            hint=f"pass at most `context={limit}`",
+        )
     settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
     kernels = (*manifest.kernels, folding_entry(manifest.accuracy_level))
     exact = find_arithmetic(decoder_matmuls(manifest), kernels)
@@ -87,14 +90,14 @@ def load_runner(
 
 
 class OnnxRunner:
-    """A Runner over ONNX Runtime sessions: one for tokens, and maybe another for prompts, with one cache.
+    """A Runner over ONNX Runtime sessions: one for decoding, optionally another for prompts, with a shared cache.
 
     Attributes:
-        info: what runs the decoder's graph.
-        settings: how.
-        prompt_arithmetic: what was found of the matmuls of the graph for prompts. Where no choice of session entries
-            makes them exact, ``settings`` has prompts run on the decoder's graph.
-        pace: what drafts have cost and brought so far; see lookup.
+        info: the session of the decoder's graph.
+        settings: the settings in use.
+        prompt_arithmetic: how exact the prompt graph's matmuls are. If no session entries make them exact, ``settings``
+            runs prompts on the decoder's graph.
+        pace: statistics of drafts so far; see speculative.py.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class OnnxRunner:
 
     @property
     def arithmetic(self) -> str:
-        """How exact the integer matmuls are, and what that took, in words."""
+        """A description of how exact the integer matmuls are."""
         return describe_arithmetic(self.info.arithmetic, self.prompt_arithmetic)
 
     @property
@@ -142,7 +145,7 @@ class OnnxRunner:
 
     @property
     def context_length(self) -> int:
-        """Most tokens the cache can hold."""
+        """The maximum number of tokens in the cache."""
         return self._context
 
     @property
@@ -158,32 +161,32 @@ class OnnxRunner:
 
     @property
     def cache_nbytes(self) -> int:
-        """Bytes the cache occupies now."""
+        """Bytes that the cache occupies now."""
         return self._cache.nbytes
 
     def reset(self) -> None:
-        """Forget everything that was fed."""
+        """Empty the cache."""
         self.rewind(0)
 
     def rewind(self, length: int) -> None:
-        """Forget the tokens from position ``length`` on; their keys and values are written over."""
+        """Forget the tokens from position ``length`` on; their keys and values will be overwritten."""
         if not 0 <= length <= self.length:
             raise RunError(
-                f"cannot go back to position {length}: {self.length} tokens are held",
-                f"give a position from 0 to {self.length}",
+                f"cannot rewind to position {length}: the cache holds {self.length} tokens",
+                f"pass a position from 0 to {self.length}",
             )
         self._cache.rewind(length)
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Feed tokens, in one or several calls; return the last position's logits [V] as a new array.
+        """Feed tokens and return the last position's logits [V] as a new array.
 
         Raises:
-            RunError: no tokens, a token outside the vocabulary, or more than the context holds.
+            RunError: no tokens, a token outside the vocabulary, or more tokens than the context holds.
         """
         return self._read(self._accept(tokens))
 
     def step(self, token: int) -> NDArray[np.float32]:
-        """Feed one token; return its logits [V]. The array is reused by the next call.
+        """Feed one token and return its logits [V]. The next call reuses the array.
 
         Raises:
             RunError: the context is full.
@@ -196,12 +199,12 @@ class OnnxRunner:
         return logits
 
     def verify(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Feed a draft, up to 16 tokens, on the graph of the steps; return all their logits [S, V].
+        """Feed a draft of up to 16 tokens to the decoder's graph and return all their logits [S, V].
 
-        The array is reused by the next call. The numbers are not a step's to the bit: see speculative.py.
+        The next call reuses the array. The logits are not bit-identical to those of ``step``: see speculative.py.
 
         Raises:
-            RunError: as prefill.
+            RunError: as in ``prefill``.
         """
         ids = self._accept(tokens)
         if self._several is None:
@@ -214,7 +217,7 @@ class OnnxRunner:
         """Logits [S, V] of every position of a fresh sequence; the cache is reset first.
 
         Raises:
-            RunError: as prefill.
+            RunError: as in ``prefill``.
         """
         self.reset()
         ids = self._accept(tokens)
@@ -233,7 +236,7 @@ class OnnxRunner:
     def _accept(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         ids = np.asarray(tokens, np.int64)
         if ids.size == 0:
-            raise RunError("no tokens to feed", hint="give a prompt of at least one token")
+            raise RunError("the prompt has no tokens", hint="pass a prompt of at least one token")
         if self.length + ids.size > self._context:
             raise self._too_long(ids.size)
         if ids.min() < 0 or ids.max() >= self._vocab:
@@ -277,7 +280,7 @@ class OnnxRunner:
 
     def _too_long(self, count: int) -> RunError:
         return RunError(
-            f"{self.length} tokens held and {count} new ones make {self.length + count}, "
+            f"{self.length} tokens in the cache and {count} new ones make {self.length + count}, "
             f"more than the context of {self._context}",
             hint="shorten the prompt or start a new conversation",
         )

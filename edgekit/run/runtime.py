@@ -1,8 +1,8 @@
-"""ONNX Runtime, told to keep to itself.
+"""Import ONNX Runtime with telemetry disabled.
 
-Its wheels for Linux hold a client of Microsoft's telemetry that starts when the library is loaded: it opens a database
-in the user's cache and sends events to a server. What says no is a variable of the environment, read at that moment,
-so every import of ONNX Runtime is here. Who has set the variable keeps what was set.
+Its Linux wheels contain Microsoft's telemetry client, which starts when the library is loaded: it opens a database in
+the user's cache and sends events to a server. It is disabled by an environment variable that is read at load time, so
+ONNX Runtime is only imported here. If the user has set the variable, that value is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ finally:
         del os.environ[_REFUSAL]
 
 CPU = "CPUExecutionProvider"
-"""The provider of every ONNX Runtime, which takes what no other does. It is not always the last of those available: a
-plugin that is registered comes after it."""
+"""The provider that every ONNX Runtime has, which runs the nodes that no other provider does. It is not always the last
+available one: registered plugins come after it."""
 
 __all__ = ["CPU", "onnxruntime"]

@@ -1,4 +1,4 @@
-"""From logits to the next token. Pure functions; names, order and semantics of transformers' logits processors."""
+"""Choose the next token from logits. Pure functions with the names, order and semantics of transformers' processors."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 _COLDEST = 1e-6
-"""The likeliest token alone, at any distance that float32 logits have; a smaller divisor makes infinities of them."""
+"""The lowest temperature: effectively greedy for float32 logits, which a smaller divisor would turn to infinity."""
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Whether the likeliest token is taken, and nothing is drawn."""
+    """Whether the likeliest token is always chosen, without sampling."""
     return sampling.temperature is None or sampling.temperature <= 0
 
 
 def penalize(logits: Floats, seen: NDArray[np.bool_], penalty: float) -> Floats:
-    """Make the tokens of the mask ``seen`` [V] less likely (penalty > 1) or more (< 1). CTRL, arXiv:1909.05858."""
+    """Make the tokens in the mask ``seen`` [V] less likely (penalty > 1) or more (< 1). CTRL, arXiv:1909.05858."""
     penalized = np.where(logits < 0, logits * np.float32(penalty), logits / np.float32(penalty))
     return np.where(seen, penalized, logits)
 
 
 def keep_top_k(logits: Floats, k: int) -> Floats:
-    """The k largest logits and those that equal the k-th; -inf elsewhere."""
+    """Keep the k largest logits and those equal to the k-th; set the others to -inf."""
     k = min(k, logits.size)
     threshold = np.partition(logits, logits.size - k)[logits.size - k]
     return np.where(logits < threshold, np.float32(-np.inf), logits)
 
 
 def keep_top_p(logits: Floats, p: float) -> Floats:
-    """The fewest most likely tokens whose probabilities sum to at least p; -inf elsewhere. arXiv:1904.09751."""
+    """Keep the fewest likeliest tokens whose probabilities sum to at least p; others get -inf. arXiv:1904.09751."""
     likelihood = probabilities(logits)
-    # Together these are less likely than 1 - p, so only the others, a few hundred as a rule, need sorting.
+    # Together these are less likely than 1 - p, so only the others, usually a few hundred, need sorting.
     unlikely = likelihood < (1 - p) / logits.size
     others = np.flatnonzero(~unlikely)
     ascending = others[np.argsort(likelihood[others])]
@@ -51,18 +51,18 @@ def keep_top_p(logits: Floats, p: float) -> Floats:
 
 
 def keep_min_p(logits: Floats, p: float) -> Floats:
-    """The tokens at least p times as likely as the likeliest; -inf elsewhere. arXiv:2407.01082."""
+    """Keep the tokens at least p times as likely as the likeliest; set the others to -inf. arXiv:2407.01082."""
     return np.where(logits < logits.max() + np.float32(np.log(p)), np.float32(-np.inf), logits)
 
 
 def probabilities(logits: Floats) -> NDArray[np.float64]:
-    """Softmax. Summed in float64, so that a cumulative sum over a large vocabulary ends at 1."""
+    """Softmax, summed in float64 so that the cumulative sum over a large vocabulary ends at 1."""
     likelihood = np.exp(logits - logits.max()).astype(np.float64)
     return np.asarray(likelihood / likelihood.sum())
 
 
 def warp(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling) -> Floats:
-    """Logits as sampled from: repetition penalty, temperature, top-k, top-p, min-p, each if it is on."""
+    """Apply repetition penalty, temperature, top-k, top-p and min-p to logits, each if enabled."""
     if sampling.repetition_penalty != 1.0:
         logits = penalize(logits, seen, sampling.repetition_penalty)
     if not is_greedy(sampling):
@@ -77,12 +77,12 @@ def warp(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling) -> Floats:
 
 
 def choose(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling, random: np.random.Generator) -> int:
-    """The next token.
+    """Choose the next token.
 
     Args:
-        logits: [V] of the position before it.
-        seen: mask [V] of the tokens in the prompt and in the answer so far.
-        sampling: temperature 0 takes the largest logit and draws nothing from ``random``.
+        logits: [V] at the previous position.
+        seen: mask [V] of the tokens in the prompt and the answer so far.
+        sampling: temperature 0 chooses the largest logit and does not use ``random``.
         random: one number is drawn from it.
     """
     warped = warp(logits, seen, sampling)
@@ -95,25 +95,25 @@ def choose(logits: Floats, seen: NDArray[np.bool_], sampling: Sampling, random: 
 
 
 def signals(logits: Floats, token: int, room: Floats | None = None) -> tuple[float, float, float, float]:
-    """What the unmodified distribution says of ``token``; one exponential a logit.
+    """Compute confidence signals of ``token`` from the unmodified distribution, with one exponential per logit.
 
     Args:
-        logits: [V]; they stay as they are.
-        token: the one that was taken.
-        room: [2, V] to work in, for a caller with many tokens: fresh memory costs a fifth of the time.
+        logits: [V]; not modified.
+        token: the chosen token.
+        room: scratch memory [2, V] to reuse for many tokens; allocating it takes a fifth of the time.
 
     Returns:
-        The log-probability of ``token``; the log-probability of top-1 minus that of top-2; the same of their
-        probabilities; the entropy in nats. To about 1e-5: sums are float32, pairwise.
+        The log-probability of ``token``; the difference of the log-probabilities of top-1 and top-2; the difference of
+        their probabilities; the entropy in nats. Accurate to about 1e-5: sums are pairwise, in float32.
     """
     shifted, weights = np.empty((2, logits.size), np.float32) if room is None else room
     np.subtract(logits, logits.max(), out=shifted)
     np.exp(shifted, out=weights)
     total = float(weights.sum())
-    # Not np.dot: it would wake threads of its own beside ONNX Runtime's.
+    # Not np.dot: it would start threads that compete with ONNX Runtime's.
     with np.errstate(invalid="ignore"):
         moment = float(np.multiply(weights, shifted, out=weights).sum())
-    if isnan(moment):  # 0 * -inf: tokens that a graph rules out altogether
+    if isnan(moment):  # 0 * -inf: tokens that the graph excludes
         moment = float(np.nansum(weights))
     normalizer = log(total)
     chosen = float(shifted[token])

@@ -1,4 +1,4 @@
-"""A bundle's graph as an ONNX Runtime session. The provider is data: its name is passed on, never compared."""
+"""Open a bundle's graph as an ONNX Runtime session. The provider is data: its name is passed on, never compared."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What runs the graph.
+    """The facts about a session.
 
-    ``placement`` counts the nodes each provider took, in the session's order of preference; None when this
-    ONNX Runtime cannot tell. ``runtime`` is (package, version) pairs. ``arithmetic``: what makes its matmuls exact.
+    ``placement`` counts the nodes on each provider, in the session's order of preference; None if this ONNX Runtime
+    does not report it. ``runtime``: (package, version) pairs. ``arithmetic``: how exact its matmuls are.
     """
 
     runtime: tuple[tuple[str, str], ...]
@@ -44,7 +44,7 @@ class SessionInfo:
 
     @property
     def nodes_on_cpu(self) -> int | None:
-        """Nodes the CPU executes. ONNX Runtime always lists its CPU provider last, as the one that takes the rest."""
+        """The number of nodes on the CPU, which ONNX Runtime always lists last, as the fallback."""
         return self.placement[-1][1] if self.placement else None
 
 
@@ -64,31 +64,31 @@ def open_session(
     arithmetic: Arithmetic = NOTHING,
     graph: bytes | None = None,
 ) -> Session:
-    """Load a bundle's graph on the provider its target names.
+    """Load a bundle's graph with its target's provider.
 
     Args:
         bundle: the opened bundle.
         settings: threads, and how they wait.
-        small_memory: no arena: what a run has used goes back to the system.
-        arithmetic: under which session entries the graph's matmuls are exact.
-        graph: another ONNX file over the same weights, in the place of the bundle's.
+        small_memory: disable the memory arena, so that memory is freed after each run.
+        arithmetic: the session entries that make the graph's matmuls exact.
+        graph: another ONNX file with the same weights, instead of the bundle's.
 
     Raises:
-        RunError: the provider is not in this ONNX Runtime, or the graph does not load.
+        RunError: this ONNX Runtime does not have the provider, or the graph does not load.
     """
     return _open(bundle, graph or bundle.graph, settings, {}, arithmetic, small_memory=small_memory)
 
 
 def open_prompt_session(bundle: Bundle, settings: Settings, arithmetic: Arithmetic = NOTHING) -> Session:
-    """Load the bundle's graph for prompts, its weights made from those of the other graph.
+    """Load the bundle's prompt graph, with its weights expanded from the decoder's.
 
     Args:
         bundle: the opened bundle; its manifest has a ``prefill``.
-        settings: as open_session's.
-        arithmetic: as open_session's.
+        settings: as in ``open_session``.
+        arithmetic: as in ``open_session``.
 
     Raises:
-        RunError: as open_session.
+        RunError: as in ``open_session``.
     """
     prefill = bundle.manifest.prefill
     assert prefill is not None
@@ -111,7 +111,7 @@ def _open(
     if target.provider not in available:
         raise RunError(
             f"target '{target.name}' needs {target.provider}, which onnxruntime {onnxruntime.__version__} does not "
-            f"have; it has {', '.join(available)}",
+            f"have; available: {', '.join(available)}",
             hint="install the onnxruntime package that contains it, or build for `target=cpu`",
         )
     _refuse_settings(bundle)
@@ -121,14 +121,14 @@ def _open(
     options.enable_cpu_mem_arena = not small_memory
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.graph.parent))
     if weights:
-        # ONNX Runtime packs them while it makes the session, and does not look at these bytes again.
+        # ONNX Runtime packs them while creating the session and does not read these bytes again.
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
-        # Threads that go on waiting after a prompt would take the decoder's processors: a tenth of its speed.
+        # Threads that keep spinning after a prompt would slow the decoder down by a tenth.
         options.add_session_config_entry("session.force_spinning_stop", "1")
     providers = [(target.provider, dict(target.provider_options))]
     try:
-        # Without enable_fallback=0 a failing provider is replaced by the CPU and the user is told on stdout.
+        # Without enable_fallback=0, ONNX Runtime replaces a failing provider by the CPU and prints to stdout.
         model = open_first_logit(graph if isinstance(graph, bytes) else graph.read_bytes())
         handle = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors have no common base class
@@ -147,14 +147,14 @@ def _open(
 
 
 def _refuse_settings(bundle: Bundle) -> None:
-    """Raise where a bundle sets what is not its to set: opening it refused that, and here is where it would count."""
+    """Raise if a bundle sets something it may not. Opening it checks that too; here is where it takes effect."""
     target = bundle.manifest.cpu_target
     known = find_provider(target.provider) is not None
     wrong = wrong_option(target.provider, target.provider_options) or wrong_entry(bundle.manifest.kernels)
     if wrong or not known:
         raise RunError(
             f"{bundle.path}: {wrong or f'{target.provider} is not a provider that this edgekit knows'}",
-            "build it for one of `edgekit targets list`; what a provider may be told stands in targets/providers",
+            "rebuild it for one of `edgekit targets list`; targets/providers lists the allowed options",
         )
 
 
@@ -162,14 +162,14 @@ def _options(settings: Settings, accuracy_level: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what onnxruntime logs as an error it also raises
+    options.log_severity_level = 4  # errors are raised anyway
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     cores = core_cpus() if settings.pinned else ()
     if 1 < settings.threads <= len(cores):
-        # The calling thread is not ONNX Runtime's to place: the first core is left to it. Its CPUs count from 1.
+        # The first core is left to the calling thread, which ONNX Runtime does not place. CPUs are numbered from 1.
         places = ";".join(str(cpu + 1) for cpu in cores[1 : settings.threads])
         options.add_session_config_entry("session.intra_op_thread_affinities", places)
-    # A pattern is planned and kept for every new input shape, and here every token makes one.
+    # ONNX Runtime would plan and keep a pattern for every new input shape, that is, for every token.
     options.enable_mem_pattern = False
     options.add_session_config_entry(*folding_entry(accuracy_level))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -188,7 +188,7 @@ def _placement(handle: Any) -> tuple[tuple[str, int], ...] | None:
 def _load_error(bundle: Bundle, error: Exception) -> RunError:
     reason = " ".join(str(error).split())
     version = onnxruntime.__version__
-    # onnxruntime's words for an IR version, an opset or an operator that is younger than it is.
+    # onnxruntime's messages for an IR version, opset or operator that is newer than the runtime.
     too_new = (
         "Unsupported model IR version",
         "is under development",
@@ -201,8 +201,10 @@ def _load_error(bundle: Bundle, error: Exception) -> RunError:
             hint='pip install --upgrade "onnxruntime>=1.24"',
         )
     if "alloc" in reason:
-        return RunError(f"not enough memory to load {bundle.graph}: {reason}", hint="build a smaller precision")
+        return RunError(
+            f"not enough memory to load {bundle.graph}: {reason}", hint="build with fewer bits (`precision=int4`)"
+        )
     return RunError(
         f"onnxruntime {version} cannot load {bundle.graph}: {reason}",
-        hint="`edgekit verify` tells whether the bundle is whole; rebuild it with `edgekit build`",
+        hint="run `edgekit verify` to check that the bundle is intact, or rebuild it with `edgekit build`",
     )

@@ -1,4 +1,4 @@
-"""Which settings a bundle runs with: the caller's, else those tuned for this class of machine, else the defaults."""
+"""Choose the settings to run with: the caller's, else those tuned for this class of machine, else the defaults."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from edgekit.types import Manifest, Tuning
 
 SMALL_CHUNK = 64
-"""Tokens fed in one run where memory is short: what a run needs besides the weights grows with them."""
+"""Tokens per run when saving memory, since activations grow with them."""
 
 DECODE_GRAPH_MAX_TOKENS = 4
-"""Up to this many tokens are no prompt: the decoder's graph, which unpacks 4-bit weights, is as fast for them."""
+"""Up to this many tokens, the decoder's graph, which unpacks 4-bit weights, is as fast as the prompt graph."""
 
 
 def machine_class(root: Path = Path("/")) -> str:
-    """What decides the speed of a machine: its processor and the physical cores that this process may use.
+    """The class of this machine, for tunings: its processor and the physical cores that this process may use.
 
     Args:
-        root: where ``proc`` and ``sys`` are looked for.
+        root: the folder that contains ``proc`` and ``sys``.
     """
     cores = physical_cores(root)
     return f"{processor_name(root) or platform.machine()}, {cores} {'core' if cores == 1 else 'cores'}"
 
 
 def runtime_class() -> str:
-    """The runtime without its patch version: ``onnxruntime 1.24``."""
+    """The runtime without its patch version, such as ``onnxruntime 1.24``."""
     return f"onnxruntime {'.'.join(onnxruntime.__version__.split('.')[:2])}"
 
 
@@ -48,7 +48,7 @@ def find_tuning(manifest: Manifest) -> Tuning | None:
 
 
 def default_settings(manifest: Manifest) -> Settings:
-    """What a bundle runs with where nothing was measured."""
+    """The settings of a bundle without a tuning."""
     return Settings(
         threads=physical_cores(),
         spinning=True,
@@ -62,19 +62,19 @@ def default_settings(manifest: Manifest) -> Settings:
 def choose_settings(
     manifest: Manifest, *, settings: Settings | None = None, threads: int | None = None, small_memory: bool = False
 ) -> Settings:
-    """The settings to run with.
+    """Choose the settings to run with.
 
     Args:
         manifest: the bundle's.
-        settings: in the place of the tuned ones and the defaults.
-        threads: wins over the settings'.
-        small_memory: prompts run on the decoder's graph, in short runs.
+        settings: used instead of a tuning or the defaults.
+        threads: overrides the settings' threads.
+        small_memory: run prompts on the decoder's graph, in short runs.
 
     Raises:
         RunError: ``threads`` is not positive.
     """
     if threads is not None and threads < 1:
-        raise RunError(f"threads={threads} is not a number of threads", hint="give 1 or more, or leave it out")
+        raise RunError(f"threads must be 1 or more, not {threads}", hint="pass at least `threads=1`, or omit `threads`")
     if settings is None:
         tuning = find_tuning(manifest)
         settings = default_settings(manifest) if tuning is None else tuning.settings

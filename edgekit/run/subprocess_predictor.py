@@ -1,6 +1,7 @@
-"""A graph that another Python runs, on this processor or on an emulated one; the program is ``predictor_worker.py``.
+"""Run a graph in another Python, on this processor or an emulated one, with ``predictor_worker.py``.
 
-The numbers are those of that processor's kernels. No time is taken here, for an emulator's says nothing about a device.
+The results are those of that processor's kernels. Nothing is timed, since an emulator's speed says nothing about a
+device.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRIVER = Path(__file__).with_name("predictor_worker.py")
+_INSTALL = "run `edgekit doctor --install arm64` again"
 
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python with numpy and onnxruntime, and how it is started.
+    """A Python with numpy and onnxruntime, and how to start it.
 
-    ``name`` says in words what it runs on, ``processor_class`` of which class that is, as machine.CLASSES name them.
+    ``name`` describes what it runs on; ``processor_class`` is one of machine.CLASSES.
     """
 
     name: str
@@ -47,12 +49,12 @@ def this_interpreter() -> Interpreter:
 
 
 class DrivenGraph:
-    """A Predictor over a process that holds the graph. Answers are kept, 4 V bytes a token.
+    """A Predictor over a process that holds the graph. Results are cached, 4 V bytes per token.
 
     Attributes:
-        processor_class: as the interpreter's.
-        machine: the processor's architecture as that Python knows it: ``aarch64``.
-        runtime: its ONNX Runtime's version.
+        processor_class: the interpreter's.
+        machine: the architecture that the interpreter reports, such as ``aarch64``.
+        runtime: the version of its ONNX Runtime.
     """
 
     def __init__(
@@ -64,15 +66,15 @@ class DrivenGraph:
         entries: Sequence[tuple[str, str]] = (),
         weights: Path | None = None,
     ) -> None:
-        """Start it and load the graph.
+        """Start the process and load the graph.
 
         Args:
-            interpreter: who runs it.
+            interpreter: the Python to run it with.
             graph: the ONNX file.
-            folder: where its external data lies.
-            vocab_size: of its logits.
+            folder: the folder of its external data.
+            vocab_size: columns of its logits.
             entries: session config entries.
-            weights: an .npz of initializers that are in no file of the folder.
+            weights: an .npz of initializers that are not in the folder.
 
         Raises:
             RunError: the process does not start, or the graph does not load there.
@@ -102,7 +104,7 @@ class DrivenGraph:
             )
         except OSError as error:
             self._log.close()
-            raise RunError(f"{interpreter.command[0]}: {error.strerror}", "edgekit doctor --install arm64") from error
+            raise RunError(f"{interpreter.command[0]}: {error.strerror}", _INSTALL) from error
         try:
             about = self._line()
         except BaseException:
@@ -143,7 +145,7 @@ class DrivenGraph:
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                with contextlib.suppress(OSError):  # what was not sent has nobody left to read it
+                with contextlib.suppress(OSError):  # the process may have ended before reading everything
                     pipe.close()
         self._process.wait()
         self._log.close()
@@ -159,5 +161,5 @@ class DrivenGraph:
         code = self._process.wait()
         self._log.seek(0)
         said = self._log.read().decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said else "it said nothing"
-        return RunError(f"{self._name}: the process ended with {code}: {reason}", "edgekit doctor --install arm64")
+        reason = said[-1] if said else "no output"
+        return RunError(f"{self._name}: the process ended with status {code}: {reason}", _INSTALL)

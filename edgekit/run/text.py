@@ -1,4 +1,4 @@
-"""Text to tokens and back with the bundle's own tokenizer, and its chat template."""
+"""The bundle's tokenizer, which encodes and decodes text, and its chat template."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LONG = 2000
-"""Characters of a text during whose cutting into tokens others may want to go on: two milliseconds."""
+"""Characters from which encoding releases the interpreter lock for other threads; shorter texts take under 2 ms."""
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 RENDER_SECONDS = 2.0
-"""Processor time of a chat template for one conversation; a usual one takes a thousandth of it."""
+"""Maximum CPU time of a chat template for one conversation; typical ones take a thousandth."""
 
 ENCODE_SECONDS = 10.0
-"""Processor time of a tokenizer that runs apart, for one text."""
+"""Maximum CPU time of a tokenizer in a cell for one text."""
 
 MAX_CONFIG = 16 << 20
 MAX_TEMPLATE = 1 << 20
-"""Bytes of a tokenizer's settings, and of a chat template."""
+"""Maximum bytes of a tokenizer's settings, and of a chat template."""
 
 _REBUILD = "rebuild the bundle with `edgekit build`"
-_OTHER_MESSAGES = "the template came with the model: give other messages, or use another model"
+_OTHER_MESSAGES = "change the messages, or use another model: the template is part of the model"
 
 
 class Tokenizer:
-    """tokenizer.json, the chat template and the end-of-text tokens of a bundle.
+    """The tokenizer, chat template and end tokens of a bundle.
 
-    Chat templates run in a cell (see cell.py), and so does encoding where tokenizer.json has regular expressions that
-    are not known to end.
+    Chat templates run in a cell (see cell.py), and so does encoding if tokenizer.json has regular expressions whose
+    running time is not bounded.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Tokenizer:
     ) -> None:
         """Args: the tokenizer, its chat template, the named special tokens a template may use, the end tokens.
 
-        ``encoder`` is a cell that has opened the same tokenizer, where texts must not be encoded in this process.
+        ``encoder`` is a cell with the same tokenizer, if texts must not be encoded in this process.
         """
         self.eos_ids = frozenset(eos_ids)
         self._codec = codec
@@ -73,7 +73,7 @@ class Tokenizer:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Tokenizer:
-        """The tokenizer of a bundle. Raises BundleError where a file of it is missing or not valid."""
+        """The tokenizer of a bundle. Raises BundleError if one of its files is missing or invalid."""
         codec, encoder = _open_codec(bundle.path)
         config = _read_json(bundle.path, "tokenizer_config.json")
         eos = {*bundle.manifest.spec.eos_token_ids, *_read_stops(bundle.path)}
@@ -87,12 +87,12 @@ class Tokenizer:
         )
 
     def prepare_chat(self) -> None:
-        """Get ready what renders conversations, beside other work; otherwise the first one waits for it."""
+        """Start the template's cell in the background, so that the first conversation need not wait for it."""
         if self._template is not None:
             self._renderer.start()
 
     def apart(self) -> Tokenizer:
-        """The same with a process of its own for templates: those who use this one need not wait for what is long."""
+        """A copy with a separate cell for templates, so that a long rendering does not block users of this one."""
         other = copy(self)
         other._renderer = Cell()
         return other
@@ -103,19 +103,19 @@ class Tokenizer:
         return self._template is not None
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids of a text; ``special`` adds what the tokenizer puts around it, such as a first token.
+        """Token ids of a text; ``special`` adds the tokenizer's own tokens, such as BOS.
 
         Raises:
             RunError: the tokenizer cannot encode the text, or takes too long.
         """
-        what, hint = "the model's tokenizer refuses this text", "give another text; the tokenizer came with the model"
+        what, hint = "the model's tokenizer rejects this text", "change the text, or use another model"
         if self._encoder is not None:
             request = {"do": "encode", "text": text, "special": special}
             answer = self._encoder.ask(request, seconds=ENCODE_SECONDS, what=what, error=RunError, hint=hint)
             return list(answer["ids"])
         try:
             if len(text) > LONG:
-                # Only batches let other threads go on meanwhile: a megabyte takes seconds.
+                # Only batches release the interpreter lock: a megabyte takes seconds.
                 return list(self._codec.encode_batch_fast([text], add_special_tokens=special)[0].ids)
             return list(self._codec.encode(text, add_special_tokens=special).ids)
         except BaseException as error:
@@ -123,11 +123,11 @@ class Tokenizer:
 
     @cached_property
     def reach(self) -> int | None:
-        """Most bytes of text that one token stands for; None where that cannot be told."""
+        """The maximum bytes of text per token; None if unknown."""
         return find_reach(self._codec)
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
-        """Text of token ids; ``special`` writes special tokens out instead of leaving them out."""
+        """Text of token ids; ``special`` includes special tokens."""
         return str(self._codec.decode(list(ids), skip_special_tokens=not special))
 
     def stream(self) -> TextStream:
@@ -135,19 +135,19 @@ class Tokenizer:
         return TextStream(self._codec, special=self._special, byte_tokens=self._byte_ids)
 
     def render_chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as the text the model expects, rendered as transformers' apply_chat_template does.
+        """Render a conversation as the model's prompt, like transformers' apply_chat_template.
 
         Args:
             messages: mappings with ``role`` and ``content``.
             add_generation_prompt: end with the opening of the model's answer.
 
         Raises:
-            RunError: there is no chat template, it refuses the messages, or takes too long or writes too much.
+            RunError: there is no chat template, or it rejects the messages, takes too long or writes too much.
         """
         if self._template is None:
             raise RunError(
-                "the model has no chat template: it was not made for conversations",
-                hint="give a prompt to continue instead",
+                "the model has no chat template, so it cannot hold conversations",
+                hint="pass a prompt to continue instead",
             )
         answer = self._renderer.ask(
             {
@@ -163,7 +163,7 @@ class Tokenizer:
                 "letters": MAX_TEMPLATE + 4 * sum(len(str(value)) for m in messages for value in m.values()),
             },
             seconds=RENDER_SECONDS,
-            what="the chat template refuses these messages",
+            what="the chat template rejects these messages",
             error=RunError,
             hint=_OTHER_MESSAGES,
         )
@@ -171,11 +171,11 @@ class Tokenizer:
 
 
 class TextStream:
-    """Token ids in, text out as soon as no later token can change it.
+    """Decodes tokens incrementally: returns text as soon as no later token can change it.
 
-    What it gave, joined, equals the decoding of all tokens at once with the special ones left out. Only the
-    tokens since the text before last are decoded again, so a token costs the same however long the text is.
-    Two token windows are compared because the text of a token depends on whether it is the first.
+    The concatenated output equals decoding all tokens at once without the special ones. Only tokens since the text
+    before last are decoded again, so the cost per token does not depend on the length. Two windows of tokens are
+    compared because the text of a token depends on whether it comes first.
     """
 
     def __init__(self, codec: tokenizers.Tokenizer, *, special: Mapping[int, str], byte_tokens: frozenset[int]) -> None:
@@ -186,17 +186,17 @@ class TextStream:
         self._pending: list[int] = []
 
     def push(self, token: int) -> str:
-        """Add a token; return the text that became final, possibly "" while a character is incomplete."""
+        """Add a token; return the text that is now final, possibly "" while a character is incomplete."""
         if token in self._special:
             return ""
         self._pending.append(token)
-        # A run of byte tokens is one unit: if it ends as invalid UTF-8, each of its bytes becomes U+FFFD.
+        # A run of byte tokens is one unit: if it is invalid UTF-8, each of its bytes becomes U+FFFD.
         return "" if token in self._byte_tokens else self._take(final=False)
 
     def mark(self, token: int) -> tuple[str, str]:
-        """Before a token is added: the text that stands before it, and its own if it is special.
+        """Before adding a token, return the text before it, and the token's own text if it is special.
 
-        The text before a special token is given although a byte token may follow, unless a character is incomplete.
+        The text before a special token is final even if it ends in byte tokens, unless a character is incomplete.
         """
         mark = self._special.get(token, "")
         return (self._take(final=False), mark) if mark and self._pending else ("", mark)
@@ -216,10 +216,10 @@ class TextStream:
 
 
 def chat_template(bundle: Bundle) -> str | None:
-    """A bundle's: chat_template.jinja, else tokenizer_config.json's, one text or a list of named ones.
+    """A bundle's chat template, from chat_template.jinja or tokenizer_config.json (a text or a list of named ones).
 
     Raises:
-        BundleError: a file is missing or not valid.
+        BundleError: a file is missing or invalid.
     """
     folder = bundle.path
     path = folder / "chat_template.jinja"
@@ -231,12 +231,12 @@ def chat_template(bundle: Bundle) -> str | None:
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
     if template is not None and (not isinstance(template, str) or len(template) > MAX_TEMPLATE):
-        raise BundleError(f"{folder / 'tokenizer_config.json'}: 'chat_template' is no template", _REBUILD)
+        raise BundleError(f"{folder / 'tokenizer_config.json'}: 'chat_template' is not a template", _REBUILD)
     return template
 
 
 def _open_codec(folder: Path) -> tuple[tokenizers.Tokenizer, Cell | None]:
-    """A bundle's tokenizer, and the cell that encodes where its regular expressions are not known to end."""
+    """A bundle's tokenizer, and a cell for encoding if the running time of its regular expressions is not bounded."""
     path = folder / "tokenizer.json"
     data = read_plain(path, MAX_BYTES, error=BundleError, within=(folder,))
     plain = check_tokenizer(data, str(path), error=BundleError).plain
@@ -248,14 +248,14 @@ def _open_codec(folder: Path) -> tuple[tokenizers.Tokenizer, Cell | None]:
         codec = tokenizers.Tokenizer.from_str(text)
     except BaseException as error:
         raise BundleError(_translate(error, f"{path} cannot be opened", "").message, _REBUILD) from error
-    # As transformers and llama.cpp do: a text is neither cut nor filled up, whatever the file says.
+    # Never truncate or pad, whatever the file says, as in transformers and llama.cpp.
     codec.no_truncation()
     codec.no_padding()
     return codec, encoder
 
 
 def _translate(error: BaseException, what: str, hint: str) -> RunError:
-    """An error of tokenizers, whose panics are no Exception, in words; what is not one is raised as it is."""
+    """Turn an error of tokenizers, whose panics are not Exceptions, into a RunError; re-raise interrupts."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError)):
         raise error
     return RunError(f"{what}: {' '.join(str(error).split())[:200]}", hint)
@@ -271,7 +271,7 @@ def _read_stops(folder: Path) -> list[int]:
     stops = _read_json(folder, "generation_config.json").get("eos_token_id")
     ids = stops if isinstance(stops, list) else [] if stops is None else [stops]
     if not all(type(i) is int for i in ids):
-        raise BundleError(f"{folder / 'generation_config.json'}: 'eos_token_id' is no token's id", _REBUILD)
+        raise BundleError(f"{folder / 'generation_config.json'}: 'eos_token_id' is not a token id", _REBUILD)
     return ids
 
 
@@ -287,5 +287,5 @@ def _own_names(config: Mapping[str, Any]) -> dict[str, str]:
 def _token_text(folder: Path, name: str, token: object) -> str:
     text = token.get("content") if isinstance(token, dict) else token
     if not isinstance(text, str):
-        raise BundleError(f"{folder / 'tokenizer_config.json'}: '{name}' is no token", _REBUILD)
+        raise BundleError(f"{folder / 'tokenizer_config.json'}: '{name}' is not a token", _REBUILD)
     return text

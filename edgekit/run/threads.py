@@ -1,4 +1,4 @@
-"""How many threads a session should use: the physical cores this process may occupy."""
+"""The number of threads for a session: the physical cores that this process may use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def physical_cores(root: Path = Path("/"), affinity: Collection[int] | None = None) -> int:
-    """Physical cores that the affinity mask and the cgroup's CPU quota leave to this process, at least 1.
+    """Physical cores that the affinity mask and the cgroup's CPU quota allow this process, at least 1.
 
     Two hyper-threads share one core's vector units, so a second one costs time instead of saving it.
-    A quota of 2.5 cores counts as 2: a thread that runs past the quota is stopped for the rest of the
-    period and the others wait for it.
+    A quota of 2.5 cores counts as 2: a thread that exceeds the quota is stopped for the rest of the period, and the
+    others wait for it.
 
     Args:
-        root: where /proc and /sys are read, so that tests can point at a fixture tree.
+        root: the folder that contains ``proc`` and ``sys``.
         affinity: logical CPUs that may be used; the process's own mask by default.
     """
     cpus = _own_cpus() if affinity is None else affinity
@@ -32,10 +32,10 @@ def physical_cores(root: Path = Path("/"), affinity: Collection[int] | None = No
 
 
 def core_cpus(root: Path = Path("/"), affinity: Collection[int] | None = None) -> tuple[int, ...]:
-    """One logical CPU, the lowest, of each physical core in the affinity mask; empty where the topology is not shown.
+    """The lowest logical CPU of each physical core in the affinity mask; empty if the topology is unknown.
 
     Args:
-        root: where /sys is read.
+        root: the folder that contains ``sys``.
         affinity: logical CPUs that may be used; the process's own mask by default.
     """
     first: dict[str, int] = {}
@@ -54,7 +54,7 @@ def _own_cpus() -> Collection[int]:
 
 
 def _distinct_cores(directory: Path, cpus: Collection[int]) -> int | None:
-    """Cores that ``cpus`` lie on, by their sibling lists; None where the topology is not shown."""
+    """The number of cores that ``cpus`` are on, by their sibling lists; None if the topology is unknown."""
     cores = set()
     for cpu in cpus:
         siblings = _siblings(directory, cpu)
@@ -69,13 +69,13 @@ def _siblings(directory: Path, cpu: int) -> str | None:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """CPU quotas, in cores, of the process's cgroups and of all their parents; version 2 and version 1."""
+    """CPU quotas in cores of the process's cgroups and all their parents; versions 2 and 1."""
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, group = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         mount = root / "sys/fs/cgroup" / controllers
-        # Inside a container the path may be the host's and lead nowhere; its parents end at the mount, which exists.
+        # In a container the path may be the host's and not exist; its parents end at the mount, which does.
         for folder in (mount / group.lstrip("/"), *(mount / group.lstrip("/")).parents):
             if controllers:
                 quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")

@@ -1,4 +1,4 @@
-"""How many requests may be under way at once, and when one that was turned away should come again."""
+"""Limit the number of concurrent requests, and estimate when a rejected one should retry."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 33
 _LONGEST = 600
-"""Seconds: beyond that nobody knows."""
+"""Longest retry-after in seconds."""
 
 
 class Admission:
-    """The queue's door. Used in the event loop's thread only.
+    """Admits requests to the queue. Used only in the event loop's thread.
 
     Args:
-        limit: requests under way at once, those that wait for the model among them.
-        clock: seconds, never going back.
+        limit: most concurrent requests, including those that wait for the model.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = monotonic) -> None:
@@ -43,15 +43,15 @@ class Admission:
 
     @property
     def active(self) -> int:
-        """Requests under way."""
+        """Number of requests in progress."""
         return len(self._running)
 
     @contextmanager
     def enter(self) -> Iterator[None]:
-        """Take a place for as long as the block runs.
+        """Hold a place in the queue while the block runs.
 
         Raises:
-            Refusal: no place is free (429), or the server is closing (503).
+            Refusal: the queue is full (429), or the server is shutting down (503).
         """
         if self.closing:
             raise Refusal(
@@ -62,7 +62,7 @@ class Admission:
             self._turned_away += 1
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"the queue is full: {self.active} requests are under way; a place should be free in {seconds} s",
+                f"the queue is full with {self.active} requests; try again in {seconds} s",
                 code="queue_full",
                 retry_after=seconds,
             )
@@ -80,22 +80,22 @@ class Admission:
                 self._empty.set()
 
     def retry_after(self) -> int:
-        """Whole seconds until a place should be free for one more, counting those turned away since the last end.
+        """Estimate the whole seconds until another request finds a place.
 
-        The median time between the last ends, once for each of them; before there are two ends, as long as the oldest
-        request has been under way.
+        The median time between the latest ends, multiplied by the requests rejected since the last end plus one. With
+        fewer than two ends, the age of the oldest request replaces the median.
         """
         now = self._clock()
         gaps = [later - earlier for earlier, later in pairwise(self._ends)]
         if gaps:
             gap = median(gaps)
-            # Nothing has ended for longer than usual: that is news too.
+            # The current gap may already be longer than the median.
             gap = max(gap, now - self._ends[-1])
         else:
             gap = now - min(self._running.values(), default=now)
         return min(_LONGEST, max(1, ceil(gap * (self._turned_away + 1))))
 
     async def drain(self) -> None:
-        """Let nobody in any more and wait until everything under way has ended."""
+        """Reject new requests and wait until all in progress have ended."""
         self.closing = True
         await self._empty.wait()

@@ -1,21 +1,21 @@
-"""What clients are told when there is no answer: OpenAI's shape of an error, with a status that tells what to do.
+"""Error responses in OpenAI's format, with a status for each reason why nobody answered.
 
 ======================================  ======  ==========================  =====================================
-why nobody answered (the verdict)       status  ``code``                    what it means to a client
+verdict                                 status  ``code``                    meaning for a client
 ======================================  ======  ==========================  =====================================
 ``context``                             400     context_length_exceeded     shorten the prompt
 ``empty``                               400     empty_prompt                there is nothing to continue
-``template``                            400     template_refused            the template's own words say why
-``no-template``                         400     no_chat_template            this model continues texts only
-``capability``, ``language``            400     unsupported                 nobody allowed can do this
+``template``                            400     template_refused            the message is the template's own
+``no-template``                         400     no_chat_template            this model only continues text
+``capability``, ``language``            400     unsupported                 no permitted tier supports this
 ``privacy``                             403     privacy                     the device could not, others may not
-a local answer failed its checks        422     answer_refused              asking again gives the same
-``money``                               429     budget_exceeded             until tomorrow, or a larger budget
-``memory``, ``latency``, ``battery``,   503     unavailable                 later
+a local answer failed its checks        422     answer_refused              a retry gives the same answer
+``money``                               429     budget_exceeded             wait until tomorrow, or raise the budget
+``memory``, ``latency``, ``battery``,   503     unavailable                 try again later
 ``thermal``, ``reachable``
 ======================================  ======  ==========================  =====================================
 
-Where trying again at once cannot help, ``x-should-retry: false`` says so to OpenAI's clients.
+If an immediate retry cannot help, the header ``x-should-retry: false`` tells OpenAI's clients so.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ _VERDICTS: dict[str, tuple[HTTPStatus, str]] = {
 
 
 class Refusal(Exception):
-    """A request that gets no answer.
+    """An error response to a request.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         message: what is wrong, and what to do.
-        param: the field of the request that is to blame, None for none.
-        code: a stable word.
-        retry_after: seconds after which it is worth trying again; None says nothing.
-        verdict: the router's, where it got that far.
+        param: the field of the request that is at fault, None for none.
+        code: a stable identifier.
+        retry_after: seconds after which to retry, None for no header.
+        verdict: the router's verdict, if there was one.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class Refusal(Exception):
 
     @classmethod
     def of_verdict(cls, verdict: Verdict) -> Refusal:
-        """Why nobody answers."""
+        """Make the error of a verdict that nobody answers."""
         status, code = _VERDICTS.get(verdict.code, (HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"))
         return cls(status, verdict.reason, code=code, verdict=verdict)
 
     @property
     def body(self) -> dict[str, Any]:
-        """OpenAI's object, to be sent as JSON."""
+        """OpenAI's error object, to be sent as JSON."""
         kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
-        """Beside the body: when to come again, or that it is no use."""
+        """The headers that say when to retry, or not to."""
         if self.retry_after is not None:
             return {"retry-after": str(self.retry_after)}
         again = self.status is HTTPStatus.SERVICE_UNAVAILABLE
@@ -105,16 +105,15 @@ class Refusal(Exception):
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> Refusal:
-    """400: the request itself cannot be served."""
+    """Make a 400: the request itself is invalid."""
     return Refusal(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
 
 
 def explain_error(error: BaseException) -> Refusal:
-    """What a client is told of an error. What we did not foresee is logged by its place, not its words."""
+    """Turn an exception into an error response. Unexpected ones are logged with their traceback, not their message."""
     match error:
         case Refusal():
-            # Whoever caught it stands in its traceback and holds it: together they would wait for a collection, and
-            # the whole connection with them.
+            # The traceback's frames hold the exception: the cycle would keep the whole connection until a collection.
             return error.with_traceback(None)
         case RunError():
             return Refusal(HTTPStatus.BAD_REQUEST, _two_lines(error), code="cannot_run")
@@ -122,9 +121,9 @@ def explain_error(error: BaseException) -> Refusal:
             return bad_request(_two_lines(error), "response_format", "invalid_schema")
         case EdgekitError():
             return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, _two_lines(error), code="unavailable")
-    # Not logging.exception: the message of an unforeseen error may hold a prompt.
+    # Not logging.exception: the message of an unexpected error may contain a prompt.
     _LOG.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; the server's log has its place", code="bug")
+    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in edgekit; see the server's log", code="bug")
 
 
 def _two_lines(error: EdgekitError) -> str:

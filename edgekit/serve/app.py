@@ -1,4 +1,4 @@
-"""The routes: OpenAI's, and the page with what it needs."""
+"""The HTTP routes: OpenAI's, and those of the page."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Request as Question
 
 BODY_LIMIT = 1_000_000
-"""Bytes of a request."""
+"""Most bytes of a request's body."""
 
 _SMALL = 50_000
-"""Bytes of a body that is read in the event loop's thread: a millisecond."""
+"""Most bytes of a body that is parsed in the event loop's thread, in about a millisecond."""
 
 _PAGE = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -57,7 +57,7 @@ _POLICY = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server stands. ``token``: "" for none. ``any_host``: it is reached by other names than loopback's."""
+    """Settings of the server. ``token``: "" for none. ``any_host``: accept Host headers other than loopback's."""
 
     queue: int = 32
     body_limit: int = BODY_LIMIT
@@ -66,11 +66,11 @@ class Settings:
 
 
 class Service:
-    """The application's state and its endpoints. Made in the thread of the event loop.
+    """The application's state and its endpoints. Created in the event loop's thread.
 
     Args:
         answerer: the router.
-        history: None where nothing is written down.
+        history: the history, None to record nothing.
         settings: limits and the token.
     """
 
@@ -84,20 +84,20 @@ class Service:
         self.models = {DEVICE: self.model, **{tier.name: tier.model for tier in answerer.policy.tiers}}
         self._crossings: set[Crossing] = set()
         self._answering = self._open_threads()
-        # Looking is apart from answering: a full queue must not hide what is going on.
+        # Status requests have their own threads, so that they work while the queue is full.
         self._looking = ThreadPoolExecutor(2, thread_name_prefix="edgekit-look")
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="edgekit-read")
         self._long = Admission(settings.queue)
         self._page = {
             path: ((files("edgekit.serve") / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()
         }
-        self.live.watch("edgekit_active", "Requests under way.", lambda: self.admission.active)
-        self.live.watch("edgekit_queue_limit", "Requests that may be under way.", lambda: settings.queue)
-        self.live.watch("edgekit_history_lost", "Rows the history lost.", lambda: history.lost if history else 0)
+        self.live.watch("edgekit_active", "Requests in progress.", lambda: self.admission.active)
+        self.live.watch("edgekit_queue_limit", "Most requests in progress.", lambda: settings.queue)
+        self.live.watch("edgekit_history_lost", "Rows lost by the history.", lambda: history.lost if history else 0)
 
     @property
     def asgi(self) -> ASGIApp:
-        """The application, guarded."""
+        """The application behind its guard."""
         get, post = ["GET"], ["POST"]
         routes = [
             Route("/v1/chat/completions", self._mend(self._chat), methods=post),
@@ -111,27 +111,27 @@ class Service:
             *(Route(path, self._mend(self._asset), methods=get) for path in self._page),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-        # A redirect's address would be put together from the Host that the client claims.
+        # A redirect's URL would be built from the Host header, which the client controls.
         app.router.redirect_slashes = False
         return Guard(app, self.settings.token, self.settings.any_host, self.live.reject)
 
     def stop_all(self) -> None:
-        """Stop every answer that is under way. In the event loop's thread."""
+        """Stop every answer in progress. Called in the event loop's thread."""
         for crossing in self._crossings:
             crossing.stop.set()
 
     def tidy(self) -> None:
-        """Give back what is held and not used. In the event loop's thread, now and then.
+        """Release unused memory. Called periodically in the event loop's thread.
 
-        Allocators, tokenizers and regular expressions keep something for each thread; dozens that live for ever grew by
-        megabytes for hours. So new ones take over, and the old ones end when they have nothing to do.
+        Allocators, tokenizers and regular expressions keep memory per thread, so long-lived threads grow by megabytes
+        over hours. New threads take over, and the old ones end when they are idle.
         """
         self._answering.shutdown(wait=False)
         self._answering = self._open_threads()
         self.look(give_back)
 
     def close(self) -> None:
-        """Wait for the threads. Called after the last request has ended."""
+        """Wait for all threads. Called after the last request has ended."""
         self._answering.shutdown()
         self._looking.shutdown()
         self._reading.shutdown()
@@ -142,7 +142,7 @@ class Service:
     # --- answers ------------------------------------------------------------------------------
 
     def _mend(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint whose errors become OpenAI's."""
+        """Wrap an endpoint so that its exceptions become error responses."""
 
         async def guarded(request: Request) -> Response:
             try:
@@ -165,7 +165,7 @@ class Service:
 
     async def _complete(self, request: Request, form: type[Chat | Completion], kind: Kind) -> Response:
         asked, question = await self._read(request, form)
-        # Not a with: a stream keeps its place until its last byte, long after this function.
+        # Not a with statement: a stream keeps its place until its last byte, after this function returns.
         place = ExitStack()
         place.enter_context(self.admission.enter())
         crossing = Crossing(self.answerer, question, self._note)
@@ -186,14 +186,14 @@ class Service:
         body = await read_body(request, self.settings.body_limit)
         override = request.headers.get(OVERRIDE_HEADER)
         if len(body) <= _SMALL:
-            # Where it is: to hand it over takes longer.
+            # Passing it to another thread would take longer.
             return self._understand(body, form, override)
 
         def make_ready() -> tuple[Asked, Question]:
             asked, question = self._understand(body, form, override)
             return asked, self.answerer.prepare(question)
 
-        # One long one at a time: they compete for the interpreter with everybody's answers.
+        # One long body at a time: parsing competes with all answers for the interpreter.
         with self._long.enter():
             return await asyncio.get_running_loop().run_in_executor(self._reading, make_ready)
 
@@ -202,7 +202,7 @@ class Service:
         if asked.model not in (ALIAS, self.model):
             raise Refusal(
                 HTTPStatus.NOT_FOUND,
-                f"no such model; '{ALIAS}' leaves the choice to the policy, '{self.model}' stays on this device",
+                f"no such model; use '{ALIAS}' for the policy's choice, or '{self.model}' to stay on this device",
                 param="model",
                 code="model_not_found",
             )
@@ -215,12 +215,12 @@ class Service:
 
     async def _explain(self, request: Request) -> Response:
         _, question = await self._read(request, Chat)
-        with self.admission.enter():  # to count a prompt's tokens is work
+        with self.admission.enter():  # counting a prompt's tokens takes time
             verdict = await self.look(lambda: self.answerer.explain(question))
         return JSONResponse(describe_verdict(verdict), headers=verdict_header(verdict))
 
     def look(self, what: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Do something beside the event loop and beside the answers."""
+        """Run a function in a thread that is not used for answers."""
         return asyncio.get_running_loop().run_in_executor(self._looking, what)
 
     # --- looking ------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class Service:
 
 
 class _Answer:
-    """One answer and the client it goes to. ``place`` is the one in the queue, to be closed at the end."""
+    """One answer and its client. ``place`` is its place in the queue, closed at the end."""
 
     def __init__(self, request: Request, crossing: Crossing, reply: Reply, place: ExitStack) -> None:
         self._request = request
@@ -280,7 +280,7 @@ class _Answer:
         self._place = place
 
     async def whole(self) -> Response:
-        """The answer in one piece; a client that goes away stops it."""
+        """Return the whole answer at once; a disconnect stops it."""
         async with _Watch(self._request.receive, self._crossing):
             while (happened := await self._crossing.next()) is not None:
                 if isinstance(happened, Routed):
@@ -293,7 +293,7 @@ class _Answer:
         return JSONResponse(self._reply.whole(routed), headers=verdict_header(routed.verdict))
 
     async def streamed(self, *, with_usage: bool) -> Response:
-        """The answer as it comes. Its first event is waited for: it says who answers, or that nobody does."""
+        """Return a stream, after waiting for the first event, which says who answers, or that nobody does."""
         async with _Watch(self._request.receive, self._crossing):
             first = await self._crossing.next()
         if first is None:
@@ -303,7 +303,7 @@ class _Answer:
         return _EventStream(chunks, verdict_header(verdict), self._crossing, self._place)
 
     async def _chunks(self, first: Event, tier: str, with_usage: bool) -> AsyncGenerator[bytes]:
-        """Events as they are sent. An answer that breaks off ends in an error and without the mark of a good end."""
+        """Yield the events to send. A broken answer ends with an error event and without ``[DONE]``."""
         head = self._reply.opening(tier)
         happened: Event | None = first
         shown = False
@@ -320,14 +320,14 @@ class _Answer:
                     yield head + self._reply.ending(routed, with_usage=with_usage)
                     return
                 happened = await self._crossing.next()
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the answer was given up: it was not read", code="given_up")
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the client did not read the answer", code="given_up")
         except Exception as error:
             refusal = explain_error(error)
             yield event(refusal.body | ({"edgekit": describe_verdict(refusal.verdict)} if refusal.verdict else {}))
 
 
 class _EventStream(Response):
-    """Server-sent events, sent as they come; the place in the queue is given back whatever happens."""
+    """A stream of server-sent events, which releases its place in the queue at the end, also after an error."""
 
     media_type = "text/event-stream"
 
@@ -341,7 +341,7 @@ class _EventStream(Response):
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything, or stop the answer as soon as the client has gone."""
+        """Send all events, or stop the answer when the client disconnects."""
         del scope
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -355,7 +355,7 @@ class _EventStream(Response):
 
 
 class _Watch:
-    """While the block runs, a client that goes away stops the answer."""
+    """A context manager that stops the answer when the client disconnects."""
 
     def __init__(self, receive: Receive, crossing: Crossing) -> None:
         self._receive = receive
@@ -366,7 +366,7 @@ class _Watch:
 
     async def __aexit__(self, *_: object) -> None:
         task = self._task
-        # Its traceback holds this object: together they would wait for a collection, and the whole answer with them.
+        # Its traceback holds this object: the cycle would keep the whole answer until a collection.
         del self._task
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -378,18 +378,18 @@ class _Watch:
 
 
 def _describe_endpoint(tier: Tier, down: dict[str, str]) -> dict[str, str]:
-    """An endpoint, and why it is not asked at the moment; "" where it is."""
+    """Describe an endpoint; ``down`` is why it is not asked at the moment, "" if it is available."""
     return {"name": tier.name, "trust": tier.trust, "model": tier.model, "down": down.get(tier.name, "")}
 
 
 def _answered(event_: Event) -> Routed:
-    """A Routed that holds an answer.
+    """Check that an event is a Routed with an answer.
 
     Raises:
         Refusal: nobody answered, an endpoint broke off, or the answer was stopped.
     """
     if not isinstance(event_, Routed):
-        raise TypeError(f"{type(event_).__name__} opens no answer")
+        raise TypeError(f"{type(event_).__name__} is not a Routed")
     if not event_.verdict.tier:
         raise Refusal.of_verdict(event_.verdict)
     if event_.broken or event_.finish == "error":

@@ -1,4 +1,4 @@
-"""From a command line to a server: what is checked first, what is loaded last, and what it all means in words."""
+"""Assemble the server: check all inputs, load the model last, and describe what is served."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 NO_HISTORY = "none"
 
 _SWITCH = 0.001
-"""Seconds that a thread keeps the interpreter while another waits for it. A short answer changes threads dozens of
-times: at Python's own 5 ms, one caller's long texts make everybody's answers take three times as long."""
+"""Python's switch interval in seconds. A short answer changes threads dozens of times: at the default of 5 ms, one
+caller's long texts make all answers take three times as long."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to serve, and how.
 
-    ``history``: a URL of SQLAlchemy's, NO_HISTORY, or None for SQLite in the user's folder. ``docs``: a folder of the
-    user's own, from which questions are answered. ``second``: the bundle whose opinion the calibration rests on.
+    ``history``: an SQLAlchemy URL, NO_HISTORY, or None for SQLite in the user's state folder. ``docs``: a folder of the
+    user's documents, from which questions are answered. ``second``: the bundle whose opinion the calibration uses.
     """
 
     bundle: Path
@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that answers. ``means``: the policy in a sentence or two. ``history`` holds no password."""
+    """A running server. ``means``: the policy in a few sentences. ``history`` contains no password."""
 
     url: str
     bundle: str
@@ -74,24 +74,24 @@ def serve_bundle(
     ready: Callable[[Serving], None],
     open_router: Callable[[Plan, Bundle, Policy, float], Answerer] | None = None,
 ) -> None:
-    """Answer until a signal comes. Everything that can be wrong is found before the model is loaded.
+    """Serve until a signal arrives. All inputs are checked before the model is loaded.
 
     Args:
         plan: what to serve.
         ready: called once requests are answered.
-        open_router: in the place of edgekit's own; its last argument is what was spent today.
+        open_router: replaces edgekit's own; its last argument is the money spent today.
 
     Raises:
-        BundleError: not a bundle, or a damaged one.
-        ConfigError: the policy, the port, the token or the history cannot be used.
+        BundleError: the bundle is missing or damaged.
+        ConfigError: the policy, the port, the token or the history is invalid.
         RunError: the model cannot be run here.
     """
     token = read_token(plan.token_file)
     loopback = is_loopback(plan.host)
     if not loopback and not token:
         raise ConfigError(
-            f"--host {plan.host} lets other machines in, and there is no token",
-            f"give --token-file FILE or set {TOKEN_VARIABLE}; `openssl rand -hex 32` makes one",
+            f"other machines can reach `host={plan.host}`, and there is no token",
+            f"pass `token_file` or set {TOKEN_VARIABLE}; create a token with `openssl rand -hex 32`",
         )
     share_arenas()
     with ExitStack() as stack:
@@ -103,52 +103,50 @@ def serve_bundle(
             history = History(plan.history or default_url(), store_prompts=plan.store_prompts)
             stack.callback(history.close)
         elif plan.store_prompts:
-            raise ConfigError("--store-prompts needs a history", "leave out --history none")
+            raise ConfigError("`store_prompts` needs a history", f"remove `history={NO_HISTORY}`")
         spent = history.spent_since(last_midnight()) if history else 0.0
         router = (open_router or _open_router)(plan, bundle, policy, spent)
         stack.callback(router.close)
         means = (*describe_policy(policy, bundle), *filter(None, (router.status().documents,)))
         settings = Settings(queue=plan.queue, token=token, any_host=not loopback)
-        serving = Serving(
-            address_of(listener), str(bundle.path), bundle.sha256, policy.name, means, plan.queue,
-            bool(token), history.place if history else None,
-        )  # fmt: skip
-        # What is loaded stays. Collections that need not walk through it come often and take no time, so that what one
-        # answer leaves behind is gone before the next thousand have spread over fresh memory.
+        about, kept = (str(bundle.path), bundle.sha256, policy.name, means), history.place if history else None
+        serving = Serving(address_of(listener), *about, plan.queue, bool(token), kept)
+        # Loaded objects stay for the process's life. Excluding them keeps collections short and frequent, so that the
+        # remains of an answer are freed before thousands of them fragment the memory.
         sys.setswitchinterval(_SWITCH)
         gc.collect()
         gc.freeze()
-        gc.collect()  # from which the number of objects is counted that a full one waits for
+        gc.collect()  # resets the object count that triggers the next full collection
         Running(Service(router, history, settings), lambda: ready(serving)).run_on(listener)
 
 
 def describe_policy(policy: Policy, bundle: Bundle) -> tuple[str, ...]:
-    """What a policy means for this bundle, in a sentence or two."""
+    """Describe what a policy means for this bundle, in two sentences or more."""
     if not policy.tiers:
-        first = "Everything is answered on this device: the policy names no endpoint."
+        first = "Everything is answered on this device: the policy has no endpoint."
     else:
         ladder = ", then ".join(f"{tier.name} ({tier.trust})" for tier in policy.tiers)
-        first = f"Answered on this device where that can be done; what cannot goes to {ladder}"
+        first = f"Answers on this device if possible, else on {ladder}"
         if policy.budget.per_day is not None:
             first += f", for at most {policy.budget.per_day:g} {policy.budget.currency} a day"
         first += "."
     if policy.privacy.rules or policy.privacy.ceiling != "third-party":
-        first += f" Nothing goes further than '{policy.privacy.ceiling}'" + (
-            f", and {len(policy.privacy.rules)} privacy rules narrow that." if policy.privacy.rules else "."
+        first += f" The privacy ceiling is '{policy.privacy.ceiling}'" + (
+            f", narrowed by {len(policy.privacy.rules)} privacy rules." if policy.privacy.rules else "."
         )
     calibration = bundle.manifest.calibration
     if calibration is None:
-        stays = "it is trusted" if policy.unknown.quality == "local" else "it is passed on"
-        second = f"The bundle has no calibration: how good a local answer is is not known, and {stays}."
+        stays = "served" if policy.unknown.quality == "local" else "passed on"
+        second = f"The bundle has no calibration: local answers of unknown quality are {stays}."
     else:
         most = policy.answers.most_wrong
         limit = calibration.threshold if most is None else most
-        second = f"A local answer is given where it is wrong with a probability of at most {limit:.2g}."
+        second = f"A local answer is served if its probability of being wrong is at most {limit:.2g}."
     return first, second
 
 
 def last_midnight() -> float:
-    """When today began here, in seconds since 1970."""
+    """Return the start of the current local day, in seconds since 1970."""
     now = time.localtime()
     return time.mktime((now.tm_year, now.tm_mon, now.tm_mday, 0, 0, 0, 0, 0, -1))
 

@@ -1,4 +1,4 @@
-"""An answer on its way from the thread in which the router works into asyncio."""
+"""Pass an answer from the router's thread to asyncio."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Event, Request
 
 AHEAD = 1024
-"""Events that may lie ready before the router has to wait: most answers fit, so that a slow reader keeps the model from
-nobody."""
+"""Most buffered events before the router must wait: most answers fit, so a slow reader does not block the model."""
 
 PATIENCE = 60.0
-"""Seconds that the router waits for a reader who takes nothing; then the answer is given up."""
+"""Seconds that the router waits for a reader that takes nothing; then the answer is stopped."""
 
 _HEAD_START = 0.005
-"""Seconds at most that the model stands still for the first words: its next step takes every core, and they would wait
-for it on the way out."""
+"""Most seconds that the model pauses until the first text is sent: its next step uses every core and would delay it."""
 
 _LOOK = 0.1
-"""Seconds between two looks at whether an answer is still wanted."""
+"""Seconds between two checks whether an answer is still wanted."""
 
 
 class Crossing:
-    """One answer. Made and read in the event loop; the router runs in ``executor``.
+    """One answer. Created and read in the event loop; the router runs in ``executor``.
 
     Args:
-        answerer: who answers.
-        request: what is asked.
-        receipt: told of the outcome in the router's thread, even where the reader has gone; must not block.
-        patience: seconds to wait for a reader who takes nothing.
+        answerer: the router.
+        request: the request.
+        receipt: called with the outcome in the router's thread, even if the reader has gone; must not block.
+        ahead: most buffered events.
+        patience: seconds to wait for a reader that takes nothing.
     """
 
     def __init__(
@@ -66,18 +65,18 @@ class Crossing:
         self._done = asyncio.Event()
 
     def start(self, executor: Executor) -> None:
-        """Begin to answer."""
+        """Start answering."""
         executor.submit(self._work)
 
     async def next(self) -> Event | None:
-        """The next event, or None after the last.
+        """Return the next event, or None after the last.
 
         Raises:
-            EdgekitError: what the router raised.
+            EdgekitError: the router raised it.
         """
         if not self._arrived:
             if self._begun:
-                # Whoever asks for more has sent what was there.
+                # The reader asks for more, so it has sent the first events.
                 self._sent.set()
             self._begun = True
             events = await self._ready.get()
@@ -90,20 +89,20 @@ class Crossing:
         return self._arrived.popleft()
 
     async def finish(self) -> None:
-        """Stop the router, if it still works, and wait until it has."""
+        """Stop the router if it is still working, and wait for it."""
         self.stop.set()
         await self._done.wait()
 
     def _work(self) -> None:
         try:
-            # A reader that has gone before its turn costs nothing.
+            # Do not start if the reader has already gone.
             if not self.stop.is_set():
                 events = self._answerer.answer(self._request, stop=self.stop)
                 with closing(cast("Generator[Event]", events)):
                     opening: tuple[Event, ...] = ()
                     for event in events:
                         if isinstance(event, Opening):
-                            # It says who speaks and goes with the first words: one waking less before them.
+                            # Sent together with the first text, which saves a wake-up before it.
                             opening = (event,)
                             continue
                         if isinstance(event, Routed):
@@ -111,13 +110,13 @@ class Crossing:
                         self._hand_over((*opening, event))
                         opening = ()
             self._call(None)
-        except BaseException as error:  # it belongs to the reader, whatever it is
+        except BaseException as error:  # any error is passed to the reader
             self._call(error)
         finally:
             self._tell(self._done.set)
 
     def _hand_over(self, events: tuple[Event, ...]) -> None:
-        """Put events where the loop finds them; drop them where nobody wants them any more."""
+        """Pass events to the loop; drop them if the answer is no longer wanted."""
         given_up = monotonic() + self._patience
         while not self._room.acquire(timeout=_LOOK):
             if monotonic() > given_up:
@@ -135,5 +134,5 @@ class Crossing:
         try:
             self._loop.call_soon_threadsafe(what)
         except RuntimeError:
-            # The loop has closed: the process is ending, and nobody waits.
+            # The loop is closed: the process is ending.
             self.stop.set()

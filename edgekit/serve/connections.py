@@ -1,8 +1,8 @@
-"""Connections: how long each may take over each of its steps, and whose goes where there are too many.
+"""Limit connections: the time of each of their stages, and their number.
 
-uvicorn waits for ever for a request that never ends and for a reader who never reads. Here every stage of a connection
-but the answer itself has its seconds. Whoever has not shown that he may ask is a stranger, and a stranger is never in
-the way of anybody else: where there is no room, the oldest of the address that holds most goes.
+uvicorn waits forever for a request that never ends and for a reader that never reads. Here every stage of a connection
+except the answer has a time limit. A connection that has not passed the guard is a stranger's and must not block
+others: when there is no room, the oldest of the address with the most strangers' connections is dropped.
 """
 
 from __future__ import annotations
@@ -33,56 +33,56 @@ PROVED = "edgekit.proved"
 """Set in the state of a request's scope once it has passed the guard."""
 
 MOST = 1024
-"""Connections in all, where the system gives as many files."""
+"""Most connections, if the system allows that many files."""
 
 OTHER_FILES = 128
 """Files that the process needs besides connections: the model's, the history's, endpoints'."""
 
 SHARE = 2
-"""One address may hold one part in so many of all connections without having shown that it may ask."""
+"""One address may hold 1 / SHARE of all connections without having passed the guard."""
 
 DISCARDED = 64 << 20
-"""Bytes that are read and dropped after an early answer: a client that is still sending would never see its error."""
+"""Most bytes that are read and dropped after an early answer, so that a client that is still sending sees its error."""
 
 DISCARDED_OF_STRANGERS = 1 << 20
 
 
 class Stage(Enum):
-    """Where a connection stands."""
+    """The stage of a connection."""
 
-    HEAD = "a request's head is awaited"
-    BODY = "its body is"
-    ANSWER = "it is being answered"
-    UNREAD = "the client does not take what is sent"
-    REST = "it has been answered before its end had come"
-    IDLE = "nothing is asked"
-    CLOSING = "it has been closed, and not everything is sent"
+    HEAD = "waiting for the head of a request"
+    BODY = "waiting for its body"
+    ANSWER = "answering"
+    UNREAD = "the client does not read"
+    REST = "answered before the request had ended"
+    IDLE = "no request"
+    CLOSING = "closed, with unsent data"
 
 
 LIMITS = {
     Stage.HEAD: 10.0,
-    Stage.BODY: 70.0,  # the body's reader has a lower one and says so to the client
+    Stage.BODY: 70.0,  # read_body has a lower limit and tells the client
     Stage.UNREAD: 20.0,
     Stage.REST: 5.0,
-    Stage.IDLE: 20.0,  # uvicorn's own is lower, and sometimes forgotten
+    Stage.IDLE: 20.0,  # uvicorn's own limit is lower, but does not always apply
     Stage.CLOSING: 10.0,
 }
-"""Seconds that a connection may stand there. An answer may take as long as it takes."""
+"""Most seconds that a connection may stay in a stage. An answer has no limit."""
 
 
 class Connections:
-    """All that are open. Used in the event loop's thread only.
+    """All open connections. Used only in the event loop's thread.
 
     Args:
-        most: of them.
-        clock: seconds, never going back.
+        most: most connections.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = monotonic) -> None:
         self.most = most
         self.clock = clock
         self.log = logging.getLogger("edgekit.serve.connections")
-        # uvicorn's words on every bad request would let a stranger fill the disk; a bug is an error and is heard.
+        # uvicorn's warning for every bad request would let a stranger fill the disk; bugs are logged as errors.
         self.log.setLevel(logging.ERROR)
         self._unproved: dict[str, dict[Connection, None]] = {}
         self._proved: dict[Connection, None] = {}
@@ -91,7 +91,7 @@ class Connections:
         return len(self._proved) + sum(map(len, self._unproved.values()))
 
     def enter(self, newcomer: Connection) -> bool:
-        """Find a place; False where everybody is being answered."""
+        """Find a place for a new connection. Returns False if all others are being answered."""
         mine = self._unproved.get(newcomer.peer, {})
         if len(mine) * SHARE >= self.most:
             self._drop_stranger(mine)
@@ -101,7 +101,7 @@ class Connections:
         return True
 
     def leave(self, connection: Connection) -> None:
-        """Give its place back, if it has one."""
+        """Release the connection's place, if it has one."""
         self._proved.pop(connection, None)
         mine = self._unproved.get(connection.peer, {})
         mine.pop(connection, None)
@@ -109,7 +109,7 @@ class Connections:
             self._unproved.pop(connection.peer, None)
 
     def sweep(self) -> None:
-        """Drop those who have taken too long."""
+        """Drop the connections that exceed their time limit."""
         now = self.clock()
         everyone = [*self._proved, *(c for mine in self._unproved.values() for c in mine)]
         for connection in everyone:
@@ -117,7 +117,7 @@ class Connections:
                 self._drop(connection)
 
     def _make_room(self) -> bool:
-        """Drop one: a stranger of the address that has most of them, else the oldest who is not being answered."""
+        """Drop a stranger's connection of the address with the most of them, else the oldest not being answered."""
         while self._unproved:
             if self._drop_stranger(max(self._unproved.values(), key=len)):
                 return True
@@ -127,7 +127,7 @@ class Connections:
         return idle is not None
 
     def _drop_stranger(self, mine: dict[Connection, None]) -> bool:
-        """Drop the oldest stranger of an address; who has proved himself meanwhile is put with the others."""
+        """Drop an address's oldest connection that has not passed the guard; move those that have to ``_proved``."""
         for connection in list(mine):
             if not connection.proved:
                 self._drop(connection)
@@ -142,11 +142,11 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """uvicorn's connection with a stage, and errors in the shape of the API's.
+    """uvicorn's connection with a stage, and errors in the API's format.
 
     Attributes:
-        peer: who is at the other end, as places are counted.
-        stage: where it stands.
+        peer: the client's address, or network for IPv6, by which connections are counted.
+        stage: the current stage.
     """
 
     def __init__(
@@ -168,16 +168,16 @@ class Connection(H11Protocol):
 
     @property
     def proved(self) -> bool:
-        """Whether its last request, or one before, passed the guard."""
+        """Whether its last request, or an earlier one, passed the guard."""
         return self.scope is not None and PROVED in self.scope["state"]
 
     def overdue(self, now: float) -> bool:
-        """Whether it has stood too long where it stands."""
+        """Whether it has exceeded the time limit of its stage."""
         self._look()
         return now - self._since > LIMITS.get(self.stage, inf)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a place, or say that there is none."""
+        """Take a place, or refuse the connection."""
         super().connection_made(transport)
         self.peer = _network(self.client[0]) if self.client else ""
         if not self._connections.enter(self):
@@ -186,14 +186,14 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Release the place."""
         self._connections.leave(self)
         super().connection_lost(exc)
-        # asyncio's transport holds a method of itself: a circle that waits for a collection, with a socket and more.
+        # asyncio's transport holds a bound method of itself: the cycle would keep the socket until a collection.
         getattr(self.transport, "__dict__", {}).pop("_read_ready_cb", None)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's; what follows an early answer is counted, and dropped where nothing more is understood."""
+        """As uvicorn's, but count and limit the data that follows an early answer."""
         if self.stage is Stage.REST:
             self._discarded += len(data)
             if self._discarded > (DISCARDED if self.proved else DISCARDED_OF_STRANGERS):
@@ -209,29 +209,29 @@ class Connection(H11Protocol):
         self._look()
 
     def pause_writing(self) -> None:
-        """What was sent is not read."""
+        """The client does not read what was sent."""
         super().pause_writing()
         self._look()
 
     def resume_writing(self) -> None:
-        """It is read again."""
+        """The client reads again."""
         super().resume_writing()
         self._look()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is not HTTP. Where an answer is under way, its reader is gone."""
+        """Refuse data that is not HTTP. An answer in progress is treated as disconnected."""
         if self.cycle and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._refuse(bad_request(msg.rstrip(".").lower(), code="invalid_http"))
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Say why, as the last thing. Not closed at once: a client that is still sending would never see it."""
+        """Send an error as the last response, without closing, so that a client that is still sending sees it."""
         body = json.dumps(refusal.body).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         headers += refusal.headers.items()
         reason = refusal.status.phrase.encode()
-        # Where an answer has begun there is no room for another one.
+        # Fails if a response has already begun.
         with suppress(h11.LocalProtocolError):
             head = self.conn.send(h11.Response(status_code=refusal.status, headers=headers, reason=reason))
             self.transport.write((head or b"") + body)
@@ -240,7 +240,7 @@ class Connection(H11Protocol):
         self._look()
 
     def _look(self) -> None:
-        """Note the stage, and when it was come to."""
+        """Update the stage and the time of its start."""
         stage = self._find_stage()
         if stage is not self.stage:
             self.stage = stage
@@ -264,7 +264,7 @@ class Connection(H11Protocol):
 
 
 def count_places() -> int:
-    """Connections that the system has files for, at most ``MOST``."""
+    """Return the number of connections that the limit of open files allows, at most ``MOST``."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -274,7 +274,7 @@ def count_places() -> int:
 
 
 def _network(host: str) -> str:
-    """Whose address it is: of IPv6, everyone has 2**64."""
+    """Return an IPv4 address, or the /64 network of an IPv6 address, as one client has 2**64 of these."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

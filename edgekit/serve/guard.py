@@ -1,7 +1,7 @@
-"""What stands before every route: who may ask at all, how much may be sent, and the access log.
+"""Middleware before every route: access control, the limit of the body, and the access log.
 
-A server on loopback is reached by every page in the user's browser, so requests must name a loopback host (against DNS
-rebinding) and must not come from another site. Beyond loopback a token is required: for everything but /health.
+Every page in the user's browser can reach a server on loopback, so requests must name a loopback host (against DNS
+rebinding) and must not come from another site. Beyond loopback a token is required, except for /health.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OPEN = "/health"
 _ASKS = ("GET", "HEAD")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{0,5})?", re.IGNORECASE | re.ASCII)
 _SLOWEST_BODY = 60.0
-"""Seconds that a body may take."""
+"""Most seconds for receiving a body."""
 
 _BROWSER_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -47,8 +47,8 @@ _BROWSER_HEADERS = {
 class Guard:
     """ASGI middleware.
 
-    ``token``: "" where none is needed. ``any_host``: whether names other than loopback's are answered.
-    ``rejected`` hears of every request that was turned away here.
+    ``token``: "" if none is needed. ``any_host``: whether Host headers other than loopback's are accepted.
+    ``rejected`` is called for every request that is rejected here.
     """
 
     app: ASGIApp
@@ -57,7 +57,7 @@ class Guard:
     rejected: Callable[[HTTPStatus], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a request, hand it on, and log it without its query and body."""
+        """Check a request, pass it on, and log it without its query and body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -78,7 +78,7 @@ class Guard:
             scope["state"][PROVED] = True
             await self.app(scope, receive, watch)
         except Exception as error:
-            # The application's own errors are answers already: what arrives here was refused, or is a bug.
+            # The application handles its own errors: this one is a refusal of _check, or a bug.
             refusal = explain_error(error)
             self.rejected(refusal.status)
             if not status:
@@ -87,36 +87,35 @@ class Guard:
         _LOG.info("%s %r %d %.3f s", request.method[:20], path, status, perf_counter() - started)
 
     def _check(self, request: Request) -> None:
-        # Not request.url: it is put together from the Host that the client claims.
+        # Not request.url, which is built from the Host header that the client controls.
         if self.token and request.scope["path"] != _OPEN and not self._knows_token(request):
-            raise Refusal(
-                HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN", code="invalid_api_key"
-            )
+            problem = "missing or wrong token: send the header Authorization: Bearer TOKEN"
+            raise Refusal(HTTPStatus.UNAUTHORIZED, problem, code="invalid_api_key")
         host = request.headers.get("host", "")
         if not self.any_host and _name(host) not in _LOOPBACK:
-            raise Refusal(HTTPStatus.FORBIDDEN, "this server answers to localhost only", code="host_not_allowed")
+            raise Refusal(HTTPStatus.FORBIDDEN, "the Host header must name localhost", code="host_not_allowed")
         if host and not _name(host):
-            raise bad_request("Host is no name with a port", code="invalid_host")
+            raise bad_request("the Host header is not a name with an optional port", code="invalid_host")
         if request.method not in _ASKS:
             origin = request.headers.get("origin")
-            # Compared, not parsed. The page's own may be https where TLS ends before us.
+            # Compared, not parsed. The page's own origin may be https behind a TLS proxy.
             own = (f"http://{host}".lower(), f"https://{host}".lower())
             same = request.headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
             if (origin is not None and origin.lower() not in own) or not same:
-                raise Refusal(HTTPStatus.FORBIDDEN, "requests of other sites are refused", code="origin_not_allowed")
+                raise Refusal(HTTPStatus.FORBIDDEN, "requests from other sites are refused", code="origin_not_allowed")
         if "websocket" in request.headers.get("upgrade", "").lower():
-            raise bad_request("no websockets are spoken here", code="upgrade_not_supported")
+            raise bad_request("websockets are not supported", code="upgrade_not_supported")
         if "transfer-encoding" in request.headers and "content-length" in request.headers:
-            # Whoever stands between may have believed the other one: that is how requests are smuggled.
-            raise bad_request("Content-Length and Transfer-Encoding exclude one another", code="invalid_http")
+            # A proxy may have used the other header, which allows request smuggling.
+            raise bad_request("Content-Length and Transfer-Encoding exclude each other", code="invalid_http")
 
     def _knows_token(self, request: Request) -> bool:
-        """Bearer for programs; Basic with any name for browsers, which ask for it themselves."""
+        """Accept Bearer from programs, and Basic with any user name from browsers, which prompt for it."""
         kind, _, value = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "basic":
             try:
                 value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-            except ValueError:  # no base64, no ASCII, no UTF-8
+            except ValueError:  # not base64, ASCII or UTF-8
                 return False
         elif kind.lower() != "bearer":
             return False
@@ -131,22 +130,22 @@ class Guard:
 
 
 def refuse(refusal: Refusal, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The response for a Refusal."""
+    """Return the response for a Refusal."""
     return JSONResponse(refusal.body, refusal.status, {**refusal.headers, **(headers or {})})
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """All that a client sends, up to ``limit`` bytes; what comes beyond is the connection's affair.
+    """Read the body, up to ``limit`` bytes; the connection discards the rest.
 
     Raises:
-        Refusal: 413 beyond the limit, at once where it is announced; 408 where it takes too long.
-        ClientDisconnect: it went away.
+        Refusal: 413 above the limit, at once if Content-Length exceeds it; 408 if it takes too long.
+        ClientDisconnect: the client disconnected.
     """
     too_large = Refusal(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {limit:,} bytes", code="request_too_large"
     )
-    told = request.headers.get("content-length", "0")  # of digits only, or the connection would have refused it
-    if len(told) > 20 or int(told) > limit:
+    announced = request.headers.get("content-length", "0")  # only digits, else the connection refuses it
+    if len(announced) > 20 or int(announced) > limit:
         raise too_large
     chunks: list[bytes] = []
     length = 0
@@ -165,6 +164,6 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port; "" where there is none."""
+    """Return the name in a Host header, without its port; "" if it is invalid."""
     found = _HOST.fullmatch(host)
     return found[1].strip("[]").rstrip(".").lower() if found else ""

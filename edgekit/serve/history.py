@@ -1,7 +1,7 @@
-"""What was answered, by whom and why: one row a request, in any database that SQLAlchemy speaks to.
+"""Record who answered each request and why: one row per request, in any database that SQLAlchemy supports.
 
-Rows hold no prompt, no answer and no hash of them, unless ``store_prompts`` asks for the two. A thread writes them, so
-that no answer waits for a database; one that fails costs rows, which are counted, and never an answer.
+Rows contain no prompt, no answer and no hash of them, unless ``store_prompts`` is set. A thread writes them, so that no
+answer waits for the database; if it fails, rows are lost and counted, but answers are not affected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
-)  # fmt: skip
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("edgekit.serve")
 _BATCH = 256
 _WAITING = 10_000
-"""Rows that may wait for the database; a request beyond them is counted as lost."""
+"""Most rows that wait for the database; further ones are counted as lost."""
 
 _SQLITE_BUSY = 5.0
 """Seconds to wait while another process writes to the same file."""
 
 _SQLITE_CACHE = 256
-"""Kilobytes: rows are added and hardly ever read."""
+"""Kilobytes of cache: rows are added and hardly ever read."""
 
 REQUESTS = Table(
     "edgekit_requests",
@@ -78,7 +78,7 @@ REQUESTS = Table(
 
 @dataclass(frozen=True)
 class Row:
-    """One request that ended. ``time``: seconds since 1970."""
+    """One finished request. ``time``: seconds since 1970."""
 
     time: float
     request: Request
@@ -86,11 +86,11 @@ class Row:
 
 
 class History:
-    """Rows on their way into a database. Methods may be called from any thread.
+    """Writes rows to a database. Thread-safe.
 
     Args:
-        url: of SQLAlchemy.
-        store_prompts: keep the prompt and the answer as well.
+        url: an SQLAlchemy URL.
+        store_prompts: store the prompt and the answer too.
 
     Raises:
         ConfigError: the database cannot be opened.
@@ -106,17 +106,17 @@ class History:
         self._thread.start()
 
     def add(self, request: Request, routed: Routed) -> None:
-        """Write a request down, some time soon."""
+        """Queue a request to be written."""
         try:
             self._rows.put_nowait(Row(time.time(), request, routed))
         except queue.Full:
-            self._lose(1, "it does not keep up")
+            self._lose(1, "the database is too slow")
 
     def spent_since(self, moment: float) -> float:
-        """What the requests that ended since ``moment`` (seconds since 1970) cost, in the currency of their policy.
+        """Return the cost of the requests that ended since ``moment`` (seconds since 1970), in the policy's currency.
 
         Raises:
-            ConfigError: the database does not answer: a budget that nobody can count cannot be kept.
+            ConfigError: the database cannot be read, so the budget cannot be enforced.
         """
         sum_up = select(func.coalesce(func.sum(REQUESTS.c.cost), 0.0)).where(REQUESTS.c.time >= moment)
         try:
@@ -126,9 +126,9 @@ class History:
             raise ConfigError(f"the history {self.place} cannot be read: {_say(error)}", _HINT) from error
 
     def close(self) -> None:
-        """Write what is left, and close."""
+        """Write the remaining rows, and close the database."""
         with suppress(queue.Full):
-            # The thread ends at the mark; where there is no room for it the database has failed anyway.
+            # None ends the thread; if the queue has no room for it, the database has failed anyway.
             self._rows.put(None, timeout=_SQLITE_BUSY)
         self._thread.join(timeout=2 * _SQLITE_BUSY)
         self._engine.dispose()
@@ -151,7 +151,7 @@ class History:
         try:
             with self._engine.begin() as connection:
                 connection.execute(insert(REQUESTS), [self._values(row) for row in rows])
-        except Exception as error:  # drivers raise what they like; no answer may suffer from it
+        except Exception as error:  # drivers raise any exception, which must not affect answers
             self._lose(len(rows), _say(error))
 
     def _values(self, row: Row) -> dict[str, object]:
@@ -180,32 +180,31 @@ class History:
         self.lost += rows
         if not self._complained:
             self._complained = True
-            _LOG.warning("history %s: %s; answers go on, rows are lost and counted", self.place, why)
+            _LOG.warning("history %s: %s; rows are lost (answers are not affected)", self.place, why)
 
 
 def default_url() -> str:
-    """SQLite in the user's own folder for state."""
+    """Return the URL of an SQLite file in the user's state folder."""
     from platformdirs import user_state_path
 
     return str(URL.create("sqlite", database=str(user_state_path("edgekit") / "history.sqlite")))
 
 
 _QUOTING = frozenset({"schema"})
-"""Codes whose reason may quote the answer: what was wrong with its JSON."""
+"""Codes whose reason may quote the answer, such as an error in its JSON."""
 
-_HINT = "give another --history URL (SQLAlchemy's form), or --history none"
+_HINT = "pass another SQLAlchemy URL as `history`, or `history=none`"
 
 
 def _open(text: str) -> tuple[Engine, str]:
-    """The engine with its table, and the URL without its password."""
+    """Open the database and create the table. Returns the engine, and the URL without its password."""
     try:
         url = make_url(text)
         place = url.render_as_string(hide_password=True)
     except SQLAlchemyError:
-        # Not repeated: what cannot be parsed may hold a password.
-        raise ConfigError(
-            "--history is not a URL of SQLAlchemy's", "for example sqlite:////home/me/history.sqlite"
-        ) from None
+        # The text is not repeated, as it may contain a password.
+        hint = "give one such as sqlite:////home/me/history.sqlite"
+        raise ConfigError("`history` is not an SQLAlchemy URL", hint) from None
     try:
         local = url.get_backend_name() == "sqlite"
         if local and url.database and url.database != ":memory:":
@@ -215,7 +214,7 @@ def _open(text: str) -> tuple[Engine, str]:
             event.listen(engine, "connect", _set_up_sqlite)
         REQUESTS.metadata.create_all(engine)
         with engine.connect() as connection:
-            # A table of another edgekit that lacks a column is found here, not at the first answer.
+            # Fails here, not at the first answer, if another edgekit's table lacks a column.
             connection.execute(select(REQUESTS).limit(1))
     except (SQLAlchemyError, ImportError, OSError) as error:
         raise ConfigError(f"the history {place} cannot be opened: {_say(error)}", _HINT) from error
@@ -223,7 +222,7 @@ def _open(text: str) -> tuple[Engine, str]:
 
 
 def _make_private(path: Path) -> None:
-    """Who asked what when is nobody else's business: a new file is its owner's alone."""
+    """Create the file and its folder readable only by their owner."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     make_private(path)
 
@@ -237,6 +236,6 @@ def _set_up_sqlite(connection: object, _record: object) -> None:
 
 
 def _say(error: BaseException) -> str:
-    """An error without the statement and its values, which may be a prompt's."""
+    """Describe an error without the statement and its values, which may contain a prompt."""
     cause = getattr(error, "orig", None) or error
-    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no reason given'}"
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else 'no message'}"

@@ -1,8 +1,7 @@
-"""What the process holds beyond what it uses.
+"""Limit the memory that glibc's allocator holds beyond what is used. Does nothing on other systems.
 
-glibc gives threads arenas of their own, eight for each core, and each keeps its holes: a server with a thread a request
-grew by half a megabyte a minute of holes alone. A few arenas have few, and what they have is given back now and then.
-Elsewhere nothing is done.
+glibc gives threads up to eight arenas per core, and each keeps its free pages: a server with a thread per request grew
+by half a megabyte a minute. So there are few arenas, and their free pages are returned periodically.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from functools import cache
 
 ARENAS = 4
 _M_ARENA_MAX = -8
-"""Of mallopt(3): glibc's malloc.h."""
+"""Parameter of mallopt(3), from glibc's malloc.h."""
 
 
 def share_arenas() -> None:
-    """Let all threads that are still to come share a few arenas."""
+    """Let all future threads share a few arenas."""
     glibc = _glibc()
     if glibc:
         glibc.mallopt(_M_ARENA_MAX, ARENAS)
 
 
 def give_back() -> None:
-    """Give pages that nothing lies on back to the system: milliseconds."""
+    """Return free pages to the system, which takes milliseconds."""
     glibc = _glibc()
     if glibc:
         glibc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Numbers since the server started: for the page, and for Prometheus."""
+"""Counters since the server's start, for the page and for Prometheus."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Request, Routed
 
 _REMEMBERED = 1000
-"""Answers whose times the page's percentiles are of."""
+"""Number of latest answers in the page's percentiles."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 CODES = {
     "local": "answered here",
-    "empty": "an empty prompt",
-    "no-template": "a conversation, and the model has no chat template",
+    "empty": "empty prompt",
+    "no-template": "no chat template for a conversation",
     "template": "refused by the chat template",
     "privacy": "privacy",
-    "capability": "beyond this model's abilities",
-    "language": "a language this model is not good at",
+    "capability": "not supported by this model",
+    "language": "not one of this model's languages",
     "context": "longer than this model's context",
     "memory": "not enough free memory",
     "latency": "too slow here",
     "battery": "battery low",
     "thermal": "processor too hot",
     "money": "over the budget",
-    "reachable": "an endpoint was down",
-    "ended": "the local answer was cut off",
-    "repetition": "the local answer repeated itself",
-    "schema": "the local answer broke its schema",
-    "quality": "the local answer was probably wrong",
-    "prefix": "the local answer began badly",
+    "reachable": "endpoint unavailable",
+    "ended": "local answer cut off",
+    "repetition": "local answer repeated itself",
+    "schema": "local answer violated its schema",
+    "quality": "local answer probably wrong",
+    "prefix": "local answer started badly",
 }
-"""Codes of a verdict as the page puts them."""
+"""Words for the codes of a verdict on the page."""
 
 
 class Live:
-    """Counts of what went by. Methods may be called from any thread.
+    """Counters of requests and answers. Thread-safe.
 
     Args:
-        currency: of the policy.
-        clock: seconds since 1970.
+        currency: the policy's currency.
+        clock: returns seconds since 1970.
     """
 
     def __init__(self, currency: str, clock: Callable[[], float] = time.time) -> None:
@@ -70,29 +70,29 @@ class Live:
         self._joules: float | None = None
         self._times: deque[tuple[float, float | None]] = deque(maxlen=_REMEMBERED)
         self.registry = registry = CollectorRegistry()
+        labels = ("tier", "code", "degraded")
         self._requests = Counter(
-            "edgekit_requests", "Answers by tier (none: nobody) and by the check that decided.",
-            ("tier", "code", "degraded"), registry=registry,
-        )  # fmt: skip
+            "edgekit_requests", "Answers by tier (none: nobody) and deciding check.", labels, registry=registry
+        )
         self._rejected = Counter(
-            "edgekit_rejected", "Requests turned away, by HTTP status.", ("status",), registry=registry
+            "edgekit_rejected", "Rejected requests by HTTP status.", ("status",), registry=registry
         )
         self._tokens = Counter("edgekit_tokens", "Tokens by tier.", ("tier", "kind"), registry=registry)
         self._spent = Counter("edgekit_cost", "Money spent on endpoints.", ("currency",), registry=registry)
         self._saved = Counter("edgekit_spared", "What endpoints would have cost.", ("currency",), registry=registry)
         self._seconds = Histogram(
-            "edgekit_seconds", "Whole answers, waiting included.", ("tier",), buckets=_SECONDS, registry=registry
+            "edgekit_seconds", "Seconds to the whole answer.", ("tier",), buckets=_SECONDS, registry=registry
         )
         self._first = Histogram(
-            "edgekit_seconds_to_first", "To the first token.", ("tier",), buckets=_SECONDS, registry=registry
+            "edgekit_seconds_to_first", "Seconds to the first token.", ("tier",), buckets=_SECONDS, registry=registry
         )
 
     def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """Add a gauge whose value is read when somebody looks."""
+        """Add a gauge whose value is read at every scrape."""
         Gauge(name, help_text, registry=self.registry).set_function(read)
 
     def add(self, _request: Request, routed: Routed) -> None:
-        """Take note of an answer."""
+        """Count an answer."""
         verdict = routed.verdict
         tier = verdict.tier or "none"
         with self._lock:
@@ -120,17 +120,17 @@ class Live:
                 self._first.labels(tier).observe(routed.seconds_to_first)
 
     def reject(self, status: HTTPStatus) -> None:
-        """Take note of a request that was turned away before anybody was asked."""
+        """Count a request that was rejected before the router."""
         with self._lock:
             self._turned_away += 1
         self._rejected.labels(str(int(status))).inc()
 
     def exposition(self) -> bytes:
-        """Prometheus' text."""
+        """Return the counters in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def snapshot(self) -> dict[str, Any]:
-        """The page's numbers. Absent is null, never zero."""
+        """Return the page's numbers. A missing number is None, never 0."""
         with self._lock:
             times = list(self._times)
             answered = sum(n for tier, n in self._tiers.items() if tier)
@@ -158,7 +158,7 @@ def _in_words(codes: Count[str]) -> list[dict[str, Any]]:
 
 
 def _percentiles(values: list[float]) -> dict[str, float] | None:
-    """p50 and p95 by nearest rank, with their number; None of nothing."""
+    """Return p50 and p95 by nearest rank, and the number of values; None without values."""
     if not values:
         return None
     ordered = sorted(values)

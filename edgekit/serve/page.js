@@ -1,7 +1,7 @@
 "use strict";
-// Everything that comes from a model, a policy or an endpoint goes through textContent.
+// All text from a model, a policy or an endpoint is set by textContent.
 
-const EVERY = 2000; // milliseconds between two looks at /api/live
+const EVERY = 2000; // milliseconds between two requests of /api/live
 const $ = (id) => document.getElementById(id);
 const HUES = ["hue1", "hue0", "hue2", "hue3", "hue4", "hue5"];
 const OUTCOMES = { pass: "passed", fail: "failed", unknown: "unknown" };
@@ -62,7 +62,7 @@ function showShare(live) {
   $("lead").textContent = share === null
     ? "Ready. Nothing has been asked yet."
     : `${live.local.toLocaleString("en")} of ${plural(live.answered, "answer")} stayed on this device`
-      + (live.degraded ? `, ${live.degraded} of them given though a check failed.` : ".");
+      + (live.degraded ? `, ${live.degraded} of them despite a failed check.` : ".");
 }
 
 function showLeft(live) {
@@ -76,16 +76,16 @@ function showLeft(live) {
     rung.append(make("span", row.words), make("b", row.count.toLocaleString("en")), track);
     return rung;
   }));
-  if (!live.left.length) $("left").append(make("p", "nothing has left", "absent"));
+  if (!live.left.length) $("left").append(make("p", "none yet", "absent"));
   const refused = live.refused.map((row) => `${row.count} ${row.words}`).join(", ");
-  $("refused").textContent = refused ? `Nobody could answer: ${refused}.` : "";
+  $("refused").textContent = refused ? `Not answered: ${refused}.` : "";
 }
 
 function showTimes(live) {
   for (const [name, found] of [["first", live.seconds_to_first], ["whole", live.seconds]]) {
     for (const p of ["p50", "p95"]) put(`${name}-${p}`, found ? duration(found[p]) : null, "not yet");
   }
-  $("times-of").textContent = live.seconds ? `Of the last ${plural(live.seconds.n, "answer")}, waiting included.` : "";
+  $("times-of").textContent = live.seconds ? `The last ${plural(live.seconds.n, "answer")}, waiting included.` : "";
 }
 
 function showCosts(live) {
@@ -93,8 +93,8 @@ function showCosts(live) {
   put("saved", money(live.spared, live.currency), "no price known");
   const today = money(live.spent_today, live.currency);
   put("today", today, "not counted");
-  if (today && live.per_day !== null) $("today").append(make("small", `of ${digits(live.per_day)} a day`));
-  put("joules", live.joules === null ? null : `${digits(live.joules)} J`, live.meter ? "nothing yet" : "no meter");
+  if (today && live.per_day !== null) $("today").append(make("small", `of ${digits(live.per_day)} per day`));
+  put("joules", live.joules === null ? null : `${digits(live.joules)} J`, live.meter ? "none yet" : "no meter");
 }
 
 function showNow(live) {
@@ -104,10 +104,10 @@ function showNow(live) {
   $("endpoints").replaceChildren(...live.endpoints.map((t) => {
     const row = make("li");
     row.append(make("span", undefined, `dot ${t.down ? "down" : "up"}`), make("b", t.name), make("small", `${t.model}, ${t.trust}`));
-    row.append(make("span", t.down || "asked when needed", "state"));
+    row.append(make("span", t.down || "available", "state"));
     return row;
   }));
-  if (!live.endpoints.length) $("endpoints").append(make("li", "No endpoint: everything stays here."));
+  if (!live.endpoints.length) $("endpoints").append(make("li", "No endpoint: everything stays on this device."));
   $("drift").textContent = live.drift ? `Scores of local answers: ${live.drift}` : "";
   $("drift").classList.toggle("fail", live.stale);
 }
@@ -115,13 +115,13 @@ function showNow(live) {
 async function look() {
   try {
     const response = await fetch("/api/live", { cache: "no-store" });
-    if (!response.ok) throw new Error(`the server answers ${response.status}`);
+    if (!response.ok) throw new Error(`the server answered ${response.status}`);
     const live = await response.json();
     $("policy").textContent = `· ${live.policy}`;
     $("model").textContent = live.model;
     document.title = `${live.model} · edgekit serve`;
     for (const show of [showShare, showLeft, showTimes, showCosts, showNow]) show(live);
-    $("foot").textContent = "Nothing on this page comes from elsewhere. Numbers are since the server started."
+    $("foot").textContent = "This page loads nothing from other servers. All numbers are since the server's start."
       + (live.history_lost ? ` The history lost ${plural(live.history_lost, "row")}.` : "");
   } catch (error) {
     $("lead").textContent = `The server cannot be reached: ${error.message}`;
@@ -225,7 +225,7 @@ async function ask(event) {
       await read(response);
     }
   } catch (error) {
-    if (error.name !== "AbortError") showError({ error: { message: `the connection broke: ${error.message}` } });
+    if (error.name !== "AbortError") showError({ error: { message: `the connection failed: ${error.message}` } });
   } finally {
     running = null;
     $("ask").textContent = "Ask";
@@ -242,10 +242,10 @@ async function explain() {
     const response = await post("/api/explain", question());
     if (response) {
       showVerdict(await response.json());
-      $("took").textContent = "Nobody was asked.";
+      $("took").textContent = "Nothing was sent.";
     }
   } catch (error) {
-    showError({ error: { message: `the connection broke: ${error.message}` } });
+    showError({ error: { message: `the connection failed: ${error.message}` } });
   }
 }
 

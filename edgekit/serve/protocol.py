@@ -1,9 +1,9 @@
-"""What clients send: OpenAI's chat and text completions, read strictly into a routing.Request.
+"""Parse OpenAI's chat and text completions strictly into a routing.Request.
 
-A field that would change the answer and cannot be honoured is refused, never ignored; so is one nobody knows. What
-a request leaves out, or gives as null, stays unsaid: see ``Sampling``.
+A field that would change the answer and is not supported is refused, never ignored; so is an unknown one. What a
+request omits, or gives as null, stays unset: see ``Sampling``.
 
-Everything has a limit before it is looked into: how many values a body holds, how many of a kind, how long names are.
+Everything is limited before it is parsed: the number of values in a body, the items of each kind, the length of names.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from edgekit.types import Sampling
 from edgekit.types.routing import Ability, Message, Override, Request
 
 ALIAS = "edgekit"
-"""The model to name where the policy decides who answers."""
+"""The model name for which the policy decides who answers."""
 
 MOST_STOPS = 16
 MOST_MESSAGES = 2048
 MOST_PARTS = 256
 MOST_TOOLS = 128
-"""As OpenAI's."""
+"""OpenAI's limit."""
 
 MOST_VALUES = 20_000
-"""Numbers, texts, lists and objects in a body: what is made of each takes microseconds."""
+"""Most numbers, texts, lists and objects in a body, as each takes microseconds."""
 
 MOST_MEMBERS = 1000
-"""Of one object."""
+"""Most members of one object."""
 
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 Name = Annotated[str, Field(max_length=64)]
-"""Of a participant, a schema: OpenAI's limit."""
+"""Name of a participant or a schema, with OpenAI's limit."""
 
 Mark = Annotated[str, Field(max_length=1024)]
-"""What clients tell things apart by."""
+"""An identifier chosen by the client."""
 
 Stop = Annotated[str, Field(max_length=256)]
 OVERRIDE_HEADER = "x-edgekit-override"
 
 _OF_AN_ANSWER = ("annotations", "parsed", "reasoning", "reasoning_content")
-"""What clients keep in an assistant's message when they send it back. It is no part of what was said."""
+"""Fields of an answer that clients keep in an assistant's message when they send it back."""
 
 _OVERRIDES: tuple[Override, ...] = ("local-only", "cloud-ok")
 
@@ -58,7 +58,7 @@ class _Strict(BaseModel):
 
 
 class TextPart(_Strict):
-    """Text of a message."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
@@ -72,7 +72,7 @@ class RefusalPart(_Strict):
 
 
 class ImagePart(_Strict):
-    """An image, which is handed on as it is."""
+    """An image, which is passed on unchanged."""
 
     type: Literal["image_url"]
     image_url: dict[str, Any]
@@ -82,7 +82,7 @@ Part = Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")
 
 
 class ChatMessage(_Strict):
-    """One turn."""
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_PARTS)] | None = None
@@ -93,7 +93,7 @@ class ChatMessage(_Strict):
 
     @property
     def text(self) -> str:
-        """Its text; parts one under the other."""
+        """The text, with parts joined by line breaks."""
         if isinstance(self.content, list):
             parts = (p.text if isinstance(p, TextPart) else getattr(p, "refusal", "") for p in self.content)
             return "\n".join(part for part in parts if part)
@@ -101,21 +101,21 @@ class ChatMessage(_Strict):
 
     @property
     def needs(self) -> frozenset[Ability]:
-        """What it takes to understand this turn besides reading."""
+        """The abilities besides text that this message needs."""
         images = isinstance(self.content, list) and any(isinstance(p, ImagePart) for p in self.content)
         tools = bool(self.tool_calls) or self.role == "tool"
         return frozenset((*(("images",) if images else ()), *(("tools",) if tools else ())))
 
 
 class Options(_Strict):
-    """``edgekit`` in the body: what of the router a request may set. ``private``: it stays on the device."""
+    """The router's options, ``edgekit`` in the body. ``private``: the request must stay on the device."""
 
     override: Override | None = None
     private: bool = False
 
 
 class StreamOptions(_Strict):
-    """How a stream is told."""
+    """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -131,14 +131,14 @@ class JsonSchema(_Strict):
 
 
 class ResponseFormat(_Strict):
-    """Text, any JSON, or JSON by a schema."""
+    """Text, any JSON, or JSON that satisfies a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
 class Asked(_Strict):
-    """The fields that both kinds of request have."""
+    """The fields of both kinds of request."""
 
     model: Mark
     temperature: float | None = Field(None, ge=0, le=2)
@@ -162,46 +162,46 @@ class Asked(_Strict):
 
     @classmethod
     def read(cls, body: bytes) -> Self:
-        """Read a request's body.
+        """Parse a request's body.
 
         Raises:
-            Refusal: not UTF-8, not JSON, too much of something, an unknown field, a value that cannot be served.
+            Refusal: the body is not JSON in UTF-8, exceeds a limit, or has an unknown field or unsupported value.
         """
         data = _parse(body)
         if not isinstance(data, dict):
             raise bad_request("the body must be a JSON object")
         _check_stops(data.get("stop"))
         _check_tokens(data.get("prompt"))
-        said = _leave_out_unsaid(data)
+        kept = _drop_unset(data)
         try:
-            asked = cls.model_validate(said)
+            asked = cls.model_validate(kept)
         except ValidationError as error:
-            raise _of_validation(error, said, tuple(cls.model_fields)) from None
+            raise _of_validation(error, kept, tuple(cls.model_fields)) from None
         asked._refuse_unserved()
         return asked
 
     def _refuse_unserved(self) -> None:
-        """Raise where a value is known and cannot be served."""
+        """Raise if a value is valid but not supported."""
         if self.n not in (None, 1):
-            raise bad_request("n must be 1: one answer a request", "n", "unsupported_value")
+            raise bad_request("n must be 1: only one answer per request", "n", "unsupported_value")
         for name in ("frequency_penalty", "presence_penalty"):
             if getattr(self, name):
-                raise bad_request(f"{name} is not supported: leave it out or give 0", name, "unsupported_parameter")
+                raise bad_request(f"{name} is not supported: remove it or set it to 0", name, "unsupported_parameter")
         if self.logit_bias:
             raise bad_request("logit_bias is not supported", "logit_bias", "unsupported_parameter")
 
     @property
     def streamed(self) -> bool:
-        """Whether pieces are wanted as they come."""
+        """Whether the answer is to be streamed."""
         return bool(self.stream)
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with a chunk that counts tokens."""
+        """Whether the stream ends with a chunk with token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def sampling(self, max_new_tokens: int | None) -> Sampling:
-        """How tokens are chosen, as far as the request says."""
+        """Return the sampling parameters that the request sets."""
         return Sampling(
             temperature=self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
@@ -211,17 +211,17 @@ class Asked(_Strict):
         )
 
     def override(self, header: str | None, local_model: str) -> Override | None:
-        """The strictest that the body, the header and the model's name ask for.
+        """Return the strictest override of the body, the header and the model's name.
 
         Raises:
-            Refusal: the header holds another word.
+            Refusal: the header's value is unknown.
         """
-        said: set[Override | None] = {self.edgekit.override}
+        overrides: set[Override | None] = {self.edgekit.override}
         if header is not None:
-            said.add(_known_override(header))
+            overrides.add(_known_override(header))
         if self.model == local_model:
-            said.add("local-only")
-        return next((word for word in _OVERRIDES if word in said), None)
+            overrides.add("local-only")
+        return next((word for word in _OVERRIDES if word in overrides), None)
 
 
 class Chat(Asked):
@@ -253,11 +253,11 @@ class Chat(Asked):
             raise bad_request(said, "response_format.json_schema", "missing_schema")
 
     def request(self, *, header: str | None, local_model: str) -> Request:
-        """The router's noun.
+        """Convert to the router's request.
 
         Args:
             header: the value of ``x-edgekit-override``, if any.
-            local_model: the id under which the device's model is listed; naming it keeps the request here.
+            local_model: the listed id of the device's model; a request for it stays on the device.
         """
         needs = frozenset[Ability]().union(*(m.needs for m in self.messages))
         if self.tools and self.tool_choice != "none":
@@ -271,7 +271,7 @@ class Chat(Asked):
             needs=needs,
             schema=schema,
             override=self.override(header, local_model),
-            private="the request says so" if self.edgekit.private else "",
+            private="the request is private" if self.edgekit.private else "",
             passthrough=self._passthrough(needs),
         )
 
@@ -282,17 +282,13 @@ class Chat(Asked):
         return json.dumps(form.json_schema.schema_) if form.json_schema else "{}"
 
     def _passthrough(self, needs: frozenset[Ability]) -> str:
-        """The fields, as the client sent them, that stand in the place of ours before an endpoint."""
+        """Return the client's own fields that replace ours in a request to an endpoint."""
         fields: dict[str, Any] = {}
         if any(m.needs for m in self.messages):
             fields["messages"] = [m.model_dump(exclude_unset=True) for m in self.messages]
         if "tools" in needs:
-            told = {
-                "tools": self.tools,
-                "tool_choice": self.tool_choice,
-                "parallel_tool_calls": self.parallel_tool_calls,
-            }
-            fields |= {name: value for name, value in told.items() if value is not None}
+            about = {name: getattr(self, name) for name in ("tools", "tool_choice", "parallel_tool_calls")}
+            fields |= _without_nulls(about)
         if "json-schema" in needs and self.response_format:
             fields["response_format"] = self.response_format.model_dump(exclude_unset=True, by_alias=True)
         return json.dumps(fields, ensure_ascii=False) if fields else ""
@@ -310,7 +306,7 @@ class Completion(Asked):
     def _refuse_unserved(self) -> None:
         super()._refuse_unserved()
         if isinstance(self.prompt, list) and len(self.prompt) != 1:
-            raise bad_request("prompt must be one text: one answer a request", "prompt", "unsupported_value")
+            raise bad_request("prompt must be one text: only one answer per request", "prompt", "unsupported_value")
         if not self.text:
             raise bad_request("the prompt is empty: there is nothing to continue", "prompt", "empty_prompt")
         if self.best_of not in (None, 1):
@@ -321,16 +317,16 @@ class Completion(Asked):
 
     @property
     def text(self) -> str:
-        """The one prompt."""
+        """The prompt."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
     def request(self, *, header: str | None, local_model: str) -> Request:
-        """The router's noun; the arguments are those of ``Chat.request``."""
+        """Convert to the router's request. Args: as ``Chat.request``."""
         return Request(
             prompt=self.text,
             sampling=self.sampling(self.max_tokens),
             override=self.override(header, local_model),
-            private="the request says so" if self.edgekit.private else "",
+            private="the request is private" if self.edgekit.private else "",
         )
 
 
@@ -339,16 +335,16 @@ _ROLES = {"developer": "system"}
 
 
 def _parse(body: bytes) -> Any:
-    """JSON as all parsers read it alike: each name once in an object, no NaN, no number beyond a float.
+    """Parse JSON that all parsers read alike: unique names in each object, no NaN, no number beyond a float's range.
 
     Raises:
-        Refusal: something else, or more than is looked into.
+        Refusal: the body is anything else, or has too many values.
     """
     if body.count(b",") > MOST_VALUES and _TEXT.sub(b"", body).count(b",") > MOST_VALUES:
         raise bad_request(f"the body holds more than {MOST_VALUES:,} values", code="too_many_values")
     try:
         text = body.decode("utf-8")
-        # Unlike json.loads it refuses half a surrogate pair, which no tokenizer takes, and what is nested too deeply.
+        # Unlike json.loads it refuses unpaired surrogates, which no tokenizer accepts, and too deep nesting.
         from_json(text, allow_inf_nan=False)
         return json.loads(text, object_pairs_hook=_unique, parse_float=_finite)
     except UnicodeDecodeError as error:
@@ -362,14 +358,14 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
         raise bad_request(f"an object holds more than {MOST_MEMBERS:,} members", code="too_many_values")
     found = dict(members)
     if len(found) < len(members):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("duplicate name in an object")
     return found
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if not isfinite(value):
-        raise ValueError("a number is larger than any float")
+        raise ValueError("a number exceeds the range of floats")
     return value
 
 
@@ -381,7 +377,7 @@ def _known_override(word: str) -> Override:
 
 
 def _check_stops(stop: object) -> None:
-    # Before pydantic looks at each of them: ten thousand are one short error.
+    # Before pydantic checks each one, so that ten thousand give one short error.
     if isinstance(stop, list) and len(stop) > MOST_STOPS:
         raise bad_request(f"stop holds {len(stop)} strings, at most {MOST_STOPS} are allowed", "stop", "too_many_stops")
     if stop == "" or (isinstance(stop, list) and "" in stop):
@@ -390,30 +386,30 @@ def _check_stops(stop: object) -> None:
 
 def _check_tokens(prompt: object) -> None:
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], int | list):
-        said = "a prompt of token ids is not supported: every tier has a tokenizer of its own. Give the text"
-        raise bad_request(said, "prompt", "unsupported_value")
+        problem = "a prompt of token ids is not supported, as every tier has its own tokenizer: give the text"
+        raise bad_request(problem, "prompt", "unsupported_value")
 
 
-def _leave_out_unsaid(data: dict[str, Any]) -> dict[str, Any]:
-    """A body without what says nothing: nulls, and in an assistant's message what clients keep beside its text."""
-    said = _without_nulls(data, keep=("model", "prompt", "messages"))
+def _drop_unset(data: dict[str, Any]) -> dict[str, Any]:
+    """Drop nulls, and the fields of an answer (``_OF_AN_ANSWER``) in an assistant's message."""
+    kept = _without_nulls(data, keep=("model", "prompt", "messages"))
     for name in ("edgekit", "stream_options", "response_format"):
-        if isinstance(said.get(name), dict):
-            said[name] = _without_nulls(said[name])
-    if isinstance(said.get("messages"), list):
-        said["messages"] = [_message(m) if isinstance(m, dict) else m for m in said["messages"][: MOST_MESSAGES + 1]]
-    return said
+        if isinstance(kept.get(name), dict):
+            kept[name] = _without_nulls(kept[name])
+    if isinstance(kept.get("messages"), list):
+        kept["messages"] = [_message(m) if isinstance(m, dict) else m for m in kept["messages"][: MOST_MESSAGES + 1]]
+    return kept
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    # Of an assistant that called tools, endpoints want the content to be there.
-    said = _without_nulls(message, keep=("role", "content"))
-    if said.get("role") == "assistant":
-        said = {name: value for name, value in said.items() if name not in _OF_AN_ANSWER}
-    if isinstance(said.get("content"), list):
-        parts = said["content"][: MOST_PARTS + 1]
-        said["content"] = [_without_nulls(part) if isinstance(part, dict) else part for part in parts]
-    return said
+    # Endpoints require content, even null, in an assistant's message with tool calls.
+    kept = _without_nulls(message, keep=("role", "content"))
+    if kept.get("role") == "assistant":
+        kept = {name: value for name, value in kept.items() if name not in _OF_AN_ANSWER}
+    if isinstance(kept.get("content"), list):
+        parts = kept["content"][: MOST_PARTS + 1]
+        kept["content"] = [_without_nulls(part) if isinstance(part, dict) else part for part in parts]
+    return kept
 
 
 def _without_nulls(members: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -421,12 +417,12 @@ def _without_nulls(members: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[
 
 
 def _of_validation(error: ValidationError, body: dict[str, Any], known: tuple[str, ...]) -> Refusal:
-    """What pydantic found first, in OpenAI's words. Values are left out: they may be the prompt."""
+    """Turn pydantic's first error into OpenAI's format, without values, which may contain the prompt."""
     found = error.errors(include_url=False, include_input=False)
     places = [_place(e["loc"], body) for e in found]
-    # A field that may be this or that is found wrong as each: as what it was meant to be, it is right the furthest.
-    beside = [i for i, place in enumerate(places) if place[: len(places[0])] == places[0]]
-    at = max(beside, key=lambda i: len(places[i]))
+    # A union has an error for each of its types: report the one that got furthest.
+    alike = [i for i, place in enumerate(places) if place[: len(places[0])] == places[0]]
+    at = max(alike, key=lambda i: len(places[i]))
     first, place = found[at], places[at]
     param, name = ".".join(place), place[-1] if place else ""
     match first["type"]:
@@ -438,21 +434,20 @@ def _of_validation(error: ValidationError, body: dict[str, Any], known: tuple[st
         case "union_tag_invalid":
             kinds = first["ctx"]["expected_tags"]
             given = str(first["ctx"]["tag"])[:64]
-            said = f"{param!r} is of the type {given!r}, which is not supported: give {kinds}"
-            return bad_request(said, f"{param}.type", "unsupported_value")
+            problem = f"the type {given!r} of {param!r} is not supported: use {kinds}"
+            return bad_request(problem, f"{param}.type", "unsupported_value")
         case "union_tag_not_found":
-            return bad_request(
-                f"missing required parameter: '{param}.type'", f"{param}.type", "missing_required_parameter"
-            )
+            param = f"{param}.type"
+            return bad_request(f"missing required parameter: {param!r}", param, "missing_required_parameter")
     return bad_request(f"invalid value for {param!r}: {first['msg']}", param, "invalid_value")
 
 
 def _place(steps: tuple[int | str, ...], body: Any) -> tuple[str, ...]:
-    """The steps of an error that lead through the body; the others are pydantic's names of what it tried."""
+    """Return the steps of an error's location that are in the body; the others are pydantic's names of types."""
     place: list[str] = []
     for left, step in zip(reversed(range(len(steps))), steps, strict=True):
         if isinstance(body, dict):
-            # A part's type is the name of what it was tried as, and of a member as well.
+            # The tag of a part's type may also be the name of one of its members.
             if left and (step not in body or step == body.get("type")):
                 continue
             body = body.get(step)

@@ -1,4 +1,4 @@
-"""What clients get: answers and chunks in OpenAI's shapes, with the verdict in ``edgekit`` and in a header."""
+"""Build answers and chunks in OpenAI's format, with the verdict in ``edgekit`` and in a header."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 VERDICT_HEADER = "x-edgekit-verdict"
 _LONGEST_REASON = 300
-"""Characters of a reason in a header: clients and proxies have limits for a line."""
+"""Most characters of a reason in a header, as clients and proxies limit its length."""
 
 _FINISHES = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 DONE = b"data: [DONE]\n\n"
@@ -25,7 +25,7 @@ Kind = Literal["chat", "text"]
 
 
 def describe_verdict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON: every check with its numbers."""
+    """Return a verdict for JSON: every check with its numbers."""
     return {
         "tier": verdict.tier,
         "code": verdict.code,
@@ -38,7 +38,7 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _numbers(members: dict[str, Any]) -> dict[str, Any]:
-    """Members with the word in the place of a number that JSON has none for, as records do."""
+    """Replace non-finite numbers by their names, as JSON does not have them."""
     return {
         name: str(value) if isinstance(value, float) and not isfinite(value) else value
         for name, value in members.items()
@@ -46,7 +46,7 @@ def _numbers(members: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_routed(routed: Routed) -> dict[str, Any]:
-    """The ``edgekit`` field of an answer: the verdict as it came out, and what the answer took."""
+    """Return the ``edgekit`` field of an answer: the final verdict, and the answer's time, energy and cost."""
     return describe_verdict(routed.verdict) | {
         "seconds": routed.seconds,
         "seconds_to_first": routed.seconds_to_first,
@@ -60,7 +60,7 @@ def describe_routed(routed: Routed) -> dict[str, Any]:
 
 
 def verdict_header(verdict: Verdict) -> dict[str, str]:
-    """The verdict in short, as ASCII JSON on one line."""
+    """Return the header with a short form of the verdict, as ASCII JSON on one line."""
     reason = verdict.reason
     if len(reason) > _LONGEST_REASON:
         reason = reason[: _LONGEST_REASON - 3] + "..."
@@ -70,7 +70,7 @@ def verdict_header(verdict: Verdict) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer on its way out. ``models`` are what each tier calls its model, for the field ``model``."""
+    """Formats one answer. ``models`` maps each tier to the name of its model, for the field ``model``."""
 
     kind: Kind
     models: dict[str, str]
@@ -78,7 +78,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, routed: Routed) -> dict[str, Any]:
-        """The answer in one piece."""
+        """Return the whole answer."""
         finish = _FINISHES.get(routed.finish, "stop")
         if self.kind == "chat":
             message = {"role": "assistant", "content": routed.text, "refusal": None}
@@ -91,17 +91,17 @@ class Reply:
         return self._frame(routed.verdict.tier, streamed=False) | about
 
     def opening(self, tier: str) -> bytes:
-        """The first chunk of a chat: who speaks. Nothing for text."""
+        """Return the first chunk of a chat, with the role; nothing for text."""
         if self.kind == "text":
             return b""
         return self._event(tier, self._choice({"role": "assistant", "content": ""}))
 
     def piece(self, tier: str, text: str) -> bytes:
-        """A chunk with more text."""
+        """Return a chunk with more text."""
         return self._event(tier, self._choice({"content": text} if self.kind == "chat" else text))
 
     def ending(self, routed: Routed, *, with_usage: bool) -> bytes:
-        """The last chunks: tool calls, why it ended with the verdict, tokens where asked for, and the end mark."""
+        """Return the last chunks: tool calls, finish reason and verdict, usage if requested, and ``[DONE]``."""
         tier = routed.verdict.tier
         events = []
         calls = json.loads(routed.message).get("tool_calls") if routed.message else None
@@ -132,18 +132,18 @@ class Reply:
 
 
 def usage(routed: Routed) -> dict[str, int]:
-    """Tokens of the tier that answered."""
+    """Return the token counts of the tier that answered."""
     prompt, new = routed.prompt_tokens, routed.new_tokens
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """One server-sent event."""
+    """Format one server-sent event."""
     return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
 def list_models(local: str, created: int, tiers: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
-    """GET /v1/models: the alias, then the model on this machine. ``tiers``: (name, trust, model) of the others."""
+    """Return GET /v1/models: the alias, then the local model. ``tiers``: (name, trust, model) of the endpoints."""
     ladder = [{"name": DEVICE, "trust": "device", "model": local}]
     ladder += [{"name": name, "trust": trust, "model": model} for name, trust, model in tiers]
     return {

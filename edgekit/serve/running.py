@@ -1,4 +1,4 @@
-"""The process: a socket, uvicorn on it, and an end that finishes what was begun."""
+"""Run the server: bind the socket, run uvicorn on it, and shut down gracefully."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import stat
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -31,24 +31,24 @@ _LOG = logging.getLogger("edgekit.serve")
 TOKEN_VARIABLE = "EDGEKIT_TOKEN"
 _SHORTEST_TOKEN = 16
 _BACKLOG = 1024
-"""Connections that the system holds ready until they are accepted: with a short line, a stranger's many keep others
-waiting for a second, until they knock again."""
+"""Connections that the system queues until they are accepted: a stranger can fill a short queue, and clients retry only
+after a second."""
 
 _AT_ONCE = 16
-"""Connections accepted between two looks at those that are open."""
+"""Connections accepted per iteration of the event loop."""
 
 _LINGER = 10
-"""Seconds that connections get to take their last bytes."""
+"""Seconds that connections have to read their last bytes at shutdown."""
 
 _TIDY = 30
-"""Seconds between two times that what is held and not used is given back."""
+"""Seconds between two releases of unused memory."""
 
 _IDLE = 15
-"""Seconds that a connection on which nothing is asked stays open: longer than clients keep theirs."""
+"""Seconds that an idle connection stays open: longer than clients keep theirs."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
+    """Whether only this machine can reach ``host``."""
     if host == "localhost":
         return True
     try:
@@ -58,17 +58,17 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. Clients that come before the model is loaded wait.
+    """Open a listening socket; port 0 selects a free one. Clients can connect and wait until the model is loaded.
 
     Raises:
-        ConfigError: the port is taken, the address is not of this machine, or the system forbids it.
+        ConfigError: the port is in use, the address is not one of this machine, or the system does not allow it.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
             if os.name == "posix":
-                # Only there: elsewhere it lets two servers share one port.
+                # On other systems it would let two servers share one port.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
@@ -77,27 +77,26 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         hints = {
-            errno.EADDRINUSE: "stop what listens there, or take another: --port 8081; --port 0 finds a free one",
-            errno.EACCES: "ports below 1024 need rights: take --port 8080",
-            errno.EADDRNOTAVAIL: "--host takes an address of this machine: 127.0.0.1, or 0.0.0.0 for all",
+            errno.EADDRINUSE: "stop the server on that port, or pass another `port`; `port=0` selects a free one",
+            errno.EACCES: "pass `port=8080`: ports below 1024 need privileges",
         }
-        hint = hints.get(error.errno or 0, "--host takes an address of this machine: 127.0.0.1, or 0.0.0.0 for all")
+        hint = hints.get(error.errno or 0, "pass an address of this machine as `host`: 127.0.0.1, or 0.0.0.0 for all")
         why = "the port is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error)).lower()
         raise ConfigError(f"cannot listen on {host}, port {port}: {why}", hint) from error
     return listener
 
 
 def address_of(listener: socket.socket) -> str:
-    """The URL under which a listener is reached."""
+    """Return the URL of a listener."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def read_token(file: Path | None) -> str:
-    """The token from ``file``, else from the environment; "" for none.
+    """Read the token from ``file``, else from the environment; "" for none.
 
     Raises:
-        ConfigError: others may read the file, or what it holds is no token.
+        ConfigError: other users can read the file, or its content is not a valid token.
     """
     where = TOKEN_VARIABLE if file is None else str(file)
     if file is None:
@@ -111,17 +110,17 @@ def read_token(file: Path | None) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: the token cannot be read: {type(error).__name__}", "check the path") from error
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{file}: others may read this token", f"chmod 600 {file}, and make a new token")
+            raise ConfigError(f"{file}: other users can read the token", f"create a new token, and chmod 600 {file}")
     if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         need = f"at least {_SHORTEST_TOKEN} printable ASCII characters without spaces"
-        raise ConfigError(f"{where}: a token is {need}", "make one: openssl rand -hex 32")
+        raise ConfigError(f"{where}: a token must be {need}", "create one with `openssl rand -hex 32`")
     return token
 
 
 class Running(uvicorn.Server):
-    """A server on a socket that is bound already. ``run_on`` blocks until it has ended.
+    """A uvicorn server on an already bound socket. ``run_on`` blocks until it has ended.
 
-    The first SIGTERM or SIGINT lets nobody in any more (503) and ends when all answers under way are whole; the second
+    The first SIGTERM or SIGINT rejects new requests (503) and ends the server when all answers are complete; the second
     stops these too.
 
     Args:
@@ -131,20 +130,18 @@ class Running(uvicorn.Server):
 
     def __init__(self, service: Service, ready: Callable[[], None] = lambda: None) -> None:
         self.connections = connections = Connections(count_places())
-        super().__init__(
-            uvicorn.Config(
-                service.asgi, log_config=None, access_log=False, lifespan="off", ws="none", proxy_headers=False,
-                http=partial(Connection, connections),  # type: ignore[arg-type]
-                server_header=False, timeout_graceful_shutdown=_LINGER, timeout_keep_alive=_IDLE, backlog=_AT_ONCE,
-            )
-        )  # fmt: skip
+        off: dict[str, Any] = {"log_config": None, "lifespan": "off", "ws": "none"}
+        off |= dict.fromkeys(("access_log", "proxy_headers", "server_header"), False)
+        limits: Any = {"timeout_graceful_shutdown": _LINGER, "timeout_keep_alive": _IDLE, "backlog": _AT_ONCE}
+        http: Any = partial(Connection, connections)
+        super().__init__(uvicorn.Config(service.asgi, http=http, **off, **limits))
         self._service = service
         self._ready = ready
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Task[None] | None = None
 
     def run_on(self, listener: socket.socket) -> None:
-        """Answer until a signal or ``end`` comes."""
+        """Serve until a signal, or a call of ``end``."""
         try:
             self.run(sockets=[listener])
         finally:
@@ -152,15 +149,15 @@ class Running(uvicorn.Server):
             self._service.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; then say that it is up."""
+        """As uvicorn's; then call ``ready``."""
         await super().startup(sockets=sockets)
         for listener in sockets or ():
-            listener.listen(_BACKLOG)  # asyncio has shortened it to what is accepted at once
+            listener.listen(_BACKLOG)  # asyncio has reduced it to _AT_ONCE
         self._loop = asyncio.get_running_loop()
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: drop those who take too long, and give back memory."""
+        """Called ten times a second: drop connections that take too long, and release memory."""
         if counter % 10 == 0:
             self.connections.sweep()
         if counter % (10 * _TIDY) == 0:
@@ -168,17 +165,17 @@ class Running(uvicorn.Server):
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal. Not kept, as uvicorn would: raised again it would end us with an error after a good end."""
+        """Handle a signal. Unlike uvicorn, do not raise it again after a graceful end."""
         del frame
         _LOG.info("%s: finishing %d answers", signal.Signals(sig).name, self._service.admission.active)
         self.end()
 
     def end(self) -> None:
-        """End when all answers are whole; called again, at once. From any thread."""
+        """End when all answers are complete; a second call ends at once. Thread-safe."""
         if self._loop is None:
             self.should_exit = True
         else:
-            with suppress(RuntimeError):  # it has ended already
+            with suppress(RuntimeError):  # the loop has already ended
                 self._loop.call_soon_threadsafe(self._begin_to_end)
 
     def _begin_to_end(self) -> None:

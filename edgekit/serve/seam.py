@@ -1,4 +1,4 @@
-"""What the server needs of a router: the one in ``edgekit.routing.router``, or a double in tests."""
+"""The router's interface for the server, so that tests can replace ``edgekit.routing.router``."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ if TYPE_CHECKING:
 
 
 class Status(Protocol):
-    """How things stand."""
+    """The router's current status."""
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for the model."""
+        """Number of requests that wait for the model."""
 
     @property
     def spent_today(self) -> float:
-        """In the policy's currency."""
+        """Money spent today, in the policy's currency."""
 
     @property
     def down(self) -> tuple[tuple[str, str], ...]:
-        """Tiers that are not asked at the moment, and why."""
+        """Tiers that cannot be asked at the moment, each with the reason."""
 
     @property
     def drift(self) -> Drift | None:
-        """How live scores stand against the calibration's; None without one."""
+        """Comparison of live scores with the calibration's; None without a calibration."""
 
     @property
     def meter(self) -> str:
-        """What joules are read from, "" for nothing."""
+        """Name of the energy meter, "" for none."""
 
     @property
     def documents(self) -> str:
-        """What of the user's own documents answers draw on, in a sentence; "" for none."""
+        """A sentence about the user's documents, "" without any."""
 
 
 class Answerer(Protocol):
-    """Answers requests by a policy. Every method may be called from any thread."""
+    """Answers requests by a policy. Thread-safe."""
 
     @property
     def policy(self) -> Policy:
-        """The rule."""
+        """The policy."""
 
     @property
     def bundle(self) -> Bundle:
-        """The model on this machine."""
+        """The local model."""
 
     def prepare(self, request: Request) -> Request:
-        """Whatever a request needs before it is decided on; a second time does nothing."""
+        """Prepare a request for the decision. Does nothing twice."""
 
     def answer(self, request: Request, *, stop: threading.Event | None = None) -> Iterator[Event]:
-        """Blocking: one Opening, Pieces, one Routed; or a Routed alone where nobody answers."""
+        """Yield one Opening, Pieces and one Routed, or only a Routed if nobody answers. Blocking."""
 
     def explain(self, request: Request) -> Verdict:
-        """The decision; nobody is called."""
+        """Decide without sending anything."""
 
     def status(self) -> Status:
-        """How things stand."""
+        """Return the current status."""
 
     def close(self) -> None:
-        """Give up the model."""
+        """Release the model."""

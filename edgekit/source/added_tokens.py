@@ -1,9 +1,9 @@
-"""Tokens that a folder adds outside tokenizer.json, put into it with the ids that transformers' AutoTokenizer gives.
+"""Merge tokens declared outside tokenizer.json into it, with the ids that transformers' AutoTokenizer assigns.
 
-A folder names tokens in up to four files. Here they are combined as PreTrainedTokenizerBase._from_pretrained and
-TokenizersBackend.__init__ do (transformers 4.57 and 5): the tokens of added_tokens_decoder, or of added_tokens.json
-where there is none, in the order of their ids; then special tokens that are only named. JSON in, JSON out: no runtime
-sees a stranger's file here. ``oracle.try_tokenizer`` compares the ids with those of the ``tokenizers`` package.
+A folder declares tokens in up to four files. They are combined as PreTrainedTokenizerBase._from_pretrained and
+TokenizersBackend.__init__ do (transformers 4.57 and 5): the tokens of added_tokens_decoder, or else of
+added_tokens.json, in id order; then special tokens that are only named. This works on JSON alone, no tokenizer is
+loaded. ``oracle.try_tokenizer`` compares the ids with those of the ``tokenizers`` package.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""The special tokens that have a name in every tokenizer: SPECIAL_TOKENS_ATTRIBUTES of transformers."""
+"""The named special tokens: SPECIAL_TOKENS_ATTRIBUTES of transformers."""
 
 _LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
 _QWEN2 = {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
 _OF_CLASSES = {"Llama": _LLAMA, "CodeLlama": _LLAMA, "GPT2": _GPT2, "Qwen2": _QWEN2}
-"""The special tokens of a class where its folder names none: defaults of transformers' constructors."""
+"""Default special tokens by tokenizer class: the defaults of transformers' constructors."""
 
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -33,10 +33,10 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """What a folder says about its tokens outside tokenizer.json.
+    """The files that declare tokens outside tokenizer.json, checked by ``require_tokens``.
 
-    ``settings`` is tokenizer_config.json, ``named`` special_tokens_map.json, ``added`` added_tokens.json; {} where
-    there is no such file. Checked by ``require_tokens``.
+    ``settings`` is tokenizer_config.json, ``named`` special_tokens_map.json, ``added`` added_tokens.json; {} for a
+    missing file.
     """
 
     settings: Mapping[str, Any]
@@ -59,9 +59,9 @@ class TokenFiles:
         return settings
 
     def with_implied(self, document: Mapping[str, Any]) -> TokenFiles:
-        """These, with the special tokens that the tokenizer's class stands for where nothing names them.
+        """Add the default special tokens of the tokenizer class for names that are not set.
 
-        Only those that ``document``, a checked tokenizer.json, has.
+        Only tokens that are in ``document``, a checked tokenizer.json, are added.
         """
         said = self.combined()
         name = str(said.get("tokenizer_class") or "").removesuffix("Fast").removesuffix("Tokenizer")
@@ -73,7 +73,7 @@ class TokenFiles:
 
 
 def require_tokens(values: Mapping[str, Any], where: str) -> None:
-    """Raise SourceError for entries of tokenizer_config.json or special_tokens_map.json that are no tokens."""
+    """Raise SourceError for entries of tokenizer_config.json or special_tokens_map.json that are not tokens."""
     fields = Fields(values, where)
     for key in NAMED:
         if values.get(key) is not None and _content(values[key]) is None:
@@ -96,21 +96,23 @@ def require_added(added: Mapping[str, Any], where: str) -> None:
     """Raise SourceError for an added_tokens.json that does not map tokens to ids."""
     for token, i in added.items():
         if len(token) > MAX_TOKEN or not token or type(i) is not int or not 0 <= i < MAX_ID:
-            raise SourceError(f"{where}: token {shown(token)} has the id {shown(i)}", f"correct the id in {where}")
+            raise SourceError(
+                f"{where}: token {shown(token)} has the invalid id {shown(i)}", f"correct the id in {where}"
+            )
 
 
 def add_tokens(document: Mapping[str, Any], files: TokenFiles, rows: int, where: str) -> list[dict[str, Any]]:
-    """The ``added_tokens`` of a tokenizer.json with those that its folder adds.
+    """The ``added_tokens`` of a tokenizer.json, completed with those that its folder declares.
 
     Args:
         document: a tokenizer.json, checked (tokenizer_file.check_tokenizer).
-        files: what else the folder says.
-        rows: of the embedding. A padding token that has no row is left out, since no text is fed with it; so is a
+        files: the other token files of the folder.
+        rows: rows of the embedding. A padding token without a row is skipped, since text never contains it; so is a
             special token that is only named.
-        where: what the tokenizer is called in messages.
+        where: name of the tokenizer in messages.
 
     Raises:
-        SourceError: a token is said to have an id that is another token's, that is not its own, or that leaves a gap.
+        SourceError: a declared id belongs to another token, differs from the token's own, or leaves a gap.
     """
     entries = {entry["content"]: dict(entry) for entry in document.get("added_tokens") or []}
     model = _vocabulary(document)
@@ -129,9 +131,9 @@ def add_tokens(document: Mapping[str, Any], files: TokenFiles, rows: int, where:
             if said in owners:
                 raise _contradiction(where, text, said, f"which is {shown(owners[said])} in tokenizer.json")
             if said != following:
-                raise _contradiction(where, text, said, f"and the next that is free is {following}")
+                raise _contradiction(where, text, said, f"but the next free id is {following}")
         elif said not in (None, i):
-            raise _contradiction(where, text, said, f"and {i} in tokenizer.json")
+            raise _contradiction(where, text, said, f"but {i} in tokenizer.json")
         if i is None:
             i, following = following, following + 1
         owners[i] = text
@@ -142,7 +144,7 @@ def add_tokens(document: Mapping[str, Any], files: TokenFiles, rows: int, where:
 def _declared(
     files: TokenFiles, settings: Mapping[str, Any], known: Mapping[str, Any]
 ) -> Iterator[tuple[dict[str, Any], int | None]]:
-    """The tokens to add, with the ids they are said to have, in the order in which transformers adds them."""
+    """Yield the tokens to add with their declared ids, in the order in which transformers adds them."""
     special = {_content(token): token for token in _special(settings)}
     decoder = settings.get("added_tokens_decoder")
     if decoder is not None:
@@ -150,7 +152,7 @@ def _declared(
     else:
         flags = ({"special": text in special, "normalized": text not in special} for text in files.added)
         given = [(i, _entry(text, flag)) for (text, i), flag in zip(files.added.items(), flags, strict=True)]
-        # What tokenizer.json says of a token stands before what added_tokens.json says; ids are compared all the same.
+        # tokenizer.json takes precedence over added_tokens.json for a token's flags; ids are still compared.
         given = [(i, _entry(t["content"], known.get(t["content"], t))) for i, t in given]
     listed = set(known)
     for i, token in sorted(given, key=lambda pair: pair[0]):
@@ -166,7 +168,7 @@ def _declared(
 
 
 def _special(settings: Mapping[str, Any]) -> Iterator[Any]:
-    """Special tokens by name, those that only this model has a name for, and those in lists."""
+    """Special tokens: by name, by this model's own names, and from lists."""
     yield from (settings[key] for key in NAMED if settings.get(key) is not None)
     for key, value in settings.items():
         if key.endswith("_token") and key not in NAMED and isinstance(value, str) and _content(value):
@@ -177,14 +179,14 @@ def _special(settings: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _entry(text: str, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of ``added_tokens``; AddedToken's defaults stand for what is not said."""
+    """An entry of ``added_tokens``, with AddedToken's defaults for missing flags."""
     special = bool(flags.get("special", False))
     defaults = {"normalized": not special}
     return {"content": text, **{key: bool(flags.get(key, defaults.get(key, False))) for key in _FLAGS}}
 
 
 def _content(token: object) -> str | None:
-    """A token's text; None for what is no token."""
+    """A token's text; None if it is not a token."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) and len(text) <= MAX_TOKEN else None
 
@@ -196,6 +198,6 @@ def _vocabulary(document: Mapping[str, Any]) -> dict[str, int]:
 
 def _contradiction(where: str, text: str, said: int | None, what: str) -> SourceError:
     return SourceError(
-        f"{where}: token {shown(text)} has the id {said} in tokenizer_config.json or added_tokens.json, {what}",
-        "take all of the tokenizer's files from the same place; transformers would use another id without a word",
+        f"{where}: token {shown(text)} has id {said} in tokenizer_config.json or added_tokens.json, {what}",
+        "download all tokenizer files again from one place; transformers would silently use another id",
     )

@@ -1,8 +1,8 @@
-"""The architectures, as a table, and config.json -> ModelSpec.
+"""The table of architectures, and config.json -> ModelSpec.
 
-Adding an architecture is adding a row to FAMILIES: its defaults (transformers' own, for keys that a
-config.json leaves out), where its biases come from, which layers look through a window or do not rotate,
-and whether its projections are stored fused.
+To add an architecture, add a row to FAMILIES: its defaults (those of transformers, for keys missing from
+config.json), where it has biases, which layers have a sliding window or no rope, and whether its projections
+are stored fused.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ if TYPE_CHECKING:
 Windows = tuple[int | None, ...]
 
 _LAYER_TYPES = ("full_attention", "sliding_attention", "attention")
-"""Of ``layer_types``; the last is an older name of the first."""
+"""Values of ``layer_types``; the last is an older name of the first."""
 
 
 def _no_windows(config: Fields, layers: int) -> Windows:
-    """Every layer sees everything (llama).
+    """Full attention in every layer (llama).
 
-    transformers looks through a window that such a config names while it decodes, and not in the prompt.
+    If such a config has a window, transformers applies it while decoding but not to the prompt, so it is refused.
     """
     window = config.get("sliding_window")
     if window is not None and config.integer("sliding_window") < config.integer("max_position_embeddings"):
         raise SourceError(
-            f"{config.where}: 'sliding_window' is {shown(window)}, and llama has no windows",
-            "if the model was trained with windows, name its own model_type; if the entry is a leftover, remove it",
+            f"{config.where}: 'sliding_window' is {shown(window)}, but llama models have no sliding window",
+            "set the right model_type if the model was trained with windows; otherwise remove the entry",
         )
     return (None,) * layers
 
 
 def _one_window(config: Fields, layers: int) -> Windows:
-    """Every layer has the same window; null switches it off (phi3)."""
+    """The same window in every layer; null means none (phi3)."""
     return (_window(config),) * layers
 
 
 def _listed_windows(config: Fields, layers: int) -> Windows:
-    """As _one_window, but for the layers that ``layer_types`` names otherwise (mistral; transformers: ministral)."""
+    """Like _one_window, except for layers that ``layer_types`` lists otherwise (mistral, ministral)."""
     return _typed_windows(config, layers, _window(config), [True] * layers)
 
 
 def _qwen_windows(config: Fields, layers: int) -> Windows:
-    """Layers from max_window_layers on have a window, if use_sliding_window."""
+    """A window in the layers from max_window_layers on, if use_sliding_window is set (qwen)."""
     first = config.integer("max_window_layers")
     return _typed_windows(config, layers, _switched_window(config), [i >= first for i in range(layers)])
 
 
 def _nope_windows(config: Fields, layers: int) -> Windows:
-    """Layers that do not rotate have a window, if use_sliding_window (smollm3)."""
+    """A window in the layers without rope, if use_sliding_window is set (smollm3)."""
     slides = [not rotates for rotates in _some_rotate(config, layers)]
     return _typed_windows(config, layers, _switched_window(config), slides)
 
@@ -69,12 +69,12 @@ def _switched_window(config: Fields) -> int | None:
 
 
 def _typed_windows(config: Fields, layers: int, window: int | None, default: list[bool]) -> Windows:
-    """The window of the layers that ``layer_types`` calls sliding; without it of those of ``default``."""
+    """The window for layers that ``layer_types`` calls sliding, or without that entry for those in ``default``."""
     kinds = config.get("layer_types")
     if kinds is None:
         return tuple(window if slides else None for slides in default)
     if not isinstance(kinds, list) or len(kinds) != layers:
-        raise config.error("layer_types", kinds, f"a list of {layers} entries, one a layer")
+        raise config.error("layer_types", kinds, f"a list of {layers} entries, one per layer")
     unknown = next((kind for kind in kinds if kind not in _LAYER_TYPES), None)
     if unknown is not None:
         raise SourceError(
@@ -82,9 +82,9 @@ def _typed_windows(config: Fields, layers: int, window: int | None, default: lis
         )
     if window is None and "sliding_attention" in kinds:
         raise SourceError(
-            f"{config.where}: 'layer_types' names sliding layers, and 'sliding_window' or 'use_sliding_window' has "
+            f"{config.where}: 'layer_types' has sliding layers, but 'sliding_window' or 'use_sliding_window' turns "
             "their window off",
-            "correct the one that is wrong: transformers cannot compute such a model either",
+            "correct the wrong entry; transformers cannot run such a model either",
         )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
@@ -94,19 +94,19 @@ def _all_rotate(config: Fields, layers: int) -> tuple[bool, ...]:  # noqa: ARG00
 
 
 def _some_rotate(config: Fields, layers: int) -> tuple[bool, ...]:
-    """``no_rope_layers`` holds 1 where a layer rotates, 0 where it does not (smollm3's own naming)."""
+    """Read ``no_rope_layers``: despite its name, 1 for layers with rope and 0 for those without (smollm3)."""
     flags = config.get("no_rope_layers")
     if flags is None:
         interval = config.integer("no_rope_layer_interval")
         return tuple((i + 1) % interval != 0 for i in range(layers))
     if not isinstance(flags, list) or len(flags) < layers or not all(flag in (0, 1) for flag in flags):
-        raise config.error("no_rope_layers", flags, f"a list of {layers} entries of 0 or 1, one a layer")
+        raise config.error("no_rope_layers", flags, f"a list of {layers} entries of 0 or 1, one per layer")
     return tuple(bool(flag) for flag in flags[:layers])
 
 
 @dataclass(frozen=True)
 class Family:
-    """What sets an architecture apart. A bias is a constant or the name of the config entry that decides."""
+    """The properties of an architecture. A bias is a constant or the name of the config entry that sets it."""
 
     model_type: str
     defaults: Mapping[str, Any]
@@ -203,7 +203,7 @@ FAMILIES: dict[str, Family] = {
 
 ARCHITECTURES: tuple[str, ...] = tuple(FAMILIES)
 
-# Entries that change the arithmetic of a decoder in ways the graph does not have, and their neutral value.
+# Config entries for arithmetic that the graph does not implement, with their neutral values.
 _FOREIGN: dict[str, object] = {
     "embedding_multiplier": 1.0,
     "residual_multiplier": 1.0,
@@ -218,49 +218,49 @@ _FOREIGN: dict[str, object] = {
     "clip_qkv": None,
 }
 _ENCODERS = ("bert", "electra", "mpnet", "nomic", "clip", "xlm", "t5gemma_encoder")
-"""In the names of architectures that read texts and write none."""
+"""Parts of the names of encoder architectures."""
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 
 
 def _find_family(values: Mapping[str, Any], where: str) -> Family:
-    """The family of a config. Raises SourceError that says what else it is, or lists the known ones."""
+    """The family of a config. Raises SourceError for an unknown architecture or another kind of model."""
     model_type = values.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         _refuse_other_kinds(values, shown(str(model_type)), where)
         near = did_you_mean(shown(model_type), ARCHITECTURES)
         raise SourceError(
-            f"{where}: architecture {shown(str(model_type))} is not one the native builder knows "
-            f"({', '.join(ARCHITECTURES)})",
-            f"{near}--exporter optimum builds any decoder that optimum-onnx can export",
+            f"{where}: the native builder does not support architecture {shown(str(model_type))}; supported: "
+            f"{', '.join(ARCHITECTURES)}",
+            f"{near}`exporter=optimum` builds any decoder that optimum-onnx can export",
         )
     return family
 
 
 def _refuse_other_kinds(values: Mapping[str, Any], model_type: str, where: str) -> None:
-    """Raise SourceError for what is no decoder of text alone."""
+    """Raise SourceError for anything but a text-only decoder."""
     if "text_config" in values or "vision_config" in values or "audio_config" in values:
         raise SourceError(
-            f"{where}: {model_type} is a multimodal model, which holds a language model beside others",
+            f"{where}: {model_type} is a multimodal model, not a plain language model",
             "use a checkpoint of the language model alone",
         )
     if values.get("is_encoder_decoder") is True:
-        raise SourceError(f"{where}: {model_type} has an encoder and a decoder", "use a model with a decoder alone")
+        raise SourceError(f"{where}: {model_type} is an encoder-decoder model", "use a decoder-only model")
     if any(name in model_type for name in _ENCODERS):
         raise SourceError(
-            f"{where}: {model_type} is an encoder: it makes vectors of texts and writes none",
-            "use a language model, whose class ends in ForCausalLM",
+            f"{where}: {model_type} is an encoder and generates no text",
+            "use a causal language model, whose class ends in ForCausalLM",
         )
 
 
 def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str, Any] | None = None) -> ModelSpec:
-    """config.json and generation_config.json -> ModelSpec, whose end tokens are those of both.
+    """Parse config.json and generation_config.json to a ModelSpec with the end tokens of both.
 
-    Where neither names one, they are those that transformers assumes for the family; the tokenizer's own come later.
+    If neither names an end token, the family's defaults in transformers are used; the tokenizer's own is added later.
 
     Raises:
-        SourceError: for an unknown architecture, a feature the graph does not have, or a missing or wrong entry.
+        SourceError: an unknown architecture, a feature the graph does not implement, or a missing or wrong entry.
     """
     family = _find_family(values, where)
     config = Fields(values, where, family.defaults)
@@ -270,8 +270,8 @@ def parse_config(values: Mapping[str, Any], where: str, generation: Mapping[str,
     kv_heads = config.integer("num_key_value_heads") if config.explicit("num_key_value_heads") is not None else heads
     if heads % kv_heads:
         raise SourceError(
-            f"{where}: {heads} attention heads cannot share {kv_heads} key/value heads",
-            "num_attention_heads must be a multiple of num_key_value_heads",
+            f"{where}: 'num_attention_heads' ({heads}) is not a multiple of 'num_key_value_heads' ({kv_heads})",
+            "correct the wrong entry",
         )
     head_dim = config.integer("head_dim") if config.get("head_dim") else hidden // heads
     rope, context = parse_rope(config, head_dim, partial=family.partial_rotary, aliases=family.rope_aliases)
@@ -307,7 +307,7 @@ def _has(config: Fields, bias: bool | str) -> bool:
 
 
 def _end_tokens(config: Fields, generation: Fields, vocabulary: int) -> tuple[int, ...]:
-    """What either file names; the family's where neither says anything. A null in the config means none."""
+    """The end tokens of both files, or the family's if neither has any. A null in the config means none."""
     own = Fields(config.values, config.where).tokens("eos_token_id")
     said = tuple(dict.fromkeys((*generation.tokens("eos_token_id"), *own)))
     return said or (() if "eos_token_id" in config.values else _own_or_known(config, "eos_token_id", vocabulary))
@@ -322,7 +322,7 @@ def _token(config: Fields, key: str, generation: Fields, vocabulary: int) -> int
 
 
 def _own_or_known(config: Fields, key: str, vocabulary: int) -> tuple[int, ...]:
-    """The ids of an entry; a default of the family only as far as the vocabulary has it."""
+    """The ids of an entry; ids that are only a default must be in the vocabulary."""
     ids = config.tokens(key)
     return ids if key in config.values else tuple(i for i in ids if i < vocabulary)
 
@@ -332,8 +332,8 @@ def _refuse_foreign(config: Fields) -> None:
     for key, causal in (("is_causal", True), ("use_bidirectional_attention", False)):
         if config.flag(key, causal) != causal:
             raise SourceError(
-                f"{where}: '{key}' is {shown(config.get(key))}: the model attends in both directions, as encoders do",
-                "use a causal language model: an encoder writes no text",
+                f"{where}: '{key}' is {shown(config.get(key))}; bidirectional attention is not supported",
+                "use a causal language model",
             )
     quantization = config.get("quantization_config")
     # What bitsandbytes writes of a model that it was told to leave as it is.
@@ -342,22 +342,22 @@ def _refuse_foreign(config: Fields) -> None:
         method = quantization.get("quant_method", "bitsandbytes") if loads else quantization
         raise SourceError(
             f"{where}: the checkpoint is already quantized ('quantization_config', method {shown(method)})",
-            "give the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",
+            "use the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",
         )
     if config.get("hidden_act") not in ("silu", "swish"):
         raise SourceError(
-            f"{where}: 'hidden_act' is {shown(config.get('hidden_act'))}, and the native builder has silu only",
-            "try --exporter optimum",
+            f"{where}: 'hidden_act' is {shown(config.get('hidden_act'))}; the native builder supports only silu",
+            "try `exporter=optimum`",
         )
     for key in _EXPERTS:
         if isinstance(config.get(key), int) and config.get(key) > 0:
             raise SourceError(
-                f"{where}: '{key}' is {shown(config.get(key))}: mixtures of experts are not supported",
+                f"{where}: '{key}' is {shown(config.get(key))}; mixture-of-experts models are not supported",
                 "use a dense model of the same family",
             )
     for key, neutral in _FOREIGN.items():
         if config.get(key) not in (None, neutral):
             raise SourceError(
-                f"{where}: '{key}' is {shown(config.get(key))}, which the native builder does not compute",
-                "try --exporter optimum",
+                f"{where}: '{key}' is {shown(config.get(key))}, which the native builder does not support",
+                "try `exporter=optimum`",
             )

@@ -1,4 +1,4 @@
-"""A folder's chat templates, as transformers' AutoTokenizer chooses between its files."""
+"""Read a folder's chat templates, with the precedence of files that transformers' AutoTokenizer uses."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from edgekit.source.folder import Folder
 
 MAX_TEMPLATE = 1 << 20
-"""Letters of a chat template; the longest published has 20,000."""
+"""Most characters of a chat template; the longest published has 20,000."""
 
 MORE = "additional_chat_templates"
-"""The folder of named templates beside chat_template.jinja."""
+"""The folder of named templates next to chat_template.jinja."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MOST = 32
 
 
 def read_templates(folder: Folder, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The templates by their names; the one for a usual conversation is ``default``. Empty where there is none.
+    """Return the templates by name; the one for ordinary conversations is ``default``. Empty if there are none.
 
-    Files win over tokenizer_config.json, as in AutoTokenizer; chat_template.json, which only processors read there, is
-    taken where nothing else has a template.
+    Files win over tokenizer_config.json, as in AutoTokenizer. chat_template.json, which in transformers only
+    processors read, is the last resort.
 
     Raises:
-        SourceError: a template is no text or too long, or there are several and none is called default.
+        SourceError: a template is not text or too long, or there are several and none is called default.
     """
     found = {name: _read(folder, file) for name, file in _files(folder).items()}
     if not found:
@@ -43,8 +43,8 @@ def read_templates(folder: Folder, settings: Mapping[str, Any]) -> dict[str, str
         found = {"default": next(iter(found.values()))}
     if found and "default" not in found:
         raise SourceError(
-            f"{folder.path} has the chat templates {', '.join(map(shown, found))}, and none is called 'default'",
-            "transformers would ask which one to use; give one of them the name 'default' in tokenizer_config.json",
+            f"{folder.path} has the chat templates {', '.join(map(shown, found))}, but none is called 'default'",
+            "name one of them 'default' in tokenizer_config.json",
         )
     return found
 
@@ -63,10 +63,10 @@ def _read(folder: Folder, file: str) -> str:
 
 
 def listed_templates(value: object, where: str) -> dict[str, str]:
-    """The templates of a JSON entry: one text, or named ones in a list or an object.
+    """The templates of a JSON entry: one string, or named ones in a list or an object.
 
     Raises:
-        SourceError: it is anything else, or a name that could be no file's.
+        SourceError: it is anything else, or a name that cannot be a file name.
     """
     fields = Fields({"chat_template": value}, where)
     if isinstance(value, dict):
@@ -80,7 +80,7 @@ def listed_templates(value: object, where: str) -> dict[str, str]:
         found = {} if value is None else {"default": value}
     for template in found.values():
         if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
-            raise fields.error("chat_template", shown(template), f"a template of at most {MAX_TEMPLATE:,} letters")
+            raise fields.error("chat_template", shown(template), f"a template of at most {MAX_TEMPLATE:,} characters")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A model before its weights are here: what its configuration says, and the shapes that follow from it."""
+"""Open a model by its configuration alone, without its weights: the spec and the tensor shapes that follow from it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 def open_config_only(model: str, *, revision: str | None = None, offline: bool = False) -> Checkpoint:
-    """Open a model as ``open_model`` does, without its weights: no byte of them is downloaded or looked at.
+    """Open a model like ``open_model``, but without downloading or reading weights.
 
-    A folder needs config.json only, and of a hub id only config.json is fetched. The tokenizer's files are part of the
-    result where they lie beside it. A GGUF file is opened as ever: its header is its configuration.
+    A folder needs only config.json, and only config.json of a hub id is downloaded. Tokenizer files are included if
+    they are next to it. A GGUF file is opened as usual, since its header is its configuration.
 
     Args:
         model: a packaged model's name, a folder, a ``.gguf`` file or a hub id ``org/name``.
-        revision: of a hub id: branch, tag or commit.
-        offline: never use the network; caches only.
+        revision: branch, tag or commit of a hub id.
+        offline: use only what is cached, never the network.
 
     Raises:
-        SourceError: there is no configuration, or it is of a kind we do not know.
+        SourceError: the configuration is missing or of an unknown kind.
     """
     path = find_path(model)
     if (row := PACKAGED.get(model)) and not is_cached(row):
@@ -60,7 +60,7 @@ def _outline_folder(path: Path, provenance: Provenance) -> Checkpoint:
 
 @dataclass(frozen=True)
 class OutlineWeights:
-    """Weights of which nothing but names and shapes is known."""
+    """Weights of which only names and shapes are known."""
 
     model: str
     shapes: Shapes
@@ -70,24 +70,24 @@ class OutlineWeights:
         return tuple(self.shapes)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape that the configuration gives a tensor."""
+        """The shape of a tensor, from the configuration. Raises SourceError for an unknown name."""
         if name not in self.shapes:
-            raise SourceError(f"{self.model} has no tensor '{name}'", "see its config.json")
+            raise SourceError(f"{self.model} has no tensor '{name}'", "use Hugging Face's LLaMA tensor names")
         return self.shapes[name]
 
     def stored(self, name: str) -> str:  # noqa: ARG002 - the seam's signature
-        """Not known."""
+        """Always "": not known."""
         return ""
 
     def nbytes(self, name: str) -> int:
-        """Not known."""
+        """Always raises SourceError: not known."""
         raise self._absent(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:  # noqa: ARG002
-        """There is nothing to read."""
+        """Always raises SourceError: there is nothing to read."""
         raise self._absent(name)
 
     def _absent(self, name: str) -> SourceError:
         return SourceError(
-            f"{self.model}: only its configuration was opened, and '{name}' was asked for", "open it with open_model"
+            f"{self.model}: cannot read '{name}', because only the configuration was opened", "open it with open_model"
         )

@@ -1,4 +1,4 @@
-"""Awkward strings: what breaks tokenizers, streaming and chat templates."""
+"""Strings that tend to break tokenizers, streaming and chat templates."""
 
 from __future__ import annotations
 

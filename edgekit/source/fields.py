@@ -1,6 +1,6 @@
-"""A stranger's JSON object or metadata, read with types and ranges: the one way in for every value of a checkpoint.
+"""Typed, range-checked access to a checkpoint's JSON objects; every value of a checkpoint is read through it.
 
-Every wrong or missing value is an error that names file, key and value. ``RANGES`` has what a number may be.
+A wrong or missing value is an error that names file, key and value. ``RANGES`` has the allowed numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_NAME = 256
-"""Letters of a tensor's name, as of a file's."""
+"""Most characters of a tensor name, as for a file name."""
 
 RANGES: Mapping[str, Within] = {
     "hidden_size": HIDDEN,
@@ -31,13 +31,13 @@ RANGES: Mapping[str, Within] = {
     "max_window_layers": Within(0, 2**20),
     "no_rope_layer_interval": Within(1, 2**20),
 }
-"""Least and most of each whole number of a config: those of a bundle (see ranges), and two that only configs have."""
+"""Range of each whole number in a config: those of a bundle (see ranges), and two that only configs have."""
 
 _LEAST, _MOST = 1e-12, 1e12
 
 
 class Fields:
-    """The entries of a JSON object. An entry that is absent or null takes the family's default."""
+    """The entries of a JSON object. An absent or null entry has the family's default."""
 
     def __init__(self, values: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None) -> None:
         self.values = values
@@ -45,16 +45,16 @@ class Fields:
         self._defaults = defaults or {}
 
     def get(self, key: str) -> Any:
-        """The entry as it is; the default where it is absent or null; None where there is neither."""
+        """The entry as is; the default if it is absent or null; None if there is neither."""
         value = self.values.get(key)
         return self._defaults.get(key) if value is None else value
 
     def explicit(self, key: str) -> Any:
-        """The entry as it is, and the default only where it is absent: null says something here."""
+        """The entry as is, null included; the default only if it is absent."""
         return self.values[key] if key in self.values else self._defaults.get(key)
 
     def integer(self, key: str, least: int | None = None, most: int | None = None) -> int:
-        """A whole number in the range of its key in RANGES, or in the one given."""
+        """A whole number in the range of its key in RANGES, or from ``least`` to ``most``."""
         value = self.get(key)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -65,7 +65,7 @@ class Fields:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive number that a float32 can hold, with room to compute."""
+        """A positive number well within the range of float32."""
         value = self.get(key)
         value = default if value is None else value
         if value is None or not _is_number(value) or not _LEAST <= value <= _MOST:
@@ -82,14 +82,14 @@ class Fields:
         return value
 
     def text(self, key: str, most: int) -> str | None:
-        """A text of at most ``most`` letters; None where it is absent."""
+        """A string of at most ``most`` characters; None if it is absent."""
         value = self.get(key)
         if value is not None and (not isinstance(value, str) or len(value) > most):
-            raise self.error(key, value, f"a text of at most {most} letters")
+            raise self.error(key, value, f"text of at most {most} characters")
         return value
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of positive numbers, at most half as many as a head may have dimensions."""
+        """A list of positive numbers, at most half the largest head size."""
         value = self.get(key)
         good = isinstance(value, list) and len(value) <= HEAD_SIZE.most // 2
         if not good or not all(_is_number(x) and _LEAST <= x <= _MOST for x in value):
@@ -97,21 +97,21 @@ class Fields:
         return tuple(float(x) for x in value)
 
     def tokens(self, key: str) -> tuple[int, ...]:
-        """Token ids: one, or a list of at most 256, each once; negative ones mean that there is none."""
+        """Token ids: one, or a list of at most 256; duplicates and negative ids (no token) are dropped."""
         value = self.get(key)
         items = value if isinstance(value, list) else [] if value is None else [value]
         if len(items) > 256 or not all(type(item) is int and item <= VOCABULARY.most for item in items):
-            raise self.error(key, value, "a token's id, or a list of ids")
+            raise self.error(key, value, "a token id or a list of token ids")
         return tuple(dict.fromkeys(item for item in items if item >= 0))
 
     def error(self, key: str, value: object, wanted: str) -> SourceError:
-        """The error for an entry that is not what it must be."""
-        said = "is missing" if value is None else f"is {shown(value, json.dumps)}"
-        return SourceError(f"{self.where}: '{key}' {said}, not {wanted}", f"correct '{key}' in {self.where}")
+        """The error for a wrong or missing entry."""
+        said = "is missing; it must be" if value is None else f"is {shown(value, json.dumps)}, not"
+        return SourceError(f"{self.where}: '{key}' {said} {wanted}", f"correct '{key}' in {self.where}")
 
 
 def shown(value: object, quote: Callable[[str], str] = repr) -> str:
-    """A stranger's value for a message: one line, at most 80 letters; a text in quotes of Python's kind, or JSON's."""
+    """An untrusted value for a message: one line of at most 80 characters; ``quote`` quotes a string."""
     if isinstance(value, (dict, list)) and len(value) > 20:
         return f"{type(value).__name__} of {len(value)} entries"
     try:

@@ -1,4 +1,4 @@
-"""A checkpoint's folder as a stranger's: plain files of bounded sizes, and no link that leads out of it."""
+"""Safe access to an untrusted checkpoint folder: plain files of bounded size, no links that lead out of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import SourceError
-from edgekit.strangers import open_plain, parse_json, read_plain
+from edgekit.strangers import open_plain, parse_json, read_plain, reading
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -24,11 +24,11 @@ LIMITS = {
     "chat_template.jinja": 1 << 20,
     "model.safetensors.index.json": 16 << 20,
 }
-"""Bytes of each file that is read whole. The largest published: 33 MB of tokenizer.json, 3 MB of any other."""
+"""Most bytes of files that are read whole. The largest published: 33 MB for tokenizer.json, 3 MB for others."""
 
 
 class Folder:
-    """The files of a checkpoint's folder. Those of a hub's snapshot are links into the ``blobs`` of its repository."""
+    """The files of a checkpoint folder. Those of a hub snapshot are links into its repository's ``blobs``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -37,39 +37,35 @@ class Folder:
         self._roots = (self.path, repository / "blobs") if is_snapshot else (self.path,)
 
     def has(self, name: str) -> bool:
-        """Whether anything of this name is there: a pipe or a link to nothing too, which ``read`` then refuses."""
+        """Whether anything with this name exists, even a pipe or a broken link, which ``read`` refuses."""
         return os.path.lexists(self.path / name)
 
     def read(self, name: str, *, limit: str = "") -> bytes:
-        """The content of a file of LIMITS, of one like it (``limit``), or of a template in a folder of them.
+        """The content of a file. ``limit`` names the file in LIMITS with its size limit, by default itself.
 
         Raises:
-            SourceError: it is not there, larger, or not a plain file.
+            SourceError: it is missing, too large, or not a plain file.
         """
         most = LIMITS[limit or ("chat_template.jinja" if name.endswith(".jinja") else name)]
         return read_plain(self.path / name, most, error=SourceError, within=self._roots)
 
     def read_json(self, name: str, *, limit: str = "") -> dict[str, Any]:
-        """A JSON object. Raises SourceError as ``read``, and for anything else than an object."""
+        """Read a JSON object. Raises SourceError as ``read``, and for anything but an object."""
         return parse_json(self.read(name, limit=limit), str(self.path / name), error=SourceError)
 
     def optional_json(self, name: str) -> dict[str, Any]:
-        """As read_json; an empty object where there is nothing of this name."""
+        """As read_json, but an empty object if the file does not exist."""
         return self.read_json(name) if self.has(name) else {}
 
     def open(self, name: str) -> FileIO:
-        """A file to read from. Raises SourceError when it is not there or not a plain file of this folder."""
+        """Open a file to read. Raises SourceError if it is missing or not a plain file of this folder."""
         return open_plain(self.path / name, error=SourceError, within=self._roots)
 
     def names_in(self, name: str) -> list[str]:
-        """Names of everything in a folder of this one, sorted; [] where there is no such folder."""
+        """Sorted names in a subfolder; [] if there is no such folder."""
         return sorted(os.listdir(self.path / name)) if (self.path / name).is_dir() else []  # noqa: PTH208
 
     def names(self) -> list[str]:
-        """Names of everything in the folder, sorted. Raises SourceError when it cannot be listed."""
-        try:
+        """Sorted names in the folder. Raises SourceError if it cannot be listed."""
+        with reading(self.path, error=SourceError):
             return sorted(os.listdir(self.path))  # noqa: PTH208 - names, not paths
-        except OSError as error:
-            raise SourceError(
-                f"{self.path} cannot be read: {error.strerror}", "check the folder and its permissions"
-            ) from error

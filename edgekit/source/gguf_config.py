@@ -1,6 +1,6 @@
-"""GGUF metadata -> config.json, in the words of transformers (both dialects), and llama.cpp's tensor names.
+"""Convert GGUF metadata to config.json (in the keys of transformers 4 and 5), and map llama.cpp's tensor names.
 
-Adding an architecture is adding a row to MODELS, besides its row in architectures.py.
+To add an architecture, add a row to MODELS and one to FAMILIES in architectures.py.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GgufModel:
-    """How llama.cpp stores an architecture: its class in transformers, and whether q and k rows are interleaved.
+    """An architecture in llama.cpp: its class in transformers, and whether its q and k rows are interleaved.
 
-    convert_hf_to_gguf.py interleaves them where llama.cpp's rope rotates neighbours (LlamaModel and its subclasses).
+    convert_hf_to_gguf.py interleaves them if llama.cpp's rope rotates neighbours (LlamaModel and its subclasses).
     """
 
     model_type: str
@@ -40,7 +40,7 @@ MODELS = {
     "phi3": GgufModel("phi3", "Phi3ForCausalLM"),
 }
 
-# llama.cpp's names of a layer's tensors -> Hugging Face's.
+# llama.cpp's tensor names in a layer -> Hugging Face's.
 _LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -57,46 +57,46 @@ _LAYER = {
 }
 _OUTER = {"token_embd": EMBEDDING, "output": HEAD, "output_norm": "model.norm.weight"}
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-# Metadata that changes the arithmetic in ways the graph does not have.
+# Metadata for arithmetic that the graph does not implement.
 _FOREIGN = ("attention.scale", "logit_scale", "residual_scale", "embedding_scale", "attn_logit_softcapping")
 
 
 def find_model(gguf: GgufFile) -> GgufModel:
-    """The row of MODELS for a file. Raises SourceError that lists the known architectures."""
+    """The row of MODELS for a file. Raises SourceError for an unknown architecture."""
     _refuse_other_kinds(gguf)
     model = MODELS.get(gguf.architecture)
     if model is None:
         raise SourceError(
-            f"{gguf.path}: GGUF architecture {shown(gguf.architecture)} is not one edgekit knows ({', '.join(MODELS)})",
-            "for other decoders give the Hugging Face checkpoint and --exporter optimum",
+            f"{gguf.path}: unsupported GGUF architecture {shown(gguf.architecture)}; supported: {', '.join(MODELS)}",
+            "use the Hugging Face checkpoint with `exporter=optimum`",
         )
     return model
 
 
 def _refuse_other_kinds(gguf: GgufFile) -> None:
-    """Raise SourceError for a file that holds no language model, or more than one."""
+    """Raise SourceError for a file that does not hold a causal language model."""
     kind = gguf.text("general.type") or "model"
     adapted = next((name for name in gguf.tensors if name.endswith((".lora_a", ".lora_b"))), "")
     if kind == "adapter" or adapted:
         raise SourceError(
-            f"{gguf.path} is an adapter that is not merged, not a model", "merge it with llama.cpp's llama-export-lora"
+            f"{gguf.path} is an unmerged adapter, not a model", "merge it with llama.cpp's llama-export-lora"
         )
     if kind != "model":
-        raise SourceError(f"{gguf.path} holds {shown(kind)}, not a language model", "give the file of the model itself")
+        raise SourceError(f"{gguf.path} holds {shown(kind)}, not a language model", "pass the file of the model itself")
     if any(name.startswith("cls.") for name in gguf.tensors):
         raise SourceError(
-            f"{gguf.path} classifies or scores texts and does not write them: it holds a head of its own for that",
-            "use the language model that it was trained from, if that is what you want to run",
+            f"{gguf.path} is a classifier or reward model, not a text generator: it has a classification head",
+            "use the language model that it was trained from",
         )
     if gguf.metadata.get(f"{gguf.architecture}.attention.causal") is False:
         raise SourceError(
-            f"{gguf.path}: '{gguf.architecture}.attention.causal' is false: the model attends in both directions",
-            "use a causal language model: an encoder writes no text",
+            f"{gguf.path}: '{gguf.architecture}.attention.causal' is false; bidirectional attention is not supported",
+            "use a causal language model",
         )
 
 
 def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) -> dict[str, Extent]:
-    """The tensors by canonical name. phi3's ``ffn_up`` is gate and up in one, as ``gate_up_proj`` is."""
+    """The tensors by canonical name. phi3's ``ffn_up`` holds gate and up, like ``gate_up_proj``."""
     found: dict[str, Extent] = {}
     for name, extent in gguf.tensors.items():
         if name in _ROPE_TENSORS:
@@ -108,8 +108,8 @@ def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) 
         parts = stem.split(".")
         if len(parts) != 3 or parts[0] != "blk" or parts[2] not in _LAYER:
             raise SourceError(
-                f"{gguf.path}: tensor {shown(name)} has no place in a {model.model_type} model",
-                "the file holds a variant of the architecture that edgekit does not know",
+                f"{gguf.path}: unexpected tensor {shown(name)} for a {model.model_type} model",
+                "this variant of the architecture is not supported; use the original model",
             )
         target = _LAYER[parts[2]]
         if model.model_type == "phi3" and target == "mlp.up_proj":
@@ -121,7 +121,7 @@ def canonical_tensors(gguf: GgufFile, model: GgufModel, config: dict[str, Any]) 
 
 
 def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
-    """config.json for a GGUF file. Raises SourceError for what it cannot say."""
+    """Make config.json for a GGUF file. Raises SourceError for features that it cannot express."""
     for key in _FOREIGN:
         if gguf.number(key):
             raise SourceError(
@@ -129,7 +129,7 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
             )
     if experts := gguf.number("expert_count"):
         raise SourceError(
-            f"{gguf.path}: {experts} experts: mixtures of experts are not supported",
+            f"{gguf.path}: {experts} experts; mixture-of-experts models are not supported",
             "use a dense model of the same family",
         )
     embedding = gguf.tensors.get("token_embd.weight")
@@ -138,7 +138,9 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
     hidden, heads = gguf.count("embedding_length"), gguf.count("attention.head_count")
     head_dim = gguf.count("attention.key_length", hidden // heads)
     if gguf.count("attention.value_length", head_dim) != head_dim:
-        raise SourceError(f"{gguf.path}: keys and values differ in head size", "such models are not supported")
+        raise SourceError(
+            f"{gguf.path}: keys and values have different head sizes, which is not supported", "use another model"
+        )
     context = gguf.count("context_length")
     token = {key: gguf.token(key) for key in ("bos", "eos", "padding")}
     config: dict[str, Any] = {
@@ -173,7 +175,7 @@ def make_config(gguf: GgufFile, model: GgufModel) -> dict[str, Any]:
 
 
 def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
-    """Rope entries of config.json in both dialects."""
+    """Rope entries of config.json, for transformers 4 and 5."""
     theta = _positive(gguf, "rope.freq_base") or 10000.0
     dim = gguf.count("rope.dimension_count", head_dim)
     original = _positive(gguf, "rope.scaling.original_context_length")
@@ -193,7 +195,7 @@ def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
     elif kind not in ("none", "linear", "yarn"):
         raise SourceError(
             f"{gguf.path}: unknown rope scaling {shown(kind)}",
-            "edgekit reads none, linear, yarn and longrope from GGUF",
+            "supported in GGUF files: none, linear, yarn, longrope; use the Hugging Face checkpoint",
         )
     entries: dict[str, Any] = {
         "rope_theta": theta,
@@ -203,14 +205,14 @@ def _rope(gguf: GgufFile, head_dim: int, context: int) -> dict[str, Any]:
     if dim != head_dim:
         entries["partial_rotary_factor"] = entries["rope_parameters"]["partial_rotary_factor"] = dim / head_dim
     if scaling.get("rope_type") == "longrope":
-        del entries["rope_scaling"]["rope_type"]  # transformers 4 wants exactly three entries for phi3
+        del entries["rope_scaling"]["rope_type"]  # transformers 4 requires exactly three entries for phi3
         entries["original_max_position_embeddings"] = original or context
         entries["rope_parameters"]["original_max_position_embeddings"] = original or context
     return entries
 
 
 def _positive(gguf: GgufFile, key: str) -> float | None:
-    """A number above zero; None where it is absent, or 0, which llama.cpp writes for what is not set."""
+    """A positive number; None if it is absent or 0, which llama.cpp writes for unset values."""
     value = gguf.number(key)
     if value is not None and value < 0:
         raise SourceError(
@@ -225,22 +227,23 @@ def _read_factors(gguf: GgufFile, name: str) -> Any:
     extent = gguf.tensors[name]
     if len(extent.shape) != 1 or extent.shape[0] > HEAD_SIZE.most // 2:
         raise SourceError(
-            f"{gguf.path}: '{name}' is {list(extent.shape)}, not a factor a frequency", "download it again"
+            f"{gguf.path}: '{name}' has shape {list(extent.shape)}, expected one factor per frequency",
+            "download the file again",
         )
     values = FileWeights({name: extent}, ()).read(name)
     return np.array([float(str(value)) for value in values])
 
 
 def _derive_llama3(gguf: GgufFile, theta: float, dim: int) -> dict[str, Any]:
-    """Llama 3's scaling from the per-frequency divisors that llama.cpp stores instead of its parameters.
+    """Derive Llama 3's scaling from the per-frequency divisors that llama.cpp stores instead of its parameters.
 
-    Every published model has low_freq_factor 1, high_freq_factor 4 and 8192 original positions; the
-    divisors are computed again from these and must agree.
+    All published models have low_freq_factor 1, high_freq_factor 4 and 8192 original positions; the divisors
+    computed from these must match.
     """
     divisors = _read_factors(gguf, "rope_freqs.weight")
     factor, original = float(divisors.max()), 8192
     if not (divisors > 0).all():
-        raise SourceError(f"{gguf.path}: 'rope_freqs.weight' holds numbers that divide nothing", "download it again")
+        raise SourceError(f"{gguf.path}: 'rope_freqs.weight' is not all positive", "download the file again")
     if (divisors == 1.0).all():
         return {}
     wavelengths = 2 * np.pi * theta ** (np.arange(0, dim, 2) / dim)
@@ -248,8 +251,8 @@ def _derive_llama3(gguf: GgufFile, theta: float, dim: int) -> dict[str, Any]:
     expected = 1.0 / ((1 - smooth) / factor + smooth)
     if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-3):
         raise SourceError(
-            f"{gguf.path}: 'rope_freqs.weight' is not Llama 3's scaling with its published parameters",
-            "use the Hugging Face checkpoint, whose config.json states them",
+            f"{gguf.path}: 'rope_freqs.weight' does not match Llama 3's scaling with its published parameters",
+            "use the Hugging Face checkpoint, whose config.json has the parameters",
         )
     return {
         "rope_type": "llama3",

@@ -1,6 +1,6 @@
-"""The tokens at which llama.cpp ends an answer: those that a GGUF file names, and those it knows by their text.
+"""The stop tokens that llama.cpp uses for a GGUF file: those that the file names, and those known by their text.
 
-After llama.cpp's llama_vocab::impl::load, ``special_eog_ids``, in src/llama-vocab.cpp of 2026.
+Source: ``special_eog_ids`` in llama.cpp's llama_vocab::impl::load, src/llama-vocab.cpp of 2026.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ END_TEXTS = frozenset(
         *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
     )
 )
-"""Whatever type the file gives them: converters got it wrong often enough."""
+"""Stop tokens whatever type the file gives them, because converters often set it wrong."""
 
 _FILL = {
     "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
 }
-"""Marks between files of code, by the key that names one; the texts count where the key is absent."""
+"""Fill-in-the-middle tokens by metadata key; the texts are used if the key is absent."""
 
 
 def stop_tokens(gguf: GgufFile, tokens: Sequence[str]) -> list[int]:
-    """The ids that end an answer: first what the file names (end of text, of a turn, of a message), then by text.
+    """Return the ids that end an answer: first those the file names (eos, eot, eom), then those known by text.
 
     Args:
         gguf: the file.
-        tokens: its vocabulary in the order of ids.
+        tokens: its vocabulary in id order.
     """
     ids = {token: i for i, token in enumerate(tokens)}
     named = [gguf.token(key) for key in ("eos", "eot", "eom")]
@@ -46,11 +46,11 @@ def stop_tokens(gguf: GgufFile, tokens: Sequence[str]) -> list[int]:
 
 
 def _by_text(ids: dict[str, int]) -> list[int]:
-    """Tokens of END_TEXTS, by id. Two of them mean something else beside others, as llama.cpp has it."""
+    """The ids of END_TEXTS, sorted. As in llama.cpp, two of them are dropped in the presence of others."""
     found = {text: ids[text] for text in END_TEXTS if text in ids}
     calls = {"<|call|>", "<|calls|>"} & found.keys()
     if calls and ({"<|return|>", "<|flush|>"} & found.keys()):
-        found.pop("<|end|>", None)  # the end of one of several messages of an answer
+        found.pop("<|end|>", None)  # ends one of several messages of an answer
     if "<|tool_response>" in found:
         found.pop("</s>", None)
     return sorted(found.values())

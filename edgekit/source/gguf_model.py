@@ -23,7 +23,7 @@ def open_gguf(path: Path, provenance: Provenance, *, data_only: bool = False) ->
     """Open a GGUF file. Only its header is read. ``data_only`` as in open_model.
 
     Raises:
-        SourceError: for a damaged file, or an architecture, type, rope or tokenizer that is not known.
+        SourceError: a damaged file, or an unknown architecture, type, rope or tokenizer.
     """
     gguf = read_gguf(path)
     model = find_model(gguf)

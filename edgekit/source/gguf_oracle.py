@@ -1,6 +1,6 @@
-"""What llama.cpp does with a GGUF file's tokenizer, a second time: the oracle for the tokenizer.json made from it.
+"""A second implementation of llama.cpp's GGUF tokenizers, to check the tokenizer.json made from a file.
 
-Plain Python without ``tokenizers``: the regular expressions are run by the ``regex`` package, merges taken one by one,
+Plain Python without ``tokenizers``: regular expressions run in the ``regex`` package, merges are applied one by one,
 by rank for byte-level BPE, by score for SentencePiece.
 """
 
@@ -24,7 +24,7 @@ Encode = Callable[[str], list[int]]
 
 
 def make_encoder(gguf: GgufFile) -> Encode:
-    """A function from text to token ids, tokens marked as control or user-defined recognised in text."""
+    """Make a function from text to token ids that recognizes control and user-defined tokens in text."""
     tokens = tokens_of(gguf)
     ids = {token: i for i, token in enumerate(tokens)}
     types = types_of(gguf, len(tokens))
@@ -88,7 +88,7 @@ def _byte_letters() -> list[str]:
 
 
 def _sentencepiece(gguf: GgufFile, tokens: list[str], types: list[int]) -> Encode:
-    """llama.cpp's llm_tokenizer_spm: the neighbours whose union has the best score are joined, leftmost first."""
+    """llama.cpp's llm_tokenizer_spm: merge the neighbours whose union has the best score, leftmost first."""
     scores: list[float] = gguf.items("tokenizer.ggml.scores", float, len(tokens))
     pieces = {t: i for i, t in enumerate(tokens) if types[i] == NORMAL}
     bytes_of = {t: i for i, t in enumerate(tokens)}
@@ -118,7 +118,7 @@ def _sentencepiece(gguf: GgufFile, tokens: list[str], types: list[int]) -> Encod
 
 
 def _merge(parts: list[str], cost: Callable[[str, str], float | None]) -> list[str]:
-    """Join neighbours, cheapest first and leftmost among equals, until no pair has a cost."""
+    """Merge neighbours, cheapest first and leftmost among equals, until no pair has a cost."""
     before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
     alive = [True] * len(parts)
     heap: list[tuple[float, int, int, str, str]] = []

@@ -1,8 +1,8 @@
-"""tokenizer.json and tokenizer_config.json from a GGUF file's metadata.
+"""Make tokenizer.json and tokenizer_config.json from a GGUF file's metadata.
 
-GGUF names a byte-level tokenizer's way to split text instead of stating it, so a name that is not in SPLITS is
-refused: a wrong split gives other tokens on numbers and punctuation and goes unnoticed. transformers' own
-converters are not used: they differ between versions, and fall back to GPT-2's split for any name.
+GGUF stores only the name of a byte-level tokenizer's pre-tokenizer, so a name that is not in SPLITS is refused: a
+wrong split silently changes the tokens of numbers and punctuation. transformers' converters are not used because they
+differ between versions and fall back to GPT-2's split for any name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from edgekit.errors import SourceError
 from edgekit.source.chat_templates import MAX_TEMPLATE
@@ -25,6 +25,8 @@ from edgekit.source.sentencepiece_model import (
     USER_DEFINED,
     Pieces,
     build_tokenizer,
+    building,
+    surround,
 )
 from edgekit.strangers.tokenizer_file import GPT4O, LLAMA3, QWEN2, TEKKEN
 
@@ -34,10 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """How a byte-level tokenizer cuts text before it merges: a regular expression, None for GPT-2's own.
+    """A pre-tokenizer of byte-level BPE: a regular expression, None for GPT-2's.
 
-    ``digits``: every digit is cut off first. ``whole``: a piece that is a token stays whole, whatever the
-    merges say (``ignore_merges``). ``bos``: a beginning-of-text token is put in front unless the file says otherwise.
+    ``digits``: split off every digit first. ``whole``: a piece that is a token is not split by merges
+    (``ignore_merges``). ``nfc``: normalize to NFC. ``bos``: prepend the bos token unless the file says otherwise.
     """
 
     regex: str | None = None
@@ -47,7 +49,7 @@ class Split:
     bos: bool = False
 
 
-# tokenizer.ggml.pre -> what the tokenizer.json of the models that bear the name says.
+# tokenizer.ggml.pre -> the pre-tokenizer in tokenizer.json of the models with that name.
 SPLITS = {
     "gpt-2": Split(),
     "smollm": Split(digits=True),
@@ -66,22 +68,14 @@ SPLITS = {
 
 
 def make_tokenizer(gguf: GgufFile) -> str:
-    """tokenizer.json of a GGUF file.
+    """Make tokenizer.json of a GGUF file.
 
     Raises:
-        SourceError: when the file has no tokenizer, or one that is neither byte-level BPE with a known split nor
+        SourceError: the file has no tokenizer, or one that is neither byte-level BPE with a known split nor
             SentencePiece BPE.
     """
-    try:
+    with building(f"{gguf.path} has a damaged tokenizer", "convert the model again, or download the file again"):
         return _build(gguf)
-    except (SourceError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        # tokenizers raises plain Exception for merges and tokens that do not fit together; panics are not even that.
-        said = " ".join(str(error).split())[:200]
-        raise SourceError(
-            f"{gguf.path} has a damaged tokenizer: {said}", "convert the model again, or download the file again"
-        ) from error
 
 
 def _build(gguf: GgufFile) -> str:
@@ -95,16 +89,16 @@ def _build(gguf: GgufFile) -> str:
         begins = True
     else:
         raise SourceError(
-            f"{gguf.path}: tokenizer {shown(kind)} is not one edgekit can rebuild (gpt2, llama)",
-            "use the Hugging Face checkpoint, which brings its tokenizer.json",
+            f"{gguf.path}: unsupported tokenizer {shown(kind)}; supported: gpt2, llama",
+            "use the Hugging Face checkpoint, which has a tokenizer.json",
         )
     _add_tokens(tokenizer, gguf, tokens, sentencepiece=kind == "llama")
-    _wrap(tokenizer, gguf, tokens, begins)
+    surround(tokenizer, _outer(gguf, "bos", tokens, begins), _outer(gguf, "eos", tokens, False))
     return str(tokenizer.to_str())
 
 
 def make_settings(gguf: GgufFile, context: int) -> dict[str, Any]:
-    """tokenizer_config.json of a GGUF file. The class is one that transformers 4 and 5 both load as it is."""
+    """Make tokenizer_config.json of a GGUF file, with a class that transformers 4 and 5 both load as is."""
     tokens = tokens_of(gguf)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
@@ -114,24 +108,27 @@ def make_settings(gguf: GgufFile, context: int) -> dict[str, Any]:
     settings |= {"model_max_length": context, "clean_up_tokenization_spaces": False}
     template = gguf.text("tokenizer.chat_template")
     if template is not None and len(template) > MAX_TEMPLATE:
-        raise SourceError(f"{gguf.path}: its chat template has {len(template):,} letters", "download the file again")
+        raise SourceError(
+            f"{gguf.path}: the chat template has {len(template):,} characters (at most {MAX_TEMPLATE:,})",
+            "download the file again",
+        )
     return settings | ({"chat_template": template} if template else {})
 
 
 def tokens_of(gguf: GgufFile) -> list[str]:
-    """The vocabulary in the order of ids. Raises SourceError when there is none."""
+    """The vocabulary in id order. Raises SourceError if there is none."""
     tokens: list[str] = gguf.items("tokenizer.ggml.tokens", str)
     if not tokens:
         raise SourceError(
             f"{gguf.path} has no tokenizer", "use a GGUF file with a vocabulary, or the original checkpoint"
         )
     if sum(len(token) ** 2 for token in tokens) > MAX_SQUARES:
-        raise SourceError(f"{gguf.path}: the tokens of its vocabulary are too long", "download the file again")
+        raise SourceError(f"{gguf.path}: the tokens in its vocabulary are too long", "download the file again")
     return tokens
 
 
 def _special(gguf: GgufFile, key: str, tokens: list[str]) -> str | None:
-    """The token that ``tokenizer.ggml.<key>_token_id`` stands for, None where the file has none."""
+    """The token with the id ``tokenizer.ggml.<key>_token_id``, None if it is not set."""
     token = gguf.token(key)
     return None if token is None else tokens[token]
 
@@ -142,20 +139,20 @@ def merges_in(gguf: GgufFile) -> list[str]:
 
 
 def types_of(gguf: GgufFile, count: int) -> list[int]:
-    """The type of each token; NORMAL where the file does not say. Known ends are CONTROL, as in llama.cpp."""
+    """The type of each token; NORMAL by default. Known stop tokens are CONTROL, as in llama.cpp."""
     types = gguf.items("tokenizer.ggml.token_type", int, count) or [NORMAL] * count
     tokens = gguf.items("tokenizer.ggml.tokens", str, count)
     return [CONTROL if token in END_TEXTS else kind for token, kind in zip(tokens, types, strict=True)]
 
 
 def find_split(gguf: GgufFile) -> Split:
-    """The row of SPLITS for a byte-level tokenizer. Raises SourceError for a name that is not there."""
+    """The row of SPLITS for a byte-level tokenizer. Raises SourceError for an unknown name."""
     name = gguf.text("tokenizer.ggml.pre")
     split = SPLITS.get(name or "")
     if split is None:
-        said = "does not say how its tokenizer splits text" if name is None else f"splits text by {shown(name)}"
+        said = "is missing" if name is None else f"is {shown(name)}, which is unknown"
         raise SourceError(
-            f"{gguf.path} {said} ('tokenizer.ggml.pre'), and edgekit would have to guess",
+            f"{gguf.path}: 'tokenizer.ggml.pre' (the pre-tokenizer) {said}",
             f"known: {', '.join(SPLITS)}; convert the model again, or use the Hugging Face checkpoint",
         )
     return split
@@ -182,7 +179,7 @@ def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
     scores: list[float] = gguf.items("tokenizer.ggml.scores", float, len(tokens))
     if not scores or not all(isfinite(score) for score in scores):
         raise SourceError(
-            f"{gguf.path}: a SentencePiece tokenizer without scores for its tokens", "convert the model again"
+            f"{gguf.path}: the SentencePiece tokenizer has no valid token scores", "convert the model again"
         )
     prefix = gguf.flag("tokenizer.ggml.add_space_prefix", True)
     types = types_of(gguf, len(tokens))
@@ -190,7 +187,7 @@ def _sentencepiece(gguf: GgufFile, tokens: list[str]) -> Tokenizer:
 
 
 def _add_tokens(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], *, sentencepiece: bool) -> None:
-    """Tokens that stand for themselves in text. Phi-3's turn marks swallow the space after them, as llama.cpp's do."""
+    """Add tokens recognized in text. Phi-3's turn markers strip the space after them, as in llama.cpp."""
     types = types_of(gguf, len(tokens))
     strips = sentencepiece and gguf.architecture == "phi3"
     plain = ("<s>", "<unk>", "<|endoftext|>")
@@ -203,14 +200,7 @@ def _add_tokens(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], *, sent
     tokenizer.add_tokens(added)
 
 
-def _wrap(tokenizer: Tokenizer, gguf: GgufFile, tokens: list[str], begins: bool) -> None:
-    """Beginning- and end-of-text tokens that the model expects around a text."""
-    single, special = ["$A"], []
-    for name, default, at in (("bos", begins, 0), ("eos", False, 1)):
-        token = _special(gguf, name, tokens)
-        if gguf.flag(f"tokenizer.ggml.add_{name}_token", default) and token is not None:
-            single.insert(at * len(single), token)
-            special.append((token, gguf.token(name)))
-    if special:
-        pair = [*single, *(f"{part}:1".replace("$A", "$B") for part in single)]
-        tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+def _outer(gguf: GgufFile, name: str, tokens: list[str], default: bool) -> tuple[str, int] | None:
+    """The bos or eos token if it is added around a text."""
+    i = gguf.token(name)
+    return (tokens[i], i) if gguf.flag(f"tokenizer.ggml.add_{name}_token", default) and i is not None else None

@@ -1,4 +1,4 @@
-"""Hub ids: the files of a Hugging Face repository, fetched into the hub's own cache."""
+"""Download Hugging Face repositories into the hub's own cache."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt"]
-# The same weights a second time, in subfolders or the original's format.
+# Duplicates of the weights, in subfolders or in the original format.
 _IGNORED = ["*/*", "consolidated*.safetensors"]
 
 
 def fetch_repository(name: str, *, revision: str | None, offline: bool, progress: Progress) -> Path:
-    """The folder of a repository's snapshot, named by its commit. Only what is missing is downloaded.
+    """Return the folder of a repository's snapshot, named by its commit. Only missing files are downloaded.
 
     Args:
         name: ``org/name``.
         revision: branch, tag or commit; None for the main branch.
-        offline: look only into the cache.
-        progress: told of files fetched.
+        offline: use only the cache.
+        progress: called with the files downloaded.
 
     Raises:
         SourceError: not found, gated, no network, or offline and not cached.
@@ -48,7 +48,7 @@ def fetch_repository(name: str, *, revision: str | None, offline: bool, progress
                 tqdm_class=_bar(label, progress),
             )
     except Exception as error:
-        # The transport's own exceptions differ between versions of huggingface_hub (requests, httpx).
+        # Transport exceptions differ between versions of huggingface_hub (requests, httpx).
         raise _translate(error, name, revision, offline) from error
     snapshot = Path(folder)
     if not offline and not any(snapshot.glob("*.safetensors")) and not (snapshot / "adapter_config.json").exists():
@@ -57,7 +57,7 @@ def fetch_repository(name: str, *, revision: str | None, offline: bool, progress
 
 
 def _refuse_repository(name: str, commit: str) -> None:
-    """Raise SourceError for a repository without safetensors files: what it holds is known, though not fetched."""
+    """Raise SourceError for a repository without safetensors files, naming what it holds instead."""
     from huggingface_hub import HfApi
 
     try:
@@ -66,20 +66,20 @@ def _refuse_repository(name: str, commit: str) -> None:
         return
     if gguf := [file for file in files if file.endswith(".gguf")]:
         raise SourceError(
-            f"'{name}' holds GGUF files and no safetensors: {shown(gguf[0])}",
-            f"fetch one and give its path: hf download {name} {gguf[0]}",
+            f"'{name}' has GGUF files ({shown(gguf[0])}) but no safetensors files",
+            f"download one and pass its path: hf download {name} {gguf[0]}",
         )
     if pickles := [file for file in files if is_pickle(file)]:
-        raise SourceError(f"'{name}' holds no safetensors, but {shown(pickles[0])}: {PICKLE_REASON}", PICKLE_HINT)
+        raise SourceError(f"'{name}' has {shown(pickles[0])} but no safetensors files; {PICKLE_REASON}", PICKLE_HINT)
     if below := [file for file in files if file.endswith(".safetensors")]:
         raise SourceError(
-            f"'{name}' holds no weights in the format of transformers; there is {shown(below[0])}",
-            "fetch that folder and give its path, or use a repository whose model.safetensors is at its root",
+            f"'{name}' has no safetensors files at its root, only {shown(below[0])}",
+            "download that folder and pass its path, or use a repository with model.safetensors at its root",
         )
 
 
 def fetch_config(name: str, *, revision: str | None, offline: bool) -> Path:
-    """The folder of a repository's snapshot, with config.json in it; nothing else is downloaded.
+    """Return the folder of a repository's snapshot after downloading only its config.json.
 
     Raises:
         SourceError: as fetch_repository, or the repository has no config.json.
@@ -91,9 +91,7 @@ def fetch_config(name: str, *, revision: str | None, offline: bool) -> Path:
             file = hf_hub_download(name, "config.json", revision=revision, local_files_only=offline)
     except Exception as error:
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise SourceError(
-                f"'{name}' has no config.json", "give a repository in the format of transformers"
-            ) from error
+            raise SourceError(f"'{name}' has no config.json", "use a repository in transformers format") from error
         raise _translate(error, name, revision, offline) from error
     return Path(file).parent
 
@@ -104,7 +102,7 @@ def _translate(error: Exception, name: str, revision: str | None, offline: bool)
     at = f"'{name}'" + (f" at revision '{revision}'" if revision else "")
     if isinstance(error, errors.GatedRepoError):
         return SourceError(
-            f"{at} is gated: its owners ask you to accept their terms",
+            f"{at} is gated: its owners require you to accept their terms",
             f"accept them on the page of {name}, then log in with: hf auth login (or set HF_TOKEN)",
         )
     if isinstance(error, errors.RevisionNotFoundError):
@@ -112,29 +110,29 @@ def _translate(error: Exception, name: str, revision: str | None, offline: bool)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
         return SourceError(
-            f"{at} was not found on the hub, or it is private (HTTP {status})",
-            "check the spelling; for a private model log in with: hf auth login (or set HF_TOKEN)",
+            f"{at} was not found on the hub, or is private (HTTP {status})",
+            "check the spelling; for a private model, log in with: hf auth login (or set HF_TOKEN)",
         )
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
         if offline:
             return SourceError(
-                f"{at} is not in the hub's cache, and --offline forbids fetching it",
-                "run once without --offline, or set HF_HOME to a cache that has it",
+                f"{at} is not in the hub's cache, and `offline` forbids downloading it",
+                "run once without `offline`, or set HF_HOME to a cache that has it",
             )
         status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
         said = f"the hub answered HTTP {status}" if status else "the hub cannot be reached"
         return SourceError(
             f"{at} is not in the hub's cache, and {said}",
-            "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder with the files",
+            "check the network, HF_ENDPOINT and HF_HUB_OFFLINE, or pass a folder with the files",
         )
     return SourceError(
-        f"{at} could not be fetched: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
-        "check the network, the disk space and HF_ENDPOINT, then try again: what has arrived is kept",
+        f"{at} could not be downloaded: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+        "check the network, the disk space and HF_ENDPOINT, then run again to resume the download",
     )
 
 
 def _bar(label: str, progress: Progress) -> type:
-    """A tqdm class that draws nothing and tells ``progress`` of files, and of bytes where the hub counts them."""
+    """A tqdm class that draws nothing and reports files (bytes, where the hub counts them) to ``progress``."""
     from tqdm.auto import tqdm
 
     class Silent(tqdm):  # type: ignore[misc]
@@ -155,7 +153,7 @@ def _bar(label: str, progress: Progress) -> type:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep the hub's client from drawing on the terminal: only the command line prints."""
+    """Disable the progress bars of the hub's client: only the command line prints."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()

@@ -1,6 +1,6 @@
-"""Which tensors a ModelSpec has, by canonical name and shape, and their match with a checkpoint's.
+"""The tensors of a ModelSpec, by canonical name and shape, and matching a checkpoint's tensors to them.
 
-Shapes come from the spec, so that a config which contradicts its tensors is found before a byte of them is read.
+Shapes come from the spec, so a config that contradicts its tensors is found before any weight is read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 _BASE = "model."
-"""What a model with a head calls its base model."""
+"""Prefix of the base model's tensors in a model with a head."""
 
 _COMPARED = 1 << 22
-"""Weights of a head and of an embedding that are compared at once."""
+"""Weights of head and embedding compared at a time."""
 
 
 def tensor_shapes(spec: ModelSpec) -> Shapes:
@@ -88,26 +88,24 @@ def split_fused(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Exten
 def match_tensors(
     spec: ModelSpec, found: Mapping[str, Extent], files: tuple[Path, ...], where: str
 ) -> tuple[ModelSpec, FileWeights]:
-    """Bind a checkpoint's tensors to the spec's, all shapes checked; names and ties are resolved as in transformers.
+    """Match a checkpoint's tensors to the spec and check their shapes. Names and ties are resolved as in transformers.
 
-    Only where a tied model stores embedding and head are weights read: both, until they differ.
+    No weights are read, unless a tied model stores both embedding and head: these are compared.
 
-    Returns the spec with the embedding's real number of rows (a padded embedding has more than
-    ``vocab_size`` says) and whether the head is really tied, and the weights.
+    Returns the weights, and the spec with the actual number of embedding rows (a padded embedding has more than
+    ``vocab_size``) and with ``tied`` as found.
 
     Raises:
-        SourceError: for a tensor that is missing, is there twice, has another shape or type, or does not belong to the
-            model.
+        SourceError: a tensor is missing, duplicated, unexpected, or has the wrong shape or type.
     """
     found = _canonical_names(spec, found)
     if spec.tied and EMBEDDING not in found and HEAD in found:
-        # The one that is there is both.
         found = {EMBEDDING if name == HEAD else name: extent for name, extent in found.items()}
     embedding = found.get(EMBEDDING)
     if embedding is not None and len(embedding.shape) == 2 and embedding.shape[0] > spec.vocab_size:
         spec = replace(spec, vocab_size=embedding.shape[0])
     if spec.tied and embedding is not None and HEAD in found and _differ(found[HEAD], embedding):
-        # transformers 5 keeps a head that differs from the embedding, whatever the config says.
+        # transformers 5 keeps a head that differs from the embedding, even if the config ties it.
         spec = replace(spec, tied=False)
     shapes = tensor_shapes(spec)
     for name, shape in shapes.items():
@@ -122,7 +120,7 @@ def match_tensors(
 
 
 def _canonical_names(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Extent]:
-    """Tensors by the names that the model has for them: ``model.`` is added or taken off, as transformers does."""
+    """Tensors by canonical name: the prefix ``model.`` is added or removed as in transformers."""
     known = tensor_shapes(replace(spec, tied=False))
     named: dict[str, Extent] = {}
     for stored, extent in found.items():
@@ -131,7 +129,7 @@ def _canonical_names(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, 
         if name in named:
             raise SourceError(
                 f"{extent.file} holds '{name}' twice, with and without the prefix '{_BASE}'",
-                "save the model again with save_pretrained: only one of the two can be meant",
+                "save the model again with save_pretrained",
             )
         named[name] = extent
     return named
@@ -141,17 +139,17 @@ def _expect(name: str, extent: Extent, shape: tuple[int, ...]) -> None:
     if extent.stored in UNREAD:
         raise SourceError(
             f"{extent.file}: tensor '{name}' is stored as {extent.stored}",
-            "edgekit reads F32, F16 and BF16 checkpoints",
+            "use an F64, F32, F16 or BF16 checkpoint",
         )
     if extent.shape != shape:
         raise SourceError(
-            f"{extent.file}: tensor '{name}' is {list(extent.shape)}, and the config asks for {list(shape)}",
-            "config.json and the weights are not of the same model; download both again",
+            f"{extent.file}: tensor '{name}' has shape {list(extent.shape)}, but the config requires {list(shape)}",
+            "config.json and the weights belong to different models; download both again",
         )
 
 
 def _differ(head: Extent, embedding: Extent) -> bool:
-    """Whether a stored head is another matrix than the embedding. Read in pieces, until they differ."""
+    """Whether a stored head differs from the embedding. Reads both in chunks until they differ."""
     if head.shape != embedding.shape or len(head.shape) != 2 or {head.stored, embedding.stored} & UNREAD:
         return True
     weights = FileWeights({HEAD: head, EMBEDDING: embedding}, ())

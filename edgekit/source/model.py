@@ -1,4 +1,4 @@
-"""From what a user names to an open Checkpoint: packaged name, path, or hub id, in this order."""
+"""Resolve a model argument (packaged name, path or hub id, tried in this order) and open it as a Checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.source.hub import HUB_ID, fetch_repository
 from edgekit.source.packaged import PACKAGED, fetch_packaged
 from edgekit.source.safetensors_folder import open_folder
 from edgekit.source.weight_files import PICKLE_HINT, PICKLE_REASON, is_pickle
-from edgekit.strangers import open_plain
+from edgekit.strangers import open_plain, reading
 from edgekit.types import Checkpoint, Progress, Provenance, silent
 
 
@@ -24,20 +24,20 @@ def open_model(
     data_only: bool = False,
     progress: Progress = silent,
 ) -> Checkpoint:
-    """Open a checkpoint: nothing but headers and small files is read, nothing stays open.
+    """Open a checkpoint. Only headers and small files are read, and no file stays open.
 
     Args:
         model: a packaged model's name, a folder, a ``.gguf`` file or a hub id ``org/name``.
-        revision: of a hub id: branch, tag or commit.
-        offline: never use the network; caches only.
-        data_only: leave out the tokenizer where it would have to be made, so that nothing but data is opened.
-        progress: told of downloads.
+        revision: branch, tag or commit of a hub id.
+        offline: use only what is cached, never the network.
+        data_only: skip a tokenizer.json that would have to be converted, so that only data files are opened.
+        progress: called during downloads.
 
     Returns:
         The checkpoint. Its ``provenance.sha256`` is "" until ``fingerprint`` fills it in.
 
     Raises:
-        SourceError: when it is not there, damaged, contradictory or of a kind we do not know.
+        SourceError: the checkpoint is missing, damaged, contradictory or of an unknown kind.
     """
     if model in PACKAGED:
         from edgekit.source.gguf_model import open_gguf
@@ -56,13 +56,13 @@ def open_model(
         return open_folder(folder, Provenance(model, "hub", "", folder.name, str(folder)), data_only=data_only)
     near = did_you_mean(model, list(PACKAGED))
     raise SourceError(
-        f"there is no model {shown(model)}: no such file or folder, and not a hub id (org/name)",
+        f"model {shown(model)} not found: no such file or folder, and not a hub id (org/name)",
         f"{near}packaged models: {', '.join(PACKAGED)}",
     )
 
 
 def is_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder. Raises SourceError when nobody can say, for a name that cannot be one."""
+    """Whether ``path`` is a folder. Raises SourceError when it cannot be checked, as for an invalid name."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -71,26 +71,21 @@ def is_folder(path: Path) -> bool:
         said = getattr(error, "strerror", None) or error
         raise SourceError(
             f"{shown(str(path))} cannot be opened: {said}",
-            "give a Hugging Face folder, a .gguf file, or a packaged name",
+            "pass a Hugging Face folder, a .gguf file, or a packaged name",
         ) from error
 
 
 def find_path(model: str) -> Path:
-    """What the user named, as a path. Raises SourceError for the home of a user that does not exist."""
+    """``model`` as a path, with ``~`` expanded. Raises SourceError when that user does not exist."""
     try:
         return Path(model).expanduser()
     except RuntimeError as error:
-        raise SourceError(f"{shown(model)}: {error}", "give the path in full") from error
+        raise SourceError(f"{shown(model)}: {error}", "pass the full path") from error
 
 
 def _open_file(path: Path, *, data_only: bool) -> Checkpoint:
-    with open_plain(path, error=SourceError) as file:
-        try:
-            magic = file.read(4)
-        except OSError as error:
-            raise SourceError(
-                f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
-            ) from error
+    with open_plain(path, error=SourceError) as file, reading(path, error=SourceError):
+        magic = file.read(4)
     path = path.resolve()
     if magic == b"GGUF" or path.suffix == ".gguf":
         from edgekit.source.gguf_model import open_gguf
@@ -99,5 +94,5 @@ def _open_file(path: Path, *, data_only: bool) -> Checkpoint:
     if is_pickle(path.name):
         raise SourceError(f"{path}: {PICKLE_REASON}", PICKLE_HINT)
     if path.suffix in (".safetensors", ".json"):
-        raise SourceError(f"{path} is one file of a checkpoint", f"give its folder: {path.parent}")
-    raise SourceError(f"{path} is not a checkpoint", "give a Hugging Face folder, a .gguf file, or a packaged name")
+        raise SourceError(f"{path} is only one file of a checkpoint", f"pass its folder: {path.parent}")
+    raise SourceError(f"{path} is not a checkpoint", "pass a Hugging Face folder, a .gguf file, or a packaged name")

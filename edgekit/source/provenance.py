@@ -1,4 +1,4 @@
-"""What a checkpoint is, by its bytes."""
+"""Hash a checkpoint's weight files, and notice when they change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgekit.errors import SourceError
 from edgekit.source.fields import shown
 from edgekit.source.packaged import PACKAGED
 from edgekit.source.tensors import FileWeights
-from edgekit.strangers import open_plain
+from edgekit.strangers import open_plain, reading
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from edgekit.types import Checkpoint, ModelSpec, Provenance, Rope
 
 _CHUNK = 1 << 20
-"""Bytes hashed at once: they stay in the cache between reading and hashing."""
+"""Bytes hashed at a time, small enough to stay in the processor's cache."""
 
 
 def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenance:
-    """The checkpoint's provenance with ``sha256`` filled in: all weight files are read once.
+    """Return the checkpoint's provenance with ``sha256`` filled in. Reads all weight files once.
 
-    One file: its sha256. Several: the sha256 over the sorted lines ``name sha256``. hashlib lets other
-    threads run, so a build may call this in a thread beside its work.
+    The hash is the sha256 of a single file, or the sha256 over the sorted lines ``name sha256`` of several. hashlib
+    releases the GIL, so a build may call this in a thread.
 
     Raises:
-        SourceError: when a file cannot be read, or a packaged model's file has changed in the cache.
+        SourceError: a file cannot be read, or a packaged model's file has changed in the cache.
     """
     provenance, weights = checkpoint.provenance, checkpoint.weights
     if provenance.sha256 or not isinstance(weights, FileWeights):
@@ -45,15 +45,15 @@ def fingerprint(checkpoint: Checkpoint, progress: Progress = silent) -> Provenan
     sha256 = lines[0].split()[-1] if len(lines) == 1 else hashlib.sha256("".join(lines).encode()).hexdigest()
     if provenance.kind == "packaged" and sha256 != PACKAGED[provenance.id].sha256:
         raise SourceError(
-            f"{weights.files[0]} has changed since it was fetched", "delete the file; it will be fetched again"
+            f"{weights.files[0]} has changed since it was downloaded", "delete the file to download it again"
         )
     return replace(provenance, sha256=sha256)
 
 
 def spec_changes(then: ModelSpec, now: ModelSpec) -> tuple[str, ...]:
-    """What another configuration of the same weights computes otherwise: ``field: then, now``.
+    """Differences between two specs of the same weights that change logits, as ``field: then, now``.
 
-    Names, special tokens and the length of the context change no logits.
+    Names, special tokens and the context length change no logits.
     """
     aside = ("architecture", "context_length", "bos_token_id", "eos_token_ids", "pad_token_id")
     then, now = (replace(spec, rope=_own_rope(spec.rope)) for spec in (then, now))
@@ -62,14 +62,14 @@ def spec_changes(then: ModelSpec, now: ModelSpec) -> tuple[str, ...]:
 
 
 def _own_rope(rope: Rope) -> Rope:
-    """Without the trained context where no frequency follows from it."""
+    """The rope without its original context for kinds whose frequencies do not depend on it."""
     return replace(rope, original_context=0) if rope.kind in ("default", "linear") else rope
 
 
 def source_stamp(checkpoint: Checkpoint) -> str:
-    """Paths, sizes and times of the weight files: the same as long as nobody has touched them. "" without files.
+    """Paths, sizes and times of the weight files, which change whenever a file does; "" without files.
 
-    The time at which a file's node changed (ctime) is among them: unlike that of its content, no program can set it.
+    ctime is included because, unlike mtime, no program can set it.
     """
     weights = checkpoint.weights
     if not isinstance(weights, FileWeights) or checkpoint.provenance.kind == "optimum":
@@ -84,31 +84,26 @@ def source_stamp(checkpoint: Checkpoint) -> str:
 
 
 def require_unchanged(checkpoint: Checkpoint, stamp: str) -> None:
-    """Raise SourceError unless ``stamp`` is still the checkpoint's: then all that was read is of one state of it."""
+    """Raise SourceError unless the checkpoint's stamp is still ``stamp``, so everything read is consistent."""
     if source_stamp(checkpoint) != stamp:
         raise SourceError(
             f"{checkpoint.provenance.location}: a file of the weights changed while it was read",
-            "wait until whatever writes there has ended, and build again",
+            "wait until nothing writes to it, then run `edgekit build` again",
         )
 
 
 def _look(path: Path) -> stat_result:
-    try:
+    with reading(path, error=SourceError):
         return path.stat()
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}", "check the file and its permissions") from error
 
 
 def _hash(path: Path, before: int, total: int, progress: Progress) -> str:
     digest = hashlib.sha256()
-    try:
-        with open_plain(path, error=SourceError) as file:
-            buffer = memoryview(bytearray(_CHUNK))
-            done = 0
-            while n := file.readinto(buffer):
-                digest.update(buffer[:n])
-                done += n
-                progress("hash", before + done, total)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}", "check the file and its permissions") from error
+    with open_plain(path, error=SourceError) as file, reading(path, error=SourceError):
+        buffer = memoryview(bytearray(_CHUNK))
+        done = 0
+        while n := file.readinto(buffer):
+            digest.update(buffer[:n])
+            done += n
+            progress("hash", before + done, total)
     return digest.hexdigest()

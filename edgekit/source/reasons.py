@@ -1,7 +1,7 @@
-"""Why a checkpoint's tensors are not those of a language model: what they are, told by their names and types.
+"""Errors for tensors that do not make a language model, recognized by their names and types.
 
-What transformers leaves aside without harm is left aside here: buffers, scalars, heads of training, layers beyond
-those that the config counts. What would change the model is refused for what it is.
+Tensors that transformers safely ignores are ignored here too: buffers, scalars, training heads, layers beyond those in
+the config. Anything that would change the model is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgekit.types import ModelSpec
 
 _BUFFER = re.compile(r"(.*\.)?(rotary_emb\..*|rotary_pos_emb\..*|position_ids|masked_bias|num_batches_tracked)")
-"""Tables that follow from the config; older checkpoints hold them."""
+"""Tables that can be computed from the config; older checkpoints store them."""
 
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\..*")
 _TRAINING_HEAD = re.compile(
@@ -46,61 +46,61 @@ _OTHER_MODALITY = re.compile(
 _ORIGINAL = ("tok_embeddings.weight", "layers.0.attention.wq.weight")
 
 _PREFIXES = {
-    "_orig_mod.": "torch.compile put it there",
-    "module.": "DataParallel put it there",
-    "_fsdp_wrapped_module.": "FSDP put it there",
-    "base_model.model.": "peft put it there",
-    "model.language_model.": "a multimodal model's language model has it",
-    "language_model.": "a multimodal model's language model has it",
+    "_orig_mod.": "added by torch.compile",
+    "module.": "added by DataParallel",
+    "_fsdp_wrapped_module.": "added by FSDP",
+    "base_model.model.": "added by peft",
+    "model.language_model.": "used in multimodal models",
+    "language_model.": "used in multimodal models",
 }
-_UNWRAP = "save the model itself, not its wrapper, with save_pretrained; or take the prefix off the tensors' names"
+_UNWRAP = "save the model itself, not its wrapper, with save_pretrained; or remove the prefix from the tensor names"
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a tensor is a table that follows from the config, so that nothing depends on what is stored."""
+    """Whether a tensor is a table that can be computed from the config, so the stored one is not needed."""
     return _BUFFER.fullmatch(name) is not None
 
 
 def refuse_other_kinds(found: Mapping[str, Extent], architectures: object, where: str) -> None:
-    """Raise SourceError for weights that are not a plain language model's.
+    """Raise SourceError for weights of anything but a plain language model.
 
     Args:
         found: tensors by name.
-        architectures: config.json's entry: the class that was saved.
+        architectures: the entry of config.json: the class that was saved.
         where: the folder, for the message.
     """
     _refuse_adapter(found, where)
     _refuse_quantized(found, where)
     if other := _first(found, _OTHER_MODALITY):
         raise SourceError(
-            f"{where} is a multimodal model: it holds {shown(other)} beside a language model",
+            f"{where} is a multimodal model: it holds {shown(other)} besides a language model",
             "use a checkpoint of the language model alone",
         )
     if any(name in found for name in _ORIGINAL):
         raise SourceError(
-            f"{where}: the tensors have the names of the model's original release, as {shown(_ORIGINAL[0])}",
-            "use the checkpoint in the format of transformers (model.safetensors, or shards with an index)",
+            f"{where}: the tensors are named as in the model's original release ({shown(_ORIGINAL[0])})",
+            "use the checkpoint in transformers format (model.safetensors, or shards with an index)",
         )
     saved = architectures[0] if isinstance(architectures, list) and architectures else architectures
     head = _first(found, _CLASSIFIER)
     named = isinstance(saved, str) and _CLASSIFIES.fullmatch(saved)
     if HEAD not in found and (head or named):
-        what = f"it holds {shown(head)}" if head else f"config.json says {shown(saved)}"
+        what = f"it holds {shown(head)}" if head else f"its class is {shown(saved)}"
         raise SourceError(
-            f"{where} classifies or scores texts and does not write them: {what}, and no {HEAD}",
-            "use the language model that it was trained from, if that is what you want to run",
+            f"{where} is a classifier or reward model, not a text generator: {what}, and no {HEAD}",
+            "use the language model that it was trained from",
         )
 
 
 def adapter_error(where: str, sign: str, *, beside: bool = False) -> SourceError:
-    """The error for an adapter in the place of a model, or ``beside`` one; ``sign`` is what tells it."""
-    merge = "merge it into its base model first (peft's merge_and_unload), and save that to a folder of its own"
+    """The error for an adapter instead of a model, or ``beside`` one; ``sign`` is the file or tensor that shows it."""
+    merge = "merge it into its base model with peft's merge_and_unload, and save that to a new folder"
     if beside:
         return SourceError(
-            f"{where} holds a model and an adapter that is not merged: it has {shown(sign)}",
+            f"{where} holds a model and an unmerged adapter ({shown(sign)})",
             f"{merge}; or move the adapter's files away to build the model without it",
         )
-    return SourceError(f"{where} is an adapter that is not merged, not a model: it has {shown(sign)}", merge)
+    return SourceError(f"{where} is an unmerged adapter, not a model: it has {shown(sign)}", merge)
 
 
 def _refuse_adapter(found: Mapping[str, Extent], where: str) -> None:
@@ -114,7 +114,7 @@ def _refuse_quantized(found: Mapping[str, Extent], where: str) -> None:
     if name is not None:
         raise SourceError(
             f"{where} is already quantized: tensor {shown(name)}, stored as {found[name].stored}",
-            "give the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",
+            "use the original F32, F16 or BF16 checkpoint; quantizing twice loses quality",
         )
 
 
@@ -123,7 +123,7 @@ def _first(names: Iterable[str], pattern: re.Pattern[str]) -> str | None:
 
 
 def is_leftover(name: str, extent: Extent, spec: ModelSpec) -> bool:
-    """Whether a tensor that the model does not call for may be left aside, as transformers does."""
+    """Whether a tensor that the model does not use may be ignored, as transformers does."""
     layer = _LAYER.fullmatch(name)
     return (
         is_buffer(name)
@@ -136,53 +136,52 @@ def is_leftover(name: str, extent: Extent, spec: ModelSpec) -> bool:
 
 
 def explain_missing(name: str, found: Collection[str], spec: ModelSpec, where: str) -> SourceError:
-    """Why a tensor is missing. ``where``: what says that it must be there."""
+    """The error for a missing tensor. ``where`` is the config that requires it."""
     if prefixed := _find_prefixed(name, found):
         stored, prefix = prefixed
         known = f": {_PREFIXES[prefix]}" if prefix in _PREFIXES else ""
         return SourceError(
-            f"the checkpoint's tensors have the prefix {shown(prefix)}{known}; it has {shown(stored)} for '{name}'",
+            f"the tensor names have the prefix {shown(prefix)}{known}; found {shown(stored)}, expected '{name}'",
             _UNWRAP,
         )
     if name == HEAD:
         return SourceError(
             f"the checkpoint has no output head '{HEAD}', and {where} does not tie it to the embedding",
-            "it is a base model without a head, or a file is missing: use the checkpoint of the causal language model",
+            "it is a base model without a head, or a file is missing; use the checkpoint of the causal language model",
         )
     layer = _LAYER.fullmatch(name)
     stored_layers = {int(match[1]) for n in found if (match := _LAYER.fullmatch(n))}
     if layer and stored_layers and int(layer[1]) > max(stored_layers):
         return SourceError(
-            f"the checkpoint has no tensor '{name}': it holds {max(stored_layers) + 1} layers, and {where} counts "
+            f"the checkpoint has no tensor '{name}': it holds {max(stored_layers) + 1} layers, but {where} has "
             f"{spec.layers}",
             "a shard is missing, or the config belongs to another model",
         )
     return SourceError(
-        f"the checkpoint has no tensor '{name}', which {where} calls for",
+        f"the checkpoint has no tensor '{name}', which {where} requires",
         "a shard is missing, or the config belongs to another model",
     )
 
 
 def refuse_unexpected(name: str, extent: Extent, canonical: Collection[str], spec: ModelSpec, where: str) -> None:
-    """Raise SourceError for a tensor that the config does not call for and that would change the model."""
+    """Raise SourceError for a tensor that the config does not include and that would change the model."""
     if is_leftover(name, extent, spec):
         return
     twin = next((known for known in canonical if name.endswith("." + known)), None)
     if twin:
         raise SourceError(
-            f"{extent.file} holds two models: '{twin}', and {shown(name)} under the prefix "
+            f"{extent.file} holds two models: '{twin}', and {shown(name)} with the prefix "
             f"{shown(name.removesuffix(twin))}",
-            "save the one that is meant, alone",
+            "save only the model that you want",
         )
     raise SourceError(
-        f"{extent.file}: tensor {shown(name)} has no place in a {spec.architecture} model with this config",
-        f"{where} says which biases and norms there are: it belongs to another model, or this is a variant of the "
-        "architecture, which the exporter of optimum may know",
+        f"{extent.file}: unexpected tensor {shown(name)} for a {spec.architecture} model with this config",
+        f"check that {where} belongs to these weights; for a variant of the architecture try `exporter=optimum`",
     )
 
 
 def _find_prefixed(name: str, found: Collection[str]) -> tuple[str, str] | None:
-    """A stored tensor that is ``name`` under a prefix, and the prefix."""
+    """Find a stored tensor that is ``name`` with a prefix; return it and the prefix."""
     for known in (name, name.removeprefix("model.")):
         for stored in found:
             if stored.endswith("." + known):

@@ -1,4 +1,4 @@
-"""config.json's rotary position embedding -> Rope, in both dialects of transformers.
+"""Parse the rotary position embedding of config.json to a Rope, as written by transformers 4 or 5.
 
 transformers 4 writes ``rope_theta`` and ``rope_scaling`` (with ``type`` or ``rope_type``), transformers 5
 ``rope_parameters``. Defaults are those of transformers' modeling_rope_utils.
@@ -25,20 +25,20 @@ KINDS: dict[str, RopeKind] = {
 }
 
 MAX_TABLES = 2**29
-"""Bytes of the cosines and sines that a runtime makes when it opens the graph; a million tokens of 128 fit."""
+"""Most bytes of the cos and sin tables that a runtime makes at load; enough for 1M tokens of dim 128."""
 
 
 def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping[str, RopeKind]) -> tuple[Rope, int]:
-    """The Rope of a config, and the tokens of context that it reaches.
+    """Return the Rope of a config and the context length in tokens.
 
     Args:
         config: config.json.
         head_dim: dimensions of a head.
-        partial: whether the architecture may rotate only a part of a head.
-        aliases: what this architecture calls the kinds besides their usual names.
+        partial: whether the architecture may rotate only part of a head.
+        aliases: further names of rope kinds in this architecture.
 
     Raises:
-        SourceError: for an unknown kind, dynamic NTK, or numbers that contradict each other.
+        SourceError: an unknown kind, dynamic NTK, or contradictory numbers.
     """
     entries = _parameters(config)
     rope = Fields(entries, f"{config.where} (rope)", {"rope_theta": config.get("rope_theta")})
@@ -49,15 +49,15 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
     original = config.integer(key) if config.get(key) else rope.integer(key) if rope.get(key) else positions
     factor = 1.0
     if kind != "default":
-        # As transformers 5: without a factor it is the ratio of the contexts.
+        # As in transformers 5, the default factor is the ratio of the contexts.
         factor = rope.number("factor", positions / original if kind in ("yarn", "longrope") else None)
     context = _reach(rope, kind, factor, positions, original)
     tables = 4 * dim * (context + (original if kind == "longrope" else 0))
     if tables > MAX_TABLES:
         raise SourceError(
-            f"{config.where}: 'max_position_embeddings' and the rope's scaling give a context of {context:,} tokens: "
-            f"its rope tables would take {tables:,} bytes, and {MAX_TABLES:,} are the most",
-            "lower max_position_embeddings, or the scaling's factor, to the context that you need",
+            f"{config.where}: 'max_position_embeddings' and the rope scaling give a context of {context:,} tokens, "
+            f"whose rope tables take {tables:,} bytes (at most {MAX_TABLES:,})",
+            "lower max_position_embeddings or the scaling factor to the context that you need",
         )
     if kind == "default":
         return Rope(theta=rope.number("rope_theta"), dim=dim, original_context=positions), context
@@ -86,10 +86,10 @@ def parse_rope(config: Fields, head_dim: int, *, partial: bool, aliases: Mapping
 
 
 def _reach(rope: Fields, kind: RopeKind, factor: float, positions: int, original: int) -> int:
-    """Tokens of context, as vLLM derives them (config/model.py, _get_and_verify_max_len).
+    """The context length in tokens, as in vLLM (config/model.py, _get_and_verify_max_len).
 
-    Linear and yarn scaling stretch the trained context by ``factor``, whatever max_position_embeddings says besides;
-    llama3's and longrope's configs state the stretched one.
+    Linear and yarn scaling multiply the trained context by ``factor``; with llama3 and longrope,
+    max_position_embeddings already is the scaled context.
     """
     if kind not in ("linear", "yarn") or rope.get("factor") is None:
         return positions
@@ -100,7 +100,7 @@ def _reach(rope: Fields, kind: RopeKind, factor: float, positions: int, original
 
 
 def _optional(rope: Fields, key: str, default: float) -> float:
-    """A positive number, or the default where it is absent, null or 0, as transformers reads these."""
+    """A positive number, or the default if it is absent, null or 0, as in transformers."""
     return rope.number(key) if rope.get(key) else default
 
 
@@ -113,8 +113,9 @@ def _parameters(config: Fields) -> dict[str, Any]:
         _refuse_contradiction(config, entries, newer)
     if any(isinstance(value, dict) for value in entries.values()):
         raise SourceError(
-            f"{config.where}: rope_parameters differ by layer type ({shown(', '.join(entries))})",
-            "the native builder has one rope for the whole model; try --exporter optimum",
+            f"{config.where}: rope_parameters differ by layer type ({shown(', '.join(entries))}), which the native "
+            "builder does not support",
+            "try `exporter=optimum`",
         )
     return dict(entries)
 
@@ -140,8 +141,8 @@ def _kind(rope: Fields, aliases: Mapping[str, RopeKind]) -> RopeKind:
     name = _named(rope.values)
     if name == "dynamic":
         raise SourceError(
-            f"{rope.where}: rope type 'dynamic' (NTK) cannot be built: its frequencies change with the length of "
-            "the sequence, so keys in the cache would no longer match",
+            f"{rope.where}: rope type 'dynamic' (NTK) is not supported: its frequencies change with the sequence "
+            "length, so cached keys would no longer match",
             "remove rope_scaling to run within the original context, or use a checkpoint with yarn or linear scaling",
         )
     kind = aliases.get(str(name)) or KINDS.get(str(name))
@@ -158,11 +159,11 @@ def _rotated(config: Fields, rope: Fields, head_dim: int, *, partial: bool) -> i
         name = config.get("model_type")
         raise SourceError(
             f"{config.where}: 'partial_rotary_factor' is {fraction}, but {shown(name)} rotates whole heads",
-            "remove the key if it is a leftover; otherwise try --exporter optimum",
+            "remove the key if it is a leftover; otherwise try `exporter=optimum`",
         )
     if dim <= 0 or dim % 2 or dim > head_dim:
         raise SourceError(
-            f"{config.where}: {dim} of {head_dim} dimensions of a head are rotated, and they must be an even number",
+            f"{config.where}: the rotated dimensions of a head must be an even number up to {head_dim}, not {dim}",
             "correct head_dim or partial_rotary_factor",
         )
     return dim
@@ -172,7 +173,7 @@ def _factors(rope: Fields, key: str, dim: int) -> tuple[float, ...]:
     factors = rope.numbers(key)
     if len(factors) != dim // 2:
         raise SourceError(
-            f"{rope.where}: '{key}' has {len(factors)} entries, and {dim} rotated dimensions need {dim // 2}",
+            f"{rope.where}: '{key}' has {len(factors)} entries, but {dim} rotated dimensions need {dim // 2}",
             f"correct '{key}', head_dim or partial_rotary_factor",
         )
     return factors

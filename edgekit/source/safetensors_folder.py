@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json and one or many safetensors shards."""
+"""Open Hugging Face folders: config.json and one or more safetensors files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_folder(path: Path, provenance: Provenance, *, data_only: bool = False) 
     """Open a Hugging Face folder. Only headers and small files are read. ``data_only`` as in open_model.
 
     Raises:
-        SourceError: for anything that is missing, damaged, contradictory, out of range or unknown.
+        SourceError: anything is missing, damaged, contradictory, out of range or unknown.
     """
     folder = Folder(path)
     config, spec = read_spec(folder)
@@ -39,35 +39,33 @@ def open_folder(path: Path, provenance: Provenance, *, data_only: bool = False) 
 
 
 def read_spec(folder: Folder) -> tuple[dict[str, Any], ModelSpec]:
-    """config.json of a Hugging Face folder and what it says. Says what the folder is when it has none.
+    """Read config.json of a Hugging Face folder; return it and the spec.
 
     Raises:
-        SourceError: there is no config.json, or it, or generation_config.json, is not what it must be.
+        SourceError: config.json is missing, or it or generation_config.json is invalid.
     """
     path = folder.path
     if folder.has("edgekit.json"):
-        raise SourceError(f"{path} is an edgekit bundle, not a checkpoint", "give the checkpoint it was built from")
+        raise SourceError(f"{path} is an edgekit bundle, not a checkpoint", "pass the checkpoint it was built from")
     _refuse_adapter(folder)
     if not folder.has("config.json"):
         gguf = [name for name in folder.names() if name.endswith(".gguf")]
         if gguf:
-            raise SourceError(f"{path} has no config.json, but {shown(gguf[0])}", gguf_hint(folder, gguf))
+            raise SourceError(f"{path} has no config.json, but has {shown(gguf[0])}", gguf_hint(folder, gguf))
         if folder.has("params.json"):
             raise SourceError(
-                f"{path} has no config.json, but params.json: it is the model's original release",
+                f"{path} has no config.json, but has params.json: it is the model's original release",
                 "use the checkpoint in the format of transformers (config.json and model.safetensors)",
             )
         below = next((name for name in folder.names() if folder.has(f"{name}/config.json")), None)
-        hint = (
-            f"the folder {shown(below)} in it has one" if below else "a checkpoint has one beside its safetensors files"
-        )
+        hint = f"pass its subfolder {shown(below)}, which has one" if below else "pass the folder of a checkpoint"
         raise SourceError(f"{path} has no config.json", hint)
     config = folder.read_json("config.json")
     return config, parse_config(config, str(path / "config.json"), folder.optional_json("generation_config.json"))
 
 
 def _refuse_adapter(folder: Folder) -> None:
-    """transformers, too, takes a folder with adapter_config.json for an adapter, whatever else lies there."""
+    """Raise SourceError for a folder with adapter_config.json, an adapter for transformers whatever else is there."""
     if folder.has("adapter_config.json"):
         beside = any(folder.has(name) for name in ("model.safetensors", "model.safetensors.index.json"))
         raise adapter_error(str(folder.path), "adapter_config.json", beside=beside)

@@ -1,4 +1,4 @@
-"""The files that travel with the weights: config, generation config, tokenizer and chat template."""
+"""The files that ship with the weights: config, generation config, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ _NO_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the mod
 _OLD = ("tokenizer.model", "vocab.json")
 
 GENERIC = "PreTrainedTokenizerFast"
-"""The class that reads tokenizer.json as it is, in transformers 4 and 5, which also has another name for it."""
+"""The class that reads tokenizer.json as is in transformers 4 and 5 (there also called TokenizersBackend)."""
 _GENERIC = (None, GENERIC, "PreTrainedTokenizer", "TokenizersBackend")
 
 CONVERSION_SECONDS = 120.0
-"""Processor time of making tokenizer.json from an older kind of tokenizer; 256,000 tokens take a tenth of it."""
+"""Processor time allowed for converting an older tokenizer; 256,000 tokens take a tenth of it."""
 
 
 def collect_files(
     folder: Folder, config: dict[str, Any], spec: ModelSpec, *, data_only: bool = False
 ) -> tuple[tuple[SideFile, ...], ModelSpec]:
-    """The side files of a Hugging Face folder, and the spec completed with what they tell.
+    """Return the side files of a Hugging Face folder, and the spec completed from them.
 
-    Files are copied as they are, but for a config that misstates the embedding and for what transformers reads from
-    several files: tokens, end tokens and templates, which every other runtime reads from one. What is missing is made:
-    generation_config.json from the config, tokenizer.json from an older kind of tokenizer.
+    Files are copied unchanged, except a config that misstates the embedding, and tokens, end tokens and templates,
+    which transformers reads from several files but other runtimes from one. Missing files are made:
+    generation_config.json from the config, tokenizer.json from an older tokenizer format.
 
     Args:
-        folder: the checkpoint's.
+        folder: the checkpoint folder.
         config: its config.json.
-        spec: what that says.
-        data_only: make no tokenizer.json of an older kind, which takes a program: there is none then.
+        spec: the spec parsed from ``config``.
+        data_only: do not convert an older tokenizer format, which runs transformers; leave out tokenizer.json instead.
 
     Raises:
-        SourceError: when there is no tokenizer, or it has more tokens than the embedding has rows, or a file is not
-            what it must be, or two files contradict each other.
+        SourceError: there is no tokenizer, it has more tokens than the embedding has rows, a file is invalid, or two
+            files contradict each other.
     """
     tokens = read_token_files(folder)
     templates = read_templates(folder, tokens.settings)
@@ -80,7 +80,7 @@ def collect_files(
 
 
 def read_token_files(folder: Folder) -> TokenFiles:
-    """What a folder says about its tokens outside tokenizer.json. Raises SourceError for what is no token or no id."""
+    """Read the files that declare tokens outside tokenizer.json. Raises SourceError for an invalid token or id."""
     values = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         values[name] = folder.optional_json(name)
@@ -99,20 +99,20 @@ def read_token_files(folder: Folder) -> TokenFiles:
 def complete_tokenizer(
     data: bytes, files: TokenFiles, spec: ModelSpec, where: str, *, said: bool
 ) -> tuple[bytes, Mapping[str, Any], ModelSpec]:
-    """A tokenizer.json with the tokens that other files add, as bytes and as JSON; the spec with its end tokens.
+    """Complete a tokenizer.json with the tokens of other files. Returns it as bytes and as JSON, and the new spec.
 
-    It has no truncation and no padding: a training script leaves its own in the file, and other runtimes than
-    transformers then cut every prompt.
+    Truncation and padding are removed: training scripts leave their own settings, with which runtimes other than
+    transformers would cut every prompt.
 
     Args:
-        data: the file.
-        files: what else says something about tokens.
-        spec: of the model.
-        where: what the file is called in messages.
-        said: config.json or generation_config.json names an end token; otherwise the spec's is only an assumption.
+        data: content of the file.
+        files: the other files that declare tokens.
+        spec: the model's spec.
+        where: name of the file in messages.
+        said: whether config.json or generation_config.json names an end token; if not, the spec's is only a default.
 
     Raises:
-        SourceError: it is no tokenizer, has more tokens than the embedding has rows, or contradicts ``files``.
+        SourceError: it is not a tokenizer, has more tokens than the embedding has rows, or contradicts ``files``.
     """
     form = check_tokenizer(data, where, error=SourceError)
     document = form.document
@@ -130,7 +130,7 @@ def complete_tokenizer(
 
 
 def _class_prefix_space(document: Mapping[str, Any], settings: Mapping[str, Any]) -> bool | None:
-    """The ``add_prefix_space`` of a byte-level tokenizer's class where tokenizer.json has another; None otherwise."""
+    """The class's ``add_prefix_space`` if a byte-level tokenizer.json has a different one; otherwise None."""
     if settings.get("tokenizer_class") in _GENERIC or _prefix_space(document) is None:
         return None
     wanted = bool(settings.get("add_prefix_space", False))
@@ -138,7 +138,7 @@ def _class_prefix_space(document: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def _prefix_space(document: Mapping[str, Any]) -> bool | None:
-    """What a byte-level pre-tokenizer says of a space in front of a text; None for others."""
+    """``add_prefix_space`` of a byte-level pre-tokenizer; None for others."""
     cutter = document.get("pre_tokenizer") or {}
     return bool(cutter.get("add_prefix_space", True)) if cutter.get("type") == "ByteLevel" else None
 
@@ -146,10 +146,10 @@ def _prefix_space(document: Mapping[str, Any]) -> bool | None:
 def _settings_file(
     data: bytes, tokens: TokenFiles, templates: Mapping[str, str], document: Mapping[str, Any]
 ) -> SideFile:
-    """tokenizer_config.json with what other files say: other runtimes read nothing else.
+    """tokenizer_config.json completed from the other files, because other runtimes read only this one.
 
-    The class is the generic one: of another, transformers 5 takes the vocabulary only and builds the rest anew. Under
-    it transformers 4 sets ``add_prefix_space`` in tokenizer.json, to false where nothing is said.
+    It names the generic class: with another, transformers 5 uses only the vocabulary and rebuilds the rest. With the
+    generic class, transformers 4 overrides ``add_prefix_space`` of tokenizer.json, with false if it is not set here.
     """
     complete = tokens.with_implied(document) if document else tokens
     settings = complete.combined() | {"tokenizer_class": GENERIC}
@@ -168,7 +168,7 @@ def _template_files(templates: Mapping[str, str]) -> list[SideFile]:
 
 
 def complete_export(checkpoint: Checkpoint) -> Checkpoint:
-    """An exported checkpoint whose tokens, end tokens and templates are put together as ``collect_files`` does.
+    """Combine the tokens, end tokens and templates of an exported checkpoint as ``collect_files`` does.
 
     Raises:
         SourceError: as collect_files.
@@ -199,12 +199,12 @@ def complete_export(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def complete_generation(data: bytes | None, values: Mapping[str, Any], spec: ModelSpec) -> SideFile:
-    """generation_config.json with all of the spec's end tokens; made from the spec where there is none.
+    """generation_config.json with all of the spec's end tokens; made from the spec if there is none.
 
     Args:
-        data: the file as it is; None where there is none.
-        values: what it says.
-        spec: of the model.
+        data: content of the file; None if there is none.
+        values: the same, parsed.
+        spec: the model's spec.
     """
     if data is None:
         return generation_config(spec)
@@ -214,7 +214,7 @@ def complete_generation(data: bytes | None, values: Mapping[str, Any], spec: Mod
 
 
 def as_json(name: str, value: object) -> SideFile:
-    """A side file that holds ``value`` as JSON, the same bytes every time."""
+    """A side file with ``value`` as JSON, byte for byte reproducible."""
     return SideFile(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -235,13 +235,13 @@ def _one_or_list(ids: Sequence[int]) -> int | list[int] | None:
 def check_vocabulary(
     form: TokenizerForm, settings: Mapping[str, Any], spec: ModelSpec, where: str, *, said: bool = True
 ) -> ModelSpec:
-    """Check that every token has a row in the embedding; the spec with the tokenizer's own end token beside its others.
+    """Check that every token has an embedding row; return the spec with the tokenizer's end token added.
 
-    An embedding with more rows than tokens is padded, which is normal. ``said`` as in complete_tokenizer.
+    More rows than tokens is normal padding. ``said`` as in complete_tokenizer.
     """
     if form.tokens > spec.vocab_size:
         raise SourceError(
-            f"{where} has {form.tokens} tokens, and the embedding has {spec.vocab_size} rows",
+            f"{where} has {form.tokens} tokens, but the embedding has only {spec.vocab_size} rows",
             "the tokenizer belongs to another model, or the embedding was not resized for added tokens",
         )
     eos = settings.get("eos_token")
@@ -258,8 +258,8 @@ def require_ids(spec: ModelSpec, where: str) -> None:
         for i in ids:
             if i is not None and i >= spec.vocab_size:
                 raise SourceError(
-                    f"{where}: '{key}' is {i}, and the embedding has {spec.vocab_size} rows",
-                    f"correct '{key}' in config.json and generation_config.json; null where there is none",
+                    f"{where}: '{key}' is {i}, but the embedding has only {spec.vocab_size} rows",
+                    f"correct '{key}' in config.json and generation_config.json; null means no such token",
                 )
 
 
@@ -275,25 +275,25 @@ def _tokenizer(folder: Folder, tokens: TokenFiles, *, data_only: bool) -> bytes 
     pieces = read_pieces(folder.read(old), where) if old == "tokenizer.model" else None
     if pieces is not None:
         return convert_pieces(pieces, tokens.combined(), where).encode()
-    # Most often for a package that is not installed.
+    # The usual cause is a missing package.
     hint = "install the converters with: pip install 'edgekit[sentencepiece]'"
     return open_tokenizer(folder, f"{where} cannot be converted to tokenizer.json", hint)["text"].encode()
 
 
 def open_tokenizer(folder: Folder, what: str, hint: str, *, generic: bool = False) -> dict[str, str]:
-    """Open a folder's tokenizer with transformers: no network, no code from the folder.
+    """Open a folder's tokenizer with transformers, without network or code from the folder.
 
     Args:
         folder: the folder.
-        what: how messages begin.
-        hint: the next step.
-        generic: take tokenizer.json as it is, whatever class the folder names.
+        what: start of error messages.
+        hint: hint of errors.
+        generic: use tokenizer.json as is, whatever class the folder names.
 
     Returns:
-        ``text``, its tokenizer.json, and ``name``, who reads it.
+        ``text``, its tokenizer.json, and ``name``, the reader.
 
     Raises:
-        SourceError: something in the folder is not a plain file of it, or transformers refuses: ``what`` and ``hint``.
+        SourceError: the folder holds something other than its own plain files, or transformers fails.
     """
     for name in folder.names():
         if not (folder.path / name).is_dir():
@@ -304,5 +304,5 @@ def open_tokenizer(folder: Folder, what: str, hint: str, *, generic: bool = Fals
 
 @cache
 def transformers_cell() -> Cell:
-    """The one cell that loads transformers, which takes seconds: it stays for the next folder."""
+    """The shared cell with transformers, kept because importing it takes seconds."""
     return Cell(memory=LARGE_MEMORY)

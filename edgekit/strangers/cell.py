@@ -1,8 +1,8 @@
-"""A process apart that does what a stranger's file asks for: chat templates, regular expressions, old tokenizers.
+"""A sandbox process for work that untrusted files ask for: chat templates, regular expressions, old tokenizers.
 
-What may loop, crash or grow without end does so there. The cell is started when it is first needed, stays warm between
-requests, and costs a request a tenth of a millisecond. It has a limit of memory, each request one of processor time;
-when it ends, the next request starts a new one. The program is cell_program.py. Standard library only.
+Work that may loop, crash or use unbounded memory runs there. The cell starts on first use, stays warm between
+requests, and adds 0.1 ms to each. Its memory is limited, and so is the processor time of each request; if it ends, the
+next request starts a new one. The program is cell_program.py. Standard library only.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from edgekit.errors import EdgekitError
 
 MEMORY = 1 << 30
-"""Bytes of addresses of a cell, the interpreter's 0.2 GB among them."""
+"""Address space of a cell in bytes, including the interpreter's 0.2 GB."""
 
 LARGE_MEMORY = 8 << 30
-"""The same where transformers is loaded, whose libraries map much and touch little."""
+"""The same with transformers, whose libraries map far more memory than they use."""
 
 _PROGRAM = Path(__file__).with_name("cell_program.py")
 _PATIENCE = 30.0
-"""Seconds of waiting for a request besides four times its processor time: the machine may be busy."""
+"""Seconds to wait for a request in addition to four times its processor time, as the machine may be busy."""
 
 
 class Cell:
-    """One process and its limits. Safe to use from several threads: requests take turns.
+    """One sandbox process and its limits. Thread-safe: requests are serialized.
 
     Args:
-        first: the request that makes each new process ready, if any.
-        seconds: processor time of that request.
-        memory: bytes of addresses.
+        first: the request that initializes each new process, if any.
+        seconds: processor time allowed for that request.
+        memory: address space in bytes.
     """
 
     def __init__(self, first: Mapping[str, Any] | None = None, *, seconds: float = 30.0, memory: int = MEMORY) -> None:
@@ -54,12 +54,12 @@ class Cell:
         self._opened: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Start the process, if it does not run, and do not wait for it."""
+        """Start the process if it is not running, without waiting for it."""
         with self._lock:
             self._ensure()
 
     def open(self, *, what: str, error: type[EdgekitError], hint: str) -> dict[str, Any]:
-        """The answer to ``first``. Args and errors as of ``ask``."""
+        """Return the answer to ``first``. Args and errors as in ``ask``."""
         with self._lock:
             self._ready(what, error, hint)
             return self._opened
@@ -70,14 +70,14 @@ class Cell:
         """Send a request and wait for its answer.
 
         Args:
-            request: ``do``, the name of the work, and its arguments: what JSON can hold.
-            seconds: of processor time.
-            what: how messages begin: who refuses what.
-            error: what is raised.
-            hint: the next step.
+            request: ``do``, the name of the task, and its arguments, all JSON values.
+            seconds: processor time allowed.
+            what: start of error messages.
+            error: class of the error to raise.
+            hint: hint of the error.
 
         Raises:
-            error: the work refuses, or the process took too long, too much memory, or ended.
+            error: the task failed, or the process took too long, used too much memory, or ended.
         """
         with self._lock:
             self._ready(what, error, hint)
@@ -89,7 +89,7 @@ class Cell:
             self._stop()
 
     def _ensure(self) -> bool:
-        """Start the process if need be; whether it is new."""
+        """Start the process if needed; return whether it is new."""
         if self._process is not None and self._process.poll() is None:
             return False
         self._stop()
@@ -123,7 +123,7 @@ class Cell:
             answer: dict[str, Any] = json.loads(self._send(data, monotonic() + 4 * seconds + _PATIENCE))
         except (OSError, EOFError) as reason:
             raise error(f"{what}: {self._last_words(seconds, reason)}", hint) from reason
-        except BaseException:  # Ctrl-C between request and answer: the next answer would be this one's
+        except BaseException:  # Ctrl-C between request and answer: the next request would read this answer
             self._stop()
             raise
         if "error" in answer:
@@ -141,11 +141,11 @@ class Cell:
         return _read(process.stdout.fileno(), length, deadline)
 
     def _last_words(self, seconds: float, reason: BaseException) -> str:
-        """Why a process that gave no answer ended, in words; it has ended after that."""
+        """The reason why a process did not answer. Stops the process."""
         process = self._process
         if isinstance(reason, TimeoutError) or process is None:
             self._stop()
-            return "it gave no answer"
+            return "the process did not answer"
         try:
             code = process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -153,7 +153,7 @@ class Cell:
         self._stop()
         if code == -signal.SIGPROF:
             return f"it took more than {seconds:g} s of processor time"
-        return f"its process ended ({signal.Signals(-code).name if code and code < 0 else f'exit code {code}'})"
+        return f"the process ended ({signal.Signals(-code).name if code and code < 0 else f'exit code {code}'})"
 
     def _stop(self) -> None:
         if self._end is not None:
@@ -162,7 +162,7 @@ class Cell:
 
 
 def _read(handle: int, count: int, deadline: float) -> bytes:
-    """Read ``count`` bytes of a pipe. Raises EOFError at its end, TimeoutError at the deadline."""
+    """Read ``count`` bytes from a pipe. Raises EOFError at its end, TimeoutError at the deadline."""
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     data = bytearray()

@@ -1,8 +1,8 @@
-"""The program that runs in a cell: ``python cell_program.py MEMORY``. See cell.py, which starts it and talks to it.
+"""The program that runs in a cell: ``python cell_program.py MEMORY``, started by cell.py.
 
-Requests and answers are JSON behind 8 bytes of length, on stdin and stdout. It imports nothing of edgekit's, so that it
-is ready in a tenth of a second, and each package only when a request needs it. It can write no file. A request that
-takes more processor time than it may ends the process: the kernel's timer does it, whatever the code is doing.
+Requests and answers are JSON preceded by 8 bytes of length, on stdin and stdout. It imports nothing of edgekit, so that
+it is ready in 0.1 s, and each package only when a request needs it. It cannot write files. A request that exceeds its
+processor time ends the process by a kernel timer, whatever the code is doing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 _held: dict[str, Any] = {}
-"""The tokenizer that was opened."""
+"""The open tokenizer."""
 
 
 def main(memory: int) -> None:
     """Answer requests until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked; it ends us by closing stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes stdin
     for limit, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (most, most))
     requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
@@ -48,8 +48,8 @@ def _answer(request: dict[str, Any]) -> bytes:
     try:
         return json.dumps(_WORK[request.pop("do")](**request)).encode()
     except MemoryError:
-        return b'{"error": "it needs more memory than it may have"}'
-    except BaseException as error:  # a panic of tokenizers is no Exception
+        return b'{"error": "it exceeds its memory limit"}'
+    except BaseException as error:  # a panic in tokenizers is not an Exception
         said = " ".join(str(error).split())[:500]
         return json.dumps({"error": said or type(error).__name__, "kind": type(error).__name__}).encode()
 
@@ -61,29 +61,29 @@ def _write(handle: int, data: bytes) -> None:
 
 
 def render(template: str, values: dict[str, Any], letters: int) -> dict[str, Any]:
-    """A chat template's text, of at most ``letters``."""
+    """Render a chat template to a text of at most ``letters`` characters."""
     parts, length = [], 0
     for part in compile_template(template).generate(**values):
         length += len(part)
         if length > letters:
-            raise ValueError(f"it writes more than {letters:,} letters")
+            raise ValueError(f"its output exceeds {letters:,} characters")
         parts.append(part)
     return {"text": "".join(parts)}
 
 
 @lru_cache(maxsize=8)
 def compile_template(template: str) -> Template:
-    """A template made ready once: that takes longer than rendering it."""
+    """Compile a template, cached because that takes longer than rendering it."""
     import jinja2
     from jinja2 import ext, nodes, sandbox
 
     class Generation(ext.Extension):
-        """``{% generation %}``: marks the model's part of a conversation for training; renders its body."""
+        """``{% generation %}``, which marks the model's part of a conversation for training; its body is rendered."""
 
         tags = {"generation"}  # noqa: RUF012  (jinja2 declares it a plain class attribute)
 
         def parse(self, parser: Any) -> nodes.Node:
-            """Turn the block into a scope of its own."""
+            """Parse the block to a scope."""
             line = next(parser.stream).lineno
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
@@ -111,7 +111,7 @@ def _to_json(
 
 
 def open_tokenizer(text: str) -> dict[str, Any]:
-    """Open a tokenizer.json; ``ids`` are those that its runtime gives its added tokens."""
+    """Open a tokenizer.json; ``ids`` are those that the tokenizers package assigns to its added tokens."""
     import tokenizers
 
     codec = tokenizers.Tokenizer.from_str(text)
@@ -122,16 +122,16 @@ def open_tokenizer(text: str) -> dict[str, Any]:
 
 
 def open_folder(folder: str, generic: bool = False) -> dict[str, Any]:
-    """Open a folder's tokenizer as transformers does; ``text`` is its tokenizer.json, ``name`` who reads it.
+    """Open a folder's tokenizer with transformers; ``text`` is its tokenizer.json, ``name`` the reader.
 
-    ``generic``: with the class that takes tokenizer.json as it is, whatever class the folder names.
+    ``generic``: use the class that takes tokenizer.json as is, whatever class the folder names.
     """
     logging.disable(logging.WARNING)
     import transformers
 
     reader = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
     codec = reader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # verbose=False: a text longer than the context is what may come.
+    # verbose=False: no warning for texts longer than the context.
     _held["encode"] = lambda text, special: codec(text, add_special_tokens=special, verbose=False)["input_ids"]
     _held["folder"] = (folder, generic)
     name = f"transformers {transformers.__version__}'s {type(codec).__name__}"
@@ -141,19 +141,19 @@ def open_folder(folder: str, generic: bool = False) -> dict[str, Any]:
 def open_sentencepiece(file: str, marks: dict[str, int], legacy: bool) -> dict[str, Any]:
     """Open a tokenizer.model with sentencepiece itself.
 
-    ``marks`` are special tokens, which cut a text first. ``legacy``: a space is put in front of every part. Otherwise,
-    since transformers' pull request 24565, in front of the first alone, if it does not begin with one.
+    ``marks`` are special tokens, at which text is split first. ``legacy``: prepend a space to every part; otherwise,
+    since transformers' pull request 24565, only to the first part, if it does not begin with one.
     """
     import sentencepiece
 
-    with open(file, "rb") as model:  # noqa: PTH123 - nothing is imported that is not needed
+    with open(file, "rb") as model:  # noqa: PTH123 - avoids importing pathlib
         data = model.read()
     first = sentencepiece.SentencePieceProcessor(model_proto=data)
-    # A message behind another is merged into it: normalizer_spec (3) with add_dummy_prefix (3) false.
+    # Appended protobuf fields are merged: normalizer_spec (3) with add_dummy_prefix (3) false.
     others = first if legacy else sentencepiece.SentencePieceProcessor(model_proto=data + b"\x1a\x02\x18\x00")
     cut = re.compile("|".join(re.escape(m) for m in sorted(marks, key=len, reverse=True)) or r"(?!)")
 
-    def encode(text: str, special: bool) -> list[int]:  # noqa: ARG001 - none is put around a text
+    def encode(text: str, special: bool) -> list[int]:  # noqa: ARG001 - sentencepiece adds none around a text
         ids, at = [], 0
         for match in (*cut.finditer(text), None):
             part = text[at : match.start() if match else len(text)]
@@ -170,12 +170,12 @@ def open_sentencepiece(file: str, marks: dict[str, int], legacy: bool) -> dict[s
 
 
 def encode(text: str, special: bool) -> dict[str, Any]:
-    """Token ids of a text by the tokenizer that was opened."""
+    """Token ids of a text by the open tokenizer."""
     return {"ids": list(_held["encode"](text, special))}
 
 
 def encode_in(folder: str, text: str, special: bool, generic: bool = False) -> dict[str, Any]:
-    """Token ids of a text by a folder's tokenizer, which is opened unless it was the last."""
+    """Token ids of a text by a folder's tokenizer, which is opened unless it already is."""
     if _held.get("folder") != (folder, generic):
         open_folder(folder, generic)
     return encode(text, special)

@@ -1,11 +1,10 @@
-"""How a file that somebody else made is opened: bounded, and nothing but a plain file.
+"""Open and parse untrusted files: regular files only, within limits.
 
-``open_plain`` promises: what it gives is a regular file. A pipe, a device, a socket or a folder in its place is an
-error at once, never a wait; so is a link that leads out of the folders where the file may lie. ``read_plain`` promises
-besides: no more than ``limit`` bytes are read, whatever the file's size says. ``parse_json`` promises: an object of a
-bounded number of values, nested at most MAX_DEPTH levels, no key twice, no NaN or Infinity, every text encodable as
-UTF-8; types and ranges are the caller's to check. What does not hold is raised as the error class that the caller
-names, always with a hint; no other exception comes out. Standard library only.
+``open_plain`` returns only a regular file. A pipe, a device, a socket or a folder is an immediate error, never a wait;
+so is a link that leads out of the allowed folders. ``read_plain`` reads at most ``limit`` bytes, whatever size the file
+has. ``parse_json`` returns an object with a bounded number of values, nested at most MAX_DEPTH levels, without
+duplicate keys, NaN or Infinity, and every string encodable as UTF-8; the caller checks types and ranges. All failures
+are raised as the error class that the caller passes, with a hint. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,45 +13,46 @@ import json
 import os
 import re
 import stat
+from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from io import FileIO
     from pathlib import Path
 
     from edgekit.errors import EdgekitError
 
 MAX_DEPTH = 64
-"""Levels of lists and objects in a JSON file. Nested deeper, what walks a value would run out of stack."""
+"""Most levels of nesting in a JSON file, so that recursive code does not overflow the stack."""
 
 MAX_VALUES = 4_000_000
-"""Values in a JSON file; about 100 bytes of memory each. The largest tokenizer.json published has 1.5 million."""
+"""Most values in a JSON file, about 100 bytes of memory each. The largest published tokenizer.json has 1.5 million."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _AGAIN = "download or copy the file again, and do not use it unless you trust its origin"
 
 
 def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> FileIO:
-    """Open a regular file to read, unbuffered. It never waits, whatever stands at ``path``.
+    """Open a regular file to read, unbuffered. Never blocks, whatever is at ``path``.
 
     Args:
         path: the file; links are followed.
-        error: what is raised.
-        within: where the file must lie once all links are followed; anywhere when empty.
+        error: class of the error to raise.
+        within: folders that the resolved file must be in; anywhere if empty.
 
     Raises:
-        error: there is nothing, no permission, no regular file, or it lies elsewhere.
+        error: it does not exist, is not readable, not a regular file, or is elsewhere.
     """
     try:
         real = path.resolve(strict=True)
         if within and not any(real.is_relative_to(root.resolve()) for root in within):
             raise error(
                 f"{path} is a link that leads out of {within[0]}, to {real}",
-                "copy the file itself in its place if you trust it: links could carry files of yours into the result",
+                "if you trust it, replace the link with a copy of the file",
             )
-        # Looked at before it is opened, because opening a device may do something; and after, for it may have changed.
+        # Checked before opening, since opening a device may have effects, and after, since it may have changed.
         _require_plain(path, os.stat(real).st_mode, error)  # noqa: PTH116
         handle = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY)
         try:
@@ -62,43 +62,43 @@ def open_plain(path: Path, *, error: type[EdgekitError], within: Sequence[Path] 
             raise
         return os.fdopen(handle, "rb", buffering=0)
     except FileNotFoundError as reason:
-        raise error(
-            f"{path} is missing and cannot be read", "download or copy it again, with all of its files"
-        ) from reason
-    except (OSError, RuntimeError) as reason:  # RuntimeError: links in a circle, before Python 3.13
+        raise error(f"{path} not found", "check the path, or download the missing file") from reason
+    except (OSError, RuntimeError) as reason:  # RuntimeError: circular links, before Python 3.13
         said = getattr(reason, "strerror", None) or reason
         raise error(f"{path} cannot be read: {said}", "check the file, its name and its permissions") from reason
     except ValueError as reason:
-        raise error(f"{str(path)!r} is no name of a file: {reason}", "give the path of a file or a folder") from reason
+        raise error(f"{str(path)!r} is not a valid path: {reason}", "pass the path of a file or a folder") from reason
+
+
+@contextmanager
+def reading(path: Path, *, error: type[EdgekitError]) -> Iterator[None]:
+    """Turn an OSError in the block into an ``error`` that names ``path``."""
+    try:
+        yield
+    except OSError as reason:
+        said = reason.strerror or reason
+        raise error(f"{path} cannot be read: {said}", "check the file and its permissions") from reason
 
 
 def read_plain(path: Path, limit: int, *, error: type[EdgekitError], within: Sequence[Path] = ()) -> bytes:
-    """The content of a regular file of at most ``limit`` bytes. ``path``, ``error`` and ``within`` as in open_plain.
+    """Read a regular file of at most ``limit`` bytes. ``path``, ``error`` and ``within`` as in open_plain.
 
     Raises:
-        error: as open_plain; the file is larger, or cannot be read.
+        error: as open_plain, or the file is larger or cannot be read.
     """
-    with open_plain(path, error=error, within=within) as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            data = bytearray()
-            while size <= limit and len(data) <= limit:
-                part = file.read(min(1 << 20, limit + 1 - len(data)))
-                if not part:
-                    return bytes(data)
-                data += part
-        except OSError as reason:
-            said = reason.strerror or reason
-            raise error(f"{path} cannot be read: {said}", "check the file and its permissions") from reason
-    raise error(f"{path} has more than {limit:,} bytes, which is not what such a file holds", _AGAIN)
+    with open_plain(path, error=error, within=within) as file, reading(path, error=error):
+        size = os.fstat(file.fileno()).st_size
+        data = bytearray()
+        while size <= limit and len(data) <= limit:
+            part = file.read(min(1 << 20, limit + 1 - len(data)))
+            if not part:
+                return bytes(data)
+            data += part
+    raise error(f"{path} has more than {limit:,} bytes, too many for such a file", _AGAIN)
 
 
 def parse_text(data: bytes, where: str, *, error: type[EdgekitError]) -> str:
-    """Bytes of a file as text.
-
-    Raises:
-        error: they are not UTF-8.
-    """
+    """Decode the bytes of a file as UTF-8. Raises ``error`` if they are not."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as reason:
@@ -106,15 +106,15 @@ def parse_text(data: bytes, where: str, *, error: type[EdgekitError]) -> str:
 
 
 def parse_json(data: bytes, where: str, *, error: type[EdgekitError]) -> dict[str, Any]:
-    """A JSON object: see the module's promises.
+    """Parse a JSON object within the limits in the module's docstring.
 
     Args:
-        data: the content of a file.
-        where: what the file is called in messages.
-        error: what is raised.
+        data: content of a file.
+        where: name of the file in messages.
+        error: class of the error to raise.
 
     Raises:
-        error: for everything else than such an object.
+        error: it is not JSON, not an object, or exceeds a limit.
     """
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_VALUES:
         raise error(f"{where} holds more than {MAX_VALUES:,} values", _AGAIN)
@@ -127,7 +127,7 @@ def parse_json(data: bytes, where: str, *, error: type[EdgekitError]) -> dict[st
         )
         too_deep = _is_deep(value)
         if not too_deep and _SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no UTF-8
+            json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
     except RecursionError:
         value, too_deep = None, True
     except ValueError as reason:
@@ -144,7 +144,7 @@ def _require_plain(path: Path, mode: int, error: type[EdgekitError]) -> None:
         return
     kinds = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "named pipe"), (stat.S_ISSOCK, "socket"))
     kind = next((name for is_kind, name in kinds if is_kind(mode)), "device")
-    raise error(f"{path} is a {kind}, not a file", "put a plain file in its place")
+    raise error(f"{path} is a {kind}, not a file", "pass a regular file")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:60]!r} stands twice in one object")
+        raise ValueError(f"duplicate key {twice[:60]!r}")
     return found
 
 
@@ -163,12 +163,12 @@ def _no_constant(word: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if not isfinite(value):
-        raise ValueError(f"{text[:60]} is too large a number")
+        raise ValueError(f"the number {text[:60]} is too large")
     return value
 
 
 def _is_deep(value: object) -> bool:
-    """Whether lists and objects are nested deeper than MAX_DEPTH, found without recursion."""
+    """Whether lists and objects are nested deeper than MAX_DEPTH, without recursion."""
     level = [value]
     for _ in range(MAX_DEPTH):
         inner: list[object] = []

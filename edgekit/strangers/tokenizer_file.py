@@ -1,8 +1,8 @@
-"""tokenizer.json as a stranger's: what it may hold, checked before the ``tokenizers`` package sees it.
+"""Check an untrusted tokenizer.json before the ``tokenizers`` package opens it.
 
-That package trusts its files: a normalizer may make a million letters of one, a malformed table ends the process, a
-regular expression may run for hours. So every component has a known type and bounded numbers, and every regular
-expression is either one of KNOWN or makes the tokenizer one that is run apart (see cell.py). Standard library only.
+That package trusts its files: a normalizer may expand one character to a million, a malformed table ends the process, a
+regular expression may run for hours. So every component must have a known type and bounded numbers, and a tokenizer
+with a regular expression that is not in KNOWN runs in a cell (see cell.py). Standard library only.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from edgekit.errors import EdgekitError
 
 MAX_BYTES = 64 << 20
-"""Of the file; the largest published has 33 MB."""
+"""Most bytes of the file; the largest published has 33 MB."""
 
 MAX_ID = 2**22
-"""Above every token's id; the largest vocabulary published has 262,208."""
+"""Upper bound (exclusive) of token ids; the largest published vocabulary has 262,208."""
 
 MAX_TOKEN = 4096
-"""Letters of a token. A text is compared with tokens at each of its letters."""
+"""Most characters of a token. Text is matched against tokens at every character."""
 
 MAX_STEPS = 32
-"""Components of a sequence, and parts of a template."""
+"""Most components of a sequence, and most parts of a template."""
 
 MAX_GROWTH = 64
-"""Letters that a normalizer or decoder may make of one."""
+"""Most characters that a normalizer or decoder may make from one."""
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -53,17 +53,17 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 KNOWN = frozenset({LLAMA3, QWEN2, TEKKEN, GPT4O, GPT2}) | {
     *(r"\p{N}", r"\p{N}{1,3}", r"\d", r"\d{1,3}", r"\s+", " {2,}", r"\A | \z"),
 }
-"""Regular expressions of published tokenizers that never look at a letter more than a few times."""
+"""Regular expressions of published tokenizers that run in linear time."""
 
 _TEXTS = {"type", "content", "prepend", "replacement", "prefix", "suffix", "pad_token", "word_delimiter_token"}
 
 
 @dataclass(frozen=True)
 class TokenizerForm:
-    """What a checked tokenizer.json holds.
+    """The content of a checked tokenizer.json.
 
-    ``tokens`` is one more than the highest id, ``added`` the ids of added tokens. ``plain``: it has no regular
-    expression but those of KNOWN, so it may be run in this process. ``document``: the JSON itself.
+    ``tokens`` is the highest id plus one, ``added`` the ids of added tokens. ``plain``: all regular expressions are in
+    KNOWN, so it may run in this process. ``document``: the parsed JSON.
     """
 
     tokens: int
@@ -73,15 +73,15 @@ class TokenizerForm:
 
 
 def check_tokenizer(data: bytes, where: str, *, error: type[EdgekitError]) -> TokenizerForm:
-    """Check a tokenizer.json. Whether its parts fit together is for the ``tokenizers`` package to say.
+    """Check a tokenizer.json. The ``tokenizers`` package checks that its parts are consistent.
 
     Args:
-        data: the file's content.
-        where: what the file is called in messages.
-        error: what is raised.
+        data: content of the file.
+        where: name of the file in messages.
+        error: class of the error to raise.
 
     Raises:
-        error: not JSON, no tokenizer, a component that is not known, a number out of its range, ids that collide.
+        error: it is not JSON or not a tokenizer, or has an unknown component, a number out of range, or colliding ids.
     """
     content = parse_json(data, where, error=error)
     try:
@@ -91,77 +91,77 @@ def check_tokenizer(data: bytes, where: str, *, error: type[EdgekitError]) -> To
         _check_template(content.get("post_processor"))
         _check_lengths(content.get("truncation"), content.get("padding"))
     except ValueError as reason:
-        raise error(f"{where} is not a tokenizer that edgekit opens: {reason}", _HINT) from reason
+        raise error(f"{where} is not a supported tokenizer: {reason}", _HINT) from reason
     tokens = max(max(vocabulary.values(), default=-1), max(added.values(), default=-1)) + 1
     return TokenizerForm(tokens, added, all(pattern in KNOWN for pattern in patterns), content)
 
 
-_HINT = "take tokenizer.json from the model's own page, and do not use this one unless you trust its origin"
+_HINT = "download tokenizer.json from the model's own page"
 
 
 def _read_vocabulary(model: object) -> Mapping[str, int]:
-    """Ids by token, of any of the four kinds of model."""
+    """Ids by token, for any of the four model types."""
     if not isinstance(model, dict):
-        raise ValueError("its model is no object")
+        raise ValueError("its model is not an object")
     kind = model.get("type", "BPE")
     if kind not in ("BPE", "Unigram", "WordPiece", "WordLevel"):
-        raise ValueError(f"its model is of the type {_shown(kind)}")
+        raise ValueError(f"unknown model type {_shown(kind)}")
     vocabulary = model.get("vocab")
     if kind == "Unigram":
         vocabulary = _read_pieces(vocabulary)
     if not isinstance(vocabulary, dict):
-        raise ValueError("its vocabulary is no object")
+        raise ValueError("its vocabulary is not an object")
     if not all(type(i) is int and 0 <= i < MAX_ID for i in vocabulary.values()):
-        raise ValueError(f"an id of its vocabulary is no whole number from 0 to {MAX_ID - 1}")
+        raise ValueError(f"an id in its vocabulary is not a whole number from 0 to {MAX_ID - 1}")
     if len(set(vocabulary.values())) != len(vocabulary):
-        raise ValueError("two tokens of its vocabulary have the same id")
+        raise ValueError("two tokens in its vocabulary have the same id")
     if any(len(token) > MAX_TOKEN for token in vocabulary):
-        raise ValueError(f"a token of its vocabulary has more than {MAX_TOKEN} letters")
+        raise ValueError(f"a token in its vocabulary has more than {MAX_TOKEN} characters")
     _whole(model, "max_input_chars_per_word", 1, 10_000)
     if kind.startswith("Word") and model.get("unk_token") not in vocabulary:
         raise ValueError("its 'unk_token' is not in its vocabulary")
     dropout = model.get("dropout")
     if dropout not in (None, 0):
-        raise ValueError(f"its 'dropout' is {_shown(dropout)}: the same text would give other tokens each time")
+        raise ValueError(f"its 'dropout' is {_shown(dropout)}, which makes tokenization random")
     return vocabulary
 
 
 def _read_pieces(pieces: object) -> dict[str, int]:
     if not isinstance(pieces, list):
-        raise ValueError("its vocabulary is no list")
+        raise ValueError("its vocabulary is not a list")
     found = {}
     for i, piece in enumerate(pieces):
         pair = isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)
         if not pair or not isinstance(piece[1], (int, float)) or not isfinite(piece[1]):
-            raise ValueError(f"entry {i} of its vocabulary is no piece with a score")
+            raise ValueError(f"entry {i} in its vocabulary is not a piece with a score")
         if len(piece[0]) > 256:
-            raise ValueError("a piece of its vocabulary has more than 256 letters")
+            raise ValueError("a piece in its vocabulary has more than 256 characters")
         found[piece[0]] = i
     return found
 
 
 def _read_added(entries: object, vocabulary: Mapping[str, int]) -> dict[str, int]:
     if not isinstance(entries, list):
-        raise ValueError("'added_tokens' is no list")
+        raise ValueError("'added_tokens' is not a list")
     names = {i: token for token, i in vocabulary.items()}
     added: dict[str, int] = {}
     for entry in entries:
         if not isinstance(entry, dict):
-            raise ValueError("an added token is no object")
+            raise ValueError("an added token is not an object")
         text, i = entry.get("content"), entry.get("id")
         if not isinstance(text, str) or len(text) > MAX_TOKEN:
-            raise ValueError(f"the content of an added token is no text of at most {MAX_TOKEN} letters")
+            raise ValueError(f"the content of an added token is not text of at most {MAX_TOKEN} characters")
         if type(i) is not int or not 0 <= i < MAX_ID:
-            raise ValueError(f"the added token {_shown(text)} has the id {_shown(i)}")
+            raise ValueError(f"the added token {_shown(text)} has the invalid id {_shown(i)}")
         if added.get(text, i) != i or vocabulary.get(text, i) != i:
-            raise ValueError(f"the token {_shown(text)} has two ids")
+            raise ValueError(f"token {_shown(text)} has two ids")
         if names.setdefault(i, text) != text:
-            raise ValueError(f"the id {i} is that of {_shown(names[i])} and of {_shown(text)}")
+            raise ValueError(f"tokens {_shown(names[i])} and {_shown(text)} have the same id {i}")
         added[text] = i
     return added
 
 
-# Ranges of the numbers of a component, by its type. What it has besides is texts, flags and nulls.
+# Ranges of a component's numbers, by its type. Other entries are strings, flags and nulls.
 _NUMBERS: dict[str, dict[str, tuple[int, int]]] = {
     "Strip": {"start": (0, 16), "stop": (0, 16)},
     "FixedLength": {"length": (1, 2**20)},
@@ -177,19 +177,19 @@ _INNER = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decode
 
 
 def _walk(root: object, part: str) -> Iterator[str]:
-    """Check the components of one part and give their regular expressions."""
+    """Check the components of one part and yield their regular expressions."""
     growth, steps = 1.0, 0
     todo = [root] if root is not None else []
     while todo:
         component = todo.pop()
         kind = component.get("type") if isinstance(component, dict) else None
         if not isinstance(component, dict) or kind not in _PARTS[part].split():
-            raise ValueError(f"a component of its {part} is {_shown(kind)}, which is not known")
+            raise ValueError(f"unknown component {_shown(kind)} in its {part}")
         steps += 1
         if kind == "Sequence":
             inner = component.get(_INNER[part])
             if not isinstance(inner, list):
-                raise ValueError(f"a sequence of its {part} is no list")
+                raise ValueError(f"a sequence in its {part} is not a list")
             todo += inner
         _check_entries(component, part)
         if kind == "Precompiled":
@@ -202,7 +202,7 @@ def _walk(root: object, part: str) -> Iterator[str]:
         growth *= max(1, len(component.get("prepend") or ""))
         if steps > MAX_STEPS or growth > MAX_GROWTH:
             raise ValueError(
-                f"its {part} has more than {MAX_STEPS} components, or makes a text {MAX_GROWTH} times longer"
+                f"its {part} has more than {MAX_STEPS} components, or can make text {MAX_GROWTH} times longer"
             )
 
 
@@ -212,25 +212,25 @@ def _check_entries(component: Mapping[str, Any], part: str) -> None:
             continue
         if key in _TEXTS or isinstance(value, str):
             if value is not None and (not isinstance(value, str) or len(value) > MAX_TOKEN):
-                raise ValueError(f"'{key[:60]}' of its {part} is no text of at most {MAX_TOKEN} letters")
+                raise ValueError(f"'{key[:60]}' of its {part} is not text of at most {MAX_TOKEN} characters")
         elif value is not None and not isinstance(value, bool):
             low, high = _NUMBERS.get(component["type"], {}).get(key, (0, 2**20))
             _whole(component, key, low, high)
 
 
 def _read_pattern(pattern: object, part: str) -> tuple[str, bool]:
-    """A pattern, and whether it is a regular expression."""
+    """Return a pattern and whether it is a regular expression."""
     if isinstance(pattern, dict) and len(pattern) == 1:
         [(kind, text)] = pattern.items()
         if kind in ("String", "Regex") and isinstance(text, str) and 0 < len(text) <= MAX_TOKEN:
             if kind == "Regex" and part == "decoder" and text not in KNOWN:
                 raise ValueError("its decoder has a regular expression")
             return text, kind == "Regex"
-    raise ValueError(f"a pattern of its {part} is {_shown(pattern)}")
+    raise ValueError(f"invalid pattern {_shown(pattern)} in its {part}")
 
 
 def _check_charsmap(text: object) -> None:
-    """SentencePiece's table: the length of a trie of 4-byte units, the trie, the texts that it points into."""
+    """Check SentencePiece's table: the length of a trie of 4-byte units, the trie, the strings it points into."""
     if text is None:
         return
     try:
@@ -239,25 +239,24 @@ def _check_charsmap(text: object) -> None:
         data = b""
     size = int.from_bytes(data[:4], "little")
     if len(data) < 4 or size % 4 or not 0 < size <= len(data) - 4:
-        raise ValueError("its 'precompiled_charsmap' is no table of SentencePiece")
+        raise ValueError("its 'precompiled_charsmap' is not a SentencePiece table")
 
 
 def _check_template(root: object) -> None:
-    """The post-processor: tokens that are put around a text."""
+    """Check the post-processor, which adds tokens around a text."""
+    known = {"Sequence", "TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing"}
     todo, steps = ([root] if root is not None else []), 0
     while todo:
         part = todo.pop()
         steps += 1
         kind = part.get("type") if isinstance(part, dict) else None
-        if not isinstance(part, dict) or kind not in (
-            "Sequence", "TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing",
-        ):  # fmt: skip
-            raise ValueError(f"its post-processor is {_shown(kind)}, which is not known")
+        if not isinstance(part, dict) or kind not in known:
+            raise ValueError(f"unknown post-processor {_shown(kind)}")
         inner = part.get("processors", [])
         pieces = [part.get(key) or [] for key in ("single", "pair")]
         tokens = part.get("special_tokens") or {}
         if not isinstance(inner, list) or not isinstance(tokens, dict):
-            raise ValueError("its post-processor is not made of lists")
+            raise ValueError("its post-processor has an entry of the wrong type")
         todo += inner
         ids = [t.get("ids") if isinstance(t, dict) else None for t in tokens.values()]
         for some in (inner, *pieces, *ids, tokens):
@@ -265,16 +264,16 @@ def _check_template(root: object) -> None:
                 raise ValueError(f"its post-processor has a template or a token of more than {MAX_STEPS} parts")
         for i in (i for some in ids if isinstance(some, list) for i in some):
             if type(i) is not int or not 0 <= i < MAX_ID:
-                raise ValueError(f"its post-processor adds the id {_shown(i)}")
+                raise ValueError(f"its post-processor adds the invalid id {_shown(i)}")
         if steps > MAX_STEPS:
             raise ValueError(f"its post-processor has more than {MAX_STEPS} components")
 
 
 def _check_lengths(truncation: object, padding: object) -> None:
-    """Lengths that a runtime would cut or fill texts to. edgekit does neither."""
+    """Check the lengths for truncation and padding, neither of which edgekit applies."""
     for part in (truncation, padding):
         if part is not None and not isinstance(part, dict):
-            raise ValueError("its truncation or padding is no object")
+            raise ValueError("its truncation or padding is not an object")
     if isinstance(truncation, dict):
         _whole(truncation, "max_length", 1, 2**24)
         _whole(truncation, "stride", 0, 2**24)

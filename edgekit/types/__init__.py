@@ -1,6 +1,6 @@
-"""The nouns that pass between rooms, and the seams. Standard library only.
+"""Data types and protocols shared by all packages. Standard library only.
 
-Every value is a frozen dataclass; the only other thing that crosses rooms is an ``onnx_ir.Model``.
+All are frozen dataclasses or protocols; the only other type passed between packages is ``onnx_ir.Model``.
 """
 
 from edgekit.types.bundle import EXPANDED as EXPANDED

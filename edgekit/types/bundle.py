@@ -1,4 +1,4 @@
-"""What ships: the manifest of a bundle and what it lists. Standard library only."""
+"""The manifest of a bundle and its parts. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit.types.quantization import CalibratedOn, Grid, Recipe
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file of a bundle: POSIX path relative to it, size and sha256."""
+    """A file in a bundle: its relative POSIX path, size and sha256."""
 
     path: str
     bytes: ranges.Bytes
@@ -27,9 +27,9 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What a weight became: its grid (None: floating point ``stored``) and the bytes it occupies.
+    """A weight in a bundle: its grid (None: floating point, in type ``stored``) and its bytes.
 
-    ``shared_with`` names the tensor whose bytes it uses (a tied head), and then ``bytes`` is 0.
+    ``shared_with`` names the tensor whose data it shares (a tied head); ``bytes`` is 0 then.
     ``error`` is the relative weight error ||W - Q(W)|| / ||W||, None in floating point.
     """
 
@@ -43,12 +43,12 @@ class TensorEntry:
 
 
 EXPANDED = "expanded-at-load"
-"""Where the prompt's graph says its 8-bit weights lie: nowhere. ``run`` provides them."""
+"""External-data location of the prompt graph's 8-bit weights: not a file, ``run`` provides them at load."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Bytes of a data file."""
+    """A range of bytes in a data file."""
 
     offset: ranges.Bytes
     bytes: ranges.Bytes
@@ -56,10 +56,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Int8Repack:
-    """A weight of the prompt's graph, and where in the data file its codes on a grid lie, laid out as MatMulNBits'.
+    """A weight of the prompt graph, and where its codes are in the data file, in the layout of MatMulNBits.
 
     ``codes`` uint8 [rows, blocks, block_size * bits / 8]; ``scales`` float16 or float32 [rows, blocks],
-    or [rows, 1] per channel; ``zeros`` packed like the codes, None on a symmetric grid.
+    or [rows, 1] per channel; ``zeros`` packed like the codes, None for a symmetric grid.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Int8Repack:
 
     @property
     def initializers(self) -> tuple[str, str]:
-        """Names in the graph: the weight int8 [columns, rows], its channels' scales float32 [rows]."""
+        """Names of initializers: the weight int8 [columns, rows], and its channel scales float32 [rows]."""
         return f"{self.name}.int8", f"{self.name}.channels"
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """The graph for prompts, a path in the bundle, and the weights that it needs made."""
+    """The prompt graph, as a path in the bundle, and the weights to expand for it at load."""
 
     graph: str
     expansions: tuple[Int8Repack, ...]
@@ -88,9 +88,9 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Manifest:
-    """edgekit.json: what the bundle is, how it was made, and what has been measured on it.
+    """edgekit.json: what the bundle contains, how it was built, and its measurements.
 
-    ``fallback``: the CPU target of ``graph`` where ``target`` has an NPU, whose own graphs are in ``npus``.
+    ``fallback``: the CPU target of ``graph`` if ``target`` has an NPU, whose own graphs are in ``npus``.
     """
 
     schema: int
@@ -116,45 +116,45 @@ class Manifest:
 
     @property
     def cpu_target(self) -> Target:
-        """The target that ``graph`` was lowered for: it runs the graph, and its numbers are measured on it."""
+        """The target that ``graph`` was lowered for and is run and measured on."""
         return self.fallback or self.target
 
     @property
     def context_length(self) -> int:
-        """Most tokens that the model and the graph's target allow."""
+        """Most tokens that both the model and the graph's target allow."""
         limit = self.cpu_target.max_context
         return self.spec.context_length if limit is None else min(limit, self.spec.context_length)
 
     @property
     def parameters(self) -> int:
-        """Weights of the model, a tied head counted once."""
+        """Number of weights in the model; a tied head counts once."""
         return sum(prod(t.shape) for t in self.tensors if not t.shared_with)
 
     @property
     def accuracy_level(self) -> int:
-        """MatMulNBits' level in the graph: its target's, which wins over the recipe's."""
+        """MatMulNBits' accuracy level in the graph: the target's if set, otherwise the recipe's."""
         level = self.cpu_target.accuracy_level
         return self.recipe.accuracy_level if level is None else level
 
     @property
     def kernels(self) -> tuple[tuple[str, str], ...]:
-        """Session config entries that pick the kernels with which the bundle was scored best; () where none was."""
+        """Session config entries for the kernels with the best score; () if none were scored."""
         return self.arm.chosen.entries if self.arm else ()
 
     @property
     def bits_per_weight(self) -> float:
-        """True bits per weight: all bytes of all tensors, scales, zero points and padding included."""
+        """Effective bits per weight: bytes of all tensors, including scales, zero points and padding."""
         return 8 * sum(t.bytes for t in self.tensors) / self.parameters
 
     @property
     def bytes(self) -> int:
-        """Bytes of the bundle's files, edgekit.json left out."""
+        """Bytes of the bundle's files, without edgekit.json."""
         return sum(f.bytes for f in self.files)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A directory that ships, opened and checked."""
+    """An opened and checked bundle."""
 
     path: Path
     manifest: Manifest
@@ -166,7 +166,7 @@ class Bundle:
 
     @property
     def sha256(self) -> str:
-        """One hash for the whole bundle: sha256 over the sorted ``path sha256`` lines of its files."""
+        """The bundle's hash: sha256 over the sorted ``path sha256`` lines of its files."""
         from hashlib import sha256
 
         lines = sorted(f"{f.path} {f.sha256}\n" for f in self.manifest.files)

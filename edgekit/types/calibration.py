@@ -1,4 +1,4 @@
-"""What a local answer says of itself, and how much that is worth: the nouns. Standard library only."""
+"""Confidence signals of local answers, and their calibration. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edgekit.types.interval import Interval
 
 @dataclass(frozen=True)
 class Signals:
-    """What a local answer says of itself, over its tokens. Of the unmodified distribution; natural logarithms.
+    """Confidence signals of a local answer, over its tokens and the unmodified distribution; natural logarithms.
 
-    ``mean_logprob`` of the tokens taken, with the ``q05``, ``q10``, ``q25`` quantiles and the least, ``min_logprob``;
-    ``mean_prob_margin`` of the likeliest token's probability over the second's (UCCI's signal); ``mean_entropy`` and
-    ``first_entropy`` in nats. ``first_logprob`` and ``first_prob_margin`` are the first token's. ``second_logprob``:
-    mean log-probability of the same answer by another local bundle, None where none was asked. ``answer`` tells a short
-    answer from others without its words (decision/signals.py), "" for a longer one: where few answers are possible, a
-    model is readier to give one than another.
+    ``mean_logprob`` is of the generated tokens, with the quantiles ``q05``, ``q10``, ``q25`` and the minimum
+    ``min_logprob``; ``mean_prob_margin`` is the probability of the top token minus the second's (UCCI's signal);
+    ``mean_entropy`` and ``first_entropy`` are in nats. ``first_logprob`` and ``first_prob_margin`` are of the first
+    token. ``second_logprob``: mean log-probability of the same answer in another local bundle, None without one.
+    ``answer`` is a digest that identifies a short answer (decision/signals.py), "" for a longer one, because models are
+    biased between few possible answers.
     """
 
     tokens: int
@@ -39,12 +39,12 @@ class Signals:
 
 @dataclass(frozen=True)
 class Score:
-    """From signals to a probability of being wrong.
+    """The map from signals to the probability of being wrong.
 
     ``features`` are fields of Signals (``log_tokens``: the logarithm of ``tokens``; ``answer:`` and a digest: 1 for
-    that answer, 0 for others); the raw score is ``intercept`` plus their sum by ``weights``, larger for worse.
-    ``knots`` are (raw, probability), not decreasing, linear between and flat outside: isotonic regression where
-    ``method`` says so, else a sampled logistic curve (Platt).
+    that answer, 0 for others); the raw score is ``intercept`` plus their sum weighted by ``weights``, larger is worse.
+    ``knots`` are non-decreasing (raw, probability) points, linear between and constant outside: from isotonic
+    regression, or samples of a logistic curve (Platt), according to ``method``.
     """
 
     features: tuple[str, ...]
@@ -58,8 +58,8 @@ class Score:
 class Guarantee:
     """With confidence 1 - ``delta``, at most ``alpha`` of the answers served locally are wrong.
 
-    As long as questions come from where the calibration's came from. ``bound`` is the exact binomial upper bound
-    (Clopper-Pearson) on ``failures`` of ``served`` among the ``n`` of the threshold's own split; ``coverage`` is
+    Valid while questions have the same distribution as in the calibration. ``bound`` is the exact binomial upper bound
+    (Clopper-Pearson) on ``failures`` of ``served`` among the ``n`` examples of the threshold's split; ``coverage`` is
     served / n.
     """
 
@@ -74,9 +74,10 @@ class Guarantee:
 
 @dataclass(frozen=True)
 class PrefixScore:
-    """The same after the first ``tokens`` tokens: above ``threshold`` the answer is given up.
+    """A score after the first ``tokens`` tokens; above ``threshold`` the answer is abandoned.
 
-    ``caught``: share of the answers that would have been passed on anyway; ``lost``: of those that would have stood.
+    ``caught``: share of the answers abandoned that would have been escalated anyway; ``lost``: share of those that
+    would have been served.
     """
 
     tokens: int
@@ -88,12 +89,12 @@ class PrefixScore:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How much this very artefact's signals are worth. Valid for one bundle, provider, runtime and chat template.
+    """The calibration of a bundle's signals. Valid for one bundle, provider, runtime and chat template.
 
-    ``threshold``: answers whose probability of being wrong is at most this are served; that of the guarantee where
-    there is one. ``scores``: the probabilities on the threshold's split, sorted, with which live ones are compared.
-    ``auroc``, ``ece`` and ``brier`` are of examples that fitted nothing. ``second_sha256``: of the bundle whose opinion
-    the score needs, "" where it needs none.
+    ``threshold``: answers with at most this probability of being wrong are served; that of the guarantee if there is
+    one. ``scores``: the sorted probabilities on the threshold's split, for comparison with live ones. ``auroc``,
+    ``ece`` and ``brier`` are on held-out examples. ``second_sha256``: hash of the second bundle that the score needs,
+    "" if it needs none.
     """
 
     bundle_sha256: ranges.Digest

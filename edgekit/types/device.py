@@ -1,4 +1,4 @@
-"""A device as data: what ``targets/*.toml`` says about it, and where each number comes from. Standard library only."""
+"""A device as described in ``targets/*.toml``, with the source of each number. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 Activations = Literal["float32", "float16", "uint16"]
-"""What an NPU computes in: half precision, or 16-bit integers with a scale and zero point for every tensor."""
+"""Activation types of an NPU: floating point, or 16-bit integers with a scale and zero point per tensor."""
 
 Certainty = Literal["measured", "stated", "derived", "reported", "chosen"]
-"""How sure a number is: we measured it; its maker states it; it follows from stated numbers; others report it; or it is
-no property of the device but our choice, for the reason given."""
+"""How certain a number is: measured by us, stated by the manufacturer, derived from stated numbers, reported by others,
+or chosen by us for the reason given."""
 
 Verified = Literal["executed", "emulator", "compile-only", "cpu-only", "none"]
-"""How far a device's graphs were seen to work: run on such a device; compiled for it and run on its maker's emulator;
-compiled and not run; run on this computer's CPU alone; not at all."""
+"""How a device's graphs were verified: executed on such a device, executed on the manufacturer's emulator, compiled
+only, executed on the host's CPU only, or not at all."""
 
 NUMBERS = ("max_context", "memory_bytes", "bandwidth_bytes_per_s", "peak_int8_ops_per_s", "accuracy_level")
-"""Fields of a Target whose numbers need a source."""
+"""Fields of a Target that need a source."""
 
 Value = int | float | tuple[float, float] | tuple[tuple[str, str], ...]
 """A number, a range, or named options."""
@@ -32,7 +32,7 @@ Value = int | float | tuple[float, float] | tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where the number called ``key`` comes from."""
+    """The source of the number ``key``."""
 
     key: str
     certainty: Certainty
@@ -41,13 +41,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Plugin:
-    """An execution provider that comes as a Python package of its own.
+    """An execution provider in its own Python package.
 
-    ``module`` has ``get_library_path()``; ``paths`` are provider options whose value the named function of the module
-    gives. ``requirement`` is what to install, ``extra`` edgekit's name for it, ``platforms`` (``Linux x86_64``) where
-    it holds a compiler, ``licence`` whose terms it comes under. ``note`` is a regular expression of what its compiler
-    notes in a graph, with groups ``sdk`` and ``chips``; ``chip`` the option that names the chip; ``sdk`` where the
-    module says its own SDK's version. Each is "" where there is no such thing.
+    ``module`` has ``get_library_path()``; ``paths`` are provider options whose values are returned by the named
+    functions of the module. ``requirement`` is the pip requirement, ``extra`` edgekit's extra for it, ``platforms``
+    (``Linux x86_64``) those where it includes a compiler, ``licence`` its licence. ``note`` is a regular expression
+    for the note that its compiler leaves in a graph, with groups ``sdk`` and ``chips``; ``chip`` is the option that
+    names the chip; ``sdk`` is where the module has its SDK's version. The last three may be "".
     """
 
     module: str
@@ -63,7 +63,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How the device itself opens binaries: onnxruntime-genai's name for the provider, and the provider's options."""
+    """How the device opens compiled graphs: onnxruntime-genai's name for the provider, and the provider's options."""
 
     genai: str
     options: tuple[tuple[str, str], ...]
@@ -71,7 +71,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Window:
-    """A static graph's width: ``tokens`` at once over a cache of ``past`` slots."""
+    """The static shape of a graph: ``tokens`` per run and ``past`` cache slots."""
 
     tokens: ranges.Chunk
     past: ranges.Context
@@ -79,10 +79,10 @@ class Window:
 
 @dataclass(frozen=True)
 class AccuracyLimits:
-    """What a compiled graph must reach on the emulator, at one precision.
+    """Limits that a compiled graph must meet on the emulator, at one precision.
 
-    ``top1`` and ``kld`` (nats per token) against FP32: what quantization and NPU lose together. ``npu_top1``,
-    ``npu_kld`` and ``npu_cosine`` against the same graph on the CPU: what the NPU alone loses.
+    ``top1`` and ``kld`` (nats per token) are relative to FP32: the loss of quantization and NPU together.
+    ``npu_top1``, ``npu_kld`` and ``npu_cosine`` are relative to the same graph on the CPU: the loss of the NPU alone.
     """
 
     precision: Precision
@@ -95,9 +95,9 @@ class AccuracyLimits:
 
 @dataclass(frozen=True)
 class NpuScheme:
-    """One way to compute on an NPU: what its graphs lack, which recipe makes the weights, what it must reach.
+    """A way to compute on an NPU: what its graphs lack, the recipes for the weights, and the accuracy limits.
 
-    ``masked`` is added to attention scores where a token must not look; it must fit the activations' range.
+    ``masked`` is added to the attention scores of masked positions; it must fit the activations' range.
     """
 
     activations: Activations
@@ -111,24 +111,24 @@ class NpuScheme:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the activations' scales are found on tokens before the build, not while the model runs."""
+        """Whether activation scales are calibrated before the build instead of computed at run time."""
         return self.activations == "uint16"
 
     def limits_for(self, precision: Precision) -> AccuracyLimits | None:
-        """The limits of a precision, None where none are set."""
+        """The limits of a precision, None if none are set."""
         return next((g for g in self.limits if g.precision == precision), None)
 
 
 @dataclass(frozen=True)
 class Npu:
-    """The part of a device that runs static graphs.
+    """The NPU of a device, which runs static graphs.
 
-    ``family`` names the file in ``targets/families`` that says how to compile for it; without a ``plugin`` the device
-    compiles by itself, ``session`` are entries of its session's configuration, ``ml_program``: it takes Core ML's
-    packages too; ``runtime`` is what onnxruntime-genai is told. ``context`` is the cache's slots, ``prefill_tokens``
-    the width of the prompt's graph. ``largest_graph_bytes``: a model whose weights are more is split by layers.
-    ``efficiency``: lowest and highest fraction of the DRAM's bandwidth that decoding is expected to reach. The first
-    scheme is the one taken when none is asked for. ``sources`` are those of the family's file.
+    ``family`` names the file in ``targets/families`` that says how to compile for it. Without a ``plugin`` the device
+    compiles graphs itself. ``session`` are session config entries on the device; ``ml_program``: it also runs Core ML
+    packages; ``runtime`` are the settings for onnxruntime-genai. ``context`` is the number of cache slots,
+    ``prefill_tokens`` the width of the prompt graph. A model with more than ``largest_graph_bytes`` of weights is split
+    by layers. ``efficiency``: lowest and highest fraction of the DRAM bandwidth expected in decoding. The first scheme
+    is the default. ``sources`` are those in the family's file.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Npu:
     sources: tuple[Evidence, ...] = ()
 
     def numbers(self) -> dict[str, Value | AccuracyLimits]:
-        """The family's numbers that need a source, by the source's key."""
+        """The family's numbers that need a source, by key."""
         found: dict[str, Value | AccuracyLimits] = {
             "prefill_tokens": self.prefill_tokens,
             "largest_graph_bytes": self.largest_graph_bytes,
@@ -159,13 +159,13 @@ class Npu:
 
 @dataclass(frozen=True)
 class Target:
-    """A device, as data. Read from ``targets/<name>.toml``; nothing else in edgekit knows a provider's name.
+    """A device, read from ``targets/<name>.toml``. No code in edgekit depends on a provider's name.
 
-    ``lacks`` names operators (``op:GroupQueryAttention``) and ``quirks`` misbehaviours; each is cured by the
-    file in lower/ that says so. ``shared_kv``: the graph may write present into past's buffer. ``chip`` is the SoC.
-    A device with an ``npu`` also gets the graph of the target ``fallback``, for its CPU. ``window`` is set when a
-    static graph is lowered. ``peak_int8_ops_per_s`` is of what ``provider`` reaches. Unknown numbers are None, never
-    zero; ``sources`` says where each comes from.
+    ``lacks`` lists missing operators (``op:GroupQueryAttention``) and ``quirks`` defects; each is handled by a pass in
+    lower/. ``shared_kv``: the graph may write present into past's buffer. ``chip`` is the SoC. A device with an ``npu``
+    also gets the graph of the target ``fallback`` for its CPU. ``window`` is set to lower a static graph.
+    ``peak_int8_ops_per_s`` is the peak of the hardware that ``provider`` uses. Unknown numbers are None, never zero;
+    ``sources`` has the source of each.
     """
 
     name: ranges.Name
@@ -191,11 +191,11 @@ class Target:
     notes: str = ""
 
     def compiled(self, scheme: NpuScheme, window: Window) -> Self:
-        """The target that one static graph for its NPU is lowered for: the scheme's lacks and quirks, a width."""
+        """Return the target for lowering one static NPU graph: with the scheme's lacks and quirks, and a window."""
         return replace(self, lacks=scheme.lacks, quirks=scheme.quirks, window=window)
 
     def numbers(self) -> dict[str, Value]:
-        """The device's numbers that need a source, by the source's key; unknown ones are left out."""
+        """The device's known numbers that need a source, by key."""
         found: dict[str, Value] = {key: getattr(self, key) for key in NUMBERS if getattr(self, key) is not None}
         if self.npu is not None:
             found["npu.context"] = self.npu.context
@@ -204,5 +204,5 @@ class Target:
         return found
 
     def source(self, key: str) -> Evidence | None:
-        """Where the number called ``key`` comes from, None where the file does not say."""
+        """The source of the number ``key``, None if there is none."""
         return next((source for source in self.sources if source.key == key), None)

@@ -1,4 +1,4 @@
-"""Tokens in, logits out, and what is sampled from them. Standard library only."""
+"""Running a model and sampling from it. Standard library only."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 PREFILL_CHUNK = 128
-"""Tokens fed in one run. Attention computes the scores of a run with all keys, masked or not, so short runs waste less
-of them: of 512 tokens, runs of 128 compute 5/8. Below 128 the matmuls get slower."""
+"""Default tokens per run of a prompt. Attention computes scores with all keys, masked or not, so shorter runs waste
+less: for 512 tokens, runs of 128 compute 5/8 of the scores. Below 128 the matmuls get slower."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a bundle is run. They change the speed; the logits only by rounding, or by the graph that prompts take.
+    """How to run a bundle. Settings affect speed; logits only by rounding, or by the choice of the prompt graph.
 
-    ``spinning``: threads wait for work in a loop instead of asleep. ``pinned``: each thread but the caller's keeps to
-    one physical core. ``prompt_graph``: ``own`` is the bundle's graph for prompts. ``prefill_chunk``: most tokens of
-    one run of a prompt. ``decode_graph_max_tokens``: up to this many tokens at once run on the decoder's graph,
-    whatever ``prompt_graph`` says.
+    ``spinning``: idle threads spin instead of sleeping. ``pinned``: each thread except the caller's is pinned to one
+    physical core. ``prompt_graph``: ``own`` is the bundle's prompt graph. ``prefill_chunk``: most tokens per run of a
+    prompt. ``decode_graph_max_tokens``: runs of up to this many tokens use the decoder's graph, whatever
+    ``prompt_graph`` is.
 
-    Raises ValueError where a number is below 1.
+    Raises ValueError if a number is below 1.
     """
 
     threads: ranges.Threads
@@ -41,22 +41,22 @@ class Settings:
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("threads", "prefill_chunk", "decode_graph_max_tokens")}
         if min(counts.values()) < 1:
-            raise ValueError(f"{', '.join(f'{name} {count}' for name, count in counts.items())}: all count from 1")
+            raise ValueError(f"must be at least 1: {', '.join(f'{name} {count}' for name, count in counts.items())}")
 
 
 class Predictor(Protocol):
-    """What quality is measured on: logits of whole sequences."""
+    """A model that computes logits of whole sequences, used to measure quality."""
 
     @property
     def vocab_size(self) -> int:
         """Columns of the logits."""
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits [S, V] of every position of a fresh sequence; a cache is reset first."""
+        """Logits [S, V] of all positions of a new sequence; resets the cache first."""
 
 
 class Runner(Predictor, Protocol):
-    """A model held open. Batch 1. The key/value cache lives inside and grows by what is fed."""
+    """An open model with batch size 1 and an internal key/value cache that grows with the tokens fed."""
 
     @property
     def context_length(self) -> int:
@@ -67,13 +67,13 @@ class Runner(Predictor, Protocol):
         """Tokens in the cache now."""
 
     def reset(self) -> None:
-        """Forget everything that was fed."""
+        """Clear the cache."""
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Feed tokens; return the last position's logits [V]. Raises RunError past the context."""
+        """Feed tokens and return the last position's logits [V]. Raises RunError beyond the context."""
 
     def step(self, token: int) -> NDArray[np.float32]:
-        """Feed one token; return its logits [V]. The array is reused by the next call."""
+        """Feed one token and return its logits [V]. The array is reused by the next call."""
 
     def close(self) -> None:
         """Release the session and the cache."""
@@ -81,9 +81,9 @@ class Runner(Predictor, Protocol):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 switch top_k / top_p / min_p off.
+    """Sampling parameters. ``temperature`` 0 is greedy. 0 / 1.0 / 0.0 disable top_k / top_p / min_p.
 
-    None is what nobody asked for: greedy; another ``seed`` each time; as many new tokens as the context holds.
+    None means the default: greedy, a random ``seed``, as many new tokens as fit the context.
     """
 
     temperature: float | None = None
@@ -98,10 +98,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Emitted:
-    """One generated token: the text that became safe to show with it (possibly ""), and its signals.
+    """A generated token, the text that can be shown with it (possibly ""), and its confidence signals.
 
-    ``logprob``, ``logprob_margin`` (of top-1 over top-2), ``prob_margin`` (the same of their probabilities)
-    and ``entropy`` (nats) are of the unmodified distribution, NaN unless they were asked for.
+    ``logprob``, ``logprob_margin`` (top-1 minus top-2), ``prob_margin`` (the same of probabilities) and ``entropy``
+    (nats) are of the unmodified distribution, NaN unless requested.
     """
 
     token: int

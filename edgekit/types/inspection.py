@@ -1,4 +1,4 @@
-"""What a bundle or a checkpoint turned out to be. Standard library only."""
+"""Results of ``inspect`` and ``verify``. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.types.quality import ArmQuality, Quality
 
 @dataclass(frozen=True)
 class Check:
-    """One line of ``verify`` or ``doctor``: what was looked at, how it went, the numbers, the fix."""
+    """A line of ``verify`` or ``doctor``: what was checked, the outcome, the numbers, and a hint."""
 
     name: str
     status: Literal["pass", "fail", "skip", "info"]
@@ -26,7 +26,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome of ``verify``. ``npus`` are the bundle's with what the emulator gave now, where it ran."""
+    """The outcome of ``verify``. ``npus`` are the bundle's, with new emulator results if it ran."""
 
     bundle: str
     checks: tuple[Check, ...]
@@ -36,13 +36,13 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """True when no check failed."""
+        """Whether no check failed."""
         return all(c.status != "fail" for c in self.checks)
 
 
 @dataclass(frozen=True)
 class SizePart:
-    """Bytes of one part of a model: embedding, attention, mlp, norms, graph, tokenizer ..."""
+    """Size of a part of a model: embedding, attention, mlp, norms, graph, tokenizer ..."""
 
     part: str
     tensors: int
@@ -52,9 +52,9 @@ class SizePart:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint or a bundle is. ``signed_by``: the key that a signature names, which was not checked.
+    """Description of a checkpoint or a bundle.
 
-    ``left_aside``: tensors of a checkpoint that the model does not use.
+    ``signed_by``: the key that a signature names, unverified. ``left_aside``: tensors that the model does not use.
     """
 
     path: str

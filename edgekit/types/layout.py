@@ -1,4 +1,4 @@
-"""How a weight on a grid is cut into blocks, and what they take. Standard library only."""
+"""The block layout and size of a quantized weight. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a [rows, columns] weight on a grid is cut: ``blocks`` of ``block_size`` weights a row, padding included."""
+    """Layout of a quantized weight [rows, columns]: ``blocks`` of ``block_size`` weights per row, including padding."""
 
     rows: int
     columns: int
@@ -22,7 +22,7 @@ class Layout:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], grid: Grid) -> Layout:
-        """The layout for a weight's shape. Per channel takes the largest kernel block that divides the row."""
+        """The layout for a weight's shape. Per channel uses the largest kernel block that divides the row."""
         rows, columns = shape
         block = grid.block_size or next((b for b in (256, 128, 64, 32) if columns % b == 0), 16)
         return cls(rows, columns, block, ceil(columns / block), grid.block_size == 0)
@@ -36,7 +36,7 @@ class Layout:
         return 1 if self.per_channel else ceil(self.blocks * grid.bits / 8)
 
     def nbytes(self, grid: Grid) -> int:
-        """Bytes in the file: codes, scales and zero points, padding included."""
+        """Bytes in the file: codes, scales and zero points, including padding."""
         scale = 2 if grid.scale == "float16" else 4
         zeros = 0 if grid.symmetric else self.zero_bytes(grid)
         return self.rows * (self.blocks * self.code_bytes(grid) + self.scale_columns * scale + zeros)

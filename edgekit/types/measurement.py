@@ -1,4 +1,4 @@
-"""What a bundle costs on a machine. Standard library only."""
+"""Measurements of a bundle on a machine. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edgekit.types.generation import Settings
 
 @dataclass(frozen=True)
 class Trial:
-    """One change of the settings, measured in rounds beside the settings that stood until then.
+    """One change of the settings, measured in alternating rounds against the best settings so far.
 
-    ``ratios`` by workload (``pp512``, ``tg32@512``): one sample a round, the speed with the change over that without.
+    ``ratios`` by workload (``pp512``, ``tg32@512``): one sample per round, speed with the change / speed without.
     """
 
     change: str
@@ -24,11 +24,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The settings that were the fastest on a class of machine, and the trials that say so.
+    """The fastest settings on a class of machine, and the trials that show it.
 
-    ``machine`` and ``runtime`` must be those of the process for it to apply. ``kept``: the default settings stayed.
-    ``left_out`` says what was not tried and why. ``waited``: the share of its running time that the process waited for
-    a core, in the worst trial; None where the system does not tell.
+    It applies if ``machine`` and ``runtime`` match those of the process. ``kept``: the defaults were fastest.
+    ``left_out`` lists what was not tried and why. ``waited``: share of its running time that the process waited for a
+    core, in the worst trial; None if the system does not report it.
     """
 
     machine: str
@@ -43,7 +43,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Series:
-    """Raw samples of one quantity. Statistics are derived, never stored instead."""
+    """Raw samples of one quantity. Statistics are computed, never stored."""
 
     name: str
     unit: str
@@ -51,7 +51,7 @@ class Series:
 
     @property
     def n(self) -> int:
-        """How many samples."""
+        """Number of samples."""
         return len(self.samples)
 
     @property
@@ -79,9 +79,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of the measured work. ``kind`` says how it was obtained; absent numbers are None, never zero.
+    """Energy of the measured work. ``kind`` is how it was obtained; missing numbers are None, never zero.
 
-    ``gross`` joules include the idle power, ``net`` do not. ``reason`` says why there is none.
+    ``gross`` joules include idle power, ``net`` joules do not. ``reason`` explains why there is none.
     """
 
     kind: Literal["measured", "estimated", "none"]
@@ -101,14 +101,14 @@ class PowerProbe(Protocol):
 
     @property
     def name(self) -> str:
-        """What it reads, in words: ``RAPL package-0``."""
+        """Name of the meter: ``RAPL package-0``."""
 
     @property
     def kind(self) -> Literal["measured", "estimated"]:
         """How its joules are obtained."""
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
 
     def stop(self) -> float:
         """Joules since start()."""
@@ -116,7 +116,7 @@ class PowerProbe(Protocol):
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine during a measurement. Unknown is None or "". ``arithmetic``: how exact its integer matmuls were."""
+    """The machine during a measurement. Unknown is None or "". ``arithmetic``: how exact its integer matmuls are."""
 
     host: str
     system: str
@@ -139,7 +139,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the machine can do, measured in the same run: memory read bandwidth and fp32 GEMM rate."""
+    """Limits of the machine, measured in the same run: memory read bandwidth and fp32 GEMM rate."""
 
     bandwidth_bytes_per_s: Series
     gemm_flop_per_s: Series
@@ -147,13 +147,13 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run of a workload on one bundle: one JSON line. Raw samples with units; statistics are derived.
+    """One run of a workload on one bundle: one JSON line. Raw samples with units; statistics are computed.
 
-    ``bytes_per_token`` and ``flop_per_token`` are what a decoded token must at least read and compute,
-    by their formulae in measure/; MBU and MFU follow from them and the ceilings. ``roofline`` holds, by series,
-    the fraction of the ceiling that was reached: MBU for ``tg``, MFU for ``pp``. ``gemm_factor`` is what the fp32
-    GEMM rate was multiplied by to be a ceiling for the model's own arithmetic (1 in fp32), None when not known.
-    ``settings`` are those it ran with; ``tuned`` says that they came from a tuning for this class of machine.
+    ``weight_bytes``, ``kv_bytes_per_position`` and ``flop_per_token`` are lower bounds of a decoded token by the
+    formulae in estimate/needs.py; MBU and MFU follow from them and the ceilings. ``roofline`` holds, by series, the
+    fraction of the ceiling that was reached: MBU for ``tg``, MFU for ``pp``. ``gemm_factor`` multiplies the fp32 GEMM
+    rate to give the ceiling for the model's own arithmetic (1 in fp32), None if unknown. ``settings`` are those of the
+    run; ``tuned``: they came from a tuning for this class of machine.
     """
 
     schema: int

@@ -1,4 +1,4 @@
-"""A model as its checkpoint has it: configuration, weights, and the files beside them. Standard library only."""
+"""A checkpoint's model: spec, weights and side files. Standard library only."""
 
 from __future__ import annotations
 
@@ -45,11 +45,10 @@ class Rope:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A decoder of the LLaMA family, as numbers. Everything the graph needs besides the weights.
+    """The configuration of a LLaMA-family decoder: everything the graph needs besides the weights.
 
-    ``windows[i]`` is layer i's sliding window in tokens, or None for full attention.
-    ``rotary[i]`` says whether layer i rotates its queries and keys (SmolLM3 leaves some out).
-    ``vocab_size`` counts the embedding's rows, padding included.
+    ``windows[i]`` is layer i's sliding window in tokens, or None for full attention. ``rotary[i]`` is whether layer i
+    rotates its queries and keys (not all do in SmolLM3). ``vocab_size`` counts the embedding's rows, including padding.
     """
 
     architecture: str
@@ -81,9 +80,9 @@ class ModelSpec:
 
 
 class Weights(Protocol):
-    """Named tensors that are read when asked for and not held afterwards.
+    """Named tensors that are read on demand and not kept.
 
-    Names are Hugging Face's for LLaMA, whatever the checkpoint calls them:
+    Names are Hugging Face's for LLaMA, whatever names the checkpoint uses:
     ``model.embed_tokens.weight``, ``model.layers.{i}.self_attn.{q,k,v,o}_proj.{weight,bias}``,
     ``model.layers.{i}.self_attn.{q,k}_norm.weight``, ``model.layers.{i}.mlp.{gate,up,down}_proj.{weight,bias}``,
     ``model.layers.{i}.{input,post_attention}_layernorm.weight``, ``model.norm.weight`` and, unless
@@ -97,21 +96,21 @@ class Weights(Protocol):
         """The shape of a tensor, without reading it. Raises SourceError for an unknown name."""
 
     def stored(self, name: str) -> str:
-        """How the checkpoint stores it: ``F32``, ``BF16``, ``Q4_1`` ..."""
+        """The type in the checkpoint: ``F32``, ``BF16``, ``Q4_1`` ..."""
 
     def nbytes(self, name: str) -> int:
-        """Bytes it occupies in the checkpoint."""
+        """Bytes of a tensor in the checkpoint."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of the first axis as a new float32 array.
 
-        Raises SourceError when the file is truncated or a value is NaN or infinite.
+        Raises SourceError if the file is truncated or a value is NaN or infinite.
         """
 
 
 @dataclass(frozen=True)
 class SideFile:
-    """A file that travels from the checkpoint into the bundle as it is: tokenizer.json, config.json ..."""
+    """A file of the checkpoint that ships in the bundle: tokenizer.json, config.json ..."""
 
     name: str
     data: bytes
@@ -119,7 +118,7 @@ class SideFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a checkpoint came from. ``sha256`` covers the weight files' bytes; a bundle leaves ``location`` out."""
+    """The origin of a checkpoint. ``sha256`` covers the weight files; bundles do not contain ``location``."""
 
     id: str
     kind: Literal["folder", "hub", "gguf", "packaged", "optimum"]
@@ -130,12 +129,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model as it was given to us: the spec, lazy weights and the files beside them.
+    """An open checkpoint: the spec, lazy weights and side files.
 
-    ``files`` always holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json
-    and, where the model has one, chat_template.jinja; any may be absent where the configuration alone was opened (see
-    source/config_only.py).
-    ``left_aside``: tensors that the model does not use, which transformers leaves aside too.
+    ``files`` has config.json, generation_config.json, tokenizer.json, tokenizer_config.json and, if the model has one,
+    chat_template.jinja; any may be missing if only the configuration was opened (see source/config_only.py).
+    ``left_aside``: tensors that the model does not use, which transformers ignores too.
     """
 
     spec: ModelSpec

@@ -1,4 +1,4 @@
-"""What becomes of a model that is compiled for an NPU: the nouns. Standard library only."""
+"""A bundle's build for an NPU. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ Role = Literal["prefill", "decode"]
 ROLES: tuple[Role, Role] = ("prefill", "decode")
 
 PAST, NEW = "past_key_values.", "new."
-"""How the names of a static graph's cache begin: what it reads, and what it adds."""
+"""Name prefixes of a static graph's cache inputs, and of the outputs with new keys and values."""
 
 LOW, HIGH = "/low", "/high"
-"""How the names end under which an observed graph gives the least and the largest number of a value."""
+"""Name suffixes of the outputs with a value's minimum and maximum in an observed graph."""
 
 
 def file_names(role: Role, parts: int) -> tuple[str, ...]:
-    """What the graphs of a chain are called: ``prefill.onnx``, or ``prefill.0.onnx`` ... where the model was split."""
+    """File names of a role's graphs: ``prefill.onnx``, or ``prefill.0.onnx`` ... if the model was split."""
     return (f"{role}.onnx",) if parts == 1 else tuple(f"{role}.{i}.onnx" for i in range(parts))
 
 
 def width(npu: Npu, role: Role) -> int:
-    """Tokens that a graph takes at once."""
+    """Tokens per run of a role's graph."""
     return npu.prefill_tokens if role == "prefill" else 1
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A node and who runs it. ``reason`` is the provider's, where it refused the node.
+    """A node and the provider that runs it. ``reason`` is why the NPU's provider refused it, if it did.
 
-    ``provider`` is "" for a node that ONNX Runtime computed while compiling: it only read constants.
+    ``provider`` is "" for a node that ONNX Runtime folded to a constant while compiling.
     """
 
     node: str
@@ -44,19 +44,19 @@ class Placed:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each node of a graph runs."""
+    """The provider of each node in a graph."""
 
     graph: str
     nodes: tuple[Placed, ...]
 
     def off(self, provider: str) -> tuple[Placed, ...]:
-        """The nodes that neither ``provider`` runs nor anybody needs to."""
+        """The nodes that run on another provider than ``provider``."""
         return tuple(node for node in self.nodes if node.provider not in ("", provider))
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """DRAM bytes of one run of a compiled graph, as its compiler reports them."""
+    """DRAM bytes per run of a compiled graph, as reported by its compiler."""
 
     read: int
     written: int
@@ -65,17 +65,17 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """All bytes that pass the memory bus."""
+        """All bytes on the memory bus."""
         return self.read + self.written + self.spilled + self.filled
 
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """One static graph and what it was compiled to; paths are the bundle's.
+    """A static graph and its compiled form; paths are relative to the bundle.
 
-    ``context`` is the EPContext graph that a session opens, ``binary`` what lies beside it; ``compatibility`` is what
-    the compiler noted about itself and the chip. ``executed``: it ran on the emulator when the bundle was built.
-    ``shared``: its weights are those of another graph's binary. Seconds and peak RSS are of this machine.
+    ``context`` is the EPContext graph that a session opens, ``binary`` the file that it loads; ``compatibility`` is the
+    compiler's note about itself and the chip. ``executed``: it ran on the emulator during the build. ``shared``: it
+    uses the weights in another graph's binary. Seconds and peak RSS are of the compilation on the build machine.
     """
 
     role: Role
@@ -95,7 +95,7 @@ class CompiledGraph:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far logits are from others: the share of equal top-1, mean KL in nats a token, mean cosine."""
+    """Agreement of two sets of logits: the share of equal top-1, mean KL in nats per token, mean cosine."""
 
     top1: float
     kld: ranges.Measured
@@ -104,10 +104,10 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Emulation:
-    """Logits of a compiled graph on the emulator, for ``tokens`` tokens of a text.
+    """Agreement of a compiled graph's logits on the emulator, over ``tokens`` tokens of a text.
 
-    ``total`` is the emulator against FP32, ``quantization`` the same graph on the CPU against FP32, ``npu`` the
-    emulator against the same graph on the CPU. ``repeatable``: a second run gave the same bits.
+    ``total`` compares the emulator with FP32, ``quantization`` the same graph on the CPU with FP32, ``npu`` the
+    emulator with the same graph on the CPU. ``repeatable``: a second run gave identical bits.
     """
 
     role: Role
@@ -121,7 +121,7 @@ class Emulation:
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """A static graph that the device compiles by itself; ``path`` is the bundle's."""
+    """A static graph that the device compiles itself; ``path`` is relative to the bundle."""
 
     role: Role
     part: ranges.Count
@@ -132,9 +132,9 @@ class StaticGraph:
 
 @dataclass(frozen=True)
 class OnCpu:
-    """Logits of static graphs on this computer's CPU against FP32, for ``tokens`` tokens of a text.
+    """Agreement of static graphs on the host's CPU with FP32, over ``tokens`` tokens of a text.
 
-    They show what the weights lost and that the graphs are right; of the device they show nothing.
+    It covers the loss by quantized weights and the correctness of the graphs, but not the device.
     """
 
     role: Role
@@ -146,11 +146,11 @@ class OnCpu:
 
 @dataclass(frozen=True)
 class Usability:
-    """What ONNX Runtime's mobile usability check says of a graph and one of the providers that it knows.
+    """Result of ONNX Runtime's mobile usability checker for a graph and one provider.
 
-    It is read from a list of operators. ``partitions``: pieces the provider would take; ``unsupported`` the operators
-    it would not; ``dynamic`` and ``rank`` count nodes refused for their shapes. ``suitable`` is the tool's word: YES,
-    MAYBE or NO. ``conditions`` are those the tool names and does not check.
+    The tool works from a list of operators. ``partitions``: number of subgraphs for the provider; ``unsupported``: the
+    operators it does not support; ``dynamic`` and ``rank`` count nodes excluded for their shapes. ``suitable`` is the
+    tool's verdict: YES, MAYBE or NO. ``conditions`` are those that the tool names but does not check.
     """
 
     graph: str
@@ -167,9 +167,9 @@ class Usability:
 
 @dataclass(frozen=True)
 class UsabilityReport:
-    """The check's words on every graph of a device, after the optimizations of a session (``session``: its entries).
+    """Results of the usability checker for all graphs of a device.
 
-    ``unknown`` says what it cannot tell.
+    Graphs are first optimized in a session with the entries ``session``. ``unknown`` lists what it cannot determine.
     """
 
     tool: str
@@ -180,14 +180,14 @@ class UsabilityReport:
 
 @dataclass(frozen=True)
 class NpuBuild:
-    """The part of a bundle that is for an NPU.
+    """The part of a bundle for an NPU.
 
-    ``tools`` are the compiler's packages and versions, ``options`` what it was given. ``host`` is the graph that makes
-    the inputs; ``past`` counts the cache's slots. ``placement`` is the file that says where each node runs.
+    ``tools`` are the compiler's packages and versions, ``options`` its options. ``host`` is the graph that prepares the
+    inputs; ``past`` is the number of cache slots. ``placement`` is the file with the provider of each node.
 
-    Where the device compiles by itself, ``static`` are its graphs, ``session`` what its session must be told,
-    ``usability`` the file with ONNX Runtime's word on them, ``package`` the same as an ML Program ("" where none was
-    asked for), and ``graphs`` is empty.
+    If the device compiles graphs itself, ``graphs`` is empty, ``static`` are its graphs, ``session`` the required
+    session config entries, ``usability`` the file with the usability report, and ``package`` the ML Program ("" if not
+    requested).
     """
 
     target: Target
@@ -207,14 +207,14 @@ class NpuBuild:
 
     @property
     def folder(self) -> str:
-        """What goes to the device, relative to the bundle."""
+        """The folder with the device's files, relative to the bundle."""
         return f"npu/{self.target.name}"
 
     def emulated(self, emulations: tuple[Emulation, ...]) -> NpuBuild:
-        """The build after the emulator ran it: all graphs but those with shared weights, which it cannot load."""
+        """The build with emulator results. The emulator cannot load graphs with shared weights."""
         graphs = tuple(replace(g, executed=g.executed or not g.shared) for g in self.graphs)
         return replace(self, emulations=emulations, graphs=graphs)
 
     def chain(self, role: Role, *, shared: bool = False) -> tuple[CompiledGraph, ...]:
-        """The parts of one role, in the order in which they run."""
+        """The parts of one role, in execution order."""
         return tuple(g for g in self.graphs if g.role == role and g.shared == shared)

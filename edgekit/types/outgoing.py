@@ -1,6 +1,6 @@
-"""What an endpoint is sent of a request, made in one place: vetoes read it, and only what they have read is sent.
+"""The content of a request that is sent to an endpoint: vetoes check it, and only checked content is sent.
 
-``compose`` makes it, ``clearance.clear`` lets the vetoes read it, and ``endpoints`` posts nothing but what was cleared.
+``compose`` makes it, ``clearance.clear`` runs the vetoes on it, and ``endpoints`` posts only what was cleared.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Request, Trust
 
 OURS = frozenset({"model", "stream", "stream_options", "n"})
-"""Fields that the tier and the router set: nothing that is passed through changes them."""
+"""Fields set by the tier and the router, which passthrough fields cannot change."""
 
 _LONG = 7
-"""Digits from which on one of the router's own numbers may be more than a number: a telephone's, a card's."""
+"""Number of digits from which a sampling parameter might be a phone or card number."""
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """All of a request that any endpoint gets, as JSON objects: a body is these two and what the tier itself says.
+    """Everything of a request that any endpoint gets, as JSON objects; a body has these two and the tier's own fields.
 
-    ``asked``: what was said and what is passed through. ``sampling``: how to answer, stop strings among it; an endpoint
-    may get fewer of these fields, never others. ``schema`` is what the answer must satisfy: read as well, though only
-    what ``asked`` says of it is sent. ``fault``: why nothing can be sent, "" if it can.
+    ``asked``: messages or prompt, and passthrough fields. ``sampling``: sampling parameters, including stop strings; an
+    endpoint may get fewer of these fields, never others. ``schema`` is the schema of the answer, which is checked too,
+    although it is only sent as part of ``asked``. ``fault``: why nothing can be sent, "" if it can.
     """
 
     asked: str
@@ -38,7 +38,7 @@ class Outgoing:
 
     @cached_property
     def reading(self) -> Reading:
-        """Every text in it, keys and numbers among them, as whoever receives it could read it."""
+        """Every string in it, including keys and numbers, as a receiver could decode it."""
         own = json.loads(self.sampling)
         numbers = {n: v for n, v in own.items() if not isinstance(v, list) and sum(map(str.isdigit, str(v))) >= _LONG}
         return read([json.loads(self.asked), own.get("stop", []), numbers, self.schema])
@@ -46,9 +46,9 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Cleared:
-    """What every veto has read, and how far it may go. Made by ``clearance.clear``; see tests/test_clearance.py.
+    """Content that every veto has checked, and the ``ceiling`` of trust it may be sent to.
 
-    ``because``: what set the ``ceiling``, in words.
+    Made by ``clearance.clear``; see tests/test_clearance.py. ``because``: the reason for the ``ceiling``.
     """
 
     outgoing: Outgoing
@@ -57,17 +57,17 @@ class Cleared:
 
     @classmethod
     def of(cls, request: Request) -> Cleared:
-        """For a caller without a policy and without documents: the request's own word is all there is to keep."""
+        """Clear a request without policy and documents: only the request's own restrictions apply."""
         if request.private or request.override == "local-only":
-            return cls(request.outgoing, "device", request.private or "it says local-only")
-        return cls(request.outgoing, "third-party", "nothing is said against it")
+            return cls(request.outgoing, "device", request.private or "the request is local-only")
+        return cls(request.outgoing, "third-party", "no rule restricts it")
 
 
 def compose(request: Request) -> Outgoing:
-    """What would be sent. Never raises.
+    """Make the content to send. Never raises.
 
-    What the request passes through stands above what it says itself. top_k, min_p and repetition_penalty are not part
-    of the protocol and are not sent; neither is what nobody asked for.
+    Passthrough fields override the request's own. top_k, min_p and repetition_penalty are not part of the protocol and
+    are not sent; neither are parameters that were not set.
     """
     sampling = json.dumps(_sampling(request), ensure_ascii=False)
     try:
@@ -75,8 +75,8 @@ def compose(request: Request) -> Outgoing:
         written = json.dumps(asked, ensure_ascii=False)
     except (ValueError, RecursionError):
         everything = json.dumps([request.text, request.passthrough], ensure_ascii=False)
-        return Outgoing(everything, sampling, request.schema, "what is to be passed through is not a JSON object")
-    fault = "" if "messages" in asked or "prompt" in asked else "there is nothing to ask: no messages and no prompt"
+        return Outgoing(everything, sampling, request.schema, "`passthrough` is not a JSON object")
+    fault = "" if "messages" in asked or "prompt" in asked else "the request has neither messages nor a prompt"
     return Outgoing(written, sampling, request.schema, fault)
 
 
@@ -95,16 +95,16 @@ def _passed(passthrough: str) -> dict[str, Any]:
 
 def _sampling(request: Request) -> dict[str, Any]:
     sampling = request.sampling
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if sampling.max_new_tokens is not None:
-        told["max_tokens"] = sampling.max_new_tokens
-    # Rounded: a third has as many digits as a card's number.
+        fields["max_tokens"] = sampling.max_new_tokens
+    # Rounded, because 1/3 has as many digits as a card number.
     if sampling.temperature is not None:
-        told["temperature"] = round(sampling.temperature, 4)
+        fields["temperature"] = round(sampling.temperature, 4)
     if sampling.top_p != 1.0:
-        told["top_p"] = round(sampling.top_p, 4)
+        fields["top_p"] = round(sampling.top_p, 4)
     if sampling.seed is not None and sampling.temperature != 0:
-        told["seed"] = sampling.seed
+        fields["seed"] = sampling.seed
     if sampling.stop:
-        told["stop"] = list(sampling.stop)
-    return told
+        fields["stop"] = list(sampling.stop)
+    return fields

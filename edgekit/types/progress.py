@@ -1,4 +1,4 @@
-"""What a long task tells its caller. Standard library only."""
+"""Progress reports of long tasks. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a long call tells its caller. ``total`` is 0 while it is not known."""
+    """A callback for the progress of long calls. ``total`` is 0 while it is unknown."""
 
     def __call__(self, task: str, done: int, total: int, unit: str = "B") -> None:
         """Report that ``done`` of ``total`` ``unit`` of ``task`` are finished."""
 
 
 def silent(task: str, done: int, total: int, unit: str = "B") -> None:
-    """A Progress that says nothing."""
+    """A Progress that does nothing."""
 
 
 RESUMED = "resumed"
-"""The task of the one report that says how much a killed build had finished."""
+"""Task of the report on how much of a killed build is reused."""
 
 
 LEFT_ALONE = "left alone"
-"""The task of the one report that says how many unfinished builds others could have put there: none is gone on with."""
+"""Task of the report on the number of unfinished builds that are not resumed because others could have written them."""
 
 
 @dataclass(frozen=True)
 class Resume:
-    """What resuming a build needs: a ``key`` of its inputs; the tensors' relative ``errors``, filled as it goes on."""
+    """State to resume a build: a ``key`` of its inputs, and the tensors' relative ``errors`` so far."""
 
     key: str
     errors: dict[str, float]

@@ -1,4 +1,4 @@
-"""How good a bundle's answers are, with protocol and interval. Standard library only."""
+"""Quality of a bundle relative to its source. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from edgekit.types.interval import Interval
 
 @dataclass(frozen=True)
 class Quality:
-    """How far the shipped file is from its FP32 source, with 95 % bootstrap intervals over windows.
+    """Distance of the shipped file from its FP32 source, with 95 % bootstrap intervals over windows.
 
-    KLD is KL(reference || bundle) in nats per token; it is computed on the reference's ``top_k`` most likely
-    tokens plus one bucket for the rest, which can only understate it. ``text`` names the text, ``tokens`` counts
-    the scored positions.
+    KLD is KL(reference || bundle) in nats per token, computed on the reference's ``top_k`` most likely tokens plus one
+    bucket for the rest, which can only underestimate it. ``text`` names the text, ``tokens`` counts the scored
+    positions.
     """
 
     kld_mean: Interval
@@ -38,7 +38,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Kernels:
-    """A choice of the runtime's kernels: session config ``entries``, and MatMulNBits' accuracy level."""
+    """A choice of runtime kernels: session config ``entries``, and MatMulNBits' accuracy level."""
 
     name: str
     accuracy_level: ranges.Level
@@ -47,11 +47,11 @@ class Kernels:
 
 @dataclass(frozen=True)
 class KernelScore:
-    """The decoder's graph on ARM with one choice of kernels.
+    """Score of the decoder's graph on ARM with one choice of kernels.
 
-    ``quality`` is its distance from the FP32 source. ``excess``: its KLD less that of the first choice, the runtime's
-    own, position by position, in nats. ``away`` and ``same``: KLD from, and top-1 agreement with, what the machine that
-    scored computes from the same file itself.
+    ``quality`` is its distance from the FP32 source. ``excess``: its KLD minus that of the first choice, the runtime's
+    default, per position, in nats. ``away`` and ``same``: KLD from, and top-1 agreement with, the same file on the
+    scoring machine itself.
     """
 
     kernels: Kernels
@@ -63,11 +63,11 @@ class KernelScore:
 
 @dataclass(frozen=True)
 class ArmQuality:
-    """What a bundle's decoder graph computes on ARM, where kernels are others than on x86. No speed: it is emulated.
+    """Quality of a bundle's decoder graph on ARM, whose kernels differ from x86. Emulated, so no speed.
 
-    ``processor`` says what ran it, ``here`` is the same graph on the machine that scored. ``chosen`` is one of the
-    kernels scored at the bundle's own accuracy level; opening the bundle applies its entries. ``prompts``: the bundle's
-    graph for prompts with the chosen kernels, None where it has none.
+    ``processor`` is the emulated processor, ``here`` the quality of the same graph on the scoring machine. ``chosen``
+    is one of the kernels scored at the bundle's own accuracy level; opening the bundle applies its entries.
+    ``prompts``: the score of the bundle's prompt graph with the chosen kernels, None if it has none.
     """
 
     processor: str
@@ -77,5 +77,5 @@ class ArmQuality:
     prompts: KernelScore | None
 
     def score_of(self, kernels: Kernels) -> KernelScore:
-        """The score of one choice."""
+        """The score of one choice of kernels."""
         return next(s for s in self.scores if s.kernels == kernels)

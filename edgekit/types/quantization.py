@@ -1,4 +1,4 @@
-"""How weights and activations are quantized: what a recipe says, and where it holds. Standard library only."""
+"""Recipes and grids for quantizing weights and activations. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ScaleType = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Grid:
-    """The values a weight may take: ``(q - zero_point) * scale``, one scale (and zero point) a block.
+    """The values of a quantized weight: ``(q - zero_point) * scale``, with one scale (and zero point) per block.
 
     A block is ``block_size`` consecutive weights of one row (one output channel); 0 is the whole row
     (per-channel). ``q`` is unsigned, 0 .. 2**bits - 1. A symmetric grid has the zero point 2**(bits-1)
@@ -28,32 +28,32 @@ class Grid:
 
 
 SHARED_WITH = "edgekit.shared_with"
-"""Metadata of an initializer that has no bytes of its own: the name of the one whose bytes it uses. Set by quantize,
-kept by lower, obeyed by bundle."""
+"""Metadata key of an initializer without its own data: the name of the one whose data it shares. Set by quantize,
+preserved by lower, used by bundle."""
 
 
 INSIDE = "edgekit.inside"
-"""Metadata of an initializer that stays in the graph's own file, however large. Set by lower, obeyed by bundle."""
+"""Metadata key of an initializer that stays in the graph's file, whatever its size. Set by lower, used by bundle."""
 
 
 FIRST_LOGIT = "first_logit.start"
-"""The initializer that says from which position on the head reads. Set by lower; run makes it an input."""
+"""The initializer with the first position for which the head computes logits. Set by lower; run makes it an input."""
 
 
 JOINED = "edgekit.joined"
-"""Metadata of an initializer that holds several one after another: ``name:rows`` of each, with blanks between. Set by
-lower, read by bundle when weights are read back."""
+"""Metadata key of an initializer that concatenates several: ``name:rows`` of each, separated by spaces. Set by lower,
+used by bundle to read weights back."""
 
 
 GridPolicy = Callable[[str, tuple[int, ...]], "Grid | None"]
-"""A tensor's name and shape -> the grid it gets, or None to leave it in floating point."""
+"""Function from a tensor's name and shape to its grid, or None to keep it in floating point."""
 
 
 @dataclass(frozen=True)
 class Override:
     """Tensors whose name matches the glob ``match`` get ``grid`` (None: floating point). The first match wins.
 
-    ``{last}`` in ``match`` stands for the number of the last layer.
+    ``{last}`` in ``match`` is replaced by the number of the last layer.
     """
 
     match: str
@@ -62,13 +62,13 @@ class Override:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the weights become small. ``method`` is the name of a file in quantize/.
+    """How to quantize the weights. ``method`` is the name of a module in quantize/.
 
     ``linear`` is the grid of the decoder's matmuls; ``embedding`` that of the token table and the head.
-    ``size_bytes`` or ``bits_per_weight`` set a budget that picks 8-bit tensors by measured sensitivity. ``smooth``
-    (0..1): how much of the activations' range is moved into the weights first, exactly (see quantize/smooth.py).
-    ``rotate``: the residual stream is rotated, exactly, so that no channel stands out (see quantize/rotate.py).
-    ``w8a8_prefill``: prompts run on 8-bit integers, one scale a token (see lower/prefill.py).
+    ``size_bytes`` or ``bits_per_weight`` is a budget with which 8-bit tensors are chosen by measured sensitivity.
+    ``smooth`` (0..1): how much of the activations' range is first moved into the weights, exactly (quantize/smooth.py).
+    ``rotate``: rotate the residual stream, exactly, to avoid outlier channels (quantize/rotate.py).
+    ``w8a8_prefill``: run prompts with 8-bit integers and one scale per token (lower/prefill.py).
     """
 
     name: str
@@ -77,7 +77,7 @@ class Recipe:
     linear: Grid | None = None
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
-    accuracy_level: ranges.Level = 0  # MatMulNBits': 0: the runtime decides, 1: fp32, 4: int8 activations
+    accuracy_level: ranges.Level = 0  # of MatMulNBits; 0: the runtime decides, 1: fp32, 4: int8 activations
     smooth: ranges.Share = 0.0
     rotate: bool = False
     w8a8_prefill: bool = False
@@ -96,7 +96,7 @@ class CalibratedOn:
 
 @dataclass(frozen=True)
 class Range:
-    """The least and the largest number that the value ``name`` of a graph took on calibration tokens."""
+    """The minimum and maximum of the value ``name`` in a graph on calibration tokens."""
 
     name: str
     low: float

@@ -1,9 +1,9 @@
-"""What can be read in a JSON value by whoever receives it: its texts, and what stands in them in another writing.
+"""Extract all text that a receiver could read in a JSON value, including encoded text.
 
-A veto that looked at characters alone would be passed by escapes, base64 or a letter of another alphabet. So a text is
-read as it is, then decoded (percent signs, HTML entities, backslashes, base64, hexadecimal digits, data URLs, JSON in a
-string), then plain: one space for all, no invisible characters, no accents, Latin letters for those that look like
-them. What is put into other words, encrypted, compressed or drawn is not seen.
+A veto on raw characters would be bypassed by escapes, base64 or letters of another alphabet. So strings are read as is,
+then decoded (percent encoding, HTML entities, backslash escapes, base64, hexadecimal, data URLs, JSON in a string), and
+then normalized: single spaces, no invisible characters, no accents, Latin letters for look-alikes. Text that is
+paraphrased, encrypted, compressed or drawn is not recognized.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONGEST = 1_000_000
-"""Characters of a value's texts. Of longer ones nobody knows what is in them."""
+"""Most characters in the strings of a value; longer values are not checked."""
 
 MOST = 4 * LONGEST
-"""Characters of all writings of a value."""
+"""Most characters in all decoded forms of a value."""
 
 DEPTH = 3
-"""Encodings inside one another."""
+"""Most nested encodings."""
 
 _SEAM = 1000
-"""Characters of two texts that are looked at where one goes on with the other."""
+"""Characters on each side that are read where one string continues another."""
 
 _BINARY = 24
-"""Printable characters in a row that are text, in data that as a whole is none: by chance there are not as many."""
+"""Least run of printable characters that counts as text in binary data; so many do not occur by chance."""
 
 _SHORTEST = 8
-"""Characters of base64 or digits that are looked at."""
+"""Least characters of base64 or hexadecimal digits that are decoded."""
 
 _PROTOCOL = frozenset(
     (
@@ -47,15 +47,15 @@ _PROTOCOL = frozenset(
         *("string", "object", "array", "integer", "number", "boolean", "null"),
     )
 )
-"""Words of the protocol and of schemas, which stand between the pieces of a text that was cut up."""
+"""Words of the protocol and of schemas, which may separate the pieces of a split-up text."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Texts to look into, each a writing of the whole value.
+    """Texts to check, each a form of the whole value.
 
-    ``lines``: every key, text and number on a line of its own, and their other writings. ``wording``: what somebody
-    wrote, without the protocol's words, plain. ``whole``: False where there was more than can be looked through.
+    ``lines``: every key, string and number on its own line, and their decoded and normalized forms. ``wording``: the
+    normalized text without the protocol's words. ``whole``: False if the value was too large to read completely.
     """
 
     lines: tuple[str, ...]
@@ -64,7 +64,7 @@ class Reading:
 
 
 def read(value: Any) -> Reading:
-    """Every text of a JSON value, in all writings. Never raises."""
+    """Read every string of a JSON value in all its forms. Never raises."""
     try:
         return _read(value)
     except RecursionError:
@@ -91,11 +91,11 @@ def _read(value: Any) -> Reading:
 
 
 def _note(texts: list[str], lines: dict[str, None], wording: dict[str, None]) -> str:
-    """Add a writing as it is, plain, and with what stands apart put together: letters, words cut by a line's end."""
+    """Add a form as is, normalized, and with spaced-out letters and words split by line ends joined."""
     visible = [_visible(text) for text in texts]
     spaced = [_spaced(text) for text in visible]
     bare = [_latin(text) for text in spaced]
-    # On lines of their own: an expression may be of the beginning of a text.
+    # Separate lines, because an expression may match only at the start of a text.
     together = "\n\n".join(visible)
     lines["\n\n".join(texts)] = lines[" ".join(spaced)] = lines[whole := " ".join(bare)] = None
     if _APART.search(whole):
@@ -109,15 +109,15 @@ def _note(texts: list[str], lines: dict[str, None], wording: dict[str, None]) ->
 
 
 def plain(text: str) -> str:
-    """A text without accents, invisible characters and strange spaces, its look-alikes in Latin letters."""
+    """A text without accents, invisible characters and unusual spaces, with look-alikes as Latin letters."""
     return _latin(_spaced(_visible(text)))
 
 
-# --- texts of a value ---------------------------------------------------------------------------
+# --- strings of a value -------------------------------------------------------------------------
 
 
 def _walk(value: Any, depth: int) -> Iterator[str]:
-    """Keys, texts and numbers, in their order; JSON in a string is read as well as the string."""
+    """Yield keys, strings and numbers in order; JSON in a string is read in addition to the string."""
     if isinstance(value, str):
         yield value
         if depth < DEPTH and value.lstrip()[:1] in ("{", "[", '"'):
@@ -138,7 +138,7 @@ def _walk(value: Any, depth: int) -> Iterator[str]:
 
 
 def _seams(value: Any) -> list[str]:
-    """Where messages, or parts of one, go on with one another: all of them, and the user's alone."""
+    """Messages and their parts joined, in case text continues across them: of all roles, and of the user only."""
     asked = value[0] if isinstance(value, list) and value else None
     messages = asked.get("messages") if isinstance(asked, dict) else None
     if not isinstance(messages, list):
@@ -159,7 +159,7 @@ def _role(message: Any) -> str:
 
 
 def _contents(message: Any) -> list[str]:
-    """The texts of a message, without what stands between them: pictures, names, ids."""
+    """The texts of a message, without images, names and ids between them."""
     if not isinstance(message, dict):
         return []
     content = message.get("content")
@@ -168,7 +168,7 @@ def _contents(message: Any) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-# --- other writings -----------------------------------------------------------------------------
+# --- decoding -----------------------------------------------------------------------------------
 
 _ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|([nrt]))")
 _DATA = re.compile(r"[dD][aA][tT][aA]:([^,\s]{0,100}),([^\s\"'<>)]*)")
@@ -178,7 +178,7 @@ _HEX = re.compile(r"(?:0x)?((?:[0-9a-fA-F]{2}){4,})")
 
 
 def _decoded(text: str) -> Iterator[str]:
-    """What stands in a text in another writing."""
+    """Yield the decoded forms of a text."""
     if "%" in text and (clear := unquote(text)) != text:
         yield clear
         if "+" in clear:
@@ -195,11 +195,11 @@ def _decoded(text: str) -> Iterator[str]:
 
 
 def _dense(text: str) -> Iterator[str]:
-    """Base64 and hexadecimal digits, broken into lines or not."""
+    """Yield decoded base64 and hexadecimal text, in one line or several."""
     lines: list[str] = []
     end = -9
     for word in _LONG.finditer(text):
-        # Ordinary words are small letters, with a capital perhaps: not looked at.
+        # Ordinary words, lower case except perhaps the first letter, are skipped.
         if (letters := word[0])[1:].islower() and letters.isalpha():
             continue
         for match in _DENSE.finditer(letters):
@@ -235,7 +235,7 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _data(kind: str, payload: str) -> str:
-    """The text of a data URL, whatever it says that it is; of a picture the text that it holds as it is."""
+    """The text of a data URL, whatever its media type; for binary data, the runs of printable text in it."""
     payload = unquote(payload)
     if "base64" not in kind.casefold():
         return payload
@@ -247,7 +247,7 @@ _PRINTABLE = re.compile(rb"[\t\n\r\x20-\x7e]{%d,}" % _BINARY)
 
 
 def _as_text(data: bytes) -> str:
-    """Bytes as text, "" where they are none."""
+    """Bytes as text, "" if they are not text."""
     codecs: tuple[str, ...] = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",)
     if data[1:2] == b"\0" or data[:1] == b"\0":
         codecs = ("utf-16-le", "utf-16-be")
@@ -268,13 +268,13 @@ def _unescape(match: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF and not 0xD800 <= code < 0xE000 else ""
 
 
-# --- plain --------------------------------------------------------------------------------------
+# --- normalization ------------------------------------------------------------------------------
 
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-# What is looked for stands first, so that these are as fast as finding one character.
+# Each starts with the character to search for, which makes it as fast as finding one character.
 _BROKEN = re.compile(r"-\n(?<=\w-\n)[ \t]*(?=\w)")
 _ROWS = re.compile(r"\n(?<=\d\n)(?=\d)")
 _CUT = re.compile(r"\n(?<=[^\W\d_]\n)(?=[^\W\d_])")
@@ -295,7 +295,7 @@ _TABLE |= {
     ord(c.upper()): latin for alike, latin in _ALIKE.items() for c in alike if len(c.upper()) == 1 and c.isalpha()
 }
 _TABLE |= {ord("В"): "b", ord("Β"): "b", ord("Ν"): "n", ord("Η"): "h", ord("Υ"): "y", ord("Ρ"): "p", ord("Ι"): "i"}
-# The zeros of the alphabets that have digits of their own.
+# The zeros of scripts with their own digits.
 _ZEROS = "\u0660\u06f0\u07c0\u0966\u09e6\u0a66\u0ae6\u0b66\u0be6\u0c66\u0ce6\u0d66\u0e50\u0ed0\u0f20\u1040\u17e0\u1810"
 _TABLE |= {ord(zero) + i: str(i) for zero in _ZEROS for i in range(10)}
 _TABLE |= {0x1F1E6 + i: chr(97 + i) for i in range(26)}
@@ -303,14 +303,14 @@ _TABLE |= {0x1F170 + i: chr(97 + i) for i in range(26)} | {0x1F150 + i: chr(97 +
 
 
 def _visible(text: str) -> str:
-    """Nothing that cannot be seen, one character where there are several for the same."""
+    """Remove invisible characters and apply NFKC."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
     return text.replace("\r\n", "\n") if "\n" in text else text
 
 
 def _spaced(visible: str) -> str:
-    """One space for all. Numbers on lines of their own stay there: a column of years is no telephone number."""
+    """Collapse whitespace. Lines of numbers stay separate, so that a column of years is not a phone number."""
     if "\n" not in visible:
         return " ".join(visible.split())
     text = _BROKEN.sub("", visible) if "-\n" in visible else visible

@@ -1,7 +1,7 @@
-"""The nouns of routing: what is asked, who may answer, and why one did. Standard library only.
+"""Types for routing: requests, policies, verdicts and answers. Standard library only.
 
-One rule: local when you can, cloud when you must. ``route`` decides and does nothing else; ``cloud`` calls; ``router``
-joins them to a bundle. Times are seconds, prices and costs are in the policy's currency, probabilities 0 to 1.
+The rule is: local when you can, cloud when you must. ``route`` only decides, ``cloud`` calls endpoints, ``router``
+connects both to a bundle. Times are in seconds, prices and costs in the policy's currency, probabilities from 0 to 1.
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ from edgekit.types import Sampling
 from edgekit.types.calibration import Signals
 from edgekit.types.outgoing import Outgoing, compose
 
-# --- what is asked ------------------------------------------------------------------------------
+# --- request ------------------------------------------------------------------------------------
 
 Trust = Literal["device", "private", "third-party"]
-"""Who sees a prompt: nobody else; a machine of the user's own (an edge box, a private cloud); another company."""
+"""Who sees a prompt: only the device; another machine of the user (edge box, private cloud); another company."""
 
 TRUST: tuple[Trust, ...] = ("device", "private", "third-party")
-"""From the most trusted on."""
+"""Trust levels, the most trusted first."""
 
 Ability = Literal["tools", "images", "json-schema"]
-"""What a request may need besides text in and text out."""
+"""Features that a request may need besides plain text."""
 
 Override = Literal["local-only", "cloud-ok"]
-"""Of one request: it must not leave the device; or it may, whatever the policy's ceiling is for those that say nothing.
-A privacy rule, or a private document, stands above ``cloud-ok``."""
+"""A request's override: it must not leave the device, or it may despite the policy's default ceiling. Privacy rules and
+private documents take precedence over ``cloud-ok``."""
 
 DEVICE = "device"
-"""The name of the tier that is this machine."""
+"""The tier name of this machine."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation, as text. Parts that are not text are in ``Request.passthrough`` only."""
+    """One turn of a conversation, as text. Other content is only in ``Request.passthrough``."""
 
     role: str
     content: str
 
 
+UnfitCheck = Literal["empty", "no-template", "template"]
+
+
 @dataclass(frozen=True)
 class Unfit:
-    """Why a model cannot be fed a request: ``check`` says which kind of reason, ``reason`` says it in words."""
+    """Why a request cannot run on a model: the kind of reason in ``check``, an explanation in ``reason``."""
 
-    check: Literal["empty", "no-template", "template"]
+    check: UnfitCheck
     reason: str
 
 
 @dataclass(frozen=True)
 class Request:
-    """What someone wants answered, whoever answers.
+    """A request, independent of who answers it.
 
-    ``messages`` of a conversation, or, where there are none, ``prompt``: a text to be continued as it is.
-    ``tokens`` counts the prompt for each tier (``device`` among them) before anything is sent; a tier that is missing
-    could not be counted. ``counted`` names the tiers whose count is exact; the others' are estimates, rounded up.
-    ``needs`` is what the request needs besides text. ``schema``: a JSON schema, as JSON, that the answer must satisfy;
-    "" where there is none, "{}" where any JSON will do. ``language``: ISO 639-1 code of the last message, None where
-    it was not looked at or could not be told. ``private``: why the request must stay on the device, "" if it need not.
-    ``passthrough``: a JSON object of the parts that only an endpoint understands (tools, images), "" for none.
-    ``unfit``: why the device's model cannot be fed it, None where it can or where nobody has looked.
-    ``fed``: the tokens that the device's model is fed, once they were counted; empty before, and where it takes none.
+    ``messages`` of a conversation, or, if empty, ``prompt``: raw text to continue. ``tokens`` counts the prompt for
+    each tier (including ``device``) before anything is sent; a missing tier could not be counted. ``counted`` names the
+    tiers whose count is exact; other counts are estimates, rounded up. ``needs`` are features besides text. ``schema``:
+    a JSON schema, as JSON, for the answer; "" for none, "{}" for any JSON. ``language``: ISO 639-1 code of the last
+    message, None if unknown. ``private``: why the request must stay on the device, "" if it may leave.
+    ``passthrough``: a JSON object of the parts that only endpoints understand (tools, images), "" for none. ``unfit``:
+    why it cannot run on the device's model, None if it can or was not checked. ``fed``: the tokens for the device's
+    model, empty until they are counted, or if it cannot run there.
     """
 
     messages: tuple[Message, ...] = ()
@@ -80,39 +82,39 @@ class Request:
 
     @cached_property
     def outgoing(self) -> Outgoing:
-        """What any endpoint would be sent of it."""
+        """The content that would be sent to an endpoint."""
         return compose(self)
 
     @property
     def text(self) -> str:
-        """All that was said, for rules that look for words."""
+        """All text of the request, for rules that match words."""
         return "\n".join(m.content for m in self.messages) or self.prompt
 
     def tokens_for(self, tier: str) -> int | None:
-        """Tokens of the prompt as ``tier`` counts them, None where nobody could tell."""
+        """Tokens of the prompt as counted by ``tier``, None if unknown."""
         return dict(self.tokens).get(tier)
 
 
-# --- the policy ---------------------------------------------------------------------------------
+# --- policy -------------------------------------------------------------------------------------
 
 Fall = Literal["local", "cloud"]
-"""Which way to go where a check cannot be made: stay, or leave."""
+"""Where to answer if a check cannot be made."""
 
 Show = Literal["checked", "prefix", "at-once"]
-"""When a streamed local answer is shown: whole, after its checks; after the check of its first tokens, and from then on
-it stands; or as it comes, and it always stands."""
+"""When a streamed local answer is shown: complete, after all checks; from the check of its first tokens on, after which
+it is final; or immediately, in which case it is always final."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What an endpoint charges, in the policy's currency."""
+    """Prices of an endpoint, in the policy's currency."""
 
     input_per_million: float
     output_per_million: float
     per_request: float = 0.0
 
     def cost(self, prompt_tokens: int, new_tokens: int) -> float:
-        """Of one request."""
+        """The cost of one request."""
         return (
             self.per_request
             + (self.input_per_million * prompt_tokens + self.output_per_million * new_tokens) / 1_000_000
@@ -123,12 +125,12 @@ class Price:
 class Tier:
     """One OpenAI-compatible endpoint, named by the user.
 
-    ``key_env`` names an environment variable that holds its key, ``key_file`` a file that only its owner may read; at
-    most one of them is set. ``context`` and ``max_output`` count tokens, None where the user does not know.
-    ``tokenizer``: a tokenizer.json that counts as the endpoint does; "" counts with the bundle's and adds
-    ``count_margin`` of it. ``languages``: ISO 639-1 codes it is good at, empty for all. ``seconds_to_first`` and
-    ``tokens_per_second`` are what the user expects of it, None if nothing. ``deadline``: seconds that one request may
-    take, retries included; ``stall``: seconds without a byte after which it counts as broken.
+    ``key_env`` names an environment variable with its key, ``key_file`` a file that only its owner may read; at most
+    one is set. ``context`` and ``max_output`` are in tokens, None if unknown. ``tokenizer``: a tokenizer.json that
+    counts like the endpoint; with "" the bundle's is used and ``count_margin`` of the count added. ``languages``: ISO
+    639-1 codes that it handles well, empty for all. ``seconds_to_first`` and ``tokens_per_second`` are expected by the
+    user, None if unknown. ``deadline``: most seconds for one request, including retries; ``stall``: seconds without
+    data after which the connection counts as broken.
     """
 
     name: str
@@ -153,7 +155,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class PrivacyRule:
-    """Requests whose text matches the regular expression ``match`` (any case) go no further than ``ceiling``."""
+    """Requests that match the regular expression ``match`` (ignoring case) go no further than ``ceiling``."""
 
     name: str
     match: str
@@ -162,7 +164,7 @@ class PrivacyRule:
 
 @dataclass(frozen=True)
 class Privacy:
-    """``ceiling``: how far a request may go that says nothing itself. The strictest of all that apply holds."""
+    """Privacy rules, and ``ceiling``: the default limit of a request. The strictest applicable limit holds."""
 
     ceiling: Trust = "third-party"
     rules: tuple[PrivacyRule, ...] = ()
@@ -170,10 +172,10 @@ class Privacy:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """What the local model is used for.
+    """Uses of the local model.
 
-    ``can``: besides text; ``json-schema`` means that its answer is tried and then checked. ``languages``: ISO 639-1
-    codes it is good at, empty for all. ``max_output``: most tokens it writes.
+    ``can``: features besides text; ``json-schema`` means that its answer is checked afterwards. ``languages``: ISO
+    639-1 codes that it handles well, empty for all. ``max_output``: most tokens of its answer.
     """
 
     can: frozenset[Ability] = frozenset()
@@ -183,10 +185,10 @@ class OnDevice:
 
 @dataclass(frozen=True)
 class Bounds:
-    """When work leaves the device though it could be done there. None: no limit, and then no check.
+    """Limits beyond which requests leave the device although it could answer. None: no limit and no check.
 
-    ``seconds_to_first`` and ``seconds`` (whole answer) bound what is expected, waiting included.
-    ``least_battery``: percent, below which it leaves unless a charger is connected; ``most_celsius``: of the processor.
+    ``seconds_to_first`` and ``seconds`` (complete answer) limit the expected times, including waiting.
+    ``least_battery``: percent, unless a charger is connected; ``most_celsius``: processor temperature.
     ``free_memory``: bytes that must stay free.
     """
 
@@ -199,7 +201,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Budget:
-    """Money that may be spent, in ``currency``. None: no limit."""
+    """Spending limits in ``currency``. None: no limit."""
 
     per_request: float | None = None
     per_day: float | None = None
@@ -208,7 +210,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Which way to fall where a check has no numbers."""
+    """Where to answer if a check has no data."""
 
     latency: Fall = "local"
     battery: Fall = "local"
@@ -220,12 +222,12 @@ class Unknown:
 
 @dataclass(frozen=True)
 class AnswerRules:
-    """What a local answer must pass.
+    """Checks of a local answer.
 
-    ``most_wrong``: greatest calibrated probability of being wrong that is served, None for the calibration's own
-    threshold. A guarantee holds only for its own: a greater number beside one is refused. ``prefix``: give up after the
-    calibration's first tokens where the outcome is clear. ``cut_off``: an answer that its limit ended is passed on.
-    ``repetition``: one that repeats itself is.
+    ``most_wrong``: highest calibrated probability of being wrong that is served, None for the calibration's own
+    threshold. With a guarantee, a number above its threshold is refused. ``prefix``: abandon an answer after the
+    calibration's first tokens if it is clearly wrong. ``cut_off``: escalate an answer that reached its token limit.
+    ``repetition``: escalate an answer that repeats itself.
     """
 
     most_wrong: float | None = None
@@ -236,10 +238,10 @@ class AnswerRules:
 
 @dataclass(frozen=True)
 class Policy:
-    """The rule in numbers. ``tiers`` from the cheapest on; the device comes before all of them.
+    """A routing policy. ``tiers`` are in order of preference, cheapest first; the device comes before all of them.
 
-    ``last_resort``: where the local answer failed its checks, or was never to be made, and nobody else may or can
-    answer: ``answer`` gives the local one with ``degraded``, ``refuse`` gives an error.
+    ``last_resort``: if the local answer failed its checks, or should not be made, and no tier may or can answer,
+    ``answer`` returns the local one marked ``degraded``, ``refuse`` returns an error.
     """
 
     name: str
@@ -254,15 +256,15 @@ class Policy:
     last_resort: Literal["answer", "refuse"] = "answer"
 
 
-# --- the moment ---------------------------------------------------------------------------------
+# --- state --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """The machine and its accounts at one moment. Unknown is None.
+    """State of the machine and its budget at one moment. Unknown is None.
 
-    ``waiting``: seconds until the model is free. ``memory_needed``: bytes that answering would take beyond what is
-    held. ``unreachable``: tiers that are known to be down, with the reason. ``spent_today`` in the policy's currency.
+    ``waiting``: seconds until the model is free. ``memory_needed``: additional bytes needed to answer.
+    ``unreachable``: tiers known to be down, with the reason. ``spent_today`` is in the policy's currency.
     """
 
     context: int
@@ -276,21 +278,20 @@ class DeviceState:
     unreachable: tuple[tuple[str, str], ...] = ()
 
 
-# --- the verdict --------------------------------------------------------------------------------
+# --- verdict ------------------------------------------------------------------------------------
 
-CheckName = Literal[
-    "empty", "no-template", "template",
-    "privacy", "capability", "language", "context", "memory", "latency", "battery", "thermal", "money", "reachable",
-    "ended", "repetition", "schema", "quality", "prefix",
-]  # fmt: skip
-"""Stable codes of what is looked at, in the order in which it is."""
+RequestCheck = Literal["privacy", "capability", "language", "context"]
+StateCheck = Literal["memory", "latency", "battery", "thermal", "money", "reachable"]
+AnswerCheck = Literal["ended", "repetition", "schema", "quality", "prefix"]
+CheckName = Literal[UnfitCheck, RequestCheck, StateCheck, AnswerCheck]
+"""Stable codes of the checks, in order."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check of one tier: what was found beside its limit. ``unknown`` says which way the policy fell in ``detail``.
+    """The outcome of one check of one tier. For ``unknown``, ``detail`` says where the policy sends the request.
 
-    ``value`` and ``limit`` are None where there is no number.
+    ``value`` and ``limit`` are None if there is no number.
     """
 
     check: CheckName
@@ -304,10 +305,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Expected:
-    """What answering is expected to take, None where nobody knows. ``joules`` are this device's, gross.
+    """Expected cost of answering, None if unknown. ``joules`` are the device's, gross.
 
-    ``energy`` says how the joules' power was obtained. ``most_new``: the most tokens of the answer that whoever answers
-    is told, None where they may write as many as they do.
+    ``energy`` is how the power behind the joules was obtained. ``most_new``: the limit on new tokens given to the
+    tier, None for no limit.
     """
 
     seconds_to_first: float | None = None
@@ -320,11 +321,11 @@ class Expected:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who answers, and why.
+    """Which tier answers, and why.
 
-    ``tier`` is DEVICE, a tier's name, or "" where nobody may. ``code`` is the check that decided (``local`` where none
-    stood against the device). ``reason`` says it in words. ``ladder`` are the tiers that may be gone on with, cheapest
-    first, ``tier`` itself left out. ``degraded``: the local answer failed a check and is given because nobody else may.
+    ``tier`` is DEVICE, a tier's name, or "" if none may. ``code`` is the deciding check (``local`` if none failed on
+    the device), ``reason`` explains it. ``ladder`` are the further tiers to try, cheapest first, without ``tier``.
+    ``degraded``: the local answer failed a check but is returned because no other tier may answer.
     """
 
     tier: str
@@ -336,12 +337,12 @@ class Verdict:
     degraded: bool = False
 
 
-# --- an answer ----------------------------------------------------------------------------------
+# --- answer -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One tier that was asked. ``outcome`` in words: ``served``, ``gave up after 16 tokens``, ``timed out``."""
+    """A call of one tier. ``outcome`` describes it: ``served``, ``gave up after 16 tokens``, ``timed out``."""
 
     tier: str
     outcome: str
@@ -351,7 +352,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Opening:
-    """The first event of an answer: who gives the text that follows. Text of two tiers never follows one another."""
+    """The first event of an answer: the tier of the text that follows. Text of two tiers is never mixed."""
 
     verdict: Verdict
 
@@ -365,13 +366,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Routed:
-    """The last event: the whole answer, with the verdict as it came out in the end.
+    """The last event: the complete answer with the final verdict.
 
-    ``verdict.tier`` is "" where nobody answered; ``text`` is "" then. ``broken``: an endpoint broke off after text had
-    been shown, and nothing may follow it. ``finish``: ``stop``, ``length``, ``tool_calls``, ``cancelled``, ``error``.
-    ``device_seconds``: the model's time, whether its answer was used or not. ``message``: the endpoint's message as a
-    JSON object where it holds more than text, else "". ``cost`` of all attempts; ``spared``: what the cheapest tier
-    allowed would have cost, where the device answered in its stead, None without a price.
+    ``verdict.tier`` and ``text`` are "" if no tier answered. ``broken``: an endpoint failed after text had been shown,
+    so nothing may follow. ``finish``: ``stop``, ``length``, ``tool_calls``, ``cancelled``, ``error``.
+    ``device_seconds``: time of the local model, whether or not its answer was used. ``message``: the endpoint's message
+    as a JSON object if it has more than text, otherwise "". ``cost`` is of all attempts; ``spared`` is the cost that
+    the cheapest allowed tier would have had if the device answered, None without a price.
     """
 
     verdict: Verdict
@@ -393,20 +394,20 @@ class Routed:
 
 
 Event = Opening | Piece | Routed
-"""What ``Router.answer`` yields: one Opening, Pieces, one Routed; or a Routed alone where nobody answers."""
+"""Events of ``Router.answer``: one Opening, Pieces, one Routed; or only a Routed if no tier answers."""
 
 
 # --- examples and answers -----------------------------------------------------------------------
 
 Grading = Literal["exact", "prefix", "contains", "number", "choice"]
-"""How an answer is compared with the reference: see decision/grading.py."""
+"""How an answer is compared with the reference, see decision/grading.py."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question whose answer is known: one line of a data file. ``answers``: any of them is right.
+    """A question with known answers, one line of a data file. Any of ``answers`` is right.
 
-    ``choices``: for the grading ``choice``, what might be answered, the wrong ones among them.
+    ``choices``: for the grading ``choice``, all possible answers, including wrong ones.
     """
 
     id: str
@@ -418,10 +419,10 @@ class Example:
 
 @dataclass(frozen=True)
 class LocalAnswer:
-    """What the bundle made of an example.
+    """The bundle's answer to an example.
 
-    ``prefix``: the signals of the first tokens, where it had more than these. ``seconds_to_first`` and ``seconds`` are
-    measured; ``prefix_seconds`` until the prefix was complete.
+    ``prefix``: the signals of the first tokens, if there were more. ``seconds_to_first`` and ``seconds`` are measured;
+    ``prefix_seconds`` is the time until the prefix was complete.
     """
 
     id: str
@@ -438,7 +439,7 @@ class LocalAnswer:
 
 @dataclass(frozen=True)
 class CloudAnswer:
-    """What an endpoint, or an answers file, made of it. ``seconds`` and ``cost`` are None where they are not known."""
+    """An endpoint's answer to an example, or one from a file. ``seconds`` and ``cost`` are None if unknown."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""Names of a LLaMA's tensors, Hugging Face's, that more than one room asks for. Standard library only."""
+"""Hugging Face's names of LLaMA tensors used in several packages. Standard library only."""
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"

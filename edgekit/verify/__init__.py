@@ -1,1 +1,1 @@
-"""Whether a bundle is what it says it is."""
+"""Verify that a bundle is intact and computes what its source does."""

@@ -1,8 +1,8 @@
-"""What a bundle computes on ARM, where the kernels are others than on x86, and which of them to take.
+"""Measure a bundle's quality on ARM, whose kernels differ from those on x86, and recommend kernels.
 
-The decoder's graph runs under emulation over real text, once with each choice of kernels: its quality is evidence, its
-time is not. Level 0 computes in floating point and so shows what the weights lost; level 4 adds what 8-bit activations
-lose, which is not the same in ONNX Runtime's own kernels and in KleidiAI's.
+The decoder's graph runs under emulation over real text, once for each choice of kernels; quality is meaningful there,
+time is not. Level 0 computes in floating point and so shows the loss from the weights; level 4 adds that of 8-bit
+activations, which differs between ONNX Runtime's own kernels and KleidiAI's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from edgekit.run import (
 )
 from edgekit.source import spec_changes
 from edgekit.types import ArmQuality, Bundle, Check, Interval, Kernels, KernelScore, Progress, Verification, silent
-from edgekit.verify.bundle import check_files, find_reference, judge, limits_of, open_source
+from edgekit.verify.bundle import NO_REFERENCE, check_files, find_reference, judge, limits_of, open_source
+from edgekit.verify.text import PASS_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,15 +51,15 @@ TOKENS = 128
 WINDOW = 32
 
 _SHARE = 0.1
-"""Of the KLD at level 0: what level 4 may add before it is told as a loss."""
+"""Share of the KLD at level 0 that level 4 may add before it is reported as a loss."""
 
 
 @dataclass(frozen=True)
 class Rival:
     """Another bundle of the same source.
 
-    ``block``: of its grid; 0 a whole row, None no grid. ``kld``: with the kernels chosen for it. ``excess``: how much
-    more that is than the bundle's own, position by position, in nats. ``more_bits``: a weight takes than in the bundle.
+    ``block``: block size of its grid; 0 for a whole row, None without a grid. ``kld``: with the kernels chosen for it.
+    ``excess``: its KLD minus the bundle's, by position, in nats. ``more_bits``: its bits per weight minus the bundle's.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class _Task:
-    """What every bundle is scored on, and by whom."""
+    """What every bundle is scored on."""
 
     text: Text
     reference: Reference
@@ -79,7 +80,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What was found, with the KLD of every position [windows, window - 1] under the chosen kernels."""
+    """The scores of a bundle, and the KLD of every position [windows, window - 1] with the chosen kernels."""
 
     arm: ArmQuality
     kld: NDArray[np.float64]
@@ -102,18 +103,18 @@ def verify_on_arm(
 
     Args:
         bundle: the bundle's folder.
-        beside: other bundles of the same source, to compare blocks and precisions with.
-        source: as verify_bundle's, like all that follow.
+        beside: other bundles of the same source, to compare block sizes and precisions with.
+        source: as for verify_bundle, like all that follow.
         text: a UTF-8 file.
-        tokens: how many to score; a hundred take about a minute.
-        window: tokens in a window.
-        max_kld: that still passes, with the better kernels.
-        min_top1: that still passes.
-        keys: one of them must have signed the bundle.
-        progress: hears of every window.
+        tokens: tokens to score; a hundred take about a minute.
+        window: tokens per window.
+        max_kld: highest mean KL divergence that passes, with the better kernels.
+        min_top1: lowest top-1 agreement that passes.
+        keys: public keys, one of which must have signed the bundle.
+        progress: called for every window.
 
     Raises:
-        RunError: qemu or the system for it is not here, or the graph does not run there.
+        RunError: qemu or its system is not installed, or the graph does not run there.
         BundleError: a bundle of ``beside`` is damaged or of another source.
         MeasureError: the text cannot be read or is too short.
     """
@@ -129,12 +130,11 @@ def verify_on_arm(
     windows = measure.cut_windows(chosen, Tokenizer.of(opened).encode, window, tokens)
     try:
         reference = find_reference(opened, checkpoint, chosen, windows, progress)
-        missing = "neither the source nor a cached FP32 reference of it is here to compare with"
+        missing = NO_REFERENCE
     except EdgekitError as error:
         reference, missing = None, f"no FP32 reference: {error.message}"
     if reference is None:
-        lacking = Check("quality on arm64", "fail", missing, "name the checkpoint that it was built from: --source")
-        return Verification(str(path), (*checks, found, lacking))
+        return Verification(str(path), (*checks, found, Check("quality on arm64", "fail", missing, PASS_SOURCE)))
     task = _Task(chosen, reference, arm)
     own = _score(opened, task, progress)
     rivals = tuple(_rival(other, _score(other, task, progress), opened, own) for other in others)
@@ -148,25 +148,25 @@ def verify_on_arm(
 
 
 def choices(level: int) -> tuple[Kernels, ...]:
-    """The kernels to try for a graph of an accuracy level; the first are what ONNX Runtime takes by itself."""
+    """The kernels to try for a graph of an accuracy level, first ONNX Runtime's own choice."""
     same = (Kernels("default kernels", level, ()), Kernels("without KleidiAI", level, NO_KLEIDIAI))
     return (*same, Kernels("accuracy level 0", 0, ())) if level else same
 
 
 def choose(scores: Sequence[KernelScore]) -> Kernels:
-    """Of the kernels at the level of the first: the first, unless others are nearer to FP32 beyond doubt."""
+    """Choose the first kernels, unless others at the same level are significantly closer to FP32."""
     first, *others = scores
     nearer = [s for s in others if s.kernels.accuracy_level == first.kernels.accuracy_level and s.excess.high < 0]
     return min(nearer, key=lambda s: s.excess.value).kernels if nearer else first.kernels
 
 
 def advise(arm: ArmQuality, block: int | None, rivals: Sequence[Rival] = ()) -> tuple[Check, ...]:
-    """Which kernels, which accuracy level, which block, as the scores say.
+    """Recommend kernels, an accuracy level and a block size from the scores.
 
     Args:
         arm: the bundle's scores.
-        block: weights in a block of its grid; 0 for a whole row, None without a grid.
-        rivals: other bundles that were scored on the same tokens.
+        block: weights per block of its grid; 0 for a whole row, None without a grid.
+        rivals: other bundles, scored on the same tokens.
     """
     chosen = arm.score_of(arm.chosen)
     exact = next((s for s in arm.scores if s.kernels.accuracy_level != chosen.kernels.accuracy_level), None)
@@ -174,7 +174,8 @@ def advise(arm: ArmQuality, block: int | None, rivals: Sequence[Rival] = ()) -> 
     if exact:
         found.append(Check("accuracy level", "info", _level_words(chosen, exact)))
     if block is not None:
-        found.append(Check("block", "info", _block_words(chosen, exact, block, rivals)))
+        hint = "" if rivals else "pass other bundles of the same source as `beside` to compare block sizes"
+        found.append(Check("block", "info", _block_words(chosen, exact, block, rivals), hint))
     return tuple(found)
 
 
@@ -183,19 +184,19 @@ def _kernel_words(arm: ArmQuality) -> str:
     (key, value), *_ = NO_KLEIDIAI
     klds = f"KLD {_kld(plain)} without KleidiAI, {_kld(default)} with the default kernels"
     if arm.chosen == plain.kernels:
-        return f"switch KleidiAI off: {klds}; --record keeps {key}={value} and opening the bundle applies it"
+        return f"switch KleidiAI off: {klds}; once recorded, {key}={value} is set whenever the bundle is opened"
     if plain.excess == Interval(0.0, 0.0, 0.0):
-        return "keep the default: KleidiAI on or off gives the same numbers"
+        return "keep the default: results are the same with and without KleidiAI"
     if plain.excess.low > 0:
         return f"keep the default: {klds}"
-    return f"keep the default: {default.quality.tokens} tokens tell no difference; {klds}"
+    return f"keep the default: no significant difference over {default.quality.tokens} tokens; {klds}"
 
 
 def _level_words(chosen: KernelScore, exact: KernelScore) -> str:
     level, loss = chosen.kernels.accuracy_level, _loss(chosen, exact)
     klds = f"KLD {_kld(chosen)} at level {level}, {_kld(exact)} at level 0"
     if loss > _SHARE * exact.quality.kld_mean.value:
-        return f"level {level} loses {loss:.2g} nats: {klds}; where that is too much, accuracy_level = 0 in the recipe"
+        return f"level {level} loses {loss:.2g} nats: {klds}; to avoid that, set accuracy_level = 0 in the recipe"
     return f"keep level {level}: {klds}"
 
 
@@ -204,21 +205,21 @@ def _block_words(chosen: KernelScore, exact: KernelScore | None, block: int, riv
     parts = f"KLD {_kld(chosen)}"
     if exact:
         lost = f"{max(0.0, _loss(chosen, exact)):.2g}"
-        parts += f": the weights' ({blocks}) {_kld(exact)}, the activations' {lost}"
+        parts += f": {_kld(exact)} from the weights ({blocks}), {lost} from the activations"
     if not rivals:
-        return f"{parts}; --beside another bundle of this source compares blocks"
-    told = "; ".join(f"{r.name} ({_blocks(r.block)}, {r.more_bits:+.2f} bits a weight) {r.kld:.3g}" for r in rivals)
+        return parts
+    told = "; ".join(f"{r.name} ({_blocks(r.block)}, {r.more_bits:+.2f} bits per weight) {r.kld:.3g}" for r in rivals)
     nearer = [r for r in rivals if r.excess.high < 0]
     if not nearer:
-        return f"keep {blocks}: {parts}; none given is nearer beyond doubt: {told}"
+        return f"keep {blocks}: {parts}; none of the others is significantly better: {told}"
     best = min(nearer, key=lambda r: r.kld)
-    return f"take {best.name}: {told}; this one {parts}"
+    return f"use {best.name}: {told}; this one: {parts}"
 
 
 def _blocks(block: int | None) -> str:
     if block is None:
         return "no grid"
-    return f"blocks of {block}" if block else "one block a row"
+    return f"blocks of {block}" if block else "one block per row"
 
 
 def _kld(score: KernelScore) -> str:
@@ -226,7 +227,7 @@ def _kld(score: KernelScore) -> str:
 
 
 def _loss(chosen: KernelScore, exact: KernelScore) -> float:
-    """Nats that the chosen kernels lose against level 0; below zero where they happen to gain."""
+    """Nats that the chosen kernels lose compared with level 0; negative if they gain."""
     return chosen.quality.kld_mean.value - exact.quality.kld_mean.value
 
 
@@ -241,12 +242,12 @@ def _open_rival(path: Path, own: Bundle, progress: Progress) -> Bundle:
     if ours != theirs:
         raise BundleError(
             f"{path} was built from another source than {own.path}: sha256 {theirs[:12]}, not {ours[:12]}",
-            "`beside` takes bundles of the same checkpoint",
+            "pass bundles of the same checkpoint as `beside`",
         )
     if changes := spec_changes(own.manifest.spec, bundle.manifest.spec):
         raise BundleError(
-            f"{path} was built from the weights of {own.path} under another configuration: {'; '.join(changes)}",
-            "`beside` takes bundles of the same checkpoint; build one of the two again",
+            f"{path} has the weights of {own.path}, but another configuration: {'; '.join(changes)}",
+            "build one of the two again",
         )
     return bundle
 
@@ -258,7 +259,7 @@ def _rival(bundle: Bundle, scored: _Scored, opened: Bundle, own: _Scored) -> Riv
 
 
 def _score(bundle: Bundle, task: _Task, progress: Progress) -> _Scored:
-    """Every choice of kernels, one process each; the first process is this machine's own."""
+    """Score a bundle here and on ARM with every choice of kernels, one process each."""
     tries = choices(bundle.manifest.accuracy_level)
     with _graph(bundle, this_interpreter(), tries[0]) as graph:
         here = _quality(bundle, graph, task, tries[0], f"on {graph.machine}", silent)
@@ -287,7 +288,7 @@ def _compare(
     first: NDArray[np.float64],
     progress: Progress,
 ) -> KernelScore:
-    """A graph on ARM against FP32, against the same graph here and against the KLD of the first choice."""
+    """Compare a graph on ARM with FP32, with the same graph here, and with the KLD of the first choice."""
     quality = _quality(bundle, graph, task, kernels, f"on {task.arm.name}, {kernels.name}", progress)
     here = measure.compare(graph, ours)
     excess = measure.compare(graph, task.reference).kld - first
@@ -302,7 +303,7 @@ def _mean(pool: NDArray[np.float64]) -> NDArray[np.float64]:
 def _graph(
     bundle: Bundle, interpreter: Interpreter, kernels: Kernels, *, prompts: bool = False
 ) -> Iterator[DrivenGraph]:
-    """The decoder's graph, or that for prompts, in a process of its own."""
+    """Open the decoder's graph, or the one for prompts, in its own process."""
     manifest = bundle.manifest
     entries = (folding_entry(kernels.accuracy_level), *kernels.entries)
     if interpreter == this_interpreter():
@@ -345,23 +346,23 @@ def _quality(
 
 
 def _findings(arm: ArmQuality) -> Iterator[Check]:
-    """The numbers, one line for each that ran."""
-    yield Check("here", "info", f"{_numbers(arm.here)}; {arm.here.runtime}")
+    """Report the scores, one check for each graph that ran."""
+    yield Check("this machine", "info", f"{_numbers(arm.here)}; {arm.here.runtime}")
     rows = [(score.kernels.name, score) for score in arm.scores]
     for name, score in (*rows, ("prompts", arm.prompts)):
         if score:
-            away = f"from here: KLD {score.away.value:.3g}, top-1 {score.same.value:.1%} the same"
+            away = f"compared with this machine: KLD {score.away.value:.3g}, top-1 {score.same.value:.1%}"
             yield Check(f"arm64, {name}", "info", f"{_numbers(score.quality)}; {away}; {arm.processor}")
 
 
 def _gates(arm: ArmQuality, limits: Limits) -> Iterator[Check]:
-    """What ships, with the better kernels, against the limits."""
+    """Compare the quality on ARM, with the chosen kernels, with the limits."""
     missed = judge(arm.here, limits).status == "fail"
     for name, score in (("quality", arm.score_of(arm.chosen)), ("prompts", arm.prompts)):
         if score:
             check = replace(judge(score.quality, limits), name=f"{name} on arm64")
             if missed and check.status == "fail":
-                hint = "missed on this machine too, so not for ARM's sake: score more `tokens` in a longer `window`"
+                hint = "this machine misses the limit too: score more `tokens` with a longer `window`"
                 check = replace(check, hint=f"{hint}, or {check.hint}")
             yield check
 

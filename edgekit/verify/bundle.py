@@ -1,19 +1,17 @@
-"""Is a bundle what it says it is? Files, source, tokenizer, graph, weights, quality, and its part for an NPU."""
+"""Verify a bundle: files, source, tokenizer, graph, weights, quality, and its graphs for an NPU."""
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgekit import measure
 from edgekit.build.pipeline import build_bundle, draw
 from edgekit.bundle import check_signature, open_bundle
-from edgekit.bundle.reading import count_operators, graph_at_level, read_initializers
+from edgekit.bundle.reading import count_operators, read_initializers
 from edgekit.errors import BundleError, ConfigError, EdgekitError
 from edgekit.host.cache import cache_folder, make_own, require_own
 from edgekit.host.origins import find_origin
@@ -24,29 +22,27 @@ from edgekit.types import (
     Bundle,
     Check,
     Checkpoint,
-    ModelSpec,
     NpuBuild,
     Precision,
     Progress,
     Quality,
-    Runner,
     Verification,
     silent,
 )
-from edgekit.verify.text import NAME_SOURCE, REBUILD, check_text
+from edgekit.verify.decode import check_decode
+from edgekit.verify.text import NO_SOURCE, PASS_SOURCE, REBUILD, check_text
 from edgekit.verify.weights import expected_error, weight_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from edgekit.build.pipeline import Exporter
     from edgekit.measure import Reference, Text
     from edgekit.run import OnnxRunner
     from edgekit.verify.npu import OnEmulator
-
-    Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,22 +55,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Request:
-    """What to measure quality on, and whether anyone insists on it."""
+    """What to measure quality on; if ``asked``, a missing reference is a failure."""
 
     text: Text
     tokens: int
     window: int
     limits: Limits
     asked: bool
-
-
-@dataclass(frozen=True)
-class _Continuation:
-    """Tokens, and the logits [n, V] of the last n of them: one by one, and at once."""
-
-    tokens: list[int]
-    steps: Logits
-    whole: Logits
 
 
 TOKENS = 4096
@@ -88,14 +75,9 @@ LIMITS: dict[Precision, Limits] = {
 }
 
 
-_DECODED = 24
 _SAMPLE = 12
-_STEP_TOLERANCE = 1e-3
-"""Most that prompt and step-by-step logits may differ in floating point, as a share of their spread: 4e-6 on SmolLM2. A
-cache one token off gives 0.7 and more."""
-_ROUNDING = {"tokens": 0.25, "prompts": 0.35}
-"""Most that 8-bit activations may move the logits, by who computes them. SmolLM2, on AVX2 and on AVX512-VNNI: tokens
-0.05 to 0.13, prompts on a graph of their own 0.16 to 0.25. A wrong weight or scale gives 0.5 and more."""
+
+NO_REFERENCE = "neither the source checkpoint nor a cached FP32 reference is available to compare with"
 
 
 def verify_bundle(
@@ -111,24 +93,24 @@ def verify_bundle(
     keys: Sequence[bytes] = (),
     progress: Progress = silent,
 ) -> Verification:
-    """Check a bundle. A check that cannot be made is a skip when nobody asked for it and a failure otherwise.
+    """Verify a bundle. A check that cannot be made is skipped, or fails if an argument asked for it.
 
     Args:
         bundle: the bundle or its folder.
-        source: the checkpoint it was built from; by default where it lay when this machine built the bundle, or its
+        source: the checkpoint it was built from; by default where it was when this machine built the bundle, or its
             hub id or packaged name, without network.
-        text: a UTF-8 file to measure quality on; CPython's help topics by default.
-        tokens: how many to score, rounded up to whole windows.
-        window: tokens in a window, at most the model's context.
-        max_kld: mean KL divergence that still passes; by default by precision (LIMITS).
-        min_top1: top-1 agreement that still passes; by default by precision.
-        npu: what to run on the emulator of the NPU that it is for; by default as a build does, on ``text``.
-        keys: one of them must have signed the bundle (``bundle.load_keys``); where none has, nothing of it is run.
-        progress: hears of hashing, building and scoring.
+        text: a UTF-8 file to measure quality on; by default CPython's help topics.
+        tokens: tokens to score, rounded up to whole windows.
+        window: tokens per window, at most the model's context.
+        max_kld: highest mean KL divergence that passes; by default by precision (LIMITS).
+        min_top1: lowest top-1 agreement that passes; by default by precision.
+        npu: what to run on the NPU's emulator; by default as in a build, on ``text``.
+        keys: public keys (``bundle.load_keys``), one of which must have signed the bundle before anything is run.
+        progress: called while hashing, building and scoring.
 
     Raises:
         MeasureError: the text cannot be read or is too short.
-        ConfigError: ``npu`` for a bundle that holds nothing for one.
+        ConfigError: ``npu`` was passed for a bundle without NPU graphs.
     """
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
     chosen = measure.read_text(Path(text)) if text else measure.embedded_text()
@@ -136,7 +118,9 @@ def verify_bundle(
     if opened is None:
         return Verification(str(path), checks)
     if npu and not opened.manifest.npus:
-        raise ConfigError(f"{path} holds nothing for an NPU", "build it for a device with one: `edgekit targets list`")
+        raise ConfigError(
+            f"{path} has no graphs for an NPU", "build it for a device with one: see `edgekit targets list`"
+        )
     limits = limits_of(opened, max_kld, min_top1)
     asked = source is not None or max_kld is not None or min_top1 is not None
     request = _Request(chosen, tokens, window, limits, asked)
@@ -158,9 +142,9 @@ def verify_bundle(
 def _check_computing(
     bundle: Bundle, checkpoint: Checkpoint | None, request: _Request, progress: Progress
 ) -> tuple[Quality | None, tuple[Check, ...]]:
-    """The graph for a CPU: what it is made of, what it computes, how good that is."""
+    """Check the CPU graph: its structure, its arithmetic and its quality."""
     try:
-        # Quality belongs to the file: no tuning of this machine may choose another graph for it.
+        # Default settings: quality must not depend on how this machine was tuned.
         runner = load_runner(bundle, settings=default_settings(bundle.manifest))
     except EdgekitError as error:
         return None, (Check("graph", "fail", error.message, error.hint),)
@@ -168,7 +152,7 @@ def _check_computing(
         checks = (
             _check_graph(bundle, runner),
             _check_arithmetic(bundle, runner),
-            *_check_decode(bundle, runner, request.tokens),
+            *check_decode(bundle, runner, request.tokens),
             _check_weights(bundle, checkpoint),
         )
         quality, check = _check_quality(bundle, runner, checkpoint, request, progress)
@@ -178,7 +162,7 @@ def _check_computing(
 
 
 def limits_of(bundle: Bundle, max_kld: float | None, min_top1: float | None) -> Limits:
-    """Those that were asked for, else those of the bundle's precision."""
+    """The given limits, with defaults by the bundle's precision."""
     usual = LIMITS[bundle.manifest.recipe.precision]
     return Limits(
         usual.max_kld if max_kld is None else max_kld,
@@ -187,7 +171,7 @@ def limits_of(bundle: Bundle, max_kld: float | None, min_top1: float | None) -> 
 
 
 def check_files(path: Path, progress: Progress, keys: Sequence[bytes] = ()) -> tuple[Bundle | None, tuple[Check, ...]]:
-    """Open a bundle; None where a check of its manifest, its files or, with ``keys``, its signature failed."""
+    """Open a bundle, None if the check of its manifest, files or, with ``keys``, signature fails."""
     try:
         bundle = open_bundle(path, check=False)
     except EdgekitError as error:
@@ -199,36 +183,34 @@ def check_files(path: Path, progress: Progress, keys: Sequence[bytes] = ()) -> t
         open_bundle(path, check=True, progress=progress)
     except EdgekitError as error:
         return None, (schema, Check("files", "fail", error.message, error.hint))
-    detail = f"{len(manifest.files)} files, {manifest.bytes:,} bytes, each with the sha256 it was built with"
+    detail = f"{len(manifest.files)} files, {manifest.bytes:,} bytes; every sha256 matches the manifest"
     files = Check("files", "pass", detail)
     if not keys:
         return bundle, (schema, files)
     try:
-        detail = f"by {check_signature(bundle, keys)}, over the manifest and with it every file's sha256"
+        detail = f"by {check_signature(bundle, keys)}, over the manifest with every file's sha256"
     except BundleError as error:
         return None, (schema, files, Check("signature", "fail", error.message, error.hint))
     return bundle, (schema, files, Check("signature", "pass", detail))
 
 
 def open_source(bundle: Bundle, source: str | None, asked: bool, progress: Progress) -> tuple[Checkpoint | None, Check]:
-    """The checkpoint, if it is there and is the one."""
+    """Open the source checkpoint, None if it is missing or another one."""
     made = bundle.manifest.provenance
     name = source or find_origin(made, bundle.sha256)
     if not name:
-        return None, Check(
-            "source", "fail" if asked else "skip", f"where {made.id} lies is not known here", NAME_SOURCE
-        )
+        return None, Check("source", "fail" if asked else "skip", f"the location of {made.id} is unknown", PASS_SOURCE)
     try:
         checkpoint = _open(name, _exporter(bundle), offline=source is None, progress=progress)
         found = fingerprint(checkpoint, progress)
     except EdgekitError as error:
-        return None, Check("source", "fail" if asked else "skip", error.message, error.hint if source else NAME_SOURCE)
+        return None, Check("source", "fail" if asked else "skip", error.message, error.hint if source else PASS_SOURCE)
     if found.sha256 != made.sha256:
-        detail = f"{name} is another checkpoint: sha256 {found.sha256[:12]}, the bundle's is {made.sha256[:12]}"
-        return None, Check("source", "fail" if asked else "skip", detail, NAME_SOURCE)
+        detail = f"{name} is another checkpoint: sha256 {found.sha256[:12]}, not {made.sha256[:12]} as in the manifest"
+        return None, Check("source", "fail" if asked else "skip", detail, PASS_SOURCE)
     if changes := spec_changes(bundle.manifest.spec, checkpoint.spec):
-        detail = f"{name} has the bundle's weights under another configuration: {'; '.join(changes)}"
-        return None, Check("source", "fail" if asked else "skip", detail, f"{NAME_SOURCE}; or {REBUILD}")
+        detail = f"{name} has the bundle's weights, but another configuration: {'; '.join(changes)}"
+        return None, Check("source", "fail" if asked else "skip", detail, f"{PASS_SOURCE}, or {REBUILD}")
     return checkpoint, Check("source", "pass", f"{name}, sha256 {made.sha256[:12]} as in the manifest")
 
 
@@ -245,9 +227,9 @@ def _open(name: str, exporter: Exporter, *, offline: bool, progress: Progress) -
 
 
 def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
-    """Some weights read back from the shipped file: as far from the source's as the manifest says."""
+    """Read some weights back from the shipped file and compare their error with the manifest's."""
     if checkpoint is None:
-        return Check("weights", "skip", "the source is not here to compare with", NAME_SOURCE)
+        return Check("weights", "skip", NO_SOURCE, PASS_SOURCE)
     stored = read_initializers(bundle)
     manifest = bundle.manifest
     weights = checkpoint.weights
@@ -259,18 +241,18 @@ def _check_weights(bundle: Bundle, checkpoint: Checkpoint | None) -> Check:
     for entry in sample:
         error, expected = weight_error(stored, entry, weights), expected_error(entry)
         if error is None or error > expected * 1.001 + 1e-7:
-            found = "not in the graph" if error is None else f"off by {error:.2e}, built with {expected:.2e}"
+            found = "not in the graph" if error is None else f"error {error:.2e}, built with {expected:.2e}"
             wrong.append(f"{entry.name} ({found})")
         else:
             worst = max(worst, error)
     if wrong:
         return Check("weights", "fail", ", ".join(wrong), REBUILD)
-    detail = f"{len(sample)} of {len(entries)} read back, as near to the source as when built; farthest {worst:.2e}"
+    detail = f"{len(sample)} of {len(entries)} read back, with the error they were built with; largest {worst:.2e}"
     return Check("weights", "pass", detail)
 
 
 def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
-    """Inputs and outputs of the contract, and no operator that the target lacks."""
+    """Check inputs and outputs, and that the target has every operator."""
     layers = range(bundle.manifest.spec.layers)
     cache = [f"{i}.{kind}" for i in layers for kind in ("key", "value")]
     past, present = ({f"{side}.{c}" for c in cache} for side in ("past_key_values", "present"))
@@ -278,9 +260,7 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
     allowed = past | {"input_ids", "attention_mask", "position_ids"}
     wrong = sorted((inputs - allowed) | ((past | {"input_ids"}) - inputs) | (outputs ^ (present | {"logits"})))
     if wrong:
-        return Check(
-            "graph", "fail", f"inputs or outputs outside the contract, or missing: {', '.join(wrong)}", REBUILD
-        )
+        return Check("graph", "fail", f"unexpected or missing inputs or outputs: {', '.join(wrong)}", REBUILD)
     if runner.vocab_size != bundle.manifest.spec.vocab_size:
         detail = f"{runner.vocab_size} logits for a vocabulary of {bundle.manifest.spec.vocab_size}"
         return Check("graph", "fail", detail, REBUILD)
@@ -291,132 +271,15 @@ def _check_graph(bundle: Bundle, runner: OnnxRunner) -> Check:
         return Check("graph", "fail", f"target {target} lacks {', '.join(lacking)}", REBUILD)
     domains = sorted({domain or "ai.onnx" for domain, _ in operators})
     nodes = sum(operators.values())
-    return Check("graph", "pass", f"loads; inputs and outputs as agreed; {nodes} nodes of {', '.join(domains)}")
-
-
-def _check_decode(bundle: Bundle, runner: OnnxRunner, most: int) -> tuple[Check, ...]:
-    """The cache and the positions, in floating point; and what rounding activations to 8 bits moves the logits by.
-
-    Apart, since rounding hides a third of an error: in floating point both ways agree to the last digits. Borders
-    beyond ``most`` tokens are not crossed.
-    """
-    try:
-        with closing(_open_in_float(bundle)) as exact:
-            # Keys are made again where longrope switches: before that, steps are not what one long prompt gives.
-            decode, told = _check_steps(exact, bundle.manifest.spec.rope_border or 2 * _DECODED)
-            if decode.status == "pass":
-                decode = _check_borders(exact, bundle.manifest.spec, most, decode)
-        if told is None or not bundle.manifest.accuracy_level:
-            return (decode,)
-        return decode, _check_rounding(runner, told)
-    except EdgekitError as error:
-        return (Check("decode", "fail", error.message, error.hint),)
-
-
-def _check_steps(runner: Runner, most: int = 2 * _DECODED) -> tuple[Check, _Continuation | None]:
-    """A greedy continuation, token by token, against the same tokens fed at once."""
-    try:
-        told = _continue(runner, most)
-    except EdgekitError as error:
-        return Check("decode", "fail", error.message, error.hint), None
-    if not (np.isfinite(told.steps).all() and np.isfinite(told.whole).all()):
-        return Check("decode", "fail", "the logits hold NaN or infinity", REBUILD), None
-    off = _spread(told.steps, told.whole)
-    detail = f"{len(told.steps)} greedy tokens one by one and at once, in floating point: logits differ by {off:.1e} "
-    if off > _STEP_TOLERANCE:
-        return Check("decode", "fail", f"{detail}of their spread", REBUILD), None
-    return Check("decode", "pass", f"{detail}of their spread"), told
-
-
-def _check_borders(runner: Runner, spec: ModelSpec, most: int, passed: Check) -> Check:
-    """The same across the lengths at which a config has something change, as far as ``most`` tokens reach."""
-    named = {window for window in spec.windows if window} | {runner.context_length}
-    if spec.rope.kind != "default":
-        named.add(spec.rope.original_context)
-    named = {border for border in named if 1 < border <= runner.context_length}
-    near = sorted(border for border in named if border <= most)
-    for border in near:
-        if (off := _cross(runner, border)) > _STEP_TOLERANCE:
-            detail = f"across {border} tokens, one by one and at once, logits differ by {off:.1e} of their spread"
-            return Check("decode", "fail", detail, REBUILD)
-    detail = passed.detail
-    if near:
-        detail += f"; so they do across {', '.join(map(str, near))} tokens"
-    if far := sorted(named - set(near)):
-        detail += f"; not tried, as more than the {most} to score: {', '.join(map(str, far))}"
-    return replace(passed, detail=detail)
-
-
-def _cross(runner: Runner, border: int) -> float:
-    """How far logits at a border and beyond it differ between tokens one by one and at once."""
-    ends = (border, min(border + _DECODED // 2, runner.context_length))
-    tokens = np.random.default_rng(0).integers(runner.vocab_size, size=ends[1]).tolist()
-    runner.reset()
-    start = max(1, border - _DECODED // 2)
-    rows = [runner.prefill(tokens[:start])] + [runner.step(token).copy() for token in tokens[start:]]
-    whole = []
-    for end in ends:
-        runner.reset()
-        whole.append(runner.prefill(tokens[:end]).copy())
-    return _spread(np.stack([rows[end - start] for end in ends]), np.stack(whole))
-
-
-def _check_rounding(runner: OnnxRunner, exact: _Continuation) -> Check:
-    """How far the shipped graphs are from floating point, on the same tokens."""
-    fed = len(exact.tokens) - len(exact.whole)
-    moved = {}
-    if runner.settings.prompt_graph == "own":
-        moved["prompts"] = _spread(runner.logits(exact.tokens)[fed:], exact.whole)
-    runner.reset()
-    rows = [runner.step(token).copy() for token in exact.tokens]
-    moved["tokens"] = _spread(np.stack(rows[fed:]), exact.whole)
-    told = ", ".join(f"{name} {share:.1%} (limit {_ROUNDING[name]:.0%})" for name, share in moved.items())
-    detail = f"8-bit activations move the logits by, of their spread: {told}"
-    if any(share > _ROUNDING[name] for name, share in moved.items()):
-        return Check("rounding", "fail", detail, REBUILD)
-    return Check("rounding", "pass", detail)
-
-
-def _open_in_float(bundle: Bundle) -> OnnxRunner:
-    """The decoder's graph with the same weights and activations that are not rounded."""
-    m = bundle.manifest
-    exact = replace(
-        m,
-        recipe=replace(m.recipe, accuracy_level=0),
-        target=replace(m.target, accuracy_level=0),
-        fallback=m.fallback and replace(m.fallback, accuracy_level=0),
-        prefill=None,
-    )
-    # At level 0 already, the graph is the file itself.
-    graph = graph_at_level(bundle, 0) if m.accuracy_level else None
-    return load_runner(Bundle(bundle.path, exact), settings=default_settings(exact), graph=graph)
-
-
-def _continue(runner: Runner, most: int) -> _Continuation:
-    """Feed random tokens, then the likeliest ones."""
-    random = np.random.default_rng(0)
-    room = min(2 * _DECODED, most, runner.context_length)
-    tokens = random.integers(runner.vocab_size, size=max(1, room - _DECODED)).tolist()
-    fed = len(tokens)
-    runner.reset()
-    rows = [runner.prefill(tokens).copy()]
-    while len(tokens) < room:
-        tokens.append(int(rows[-1].argmax()))
-        rows.append(runner.step(tokens[-1]).copy())
-    return _Continuation(tokens, np.stack(rows), runner.logits(tokens)[fed - 1 :].copy())
-
-
-def _spread(logits: Logits, exact: Logits) -> float:
-    """The distance of logits [S, V] as a share of how far apart those of a position are."""
-    return float(np.linalg.norm(logits - exact) / np.linalg.norm(exact - exact.mean(axis=-1, keepdims=True)))
+    return Check("graph", "pass", f"loads; inputs and outputs as expected; {nodes} nodes of {', '.join(domains)}")
 
 
 def _check_arithmetic(bundle: Bundle, runner: OnnxRunner) -> Check:
-    """What makes the matmuls exact here, and where the recorded quality was measured."""
+    """Report what makes matmuls exact here, and where the recorded quality was measured."""
     here, recorded = processor_class() or "a processor of an unknown class", bundle.manifest.quality
     detail = f"{here}: {runner.arithmetic}"
     if recorded and recorded.processor_class != processor_class():
-        there = recorded.processor_class or "a processor whose class was not kept"
+        there = recorded.processor_class or "a processor of an unrecorded class"
         detail += f"; the recorded quality was measured on {there}"
     return Check("arithmetic", "pass", detail)
 
@@ -432,8 +295,7 @@ def _check_quality(
     except EdgekitError as error:
         return None, Check("quality", "fail", f"no FP32 reference: {error.message}", error.hint)
     if reference is None:
-        detail = "neither the source nor a cached FP32 reference of it is here to compare with"
-        return None, Check("quality", "fail" if request.asked else "skip", detail, NAME_SOURCE)
+        return None, Check("quality", "fail" if request.asked else "skip", NO_REFERENCE, PASS_SOURCE)
     try:
         quality = measure.score(
             runner,
@@ -452,7 +314,7 @@ def _check_quality(
 
 
 def judge(quality: Quality, limits: Limits) -> Check:
-    """Quality against the limits."""
+    """Compare quality with the limits."""
     kld, top1 = quality.kld_mean, quality.top1
     passed = kld.value <= limits.max_kld and top1.value >= limits.min_top1
     detail = (
@@ -460,14 +322,18 @@ def judge(quality: Quality, limits: Limits) -> Check:
         f"top-1 {top1.value:.1%} [{top1.low:.1%}, {top1.high:.1%}] (limit {limits.min_top1:.1%}), "
         f"perplexity x {quality.ppl_ratio.value:.4f}; {quality.tokens} tokens of {quality.text}"
     )
-    hint = "" if passed else "build it with more bits: --bits, --size-mb or --precision int8; or set other limits"
+    hint = (
+        ""
+        if passed
+        else "build with more bits (`edgekit build --precision int8`), or pass other `max_kld` and `min_top1`"
+    )
     return Check("quality", "pass" if passed else "fail", detail, hint)
 
 
 def find_reference(
     bundle: Bundle, checkpoint: Checkpoint | None, text: Text, windows: NDArray[np.int64], progress: Progress
 ) -> Reference | None:
-    """From the cache, or made with an FP32 bundle of the source that is thrown away afterwards."""
+    """Load the FP32 reference from the cache, or make it with a temporary FP32 bundle of the source."""
     key = measure.reference_key(measure.source_key(bundle.manifest), text.sha256, windows)
     path = require_own(cache_folder() / "references" / f"{key}.npz")
     reference = measure.load_reference(path)
@@ -481,7 +347,7 @@ def find_reference(
 
 @contextmanager
 def _fp32_runner(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Iterator[OnnxRunner]:
-    # The cache lies on a disk; /tmp is often memory, and an FP32 model is large.
+    # Not in /tmp, which is often in memory: an FP32 model is large.
     with TemporaryDirectory(prefix="fp32-", dir=make_own(cache_folder())) as folder:
         model = checkpoint.provenance.location or checkpoint.provenance.id
         made = build_bundle(

@@ -1,4 +1,4 @@
-"""The NPU's part of ``verify``: binaries that are whole and for this chip, and what they compute on the emulator."""
+"""The NPU checks of ``verify``: binaries are intact and for this chip, and their quality on the emulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit.errors import EdgekitError
 from edgekit.run.npu import require_compatible, require_compiler
 from edgekit.types import Check, Progress, silent
 from edgekit.types.npu import ROLES
-from edgekit.verify.text import NAME_SOURCE, REBUILD
+from edgekit.verify.text import NO_SOURCE, PASS_SOURCE, REBUILD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnEmulator:
-    """What the emulator runs: ``tokens`` at once, then ``steps`` one by one, but no more than the cache holds."""
+    """What the emulator runs: ``tokens`` at once, then ``steps`` one by one, limited by the cache."""
 
     tokens: int = TOKENS
     steps: int = STEPS
@@ -42,17 +42,17 @@ def verify_npus(
     text: Text | None = None,
     progress: Progress = silent,
 ) -> tuple[tuple[Check, ...], tuple[NpuBuild, ...]]:
-    """Check what a bundle holds for the NPU of each device.
+    """Check a bundle's graphs for the NPU of each device.
 
     Args:
-        bundle: its files are those that were built.
-        checkpoint: the FP32 source, None where it is not here.
+        bundle: a bundle whose files passed their checks.
+        checkpoint: the FP32 source, None if it is not available.
         wanted: how many tokens to run.
-        text: of what text; CPython's help topics by default.
-        progress: told the tokens run.
+        text: the text to run; by default CPython's help topics.
+        progress: called with the tokens run.
 
     Returns:
-        The checks, and the builds with what the emulator gave now; those that were not run are not among them.
+        The checks, and the builds that were run, with their new emulator results.
     """
     checks: list[Check] = []
     run: list[NpuBuild] = []
@@ -60,7 +60,7 @@ def verify_npus(
     for build in bundle.manifest.npus:
         name = build.target.name
         if npu_of(build.target).plugin is None:
-            checks.append(Check(f"{name}: graphs", "info", "compiled on the device; nothing here can open them there"))
+            checks.append(Check(f"{name}: graphs", "info", "compiled on the device; cannot be checked here"))
             continue
         found = (_check_binaries(bundle.path, build), _check_chip(bundle.path, build))
         checks += found
@@ -83,20 +83,20 @@ def verify_npus(
 
 
 def _unable(build: NpuBuild, found: tuple[Check, ...], checkpoint: Checkpoint | None) -> tuple[str, str] | None:
-    """Why the emulator cannot be asked, and what would help."""
+    """Return why the emulator cannot run and a hint, None if it can."""
     if any(check.status == "fail" for check in found):
-        return "the binaries are not what was built", REBUILD
+        return "the binaries are damaged", REBUILD
     try:
         require_compiler(plugin_of(build.target))
     except EdgekitError as error:
         return error.message, error.hint
     if checkpoint is None:
-        return "the source is not here to compare with", NAME_SOURCE
+        return NO_SOURCE, PASS_SOURCE
     return None
 
 
 def _check_binaries(root: Path, build: NpuBuild) -> Check:
-    """Each compiled graph is one compiled node and its binary, and says of itself what the manifest says of it."""
+    """Check that each compiled graph is one node with its binary, and agrees with the manifest."""
     wrong = [f"{graph.context}: {problem}" for graph in build.graphs for problem in _problems(root, graph)]
     wrong += [f"{build.placement}: {problem}" for problem in _misplaced(root, build)]
     name = f"{build.target.name}: binaries"
@@ -109,7 +109,7 @@ def _check_binaries(root: Path, build: NpuBuild) -> Check:
 
 
 def _misplaced(root: Path, build: NpuBuild) -> Iterator[str]:
-    """What the proof of the placement does not prove."""
+    """Yield how the recorded placement differs from the manifest."""
     try:
         placed = {placement.graph: placement for placement in read_placements(root / build.placement)}
     except EdgekitError as error:
@@ -120,9 +120,9 @@ def _misplaced(root: Path, build: NpuBuild) -> Iterator[str]:
             name = graph.context.removeprefix(f"{build.folder}/")
             nodes = placed[name].nodes if name in placed else ()
             if len(nodes) != graph.nodes:
-                yield f"it places {len(nodes)} nodes of {name}, and the manifest has {graph.nodes}"
+                yield f"it lists {len(nodes)} nodes of {name}, the manifest {graph.nodes}"
             elif off := placed[name].off(build.target.provider):
-                yield f"{len(off)} nodes of {name} run elsewhere, first {off[0].operator} '{off[0].node}'"
+                yield f"{len(off)} nodes of {name} run off the NPU, first {off[0].operator} '{off[0].node}'"
 
 
 def _problems(root: Path, graph: CompiledGraph) -> Iterator[str]:
@@ -134,15 +134,15 @@ def _problems(root: Path, graph: CompiledGraph) -> Iterator[str]:
     if facts.others:
         yield f"{', '.join(sorted(set(facts.others)))} would run on the CPU"
     if (root / graph.context).parent / facts.binary != root / graph.binary:
-        yield f"it opens {facts.binary}, and the manifest's is {graph.binary}"
+        yield f"it opens {facts.binary}, but the manifest lists {graph.binary}"
     elif not (root / graph.binary).is_file():
         yield f"{graph.binary} is missing"
     if facts.compatibility != graph.compatibility:
-        yield f"its compiler noted {facts.compatibility!r}, and the manifest has {graph.compatibility!r}"
+        yield f"its compatibility info is {facts.compatibility!r}, in the manifest {graph.compatibility!r}"
 
 
 def _check_chip(root: Path, build: NpuBuild) -> Check:
-    """For the chip that the options name, and of no newer compiler than the one here."""
+    """Check that the graphs are for the chip in the options, and not from a newer compiler than the installed one."""
     name, plugin = f"{build.target.name}: chip", plugin_of(build.target)
     graphs = [root / graph.context for graph in build.graphs]
     try:
@@ -155,7 +155,7 @@ def _check_chip(root: Path, build: NpuBuild) -> Check:
 
 
 def _judge(bundle: Bundle, build: NpuBuild, emulations: tuple[Emulation, ...]) -> Iterator[Check]:
-    """A line for each graph: what it lost, and against which limits."""
+    """Compare each emulated graph with the limits of its scheme."""
     precision = bundle.manifest.recipe.precision
     scheme = next((r for r in npu_of(build.target).schemes if r.activations == build.activations), None)
     limits = scheme.limits_for(precision) if scheme else None
@@ -163,7 +163,7 @@ def _judge(bundle: Bundle, build: NpuBuild, emulations: tuple[Emulation, ...]) -
         name = f"{build.target.name}: {emulation.role}"
         short = shortfalls(limits, emulation) if limits else ()
         if short:
-            hint = "build it with more bits: --precision int8"
+            hint = "build with more bits: `edgekit build --precision int8`"
             yield Check(name, "fail", "; ".join(s.removeprefix(f"{emulation.role}: ") for s in short), hint)
             continue
         tokens = f"{emulation.tokens} token{'s' * (emulation.tokens > 1)}"
@@ -171,11 +171,11 @@ def _judge(bundle: Bundle, build: NpuBuild, emulations: tuple[Emulation, ...]) -
 
 
 def emulation_words(emulation: Emulation, limits: AccuracyLimits | None) -> str:
-    """What an emulated graph's logits are worth, with the limits where there are any."""
+    """Describe the quality of an emulated graph, with its limits if there are any."""
     total, npu = emulation.total, emulation.npu
     top1, kld = (f" (limit {words.percent(limits.top1)})", f" (limit {limits.kld:g})") if limits else ("", "")
     return (
         f"emulated: top-1 {words.percent(total.top1)}{top1}, KL {words.number(total.kld)}{kld} against "
         f"FP32; the NPU alone: top-1 {words.percent(npu.top1)}, KL {words.number(npu.kld)}, cosine {npu.cosine:.5f}; "
-        f"{'repeatable to the bit' if emulation.repeatable else 'not repeatable'}"
+        f"{'bitwise repeatable' if emulation.repeatable else 'not repeatable'}"
     )

@@ -1,4 +1,4 @@
-"""Whether a bundle cuts text into tokens and writes conversations as its source does."""
+"""Whether a bundle tokenizes text and formats chats as its source does."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from edgekit.types import Check
 if TYPE_CHECKING:
     from edgekit.types import Bundle, Checkpoint
 
-NAME_SOURCE = "name the checkpoint that it was built from: --source"
-REBUILD = "build it again with `edgekit build`"
+NO_SOURCE = "the source checkpoint is not available to compare with"
+PASS_SOURCE = "pass the checkpoint that it was built from as `source`"
+REBUILD = "run `edgekit build` again"
 
 
 def check_text(bundle: Bundle, checkpoint: Checkpoint | None) -> tuple[Check, Check]:
-    """Tokenizer and chat template against the source's own."""
+    """Compare tokenizer and chat template with the source's."""
     if checkpoint is None:
-        reason = "the source is not here to compare with"
-        return Check("tokenizer", "skip", reason, NAME_SOURCE), Check("chat template", "skip", reason, NAME_SOURCE)
+        return Check("tokenizer", "skip", NO_SOURCE, PASS_SOURCE), Check(
+            "chat template", "skip", NO_SOURCE, PASS_SOURCE
+        )
     return check_tokenizer(bundle, checkpoint), _check_template(bundle, checkpoint)
 
 
 def check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
-    """Whether the bundle splits text as somebody reads the source, and who reads it differently."""
+    """Compare the bundle's tokens with those of every reader of the source."""
     try:
         ours, readers = Tokenizer.of(bundle).encode, source_readers(checkpoint)
     except (EdgekitError, OSError, ValueError) as error:
@@ -35,31 +37,31 @@ def check_tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Check:
     wrong = {}
     for reader in readers:
         pairs = [(text, ours(text), reader.encode(text)) for text in TOKENIZER_EDGE_CASES]
-        # A token without a row in the embedding is no token of the model.
+        # Tokens without a row in the embedding do not count.
         wrong[reader.name] = [text for text, mine, its in pairs if mine != its and max(its, default=0) < rows]
     trusted = readers[0].name
     count = len(TOKENIZER_EDGE_CASES)
     told = "; ".join(
-        f"{name} splits {len(texts)} of {count} awkward strings differently, first {texts[0][:40]!r}"
+        f"{name} splits {len(texts)} of {count} test strings differently, first {texts[0][:40]!r}"
         for name, texts in wrong.items()
         if texts
     )
     if not told:
-        return Check("tokenizer", "pass", f"{len(TOKENIZER_EDGE_CASES)} awkward strings give the source's own tokens")
+        return Check("tokenizer", "pass", f"same tokens as the source for {count} test strings")
     if not wrong[trusted]:
-        detail = f"agrees with {trusted}; the source's own library reads this differently: {told}"
+        detail = f"agrees with {trusted}, unlike the source's own library: {told}"
         return Check("tokenizer", "pass", detail)
     if not wrong[readers[-1].name]:
-        return Check("tokenizer", "pass", f"agrees with {readers[-1].name}; the files alone say otherwise: {told}")
+        return Check("tokenizer", "pass", f"agrees with {readers[-1].name}, unlike the source's files: {told}")
     return Check("tokenizer", "fail", told, _tokenizer_hint(bundle, checkpoint))
 
 
 def _tokenizer_hint(bundle: Bundle, checkpoint: Checkpoint) -> str:
-    """Building again helps where it would write another tokenizer.json than the bundle's."""
+    """Suggest a rebuild only if it would write another tokenizer.json."""
     made = checkpoint.file("tokenizer.json") or b"{}"
     if json.loads(made) != json.loads((bundle.path / "tokenizer.json").read_bytes()):
         return REBUILD
-    return "building again gives the same; compare the files of the source's tokenizer with those of the model's page"
+    return "compare the source's tokenizer files with those on the model's page; a rebuild would not change them"
 
 
 def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
@@ -67,5 +69,7 @@ def _check_template(bundle: Bundle, checkpoint: Checkpoint) -> Check:
     theirs, file = checkpoint.file(name), bundle.path / name
     ours = file.read_bytes() if file.is_file() else None
     if ours != theirs:
-        return Check("chat template", "fail", f"{name} is not the source's", REBUILD)
-    return Check("chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, equal")
+        return Check("chat template", "fail", f"{name} differs from the source's", REBUILD)
+    return Check(
+        "chat template", "pass", "none, as in the source" if ours is None else f"{len(ours)} bytes, as in the source"
+    )

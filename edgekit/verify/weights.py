@@ -1,4 +1,4 @@
-"""Weights read back from a shipped graph, in whatever layout its dialect holds them, against the source's."""
+"""Compare weights read back from a shipped graph, in any of the dialects' layouts, with the source's."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     Rows = Callable[[int, int], NDArray[np.float32]]
 
 _BAND = 1 << 22
-"""Weights compared at once: bounds the memory of a large table."""
+"""Most weights compared at once, to bound the memory of large tables."""
 
 
 def expected_error(entry: TensorEntry) -> float:
-    """What weight_error may be: recorded on a grid, rounding in float16 (half a unit of its 11 bits), else nothing."""
+    """The allowed weight_error: as recorded for a grid, rounding for float16 (half a unit of 11 bits), otherwise 0."""
     if entry.error is not None:
         return entry.error
     return 2.0**-12 if entry.stored == "float16" else 0.0
 
 
 def weight_error(stored: Mapping[str, ir.TensorProtocol], entry: TensorEntry, weights: Weights) -> float | None:
-    """||W - stored|| / ||W|| of one weight, some rows at a time.
+    """||W - stored|| / ||W|| of one weight, computed in bands of rows.
 
     Args:
         stored: the graph's initializers.
         entry: the weight in the manifest.
-        weights: the source's.
+        weights: the source's weights.
 
     Returns:
-        The error, or None when the graph holds nothing of that name.
+        The error, or None if the graph does not hold the weight.
     """
     read = _find_rows(stored, entry)
     if read is None:
@@ -58,7 +58,7 @@ def weight_error(stored: Mapping[str, ir.TensorProtocol], entry: TensorEntry, we
 
 
 def _find_rows(stored: Mapping[str, ir.TensorProtocol], entry: TensorEntry) -> Rows | None:
-    """A function from rows [start, stop) to the float32 weights that the file holds for them."""
+    """Return a function from rows [start, stop) to their stored weights in float32."""
 
     def find(*kinds: str) -> NDArray[Any] | None:
         return next((stored[entry.name + k].numpy() for k in kinds if entry.name + k in stored), None)
@@ -73,7 +73,7 @@ def _find_rows(stored: Mapping[str, ir.TensorProtocol], entry: TensorEntry) -> R
 
 
 def _float_rows(whole: NDArray[Any] | None, entry: TensorEntry) -> Rows | None:
-    """A matmul holds its weight [inputs, outputs]; tables and vectors are as in the source."""
+    """Rows of float weights: matmuls store them as [inputs, outputs], tables and vectors as in the source."""
     if whole is None or whole.shape not in (entry.shape, entry.shape[::-1]):
         return None
     as_is = whole.ndim == 1 or entry.name == EMBEDDING or whole.shape != entry.shape[::-1]
@@ -84,7 +84,7 @@ def _float_rows(whole: NDArray[Any] | None, entry: TensorEntry) -> Rows | None:
 def _packed_rows(
     codes: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any] | None, shape: tuple[int, ...], grid: Grid
 ) -> Rows:
-    """MatMulNBits' layout, or GatherBlockQuantized's, whose codes are flat."""
+    """Rows in the layout of MatMulNBits, or of GatherBlockQuantized, whose codes are flat."""
     blocks = codes.reshape(shape[0], Layout.of(shape, grid).blocks, -1)
 
     def read(start: int, stop: int) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ def _packed_rows(
 
 
 def _column_rows(codes: NDArray[Any], scales: NDArray[Any], zeros: NDArray[Any] | None) -> Rows:
-    """DequantizeLinear's layout: codes [columns, rows], scales and zero points [blocks, rows], or [rows] for one."""
+    """Rows in DequantizeLinear's layout: codes [columns, rows], scales and zeros [blocks, rows], or [rows] for one."""
     scale = np.atleast_2d(scales)
     zero = np.zeros_like(scale) if zeros is None else np.atleast_2d(zeros)
     columns = len(codes)

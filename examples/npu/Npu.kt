@@ -1,6 +1,6 @@
 // A compiled model on a Snapdragon phone: token ids in, greedy token ids out. Same as python_npu.py and npu.cpp.
 //
-// build.gradle.kts (docs/npu-device.md says which versions, and what the manifest needs):
+// build.gradle.kts (see docs/npu-device.md for versions and manifest entries):
 //
 //     android { defaultConfig { minSdk = 27 }; packaging { jniLibs.useLegacyPackaging = true } }
 //     dependencies {
@@ -28,7 +28,7 @@ import java.nio.LongBuffer
 private const val PROVIDER = "QNNExecutionProvider"
 private const val PAST = "past_key_values."
 
-/** `folder` holds what was in npu/<target>; copy it to the app's files first, a session cannot open it in the APK. */
+/** `folder` has the contents of npu/<target>; copy it to the app's files first, a session cannot open it in the APK. */
 class Npu(context: Context, folder: File) : AutoCloseable {
     private val env = OrtEnvironment.getEnvironment()
     private val host: OrtSession
@@ -37,13 +37,13 @@ class Npu(context: Context, folder: File) : AutoCloseable {
     private val cache = HashMap<String, Past>()
     private var width = 1
 
-    /** Tokens in the cache, and its slots. */
+    /** Tokens in the cache, and number of slots. */
     var length = 0
         private set
     val slots: Int
 
     init {
-        // The part that runs on the NPU itself is found here, and must be a file: hence useLegacyPackaging.
+        // The NPU-side library is loaded from here and must be a file: hence useLegacyPackaging.
         val libraries = context.applicationInfo.nativeLibraryDir
         Os.setenv("ADSP_LIBRARY_PATH", libraries, true)
         env.registerExecutionProviderLibrary(PROVIDER, "$libraries/libonnxruntime_providers_qnn.so")
@@ -65,7 +65,7 @@ class Npu(context: Context, folder: File) : AutoCloseable {
         slots = cache.values.first().shape[2].toInt()
     }
 
-    /** Feeds a prompt, or a token; returns the most likely next one. */
+    /** Feeds a prompt or a token, and returns the most likely next token. */
     fun feed(ids: LongArray): Long {
         val across = if (ids.size == 1) 1 else width
         var next = 0L
@@ -86,7 +86,7 @@ class Npu(context: Context, folder: File) : AutoCloseable {
                 val given = session.run(session.inputNames.associateWith { values.getValue(it) })
                 for (entry in given) values[entry.key] = entry.value as OnnxTensor
             }
-            // The graphs return new keys and values only: rows of real tokens go to their slots.
+            // The graphs return only the new keys and values; copy the rows of real tokens to their slots.
             for ((name, past) in cache) past.write(values.getValue(name.replace(PAST, "new.")), length, ids.size, across)
             length += ids.size
             val logits = values.getValue("logits").floatBuffer
@@ -104,7 +104,7 @@ class Npu(context: Context, folder: File) : AutoCloseable {
         (listOf(host) + prefill + decode).forEach { it.close() }
     }
 
-    /** Keys or values of one layer, [1, heads, slots, size]: memory that this class owns and tensors only look at. */
+    /** Keys or values of one layer, [1, heads, slots, size]: memory owned by this class, which tensors refer to. */
     private class Past(info: TensorInfo) {
         val shape: LongArray = info.shape
         private val type: OnnxJavaType = info.type
@@ -128,7 +128,7 @@ class Npu(context: Context, folder: File) : AutoCloseable {
     }
 }
 
-/** `prefill.onnx`, or `prefill.0.onnx`, `prefill.1.onnx`, ... where the model was split. */
+/** `prefill.onnx`, or `prefill.0.onnx`, `prefill.1.onnx`, ... if the model was split. */
 private fun chain(folder: File, role: String): List<File> {
     val parts = generateSequence(0) { it + 1 }.map { File(folder, "$role.$it.onnx") }.takeWhile { it.exists() }.toList()
     return parts.ifEmpty { listOf(File(folder, "$role.onnx")) }

@@ -1,11 +1,11 @@
-// A compiled model driven by plain ONNX Runtime's C++ API: token ids in, greedy token ids out. Same as python_npu.py.
+// Run a compiled model with plain ONNX Runtime's C++ API: token ids in, greedy token ids out. Same as python_npu.py.
 //
 //   npu FOLDER PLUGIN BACKEND COUNT ID...
 //
-// FOLDER is npu/<target>, PLUGIN libonnxruntime_providers_qnn.so, BACKEND libQnnHtp.so. With "-" for PLUGIN all runs on
-// the CPU, and prefill.onnx and decode.onnx must be graphs that are not compiled.
+// FOLDER is npu/<target>, PLUGIN libonnxruntime_providers_qnn.so, BACKEND libQnnHtp.so. With "-" for PLUGIN, everything runs
+// on the CPU, and prefill.onnx and decode.onnx must be uncompiled graphs.
 //
-// Compiled and run on x86-64 Linux by tests/test_examples.py where ORT_INCLUDE names a folder with ONNX Runtime's
+// Compiled and run on x86-64 Linux by tests/test_examples.py if ORT_INCLUDE names a folder with ONNX Runtime's
 // headers: with g++ 12, C API headers of version 29, C++ headers of version 18 and the library of onnxruntime 1.32.0, on
 // the CPU and on the emulator. Not compiled with the Android NDK, not run on a device.
 
@@ -28,7 +28,7 @@ using Values = std::map<std::string, Ort::Value>;
 static const char* kProvider = "QNNExecutionProvider";
 static const Ort::MemoryInfo kMemory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
 
-// Options of a session on the NPU that refuses to leave a node to the CPU. The plugin's four calls are the C API's: they
+// Session options for the NPU that do not let nodes fall back to the CPU. The plugin's four calls are the C API's: they
 // are the same in all headers since ONNX Runtime 1.22.
 Ort::SessionOptions NpuOptions(Ort::Env& env, const std::string& plugin, const std::string& backend) {
   const OrtApi& api = Ort::GetApi();
@@ -39,7 +39,7 @@ Ort::SessionOptions NpuOptions(Ort::Env& env, const std::string& plugin, const s
   const OrtEpDevice* chosen = nullptr;
   for (size_t i = 0; i < count; ++i) {
     if (std::strcmp(api.EpDevice_EpName(devices[i]), kProvider) != 0) continue;
-    // On the device it is the NPU; the emulator shows up as a CPU.
+    // On a device it is an NPU; the emulator is listed as a CPU.
     const bool npu = api.HardwareDevice_Type(api.EpDevice_Device(devices[i])) == OrtHardwareDeviceType_NPU;
     if (chosen == nullptr || npu) chosen = devices[i];
   }
@@ -75,7 +75,7 @@ struct Graph {
   }
 };
 
-// prefill.onnx, or prefill.0.onnx, prefill.1.onnx, ... where the model was split.
+// prefill.onnx, or prefill.0.onnx, prefill.1.onnx, ... if the model was split.
 std::vector<Graph> OpenChain(Ort::Env& env, const fs::path& folder, const std::string& role, const Ort::SessionOptions& options) {
   std::vector<Graph> chain;
   for (int part = 0; fs::exists(folder / (role + "." + std::to_string(part) + ".onnx")); ++part) {
@@ -116,7 +116,7 @@ class Model {
 
   bool Full() const { return length_ >= slots_; }
 
-  // Feeds a prompt, or a token; returns the most likely next one.
+  // Feeds a prompt or a token, and returns the most likely next token.
   int64_t Feed(const std::vector<int64_t>& ids) {
     const int64_t width = ids.size() == 1 ? 1 : width_;
     int64_t next = 0;
@@ -138,7 +138,7 @@ class Model {
     values_.insert_or_assign("position_ids", Int64Row(positions));
     host_.Run(values_);
     for (auto& graph : width == 1 ? decode_ : prefill_) graph.Run(values_);
-    // The graphs return new keys and values only: rows of real tokens go to their slots.
+    // The graphs return only the new keys and values; copy the rows of real tokens to their slots.
     for (const auto& name : pasts_) {
       Ort::Value& past = values_.at(name);
       const Ort::Value& fresh = values_.at("new." + name.substr(std::strlen("past_key_values.")));

@@ -1,4 +1,4 @@
-"""A compiled model driven by plain ONNX Runtime. Nothing of edgekit is needed; npu.cpp and Npu.kt do the same.
+"""Run a compiled model with plain ONNX Runtime, without edgekit; npu.cpp and Npu.kt do the same.
 
 On the device (Snapdragon with Linux or Windows):
 
@@ -6,7 +6,7 @@ On the device (Snapdragon with Linux or Windows):
     python python_npu.py npu/galaxy-s24 "The capital of France is"
 
 On a laptop, ``--emulate`` runs the same binaries on the emulator of onnxruntime-qnn (x86-64 Linux), and ``--cpu`` the
-graphs that they were compiled from; these lie in the bundle, so the folder must be inside it.
+graphs that they were compiled from, which are in the bundle, so the folder must be inside one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PROVIDER = "QNNExecutionProvider"
 
 
 def npu_options(folder: Path, emulate: bool) -> ort.SessionOptions:
-    """Options of a session on the NPU that refuses to leave a node to the CPU."""
+    """Session options for the NPU that do not let nodes fall back to the CPU."""
     import onnxruntime_qnn
 
     ort.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
     wanted = ort.OrtHardwareDeviceType.CPU if emulate else ort.OrtHardwareDeviceType.NPU
     devices = [d for d in ort.get_ep_devices() if d.ep_name == PROVIDER and d.device.type == wanted]
     if not devices:
-        raise SystemExit(f"{PROVIDER} offers no {wanted.name} here")
+        raise SystemExit(f"{PROVIDER} finds no {wanted.name} on this machine")
     (stages,) = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]["pipeline"]
     options = next(
         dict(option)
@@ -45,7 +45,7 @@ def npu_options(folder: Path, emulate: bool) -> ort.SessionOptions:
 
 
 def uncompiled(folder: Path) -> dict[str, Path]:
-    """What each compiled graph of a bundle's folder was compiled from."""
+    """The source graph of each compiled graph in a bundle's folder."""
     bundle = folder.parent.parent
     builds = json.loads((bundle / "edgekit.json").read_text())["npus"]
     graphs = [g for build in builds for g in build["graphs"] if not g["shared"]]
@@ -53,7 +53,7 @@ def uncompiled(folder: Path) -> dict[str, Path]:
 
 
 class Model:
-    """Host graph and two chains of static graphs; the cache is this class's."""
+    """The host graph, the two chains of static graphs, and the cache."""
 
     def __init__(self, folder: Path, options: ort.SessionOptions | None) -> None:
         self.host = ort.InferenceSession(folder / "host.onnx", providers=["CPUExecutionProvider"])
@@ -66,7 +66,7 @@ class Model:
         self.length = 0
 
     def feed(self, ids: list[int]) -> int:
-        """Feed a prompt, or a token; return the most likely next one."""
+        """Feed a prompt or a token, and return the most likely next token."""
         width = 1 if len(ids) == 1 else self.width
         for start in range(0, len(ids), width):
             logits = self.run(ids[start : start + width], width)
@@ -83,7 +83,7 @@ class Model:
         values |= run(self.host, {"input_ids": filled, "position_ids": positions})
         for session in self.decode if width == 1 else self.prefill:
             values |= run(session, {i.name: values[i.name] for i in session.get_inputs()})
-        # The graphs return new keys and values only: rows of real tokens go to their slots.
+        # The graphs return only the new keys and values; copy the rows of real tokens to their slots.
         for name, past in self.cache.items():
             new = values[name.replace("past_key_values.", "new.")]
             past[:, :, self.length : self.length + len(ids)] = new[:, :, : len(ids)]
@@ -103,7 +103,7 @@ def run(session: ort.InferenceSession, feeds: dict[str, np.ndarray]) -> dict[str
 
 
 def chain(folder: Path, role: str) -> list[Path]:
-    """``prefill.onnx``, or ``prefill.0.onnx``, ``prefill.1.onnx``, ... where the model was split."""
+    """``prefill.onnx``, or ``prefill.0.onnx``, ``prefill.1.onnx``, ... if the model was split."""
     parts = sorted(folder.glob(f"{role}.*.onnx"), key=lambda path: int(path.name.split(".")[1]))
     return parts or [folder / f"{role}.onnx"]
 
@@ -115,8 +115,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--ids", action="store_true", help="print token ids")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--emulate", action="store_true", help="on the emulator of onnxruntime-qnn")
-    where.add_argument("--cpu", action="store_true", help="what the binaries were compiled from, on the CPU")
+    where.add_argument("--emulate", action="store_true", help="run on the emulator of onnxruntime-qnn")
+    where.add_argument("--cpu", action="store_true", help="run the source graphs on the CPU")
     given = parser.parse_args()
     folder = given.folder.resolve()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

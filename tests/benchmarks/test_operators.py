@@ -29,7 +29,7 @@ def test_both_phases_are_taken_apart_and_the_products_run_alone(recipe, tmp_path
         assert "attention" in section
     for name in ("token at 32", "products alone", "products and attention at 32", "products and attention at 512"):
         assert re.search(rf"  {name}\s+[\d.]+ ms", done.stdout), name
-    assert re.search(r"of a token at 512: products \d+%, with attention \d+%", done.stdout)
+    assert re.search(r"share of a token at 512: matmuls \d+%, with attention \d+%", done.stdout)
     # Codes, scales and zero points of all weights, the table once: what the manifest says, norms aside.
     read = float(re.search(r"read ([\d.]+) MB", done.stdout)[1])
     stored = sum(t.bytes for t in bundle.manifest.tensors if t.grid) / 1e6

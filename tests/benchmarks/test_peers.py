@@ -18,6 +18,7 @@ from benchmarks.peers.preparation import make_environment
 from benchmarks.peers.records import Run, read_runs
 from benchmarks.peers.session import Refusal, Session
 from benchmarks.peers.tables import ratio_table, whole_report
+from benchmarks.results import results_file
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = ["pp48", "tg16@48", "tg16@8"]
@@ -32,15 +33,17 @@ def smoke(tmp_path_factory):
     work = tmp_path_factory.mktemp("peers")
     command = [sys.executable, "-m", "benchmarks.peers", "--smoke", "--rounds", "2", "--work", work]
     chosen = ["--peers", "genai", "--variants", "edgekit-int4"]
-    files = ["--results", work / "results.jsonl", "--picture", work / "peers.svg"]
-    done = subprocess.run([*command, *chosen, *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    before = results_file("peers.jsonl").read_bytes() if results_file("peers.jsonl").exists() else b""
+    done = subprocess.run([*command, *chosen], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    after = results_file("peers.jsonl").read_bytes() if results_file("peers.jsonl").exists() else b""
+    assert after == before, "a smoke run has written to the results that are kept"
     return work, done.stdout
 
 
 def test_smoke_measures_everything(smoke):
     work, _ = smoke
-    (run,) = read_runs(work / "results.jsonl")
+    (run,) = read_runs(work / "peers.jsonl")
     assert list(run.titles) == ["edgekit-int4", "genai"]
     assert run.workloads == WORKLOADS
     for name in run.titles:
@@ -59,7 +62,7 @@ def test_smoke_measures_everything(smoke):
 
 def test_smoke_measures_quality_of_what_each_one_runs(smoke):
     work, _ = smoke
-    (run,) = read_runs(work / "results.jsonl")
+    (run,) = read_runs(work / "peers.jsonl")
     for name in run.titles:
         quality = run.quality(name)
         kld = quality["kld_mean"]
@@ -72,7 +75,7 @@ def test_smoke_measures_quality_of_what_each_one_runs(smoke):
 
 def test_smoke_says_how_each_sample_was_taken(smoke):
     work, _ = smoke
-    lines = [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (work / "peers.jsonl").read_text().splitlines()]
     samples = [line for line in lines if line["what"] == "speed"]
     assert [len(samples), len({line["run"] for line in lines})] == [2 * 2 * 3, 1]
     for line in lines:
@@ -90,7 +93,7 @@ def test_smoke_prints_its_tables_and_draws(smoke):
     for title in ("edgekit INT4", "onnxruntime-genai int4"):
         assert out.count(title) >= 4
         assert title in (work / "peers.svg").read_text()
-    assert whole_report(read_runs(work / "results.jsonl")[-1]) in out
+    assert whole_report(read_runs(work / "peers.jsonl")[-1]) in out
 
 
 def line(what, contender, **values):

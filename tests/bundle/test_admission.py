@@ -51,7 +51,7 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "a session's entry that writes a file",
         lambda m: m["arm"]["chosen"]["entries"].append(["session.collect_node_memory_stats_to_file", ".bashrc"]),
-        "arm.chosen.entries: 'session.collect_node_memory_stats_to_file' is not a setting",
+        "arm.chosen.entries: 'session.collect_node_memory_stats_to_file' may not be set",
     ),
     (
         "an entry set to what it cannot be",
@@ -66,7 +66,7 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "a library of the bundle's",
         lambda m: m["npus"][0]["options"].append(["backend_path", "./evil.so"]),
-        "npus[0].options: 'backend_path' is not a setting",
+        "npus[0].options: 'backend_path' may not be set",
     ),
     (
         "a number that is none",
@@ -76,12 +76,12 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "options of the target",
         lambda m: m["target"].update(provider_options=[["profiling_file_path", "x"]]),
-        "target.provider_options: 'profiling_file_path' is not a setting",
+        "target.provider_options: 'profiling_file_path' may not be set",
     ),
     (
         "options of a scheme",
         lambda m: m["npus"][0]["target"]["npu"]["schemes"][0]["options"].append(["qnn_saver_path", "x"]),
-        "npus[0].target.npu.schemes[0].options: 'qnn_saver_path' is not a setting",
+        "npus[0].target.npu.schemes[0].options: 'qnn_saver_path' may not be set",
     ),
     (
         "what genai is told on the device",
@@ -91,7 +91,7 @@ CASES: list[tuple[str, Change, str]] = [
     (
         "a package to import",
         lambda m: m["npus"][0]["target"]["npu"]["plugin"].update(module="evil"),
-        "npus[0].target.npu.plugin.module: 'evil' is not this edgekit's",
+        "npus[0].target.npu.plugin.module: 'evil' differs from this edgekit's",
     ),
     (
         "a function of the package",
@@ -107,7 +107,7 @@ CASES: list[tuple[str, Change, str]] = [
     ("a graph elsewhere", lambda m: m["npus"][0].update(host="../x.onnx"), "npus[0].host: '../x.onnx'"),
     ("a folder elsewhere", lambda m: m["npus"][0].update(package="../.."), "npus[0].package: '../..'"),
     ("a device that is a path", lambda m: m["npus"][0]["target"].update(name="../../x"), "npus[0].target.name"),
-    ("a program", lambda m: m["files"][0].update(path="numpy.py"), "files[0].path: 'numpy.py' is no kind of file"),
+    ("a program", lambda m: m["files"][0].update(path="numpy.py"), "files[0].path: 'numpy.py' is not a type of file"),
     ("a million threads", lambda m: m.update(tunings=[tuning(threads=1_000_000)]), "tunings[0].settings.threads"),
     (
         "runs of a billion tokens",
@@ -163,14 +163,18 @@ def test_what_is_known_of_a_package_is_this_installations(full: Bundle, manifest
 
 
 RUNTIME: list[tuple[str, Change, str]] = [
-    ("a library", lambda c: c["model"]["decoder"]["session_options"].update(custom_ops_library="x.so"), "writes no"),
+    (
+        "a library",
+        lambda c: c["model"]["decoder"]["session_options"].update(custom_ops_library="x.so"),
+        "does not write",
+    ),
     (
         "a provider",
         lambda c: c["model"]["decoder"]["session_options"].update(provider_options=[{"cuda": {}}]),
         "'cuda'",
     ),
     ("a file", lambda c: c["model"]["decoder"].update(filename="../../evil.onnx"), "'../../evil.onnx'"),
-    ("an adapter", lambda c: c["model"].update(adapters="x"), "model.adapters: edgekit writes no such key"),
+    ("an adapter", lambda c: c["model"].update(adapters="x"), "model.adapters: edgekit does not write this key"),
     ("no object", lambda c: c.update(model=[[{"session_options": {"config_entries": {}}}]]), "config_entries"),
 ]
 

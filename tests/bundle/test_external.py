@@ -233,7 +233,7 @@ def test_nothing_is_written_behind_a_tensor_that_could_not_be(tmp_path: Path, mo
 
 def test_bytes_that_contradict_the_shape_are_refused(tmp_path: Path, make_model: Callable[..., ir.Model]) -> None:
     model = make_model(up=lambda: ir.Tensor(np.zeros((8, 94), np.float32)))
-    with pytest.raises(ValueError, match="up: 3008 bytes, its type and shape say 3040"):
+    with pytest.raises(ValueError, match="up: 3008 bytes, but its type and shape need 3040"):
         write_model(model, tmp_path / "m.onnx")
 
 

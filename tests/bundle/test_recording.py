@@ -74,7 +74,7 @@ def test_two_processes_that_record_at_once_lose_nothing(bundle: Bundle) -> None:
 
 def test_what_was_measured_of_another_bundle_is_not_recorded(bundle: Bundle, build: Build) -> None:
     other = build(bundle.path, force=True, last=lambda: ir.Tensor(np.ones((7, 50), np.float32)))
-    with pytest.raises(BundleError, match="another bundle was put here") as caught:
+    with pytest.raises(BundleError, match="the bundle was replaced since") as caught:
         record(bundle, quality=QUALITY)
     assert caught.value.hint
     assert open_bundle(bundle.path) == other
@@ -89,7 +89,7 @@ def test_a_bundle_is_not_replaced_while_it_is_written(
     bundle: Bundle, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgekit.bundle.write.locked", partial(disk.locked, patience=0.1))
-    with disk.locked(bundle.path), pytest.raises(BundleError, match="another process is writing there"):
+    with disk.locked(bundle.path), pytest.raises(BundleError, match="locked by another process"):
         build(bundle.path, force=True)
     assert open_bundle(bundle.path) == bundle
 
@@ -139,7 +139,7 @@ def test_a_full_disk_keeps_what_was_recorded(bundle: Bundle, monkeypatch: pytest
     record(bundle, quality=QUALITY)
     before = sorted(p.name for p in bundle.path.iterdir())
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(BundleError, match="no room") as caught:
+    with pytest.raises(BundleError, match="not enough disk space") as caught:
         record(bundle, tuning=TUNING)
     assert caught.value.hint
     assert open_bundle(bundle.path).manifest.quality == QUALITY

@@ -171,7 +171,7 @@ PIPED = "  def add(a, b):\r\n    return a\n\n\t "
 def test_run_takes_a_piped_prompt(bundle, capsys, monkeypatch, piped, given, raw):
     """As it is with --raw; otherwise without the line end that a shell's echo adds."""
     seen = []
-    monkeypatch.setattr("edgekit.cli.chat.answer", lambda bundle, prompt, *_, **__: seen.append(prompt) or ANSWER)
+    monkeypatch.setattr("edgekit.cli.chat.Session.answer", lambda _, prompt, **__: seen.append(prompt) or ANSWER)
     monkeypatch.setattr("sys.stdin", pipe(piped.encode()))
     assert run(["run", str(bundle), "--json", *(["--raw"] if raw else [])]) == 0
     assert seen == [given]

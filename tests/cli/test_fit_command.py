@@ -46,7 +46,7 @@ def test_limits_decide(models, capsys):
     assert [(c.target, c.precision) for c in found.choices] == [("cpu", "int8"), ("rk3588", "int8")]
     assert found.models[0].context == 512
     assert run([*arguments[:-1], "--min-tok-s", "100000"]) == 0
-    assert "100,000 wanted" in capsys.readouterr().out
+    assert "limit 100,000" in capsys.readouterr().out
 
 
 def test_several_models_and_this_machine(models, capsys, monkeypatch):
@@ -67,7 +67,7 @@ def test_several_models_and_this_machine(models, capsys, monkeypatch):
     ("arguments", "error", "hint"),
     [
         (["--target", "rk3358"], "unknown target 'rk3358'", "did you mean 'rk3588'?"),
-        (["--context", "9000"], "context=9000", "8192 or less"),
+        (["--context", "9000"], "--context is 9000", "8192 or less"),
     ],
 )
 def test_mistakes(models, arguments, error, hint, capsys):

@@ -40,4 +40,4 @@ def test_a_user_reads_flags(tmp_path, capsys) -> None:
     assert run(["build", model, "-o", str(tmp_path / "out"), "--bits", "2"]) == 1
     assert "hint: raise --bits\n" in capsys.readouterr().err
     assert run(["build", model, "-o", str(tmp_path / "out"), "--bits", "6", "--size-mb", "5"]) == 1
-    assert "error: --size-mb and --bits are two budgets\n" in capsys.readouterr().err
+    assert "error: --size-mb and --bits cannot be used together\n" in capsys.readouterr().err

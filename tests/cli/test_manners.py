@@ -119,7 +119,7 @@ def terminal():
         (["targets", "show", "cpy"], "unknown target 'cpy'", "did you mean 'cpu'?"),
         (["run", "/nowhere", "hi"], "not a bundle", "edgekit build"),
         (["report", "/nowhere"], "not a bundle", "edgekit build"),
-        (["inspect", "/nowhere"], "there is no model '/nowhere'", "smollm2-135m"),
+        (["inspect", "/nowhere"], "model '/nowhere' not found", "smollm2-135m"),
     ],
 )
 def test_a_mistake_is_two_lines_and_exit_1(arguments, error, hint, capsys):
@@ -211,7 +211,7 @@ def test_no_color_is_honoured_on_a_terminal(terminal, env, coloured):
     assert tty.end() == 1
     used = set(re.findall(r"\x1b\[(?:[0-9]+;)*(3[0-9])m", tty.seen))
     assert "31" in used if coloured else not used
-    assert "error: there is no model" in ESCAPE.sub("", tty.seen)
+    assert "error: model '" in ESCAPE.sub("", tty.seen)
 
 
 def test_completion_works(tmp_path):
@@ -296,16 +296,16 @@ def test_interrupting_a_build_leaves_nothing(checkpoint, tmp_path):
 
 def test_a_chat_at_the_terminal(bundle, terminal):
     tty = terminal("run", bundle, "--max-new-tokens", "3")
-    tty.wait_for("/reset forgets")
+    tty.wait_for("/reset starts over")
     tty.wait_for("> ")
     tty.say("The quick\n")
     tty.wait_for("> ", 2)
     tty.say("/reset\n")
-    tty.wait_for("forgotten")
+    tty.wait_for("new conversation")
     tty.say("/system Be brief.\n")
     tty.wait_for("with this system message")
     tty.say("/what\n")
-    tty.wait_for("/reset forgets", 2)
+    tty.wait_for("/reset starts over", 2)
     tty.say("brown fox\n")
     tty.wait_for("> ", 6)
     tty.say("/exit\n")

@@ -57,8 +57,8 @@ def test_build_shows_nodes_binaries_and_an_estimate(tmp_path, checkpoint, capsys
     for role in ("prefill", "decode"):
         assert int(rows[role][2]) > 30
         assert rows[role][3] == "0"
-    assert "not executed: no emulator was asked" in shown
-    assert "shared/prefill_qnn.bin: not executed: no emulator loads shared weights" in shown
+    assert "not run on an emulator" in shown
+    assert "shared/prefill_qnn.bin: not run: emulators cannot load shared weights" in shown
     assert "decode, estimated" in shown
     assert "76.8 GB/s" in shown
     assert rows["push"][1] == "npu/galaxy-s24/,"  # what to copy
@@ -98,7 +98,7 @@ def test_three_lines_say_who_lost_what(copy, quick, capsys):
     show(*built_lines(Built.of(open_bundle(copy), 1.0)))
     shown = capsys.readouterr().out
     assert [shown.count(name) for name in ("total", "lost by quantization", "lost by the NPU")] == [2, 2, 2]
-    assert "executed on the emulator" in shown
+    assert "run on the emulator" in shown
 
 
 @needs_compiler
@@ -119,7 +119,7 @@ def test_verify_ends_with_3_when_the_emulator_is_too_far_off(copy, quick, capsys
 def test_bench_prints_no_speed_of_an_npu(compiled, tmp_path, capsys):
     assert run(["bench", str(compiled)]) == 0
     shown = capsys.readouterr().out
-    assert "emulated here: no speed can be measured; estimated from the compiler's bytes:" in shown
+    assert "the speed of an NPU cannot be measured here; estimated from the DRAM bytes" in shown
     assert "floor = " in shown
     assert run(["bench", str(compiled), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -145,12 +145,12 @@ def test_run_answers_on_the_cpu_and_says_so(compiled, capsys):
     assert run(["run", str(compiled), "The quick", "--max-new-tokens", "2", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["new_tokens"] == 2
-    assert "this is the graph for the CPU: those for the NPU run on galaxy-s24" in captured.err
+    assert "running the bundle's CPU graph; its NPU graphs are for galaxy-s24" in captured.err
 
 
 def test_options_for_the_emulator_where_there_is_none(bundle, capsys):
     assert run(["verify", str(bundle), "--npu-tokens", "8"]) == 1
-    assert "nothing for an NPU" in capsys.readouterr().err
+    assert "no graphs for an NPU" in capsys.readouterr().err
     assert run(["verify", str(bundle), "--on", "arm64", "--npu-steps", "8"]) == 1
     assert "--npu-steps" in capsys.readouterr().err
 
@@ -164,8 +164,8 @@ def test_targets_check(checkpoint, doubled, capsys):
     arguments = ["targets", "check", str(checkpoint), "--target", "galaxy-s24", "--target", "qcs6490"]
     assert run([*arguments, "--context", "64,128"]) == 0
     shown = capsys.readouterr().out
-    assert "1 layer (the middle one, of 2) and the head" in shown
-    assert "galaxy-s24: int8 weights of recipe npu-int8, activations float16" in shown
+    assert "1 of 2 layers (the middle one) and the head" in shown
+    assert "galaxy-s24: int8 weights (recipe npu-int8), float16 activations" in shown
     assert "qcs6490: int8 weights" in shown
     assert shown.count("compiled\n") == 8
     assert run([*arguments, "--context", "64", "--whole", "--json"]) == 0
@@ -190,9 +190,9 @@ def test_targets_check_ends_with_3_and_names_operator_reason_and_cure(checkpoint
     ("arguments", "said"),
     [
         (["--target", "cpu"], "has no NPU"),
-        (["--target", "galaxy-s24", "--context", "1"], "give numbers from 2 to"),
+        (["--target", "galaxy-s24", "--context", "1"], "pass numbers from 2 to"),
         (["--target", "galaxy-s24", "--context", "many"], "--context is 'many'"),
-        (["--target", "galaxy-s24", "--context", "4096"], "made for 512"),
+        (["--target", "galaxy-s24", "--context", "4096"], "longer than the model's 512"),
     ],
 )
 def test_targets_check_refuses(checkpoint, doubled, capsys, arguments, said):

@@ -70,7 +70,7 @@ class Connection:
         self.socket.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def event(self, value: object) -> None:
-        self.prefill_chunk(b"data: " + (value if isinstance(value, bytes) else json.dumps(value).encode()) + b"\n\n")
+        self.chunk(b"data: " + (value if isinstance(value, bytes) else json.dumps(value).encode()) + b"\n\n")
 
     def stream(self, **headers: str) -> None:
         self.head(200, content_type="text/event-stream; charset=utf-8", **headers)

@@ -47,16 +47,16 @@ def fail(far, request=None) -> tuple[CloudError, list[str], float]:
     [
         (400, None, "does not accept the request", False),
         (401, "invalid_api_key", r"does not accept the key \(401: invalid_api_key", True),
-        (402, None, "wants to be paid", True),
+        (402, None, "requires payment", True),
         (403, None, "refuses this account", True),
-        (404, "model_not_found", "knows no model 'big-model'", True),
+        (404, "model_not_found", "has no model 'big-model'", True),
         (413, None, "does not accept the request", False),
         (418, None, "does not accept the request", False),
         (422, None, "does not accept the request", False),
-        (429, None, "is asked too often", False),
-        (429, "insufficient_quota", "wants to be paid", True),
-        (500, None, "is in trouble", False),
-        (503, None, "is in trouble", False),
+        (429, None, "limits the rate of requests", False),
+        (429, "insufficient_quota", "requires payment", True),
+        (500, None, "failed", False),
+        (503, None, "failed", False),
     ],
 )
 def test_a_status_becomes_an_error_that_says_what_to_do(endpoint, status, code, message, down):
@@ -128,7 +128,7 @@ def test_a_redirect_is_not_followed(endpoint):
             with serve(lambda c, s=status: c.plain(s, "", location=f"{other.url}/chat/completions")) as server:
                 error, _, _ = fail(endpoint(server.url))
                 assert error.status == status
-                assert "points to another address" in error.message
+                assert "redirects to another URL" in error.message
         assert other.connections == 0
 
 
@@ -142,7 +142,7 @@ def test_a_connection_cut_in_mid_stream(endpoint):
         error, shown, _ = fail(endpoint(server.url, retries=3))
         assert len(server.heard) == 1, "text had been shown: nothing may be tried again"
     assert shown == ["half an "]
-    assert "cut the connection after a part of the answer had been shown" in error.message
+    assert "cut the connection after part of the answer was shown" in error.message
 
 
 def test_a_stream_that_only_stops_is_cut_too(endpoint):
@@ -184,7 +184,7 @@ def test_garbage_in_the_stream(endpoint, garbage):
         error, shown, _ = fail(endpoint(server.url, retries=3))
         assert len(server.heard) == 1
     assert shown == []
-    assert "not what the protocol says" in error.message
+    assert "violates the protocol" in error.message
 
 
 def test_bytes_that_are_no_http(endpoint):
@@ -197,7 +197,7 @@ def test_bytes_that_are_no_http(endpoint):
 def test_an_answer_of_another_kind(endpoint, kind):
     with serve(lambda c: c.plain(200, '{"choices": []}', kind)) as server:
         error, _, _ = fail(endpoint(server.url))
-    assert "no stream" in error.message
+    assert "did not answer with a stream" in error.message
 
 
 @pytest.mark.parametrize("script", [
@@ -207,7 +207,7 @@ def test_an_answer_of_another_kind(endpoint, kind):
 def test_an_empty_answer(endpoint, script):
     with serve(script) as server:
         error, _, _ = fail(endpoint(server.url))
-    assert "gave an empty answer" in error.message
+    assert "sent an empty answer" in error.message
 
 
 def test_thinking_without_an_answer_says_what_to_do(endpoint):
@@ -257,7 +257,7 @@ def test_a_stall_in_the_middle(endpoint):
     with serve(script) as server:
         error, shown, seconds = fail(endpoint(server.url, stall=0.3))
     assert shown == ["half"]
-    assert "sent nothing for 300 ms after a part" in error.message
+    assert "sent nothing for 300 ms after part" in error.message
     assert seconds < 3
 
 

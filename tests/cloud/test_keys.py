@@ -80,7 +80,7 @@ def test_a_file_that_others_may_touch(key_file, mode):
         (b" \n\n", "is empty"),
         (KEY.encode() + b"\n" + KEY.encode(), "more than one"),
         (b"x" * 10_000, "more than one"),
-        (b"\xff\xfe" + KEY.encode(), "characters that no key has"),
+        (b"\xff\xfe" + KEY.encode(), "non-ASCII characters"),
         (b"KEY=" + KEY.encode() + b" # mine", "space or a character"),
     ],
 )

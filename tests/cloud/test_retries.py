@@ -1,4 +1,4 @@
-"""What is tried again, how long is waited, and when an endpoint is left alone."""
+"""What is tried again, how long is waited, and when an endpoint is is paused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_and_ends_it_at_once_where_it_does_not(endpoint, clock):
         assert (error.status, error.retry_after) == (429, 30.0)
         assert "30 s" in error.hint
         assert len(server.heard) == 1
-        assert "is asked too often" in far.down()
+        assert "limits the rate of requests" in far.down()
         clock.now += 29
         assert far.down()
         clock.now += 2
@@ -129,8 +129,8 @@ def test_it_opens_after_failures_in_a_row_and_tries_once_after_a_pause(endpoint,
         for _ in range(5):
             assert far.down() == ""
             failing(far)
-        assert "is in trouble (500" in far.down()
-        assert "left alone" in failing(far).message
+        assert "failed (500" in far.down()
+        assert "is paused" in failing(far).message
         assert len(server.heard) == 5
         clock.now += 31
         assert far.down() == ""
@@ -164,8 +164,8 @@ def test_while_one_request_tries_the_others_wait(clock):
     breaker.fail("broken", trial=False)
     clock.now += 11
     assert breaker.enter() == ("", True)
-    assert breaker.enter() == ("broken; being tried again", False)
-    assert breaker.down() == "broken; being tried again"
+    assert breaker.enter() == ("broken; a trial request is in progress", False)
+    assert breaker.down() == "broken; a trial request is in progress"
     breaker.leave(True)
     assert breaker.enter() == ("", True), "a trial that was cancelled leaves its place to another"
     breaker.succeed()
@@ -205,8 +205,8 @@ def test_a_trial_that_is_cancelled_leaves_its_place_to_another(endpoint, clock):
         clock.now += 31
         with far.ask(question()) as reply:
             assert next(reply) == "one"
-            assert "being tried again" in far.down()
-            assert "left alone" in failing(far).message
+            assert "a trial request is in progress" in far.down()
+            assert "is paused" in failing(far).message
         assert far.down() == ""
         assert len(server.heard) == 2
 
@@ -249,4 +249,4 @@ def test_sixteen_threads_ask_a_broken_endpoint_and_it_is_asked_no_more_than_once
             thread.join(20)
         assert len(errors) == 80
         assert 3 <= len(server.heard) <= 18
-        assert "tried again in 30 s" in far.down(), "failures of requests in flight do not lengthen the pause"
+        assert "next try in 30 s" in far.down(), "failures of requests in flight do not lengthen the pause"

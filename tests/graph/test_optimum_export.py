@@ -316,7 +316,7 @@ def test_damaged_and_unknown_weights_are_named(tmp_path):
     ("change", "words"),
     [
         ({"leave_out": ["present.0.value"]}, r"no present\.0\.value"),
-        ({"extra": "encoder_hidden_states"}, "needs the input 'encoder_hidden_states'"),
+        ({"extra": "encoder_hidden_states"}, "unexpected input 'encoder_hidden_states'"),
         ({"heads": "heads"}, r"not \[B, heads, P, size\]"),
     ],
 )

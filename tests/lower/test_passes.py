@@ -63,7 +63,7 @@ def test_a_pass_says_what_it_cures_and_how(file):
 def test_a_pass_that_does_nothing_is_caught(file, show, monkeypatch):
     monkeypatch.setattr(f"edgekit.lower.{file}.apply", lambda model, _: model)
     with pytest.raises(
-        PassFailed, match=rf"lower/{file}\.py has run, and \d+ of what it cures .* for test, first '.+'"
+        PassFailed, match=rf"lower/{file}\.py ran, but \d+ nodes that it should fix .* for test, first '.+'"
     ):
         lower(show(file, 12 if file == "heads_of_eight" else 8), target_for(file))
 
@@ -89,5 +89,5 @@ def test_a_pass_leaves_nothing_of_what_it_cures(file, show):
 def test_a_pass_that_stands_too_early_is_caught(first, second, show, monkeypatch):
     """The first makes what the second cures."""
     monkeypatch.setattr(passes, "ORDER", (second, first))
-    with pytest.raises(PassFailed, match=rf"lower/{second}\.py stands too early in lower/passes\.ORDER"):
+    with pytest.raises(PassFailed, match=rf"lower/{second}\.py is too early in lower/passes\.ORDER"):
         lower(show(first, 16), target_for(first, second))

@@ -145,7 +145,7 @@ def test_the_graph_for_prompts_stores_no_weight_twice(tmp_path: Path) -> None:
 def test_the_graph_for_prompts_needs_a_written_one(tmp_path: Path) -> None:
     from edgekit.errors import LowerError
 
-    with pytest.raises(LowerError, match="has not been written"):
+    with pytest.raises(LowerError, match="is not external data"):
         prefill_graph(lowered(open_model(str(tiny_checkpoint(tmp_path / "tiny"))), CPU))
 
 

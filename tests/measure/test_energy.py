@@ -122,10 +122,10 @@ def test_an_error_in_the_thread_comes_out_of_stop():
 
 def test_start_twice_and_stop_before_start_are_errors():
     poll = Poll(lambda: None, hertz=0.001)
-    with pytest.raises(MeasureError, match="not started"):
+    with pytest.raises(MeasureError, match="not running"):
         poll.stop()
     poll.start()
-    with pytest.raises(MeasureError, match="counts already"):
+    with pytest.raises(MeasureError, match="already running"):
         poll.start()
     poll.stop()
 

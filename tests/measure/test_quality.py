@@ -164,7 +164,7 @@ def test_windows_are_fed_one_at_a_time_to_an_empty_cache():
 
 def test_another_vocabulary_is_refused():
     reference = replace(make_reference(Noisy(0.0), TOKENS), vocab_size=VOCAB + 1)
-    with pytest.raises(MeasureError, match=r"384 logits and its source 385"):
+    with pytest.raises(MeasureError, match=r"384 logits, but its source has 385"):
         compare(Noisy(0.0), reference)
 
 

@@ -36,7 +36,7 @@ def test_a_small_request_still_gives_two_windows():
 def test_a_window_needs_two_tokens_and_a_request_one():
     assert cut_windows(Text("t", "a" * 100), encode, window=2, tokens=1).shape == (2, 2)
     for window, tokens in ((1, 8), (8, 0)):
-        with pytest.raises(MeasureError, match=f"window={window}, tokens={tokens}: too small"):
+        with pytest.raises(MeasureError, match=f"window={window} must be 2 or more and tokens={tokens} 1 or more"):
             cut_windows(Text("t", "a" * 100), encode, window=window, tokens=tokens)
 
 
@@ -52,7 +52,7 @@ def test_only_the_beginning_is_encoded_unless_more_is_needed():
 
 
 def test_a_short_text_names_the_count_that_is_needed():
-    with pytest.raises(MeasureError, match=r"short: 10 tokens, and 3 windows of 8 need 24") as caught:
+    with pytest.raises(MeasureError, match=r"short: has 10 tokens, but 3 windows of 8 need 24") as caught:
         cut_windows(Text("short", "a" * 10), encode, window=8, tokens=24)
     assert "`tokens=8`" in caught.value.hint
 
@@ -66,5 +66,5 @@ def test_a_file(tmp_path):
     path.write_bytes(b"ab\xff")
     with pytest.raises(MeasureError, match="not UTF-8 at byte 2"):
         read_text(path)
-    with pytest.raises(MeasureError, match="is missing"):
+    with pytest.raises(MeasureError, match="not found"):
         read_text(tmp_path / "none")

@@ -248,10 +248,10 @@ def test_more_bits_never_widen_fewer_tensors(folder, tmp_path):
 
 
 def test_a_budget_that_nothing_meets_says_what_the_least_is(folder, tmp_path, opened):
-    with pytest.raises(QuantizeError, match="not enough: the least is 5") as error:
+    with pytest.raises(QuantizeError, match="too small: the minimum is 5") as error:
         build_bundle(str(folder), out=tmp_path / "out", bits=3.0, precision="int4")
     assert "`bits`" in error.value.hint
-    with pytest.raises(QuantizeError, match="MB are not enough") as error:
+    with pytest.raises(QuantizeError, match="MB is too small") as error:
         build_bundle(str(folder), out=tmp_path / "out", size_mb=0.05, precision="int4")
     assert "`size_mb`" in error.value.hint
     assert list(tmp_path.iterdir()) == []

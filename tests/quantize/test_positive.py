@@ -44,6 +44,6 @@ def test_nothing_but_zeros_has_a_scale(bits: int = 4) -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_grids_with_zero_points_are_refused(bits: int) -> None:
-    with pytest.raises(QuantizeError, match="'positive' is for symmetric grids") as caught:
+    with pytest.raises(QuantizeError, match="'positive' needs symmetric grids") as caught:
         positive.fit(np.ones((32, 1), np.float32), Grid(bits, 32, symmetric=False))
     assert "symmetric = true" in caught.value.hint

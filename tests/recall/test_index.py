@@ -74,15 +74,6 @@ def test_passages_fit_the_tokens(index):
     assert index.search("Rome", 10, 0) == ()
 
 
-def test_public_only_finds_nothing_private(index):
-    question = "doctor notary Rome tomatoes salary penicillin safe"
-    assert {p.path for p in index.search(question, 10)} >= {"health.md", "private/diary.md"}
-    found = index.search(question, 10, public_only=True)
-    assert found
-    assert not any(p.private for p in found)
-    assert len(index.search(question, 3, public_only=True)) == 3, "private ones take no place"
-
-
 def test_ties_come_in_the_order_of_the_documents():
     index = Index([Document(f"{n}.md", "apple pie", "") for n in "cab"])
     assert paths(index.search("apple")) == ["c.md", "a.md", "b.md"]

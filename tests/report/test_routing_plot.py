@@ -44,5 +44,5 @@ def test_several_are_columns(tmp_path):
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(EdgekitError, match=r"\.svg or \.png"):
         draw_routing([PANEL], Path("x.pdf"))
-    with pytest.raises(EdgekitError, match="nothing to draw"):
+    with pytest.raises(EdgekitError, match="nothing to plot"):
         draw_routing([], Path("x.svg"))

@@ -45,7 +45,7 @@ def test_an_answer_that_stands() -> None:
     assert (j.verdict.tier, j.verdict.code, j.verdict.degraded) == (DEVICE, "local", False)
     assert [f.check for f in j.findings] == ["ended", "repetition", "quality"]
     assert j.wrong == pytest.approx(0.12)
-    assert found(j, "quality").detail == "it is wrong with probability 0.12, at most 0.25"
+    assert found(j, "quality").detail == "the probability of being wrong is 0.12, at most 0.25"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_end(finish: str, allowed: bool, tier: str) -> None:
 def test_a_loop() -> None:
     j = judged(repeated=Loop(4, 80))
     assert (j.verdict.tier, j.verdict.code) == ("box", "repetition")
-    assert j.verdict.reason == "it turns in circles: the last 80 tokens are 4, repeated: box answers"
+    assert j.verdict.reason == "the answer repeats itself: the last 80 tokens repeat the same 4: box answers"
     kept = judged(replace(POLICY, answers=AnswerRules(repetition=False)), repeated=Loop(4, 80))
     assert kept.verdict.tier == DEVICE
 
@@ -79,12 +79,12 @@ def test_a_loop() -> None:
     ("text", "said"),
     [
         ('{"age": 3}', ""),
-        ('{"age": "x"}', "it does not satisfy the schema at ['age']: 'x' is not of type 'integer'"),
-        ("{}", "it does not satisfy the schema: 'age' is a required property"),
-        ('```json\n{"age": 3}\n```', "it is not JSON"),
-        ('{"age": NaN}', "it is not JSON: NaN is not JSON"),
-        ("[" * 100_000, "it is not JSON"),
-        ("", "it is not JSON"),
+        ('{"age": "x"}', "the answer does not satisfy the schema at ['age']: 'x' is not of type 'integer'"),
+        ("{}", "the answer does not satisfy the schema: 'age' is a required property"),
+        ('```json\n{"age": 3}\n```', "the answer is not JSON"),
+        ('{"age": NaN}', "the answer is not JSON: NaN is not JSON"),
+        ("[" * 100_000, "the answer is not JSON"),
+        ("", "the answer is not JSON"),
     ],
 )
 def test_a_schema(text: str, said: str) -> None:
@@ -112,8 +112,8 @@ def test_any_json_will_do_where_the_schema_says_so() -> None:
         ('{"type": "objekt"}', "is not valid"),
         ('{"$ref": "https://example.com/s.json"}', "refers to https://example.com/s.json"),
         ('{"properties": {"a": {"$ref": "file:///x"}}}', "refers to file:///x"),
-        ('{"properties": {"a": {"pattern": "(?=a)"}}}', "pattern '(?=a)' cannot be used"),
-        ('{"patternProperties": {"(a)\\\\1": {}}}', "cannot be used"),
+        ('{"properties": {"a": {"pattern": "(?=a)"}}}', "pattern '(?=a)' is not supported"),
+        ('{"patternProperties": {"(a)\\\\1": {}}}', "is not supported"),
         ('{"a": "' + "x" * LONGEST_SCHEMA + '"}', "characters"),
         ('{"not": ' * 5000 + "{}" + "}" * 5000, "nested"),
     ],
@@ -134,7 +134,7 @@ def test_quality_against_the_policy_or_the_calibration() -> None:
     likely = replace(SIGNALS, mean_logprob=-0.75)  # wrong with probability 0.5
     j = judged(signals=likely)
     assert (j.verdict.tier, j.verdict.code, j.wrong) == ("box", "quality", pytest.approx(0.5))
-    assert j.verdict.reason == "it is wrong with probability 0.50, above 0.25: box answers"
+    assert j.verdict.reason == "the probability of being wrong is 0.50, above 0.25: box answers"
     lenient = replace(POLICY, answers=AnswerRules(most_wrong=0.6))
     assert judged(lenient, signals=likely).verdict.tier == DEVICE
     # A guarantee holds for its own threshold only.
@@ -213,7 +213,7 @@ def test_the_first_tokens() -> None:
     given_up = judge_prefix(doubtful, known, POLICY)
     assert given_up is not None
     assert (given_up.check, given_up.outcome, given_up.limit) == ("prefix", "fail", 0.5)
-    assert given_up.detail == "after 16 tokens it is wrong with probability 0.68, above 0.50"
+    assert given_up.detail == "after 16 tokens the probability of being wrong is 0.68, above 0.50"
     goes_on = judge_prefix(SIGNALS, known, POLICY)
     assert goes_on is not None
     assert goes_on.outcome == "pass"
@@ -231,7 +231,7 @@ def test_more_than_a_guarantee_covers_is_refused() -> None:
     lenient = replace(POLICY, answers=AnswerRules(most_wrong=0.3))
     with pytest.raises(ConfigError, match=r"most_wrong is 0\.3") as caught:
         check_calibrated(lenient, calibration(guarantee=GUARANTEE))
-    assert "5.0 % wrong only up to 0.25" in caught.value.message
+    assert "5.0 % wrong holds only up to 0.25" in caught.value.message
     for policy, record in (
         (lenient, calibration()),
         (lenient, None),

@@ -51,18 +51,20 @@ def test_nothing_against_the_device() -> None:
     verdict = decide(REQUEST, POLICY, STATE, measured())
     assert (verdict.tier, verdict.code, verdict.degraded) == (DEVICE, "local", False)
     assert verdict.ladder == ("box", "cloud", "premium")
-    assert verdict.reason == "nothing stands against the device"
+    assert verdict.reason == "the device passes all checks"
     assert verdict.expected.seconds is not None
-    assert "not known: latency" in decide(REQUEST, replace(POLICY, bounds=Bounds(seconds=9)), STATE).reason
+    assert "unknown: latency" in decide(REQUEST, replace(POLICY, bounds=Bounds(seconds=9)), STATE).reason
 
 
 def test_a_prompt_that_does_not_fit_goes_to_the_first_that_it_fits() -> None:
     long = replace(REQUEST, tokens=(("device", 3012), ("box", 40000), ("cloud", 3916), ("premium", 3916)))
     verdict = decide(long, POLICY, STATE)
     assert (verdict.tier, verdict.code, verdict.ladder) == ("cloud", "context", ("premium",))
-    assert verdict.reason == ("the prompt's 3,012 tokens and 256 new ones do not fit the device's 2,048: cloud answers")
+    assert verdict.reason == (
+        "the prompt's 3,012 tokens and 256 new ones do not fit the device's context of 2,048: cloud answers"
+    )
     assert finding(verdict, "box", "context").detail == (
-        "the prompt's about 40,000 tokens and 256 new ones do not fit box's 32,768"
+        "the prompt's about 40,000 tokens and 256 new ones do not fit box's context of 32,768"
     )
     assert finding(verdict, DEVICE, "context").value == 3268
     assert finding(verdict, DEVICE, "context").limit == 2048
@@ -75,7 +77,7 @@ def test_longer_than_every_tier() -> None:
     assert (verdict.tier, verdict.code, verdict.ladder, verdict.degraded) == ("", "context", (), False)
     for limit in ("2,048", "32,768", "128,000"):
         assert limit in verdict.reason
-    assert verdict.reason.endswith("nobody can answer")
+    assert verdict.reason.endswith("no tier can answer")
 
 
 SECRET = Privacy(rules=(PrivacyRule("r", "secret", "device"),))
@@ -122,8 +124,8 @@ def test_a_tier_with_the_trust_of_the_device_is_another_program_all_the_same() -
     [
         ({"battery_percent": 12.0, "on_battery": True}, "battery", "the battery is at 12 %, below 20 %"),
         ({"celsius": 91.2}, "thermal", "the processor is at 91 °C, above 80 °C"),
-        ({"free_memory": 1 << 28}, "memory", "it takes 268 MB of 268 MB free, 100 MB to stay free"),
-        ({"waiting": 30.0}, "latency", "30.3 s to the first token are expected, more than 5 s (30 s of it waiting)"),
+        ({"free_memory": 1 << 28}, "memory", "answering needs 268 MB of 268 MB free, 100 MB of which must stay free"),
+        ({"waiting": 30.0}, "latency", "30.3 s expected to the first token, above 5 s (30 s of it waiting)"),
     ],
 )
 def test_the_moment_may_stand_against_the_device(changes: dict[str, float], code: str, said: str) -> None:
@@ -152,8 +154,8 @@ def test_a_charger_is_enough() -> None:
 
 @pytest.mark.parametrize(
     ("check", "words"),
-    [("latency", "no measurement"), ("battery", "is not known"), ("thermal", "is not known"),
-     ("memory", "is not known"), ("language", "could not be told")],
+    [("latency", "no measurement"), ("battery", "is unknown"), ("thermal", "is unknown"),
+     ("memory", "is unknown"), ("language", "could not be detected")],
 )  # fmt: skip
 def test_unknown_falls_as_the_policy_says(check: str, words: str) -> None:
     policy = replace(
@@ -165,7 +167,7 @@ def test_unknown_falls_as_the_policy_says(check: str, words: str) -> None:
     stays = decide(REQUEST, policy, blind)
     assert stays.tier == DEVICE
     assert finding(stays, DEVICE, check).outcome == "unknown"
-    assert "'local', so it stays" in finding(stays, DEVICE, check).detail
+    assert "is 'local'" in finding(stays, DEVICE, check).detail
     leaves = decide(REQUEST, replace(policy, unknown=Unknown(**{check: "cloud"})), blind)  # type: ignore[arg-type]
     assert (leaves.tier, leaves.code) == ("box", check)
     assert "'cloud'" in leaves.reason
@@ -177,14 +179,14 @@ def test_unknown_falls_as_the_policy_says(check: str, words: str) -> None:
 def test_capability_and_language() -> None:
     tools = decide(replace(REQUEST, needs=frozenset({"tools", "images"})), POLICY, STATE)
     assert (tools.tier, tools.code) == ("cloud", "capability")
-    assert tools.reason == "the request needs images and tools, which the device cannot do: cloud answers"
+    assert tools.reason == "the request needs images and tools, which the device does not support: cloud answers"
     schema = decide(replace(REQUEST, schema="{}"), POLICY, STATE)
     assert (schema.tier, schema.code) == ("box", "capability")
     english = replace(POLICY, device=OnDevice(languages=frozenset({"en"})))
     finnish = decide(replace(REQUEST, language="fi"), english, STATE)
     assert (finnish.tier, finnish.code) == ("box", "language")
-    assert finnish.reason == "the request is in 'fi'; the device is good at en: box answers"
-    # Nobody speaks it: the device answers all the same.
+    assert finnish.reason == "the request is in 'fi'; the device's languages are en: box answers"
+    # Nobody speaks it: the device answers as the last resort.
     nobody = replace(english, tiers=(replace(BOX, languages=frozenset({"en"})),))
     assert decide(replace(REQUEST, language="fi"), nobody, STATE).degraded
 
@@ -193,7 +195,7 @@ def test_longer_answers_than_a_tier_writes() -> None:
     policy = replace(POLICY, device=OnDevice(max_output=100), tiers=(replace(BOX, max_output=200), CLOUD))
     verdict = decide(REQUEST, policy, STATE)
     assert (verdict.tier, verdict.code) == ("cloud", "context")
-    assert verdict.reason.startswith("up to 256 new tokens are asked for, the device writes 100")
+    assert verdict.reason.startswith("256 new tokens are more than the device's max_output of 100")
     assert finding(verdict, "box", "context").limit == 200
 
 
@@ -208,7 +210,7 @@ def test_an_answer_without_a_limit_stays_where_the_prompt_fits() -> None:
     verdict = decide(OPEN, strict, STATE, measured())
     assert (verdict.tier, verdict.expected.most_new) == (DEVICE, 100)
     assert finding(verdict, DEVICE, "latency").outcome == "unknown"
-    assert "sets no limit" in finding(verdict, DEVICE, "latency").detail
+    assert "does not limit its answer" in finding(verdict, DEVICE, "latency").detail
     assert decide(OPEN, replace(strict, unknown=Unknown(latency="cloud")), STATE, measured()).code == "latency"
     late = replace(strict, bounds=Bounds(seconds_to_first=0.1))
     assert decide(OPEN, late, STATE, measured()).code == "latency"
@@ -268,11 +270,11 @@ def test_money() -> None:
     dear = decide(big, replace(POLICY, budget=Budget(per_request=0.04)), STATE)
     assert (dear.tier, dear.code) == ("", "capability")
     assert finding(dear, "cloud", "money").value == pytest.approx(0.04013)
-    assert finding(dear, "cloud", "money").detail == "up to 0.04 USD for one request, more than 0.04"
+    assert finding(dear, "cloud", "money").detail == "up to 0.04 USD for one request, above 0.04"
     assert decide(big, replace(POLICY, budget=Budget(per_request=0.05)), STATE).tier == "cloud"
     spent = decide(big, replace(POLICY, budget=Budget(per_day=1.0)), replace(STATE, spent_today=0.97))
     assert spent.tier == ""
-    assert "0.97 of today's 1.00 are spent" in spent.reason
+    assert "0.97 of today's 1.00 already spent" in spent.reason
     blind = replace(POLICY, tiers=(replace(CLOUD, price=None),), budget=Budget(per_day=1.0))
     assert finding(decide(big, blind, STATE), "cloud", "money").outcome == "fail"
     assert decide(big, replace(blind, budget=Budget()), STATE).tier == "cloud"
@@ -282,7 +284,7 @@ def test_who_is_down_is_passed_over() -> None:
     state = replace(STATE, context=1, unreachable=(("box", "no answer since 12:03"),))
     verdict = decide(REQUEST, POLICY, state)
     assert (verdict.tier, verdict.ladder) == ("cloud", ("premium",))
-    assert finding(verdict, "box", "reachable").detail == "box cannot be reached: no answer since 12:03"
+    assert finding(verdict, "box", "reachable").detail == "box is unavailable: no answer since 12:03"
 
 
 def test_what_is_not_known_of_a_tier_does_not_stand_against_it() -> None:
@@ -291,7 +293,7 @@ def test_what_is_not_known_of_a_tier_does_not_stand_against_it() -> None:
     assert verdict.tier == "box"
     assert finding(verdict, "box", "context").outcome == "unknown"
     counted = decide(replace(REQUEST, tokens=(("device", 9999), ("box", 9999))), Policy("p", (bare,)), STATE)
-    assert finding(counted, "box", "context").detail.endswith("its context is not known")
+    assert finding(counted, "box", "context").detail.endswith("the context is unknown")
 
 
 def test_a_prompt_the_device_cannot_count_is_none_it_can_answer() -> None:
@@ -303,12 +305,12 @@ def test_a_slow_tier_is_better_than_nobody() -> None:
     policy = replace(POLICY, tiers=(CLOUD,), bounds=Bounds(seconds=1))
     verdict = decide(REQUEST, policy, replace(STATE, context=1))
     assert (verdict.tier, verdict.degraded) == ("cloud", False)
-    assert "cloud answers all the same" in verdict.reason
+    assert "cloud answers as the last resort" in verdict.reason
     assert decide(REQUEST, replace(policy, last_resort="refuse"), replace(STATE, context=1)).tier == ""
 
 
-QUALITY = Finding("quality", DEVICE, "fail", "it is wrong with probability 0.40, above 0.25", 0.4, 0.25)
-DOWN = Finding("reachable", "box", "fail", "box cannot be reached: timed out")
+QUALITY = Finding("quality", DEVICE, "fail", "the probability of being wrong is 0.40, above 0.25", 0.4, 0.25)
+DOWN = Finding("reachable", "box", "fail", "box is unavailable: timed out")
 
 
 def test_up_the_ladder_to_its_end_and_back_to_the_device() -> None:
@@ -320,7 +322,7 @@ def test_up_the_ladder_to_its_end_and_back_to_the_device() -> None:
     assert verdict.ladder == ()
     last = escalate(verdict, replace(DOWN, tier="premium", detail="premium is down"), REQUEST, POLICY, STATE)
     assert (last.tier, last.degraded, last.code) == (DEVICE, True, "reachable")
-    assert last.reason.endswith("the device answers all the same")
+    assert last.reason.endswith("the device answers as the last resort")
     assert finding(last, "box", "reachable") == DOWN
     refusing = replace(POLICY, last_resort="refuse")
     assert escalate(verdict, replace(DOWN, tier="premium"), REQUEST, refusing, STATE).tier == ""
@@ -332,9 +334,9 @@ def test_memory_is_what_is_free_less_what_stays_free() -> None:
         state = replace(STATE, memory_needed=1000, free_memory=free)
         found = finding(decide(REQUEST, policy, state), DEVICE, "memory")
         assert (found.outcome, found.value, found.limit) == (outcome, 1000.0, free - 100.0)
-    for missing, words in (("free_memory", "the free memory"), ("memory_needed", "the memory that answering takes")):
+    for missing, words in (("free_memory", "the free memory"), ("memory_needed", "the memory needed to answer")):
         blind = decide(REQUEST, policy, replace(STATE, **{missing: None}))  # type: ignore[arg-type]
-        assert f"{words} is not known" in finding(blind, DEVICE, "memory").detail
+        assert f"{words} is unknown" in finding(blind, DEVICE, "memory").detail
 
 
 def test_a_limit_of_seconds_may_be_reached_and_not_passed() -> None:
@@ -359,7 +361,7 @@ def test_an_endpoint_whose_answer_failed_is_not_asked_again() -> None:
     asked = replace(REQUEST, language="fi")
     verdict = decide(asked, policy, replace(STATE, context=1))
     assert verdict.tier == "box"
-    cut = Finding("ended", "box", "fail", "its limit of tokens cut it off")
+    cut = Finding("ended", "box", "fail", "the answer was cut off at its token limit")
     assert escalate(verdict, cut, asked, policy, replace(STATE, context=1)).tier == ""
 
 

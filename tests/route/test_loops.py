@@ -30,7 +30,7 @@ def test_a_period_over_and_over_is_told_as_soon_as_it_fills_the_end(period: int)
     assert all(told[needed - 1 :])
     assert watch.loop is not None
     assert watch.loop.period == period
-    assert f"are {period:,}, repeated" in watch.loop.words
+    assert f"repeat the same {period:,}" in watch.loop.words
 
 
 def test_what_goes_on_otherwise_was_no_loop() -> None:

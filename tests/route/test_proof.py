@@ -133,7 +133,7 @@ def test_a_proof_is_a_record(proven):
 
 def test_answers_that_are_not_there_are_named():
     local = local_answers(10)
-    with pytest.raises(RouteError, match="2 of 10 examples have no answer of the cloud, 'q0-8'"):
+    with pytest.raises(RouteError, match="2 of 10 examples have no cloud answer, among them 'q0-8'"):
         pair_cases(local, cloud_answers(local)[:8], calibration(prefix=False))
     with pytest.raises(RouteError, match="no examples"):
         prove([], 0.5)

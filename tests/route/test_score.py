@@ -43,7 +43,7 @@ def test_what_no_score_can_be_made_of() -> None:
     with pytest.raises(RouteError, match="unknown feature 'mean_logprb'") as caught:
         wrong_probability(replace(SCORE, features=("mean_logprb",)), SIGNALS)
     assert "did you mean 'mean_logprob'?" in caught.value.hint
-    with pytest.raises(RouteError, match="no number"):
+    with pytest.raises(RouteError, match="not finite"):
         wrong_probability(SCORE, replace(SIGNALS, mean_logprob=float("nan")))
     with pytest.raises(RouteError, match="no knots"):
         wrong_probability(replace(SCORE, knots=()), SIGNALS)

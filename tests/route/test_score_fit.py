@@ -165,7 +165,7 @@ def test_a_score_that_says_nothing_gives_the_base_rate():
 @pytest.mark.parametrize(
     ("n", "right", "words", "hint"),
     [
-        (20, 10, "20 examples cannot calibrate", "at least 30"),
+        (20, 10, "20 examples are too few", "at least 30"),
         (100, 100, "all 100 answers are right", "mixed difficulty"),
         (100, 0, "all 100 answers are wrong", "mixed difficulty"),
         (100, 98, "only 2 of 100 answers are wrong: at least 5", "more examples"),
@@ -325,7 +325,7 @@ def test_unusable_answers_are_counted_and_never_served():
 
 def test_an_example_counts_once():
     answers = local_answers(100)
-    with pytest.raises(RouteError, match="'q0-0' stands more than once"):
+    with pytest.raises(RouteError, match="duplicate answer to 'q0-0'"):
         calibrate([*answers, answers[0]])
 
 
@@ -369,6 +369,25 @@ def test_an_answer_that_is_given_too_readily_is_trusted_less():
     other = replace(found[0], answer=digest_answer("perhaps", 1))
     assert wrong_probability(fitted.score, yes) > wrong_probability(fitted.score, other)
     assert wrong_probability(fitted.score, other) > wrong_probability(fitted.score, no)
+
+
+@pytest.mark.parametrize("bad", ["yes", "no"])
+def test_the_answer_may_be_all_that_varies(bad):
+    """Two words, one of them too rarely right to be weighed: nothing says beforehand which way the other one points."""
+    told = local_answers(1)[0].signals
+    said = ["yes"] * 60 + ["no"] * 60
+    wrong = [word == bad for word in said]
+    for at, word in enumerate(said):
+        # Six of "yes" turned out otherwise and two of "no", which are too few of a kind.
+        if at % 60 < (6 if word == "yes" else 2):
+            wrong[at] = not wrong[at]
+    yes, no = (replace(told, answer=digest_answer(word, 1)) for word in ("yes", "no"))
+    score = fit_score([yes if word == "yes" else no for word in said], wrong).score
+    assert score.features == (f"answer:{yes.answer}",)
+    found = {"yes": wrong_probability(score, yes), "no": wrong_probability(score, no)}
+    assert max(found, key=lambda word: found[word]) == bad
+    assert max(found.values()) > 0.8
+    assert min(found.values()) < 0.2
 
 
 def test_answers_that_come_once_are_not_weighed():

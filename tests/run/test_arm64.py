@@ -52,7 +52,7 @@ def test_without_qemu_the_hint_installs_it(call, tmp_path):
 
 def test_without_the_system_the_hint_makes_it(program):
     program("qemu-aarch64")
-    with pytest.raises(RunError, match="not here") as caught:
+    with pytest.raises(RunError, match="not installed") as caught:
         arm64.find_arm64()
     assert "edgekit doctor --install arm64" in caught.value.hint
 
@@ -87,7 +87,7 @@ def test_on_arm_itself_nothing_is_emulated(monkeypatch):
 def test_other_distributions_are_told(program, missing):
     for name in {"qemu-aarch64-static", "apt-get", "dpkg-deb"} - {missing}:
         program(name)
-    with pytest.raises(RunError, match=f"{missing} is not here") as caught:
+    with pytest.raises(RunError, match=f"{missing} is not installed") as caught:
         arm64.install_arm64()
     assert "Debian" in caught.value.hint
 
@@ -98,7 +98,7 @@ def test_what_apt_says_is_passed_on_and_nothing_is_left(program, tmp_path):
     program(
         "apt-get", 'echo reading >&2; echo "E: Unable to locate package python3-minimal" >&2; echo bye >&2; exit 100'
     )
-    with pytest.raises(RunError, match="apt-get cannot get the ARM system: E: Unable to locate") as caught:
+    with pytest.raises(RunError, match="apt-get failed to set up the ARM system: E: Unable to locate") as caught:
         arm64.install_arm64()
     assert "APT::Architecture=arm64" in caught.value.hint
     assert list((tmp_path / "cache").iterdir()) == []
@@ -107,6 +107,6 @@ def test_what_apt_says_is_passed_on_and_nothing_is_left(program, tmp_path):
 def test_packages_without_a_python_are_no_system(program, tmp_path):
     for name in ("qemu-aarch64-static", "dpkg-deb", "apt-get"):
         program(name)
-    with pytest.raises(RunError, match="no interpreter"):
+    with pytest.raises(RunError, match="no Python interpreter"):
         arm64.install_arm64()
     assert list((tmp_path / "cache").iterdir()) == []

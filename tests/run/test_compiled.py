@@ -243,7 +243,7 @@ class TestANodeOnTheCpu:
         assert re.match(r"prefill\.onnx for galaxy-s24: 2 of \d+ nodes would run on the CPU", said)
         assert "SkipSimplifiedLayerNormalization 'model.layers.0.post_attention_layernorm'" in said
         assert "Operators of type `SkipSimplifiedLayerNormalization` are not supported by QNN EP" in said
-        assert "edgekit/lower/skip_simplified_layer_normalization.py cures it" in caught.value.hint
+        assert "edgekit/lower/skip_simplified_layer_normalization.py rewrites it" in caught.value.hint
         assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
     def test_ends_the_command_with_3(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

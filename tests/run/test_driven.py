@@ -47,7 +47,7 @@ def test_it_says_where_it_runs_and_keeps_its_answers(graph):
 def test_a_process_that_dies_is_an_error(graph):
     graph._process.kill()
     graph._process.wait()
-    with pytest.raises(RunError, match="ended with -9"):
+    with pytest.raises(RunError, match="ended with status -9"):
         graph.logits(TOKENS)
 
 
@@ -58,7 +58,7 @@ def test_a_graph_that_does_not_load_is_an_error_with_its_reason(copied):
 
 
 def test_a_token_outside_the_vocabulary_ends_it_with_the_reason(graph):
-    with pytest.raises(RunError, match=r"ended with 1: .*999"):
+    with pytest.raises(RunError, match=r"ended with status 1: .*999"):
         graph.logits([999])
 
 
@@ -70,7 +70,7 @@ def test_an_interpreter_that_is_not_there(bundle_of):
 
 def test_entries_reach_the_session(bundle_of):
     bundle = bundle_of("append")
-    with pytest.raises(RunError, match="ended with 1"):
+    with pytest.raises(RunError, match="ended with status 1"):
         entries = (("session.disable_prepacking", "neither 0 nor 1" * 1000),)  # longer than ONNX Runtime allows
         DrivenGraph(this_interpreter(), bundle.graph, bundle.path, 50, entries)
 

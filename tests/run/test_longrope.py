@@ -8,9 +8,12 @@ import pytest
 
 from edgekit.build.pipeline import ForNpu, build_bundle
 from edgekit.errors import ConfigError
+from edgekit.routing.device import LocalModel
+from edgekit.routing.prepare import encode_prompt
 from edgekit.run import HeldPrompt, Tokenizer, choose_settings, generate, load_runner
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling
+from edgekit.types.routing import Request
 from edgekit.verify.bundle import verify_bundle
 
 torch = pytest.importorskip("torch")
@@ -68,7 +71,7 @@ def bundle(request, checkpoint, tmp_path_factory):
 @pytest.fixture(params=[16, 128], ids=["in chunks", "at once"])
 def runner(request, bundle):
     settings = choose_settings(bundle.manifest, threads=1)
-    runner = load_runner(bundle, settings=type(settings)(**{**vars(settings), "chunk": request.param}))
+    runner = load_runner(bundle, settings=type(settings)(**{**vars(settings), "prefill_chunk": request.param}))
     yield runner
     runner.close()
 
@@ -141,6 +144,18 @@ def test_drafts_end_at_the_border(model, runner):
     close(runner.verify(IDS[BORDER : BORDER + 4]), alone(model, IDS[: BORDER + 4])[-4:])
 
 
+@pytest.mark.parametrize("start", [BORDER - 18, BORDER - 1, BORDER])
+def test_a_second_opinion_crosses_the_border(start, model, bundle):
+    tokenizer = Tokenizer.of(bundle)
+    request, text = Request(prompt=("~#@%^&" * BORDER)[:start]), "@^~%The fox, 12345, #&~@ jumps!"
+    prompt, answer = encode_prompt(tokenizer, request), tokenizer.encode(text)
+    assert len(prompt) == start < BORDER + 1 < start + len(answer)
+    rows = [alone(model, prompt + answer[:i])[-1].astype(np.float64) for i in range(len(answer))]
+    expected = np.mean([row[token] - np.log(np.exp(row).sum()) for row, token in zip(rows, answer, strict=True)])
+    with LocalModel(bundle, threads=1) as local:
+        assert local.mean_logprob(request, text) == pytest.approx(expected, rel=1e-4)
+
+
 def test_verify_crosses_the_border(bundle, checkpoint):
     found = verify_bundle(bundle, source=str(checkpoint), tokens=256, window=64)
     decode = next(check for check in found.checks if check.name == "decode")
@@ -149,5 +164,5 @@ def test_verify_crosses_the_border(bundle, checkpoint):
 
 
 def test_an_npus_cache_ends_at_the_border(checkpoint, tmp_path):
-    with pytest.raises(ConfigError, match=f"beyond {BORDER} tokens"):
+    with pytest.raises(ConfigError, match=f"longrope at {BORDER}: beyond"):
         build_bundle(str(checkpoint), target="galaxy-s24", out=tmp_path / "bundle", npu=ForNpu(context=64))

@@ -69,7 +69,7 @@ def test_expanded_weights_are_those_of_the_file(request: pytest.FixtureRequest, 
                 packed = Packed(stored[f"{full}.codes"].numpy(), stored[f"{full}.scales"].numpy(), zeros, 0.0)
                 columns = weight.shape[0]
                 rows = len(packed.scales)
-                assert Layout.of((rows, columns), grid).block == grid.block_size
+                assert Layout.of((rows, columns), grid).block_size == grid.block_size
                 wanted.append(unpack(packed, (rows, columns), grid))
                 bits.add(grid.bits)
             exact = np.concatenate(wanted)

@@ -96,7 +96,7 @@ def test_context_is_a_wall_that_names_both_numbers(runner_of, dialect):
         runner.prefill(TOKENS[:21])
     runner.prefill(TOKENS[:19])
     runner.step(1)
-    with pytest.raises(RunError, match=r"20 tokens held and 1 new ones make 21.*20"):
+    with pytest.raises(RunError, match=r"20 tokens in the cache and 1 new ones make 21.*20"):
         runner.step(1)
     assert runner.length == 20
     runner.reset()

@@ -69,7 +69,7 @@ def test_a_graph_without_fixed_heads_is_refused(copied):
 
 
 def test_threads_must_be_a_number_of_threads(bundle_of):
-    with pytest.raises(RunError, match="threads=0"):
+    with pytest.raises(RunError, match="threads must be 1 or more"):
         load_runner(bundle_of("append"), threads=0)
 
 

@@ -56,7 +56,7 @@ def test_it_answers_with_the_model_and_ends_well(bundle, policy, tmp_path, sign)
         told = read_document(process)
         assert told["bundle"] == str(bundle)
         assert told["policy"] == "alone"
-        assert told["means"][0] == "Everything is answered on this device: the policy names no endpoint."
+        assert told["means"][0] == "Everything is answered on this device: the policy has no endpoint."
         body = {"model": "edgekit", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
         request = urllib.request.Request(f"{told['url']}/v1/chat/completions", json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -75,9 +75,7 @@ def test_it_answers_with_the_model_and_ends_well(bundle, policy, tmp_path, sign)
 
 def test_a_policy_in_words():
     alone = describe_policy(POLICY, made_bundle())
-    assert alone[0] == (
-        "Answered on this device where that can be done; what cannot goes to edge (private), for at most 5 EUR a day."
-    )
+    assert alone[0] == "Answers on this device if possible, else on edge (private), for at most 5 EUR a day."
     assert "no calibration" in alone[1]
 
 
@@ -89,7 +87,7 @@ def test_other_machines_need_a_token(tmp_path, policy, monkeypatch):
     monkeypatch.delenv("EDGEKIT_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="there is no token") as caught:
         serve_bundle(plan(tmp_path, policy, host="0.0.0.0"), print)
-    assert "--token-file" in caught.value.hint
+    assert "`token_file`" in caught.value.hint
 
 
 def test_the_port_is_looked_at_before_the_bundle(tmp_path, policy):
@@ -101,7 +99,7 @@ def test_the_port_is_looked_at_before_the_bundle(tmp_path, policy):
 
 def test_prompts_cannot_be_stored_nowhere(bundle, policy):
     asked = Plan(bundle, policy, port=0, history=NO_HISTORY, store_prompts=True)
-    with pytest.raises(ConfigError, match="--store-prompts needs a history"):
+    with pytest.raises(ConfigError, match="`store_prompts` needs a history"):
         serve_bundle(asked, print)
 
 

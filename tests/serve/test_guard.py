@@ -102,7 +102,7 @@ def test_a_token_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "mode", "message"),
-    [(TOKEN, 0o644, "others may read"), (TOKEN, 0o640, "others may read"), ("short", 0o600, "at least 16"),
+    [(TOKEN, 0o644, "other users can read"), (TOKEN, 0o640, "other users can read"), ("short", 0o600, "at least 16"),
      ("with a space in it, too", 0o600, "without spaces"), ("", 0o600, "at least 16")],
 )  # fmt: skip
 def test_a_token_that_is_none(tmp_path, content, mode, message):
@@ -126,7 +126,7 @@ def test_a_port_in_use():
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port}: the port is in use") as caught:
             bind("127.0.0.1", port)
-    assert "--port" in caught.value.hint
+    assert "`port=0`" in caught.value.hint
 
 
 def test_an_address_of_another_machine():

@@ -127,7 +127,7 @@ def test_answers_go_on_without_the_database(tmp_path, router):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("not a url", "not a URL"),
+        ("not a url", "not an SQLAlchemy URL"),
         ("sqlite:////proc/nowhere/h.sqlite", "cannot be opened"),
         ("nothing+nodriver://u:hunter2@host/db", "cannot be opened"),
         ("postgresql+psycopg9://u:hunter2@host/db", "cannot be opened"),

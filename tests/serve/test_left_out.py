@@ -11,7 +11,7 @@ from edgekit import build_bundle
 from edgekit.routing.router import open_router
 from edgekit.serve.replies import describe_verdict
 from edgekit.testing import tiny_checkpoint
-from edgekit.types.routing import AnswerRules, Expected, Finding, OnDevice, Policy, Tier, Verdict
+from edgekit.types.routing import AnswerRules, Expected, Finding, OnDevice, Policy, Privacy, Tier, Verdict
 from tests.serve.doubles import ScriptedRouter, site
 
 CONTEXT = 128
@@ -71,6 +71,19 @@ def test_without_a_limit_the_answer_takes_what_the_context_has_left(strict, word
         if answer.choices[0].finish_reason == "length":
             # The last token is not fed.
             assert answer.usage.total_tokens == CONTEXT + 1
+        assert seen == []
+
+
+def test_a_limit_that_is_asked_for_is_a_need(strict):
+    """A length that the request names is never cut: who has room for it is asked."""
+    with client_of(strict) as (client, seen):
+        local = say(client, ("user", "hi"), max_tokens=CONTEXT // 2)
+        assert (local.usage.completion_tokens <= CONTEXT // 2, seen) == (True, [])
+        say(client, ("user", "hi"), max_tokens=4096)
+        assert [request.sampling.max_new_tokens for request in seen] == [4096]
+    with client_of(strict, privacy=Privacy("device")) as (client, seen):
+        with pytest.raises(openai.APIStatusError, match="4,096 new ones do not fit"):
+            say(client, ("user", "hi"), max_tokens=4096)
         assert seen == []
 
 

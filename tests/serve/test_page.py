@@ -32,8 +32,8 @@ def test_it_shows_what_happened(page):
     assert browser.text("model") == "tiny-int4"
     assert browser.text("share") == "75 %"
     assert browser.text("lead") == "3 of 4 answers stayed on this device."
-    assert browser.text("left").split("\n")[0] == "the local answer was probably wrong"
-    assert browser.text("refused") == "Nobody could answer: 1 longer than this model's context."
+    assert browser.text("left").split("\n")[0] == "local answer probably wrong"
+    assert browser.text("refused") == "Not answered: 1 longer than this model's context."
     assert browser.text("first-p50") == "100 ms"
     assert browser.text("whole-p95") == "500 ms"
     assert browser.text("spent") == "0.25 EUR"
@@ -62,7 +62,7 @@ def test_only_explaining_asks_nobody(page):
     browser, server = page
     before = len(server.service.answerer.seen)
     browser.run("$('prompt').value = 'stay'; $('explain').click()")
-    browser.wait("took", lambda text: text == "Nobody was asked.")
+    browser.wait("took", lambda text: text == "Nothing was sent.")
     assert browser.text("who") == "this device"
     assert browser.text("answer") == ""
     assert len(server.service.answerer.seen) == before

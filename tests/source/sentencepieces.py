@@ -37,17 +37,18 @@ WORDS = ("▁t", "he", "▁the", "er", "or", "ll", "▁H", "el", "▁Hel", "lo",
 LETTERS = "▁etaonisrhldumwH.,"
 
 
-def write(path: Path) -> Path:
+def write(path: Path, *, unigram: bool = False, fallback: bool = True, prefix: bool = True) -> Path:
     """Write a tokenizer.model of WORDS, best first, and LETTERS, whose ids no trainer decides."""
-    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((f"<0x{b:02X}>", 0.0, 6) for b in range(256))]
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    pieces += [(f"<0x{b:02X}>", 0.0, 6) for b in range(256)] if fallback else []
     pieces += [(word, -float(i), 1) for i, word in enumerate(WORDS)]
     pieces += [(letter, -100.0 - i, 1) for i, letter in enumerate(LETTERS)]
     data = b""
     for text, score, kind in pieces:
         entry = _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, kind)
         data += _field(1, entry)
-    trainer = _number(3, 2) + _number(35, 1) + b"".join(_number(40 + i, i) for i in range(3))
-    data += _field(2, trainer) + _field(3, _field(1, b"identity") + _number(4, 0))
+    trainer = _number(3, 1 if unigram else 2) + _number(35, fallback) + b"".join(_number(40 + i, i) for i in range(3))
+    data += _field(2, trainer) + _field(3, _field(1, b"identity") + _number(3, prefix) + _number(4, 0))
     path.write_bytes(data)
     return path
 

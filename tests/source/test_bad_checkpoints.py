@@ -61,7 +61,7 @@ def test_file_truncated_after_it_was_opened(folder: Path) -> None:
 def test_file_gone_after_it_was_opened(folder: Path) -> None:
     weights = open_model(str(folder)).weights
     (folder / "model.safetensors").unlink()
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="not found"):
         weights.read("model.norm.weight")
 
 
@@ -148,14 +148,25 @@ def test_config_that_contradicts_the_tensors(folder: Path, key: str, value: obje
 def test_bias_that_the_config_does_not_know_of(folder: Path) -> None:
     weights = tiny_weights(tiny_config())
     rewrite(folder, weights | {"model.layers.0.self_attn.q_proj.bias": np.ones(64, np.float32)})
-    refused(folder, "model.layers.0.self_attn.q_proj.bias", "no place")
+    refused(folder, "unexpected tensor 'model.layers.0.self_attn.q_proj.bias'")
 
 
-def test_types_that_are_not_floating_point(folder: Path) -> None:
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.bool_, np.int64])
+def test_types_that_are_not_floating_point(folder: Path, kind: type) -> None:
     weights = tiny_weights(tiny_config())
-    weights["model.norm.weight"] = np.ones(64, np.int8)
+    weights["model.norm.weight"] = np.ones(64, kind)
     rewrite(folder, weights)
-    refused(folder, "model.norm.weight", "I8")
+    named = {np.int8: "I8", np.uint8: "U8", np.bool_: "BOOL", np.int64: "I64"}[kind]
+    refused(folder, "model.norm.weight", f"stored as {named}")
+
+
+@pytest.mark.parametrize(("value", "what"), [(1e300, "beyond float32"), (np.nan, "NaN or inf"), (np.inf, "NaN or inf")])
+def test_double_precision_that_is_no_float32(folder: Path, value: float, what: str) -> None:
+    weights = {name: value.astype(np.float64) for name, value in tiny_weights(tiny_config()).items()}
+    weights["model.norm.weight"][7] = value
+    rewrite(folder, weights)
+    with pytest.raises(SourceError, match=f"'model.norm.weight' holds (values )?{what}"):
+        open_model(str(folder)).weights.read("model.norm.weight")
 
 
 def test_more_tokens_than_the_embedding_has_rows(tmp_path: Path) -> None:
@@ -171,7 +182,7 @@ def test_no_tokenizer(folder: Path) -> None:
 
 def test_tokenizer_that_is_none(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"model": 3}')
-    refused(folder, "tokenizer.json", "is not a tokenizer")
+    refused(folder, "tokenizer.json", "is not a supported tokenizer")
 
 
 def test_config_missing(folder: Path) -> None:
@@ -220,7 +231,7 @@ def test_one_file_of_a_folder(folder: Path) -> None:
 
 
 def test_a_name_that_is_nothing(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "there is no model", "nowhere")
+    refused(tmp_path / "nowhere", "nowhere", "not found")
     with pytest.raises(SourceError) as caught:
         open_model("smolm2-135")
     assert "did you mean 'smollm2-135m'" in caught.value.hint

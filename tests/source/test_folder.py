@@ -45,11 +45,11 @@ def shard(folder: Path, parts: int = 3) -> dict[str, str]:
     return where
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
 def test_reads_every_stored_type(tmp_path: Path, kind: str) -> None:
     folder = tiny_checkpoint(tmp_path / "m")
-    dtype = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}[kind]
-    stored = {name: value.astype(dtype) for name, value in tiny_weights(tiny_config()).items()}
+    dtype = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}[kind]
+    stored = {name: (value * np.float64(1.1)).astype(dtype) for name, value in tiny_weights(tiny_config()).items()}
     rewrite(folder, stored)
     weights = open_model(str(folder)).weights
     assert set(weights.names()) == set(stored)
@@ -60,6 +60,25 @@ def test_reads_every_stored_type(tmp_path: Path, kind: str) -> None:
         assert weights.shape(name) == value.shape
         assert weights.stored(name) == kind
         assert weights.nbytes(name) == value.nbytes
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_double_precision_is_read_as_transformers_does(tmp_path: Path, architecture: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_checkpoint(tmp_path / "m", architecture)
+    edit(folder / "config.json", torch_dtype="float64", pad_token_id=0)
+    wide = {name: value * np.float64(1.1) for name, value in load_file(folder / "model.safetensors").items()}
+    rewrite(folder, wide)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    weights = open_model(str(folder)).weights
+    for layer in range(2):
+        for part in ("self_attn.o_proj", "mlp.down_proj", "input_layernorm"):
+            name = f"model.layers.{layer}.{part}.weight"
+            np.testing.assert_array_equal(weights.read(name), theirs[name].numpy())
+    for name in weights.names():
+        np.testing.assert_array_equal(weights.read(name, 3, 9), weights.read(name)[3:9])
 
 
 def test_reads_only_the_rows_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

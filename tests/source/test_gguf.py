@@ -262,20 +262,20 @@ def test_weights_are_those_that_transformers_reads_from_the_file(tmp_path: Path,
         ("8 experts", {"metadata": {".expert_count": 8}}),
         ("'llama.feed_forward_length' is [128, 96]", {"metadata": {".feed_forward_length": [128, 96]}}),
         ("'llama.block_count' is missing", {"metadata": {".block_count": None}}),
-        ("keys and values differ", {"metadata": {".attention.value_length": 8}}),
-        ("one part of 3", {"metadata": {"split.count": 3}}),
-        ("'blk.0.ffn_gate_inp.weight' has no place", {"tensors": {"blk.0.ffn_gate_inp.weight": np.ones((8, 64))}}),
-        ("'model.embed_tokens.weight' is [384, 64]", {"metadata": {".embedding_length": 32}}),
+        ("keys and values have different head sizes", {"metadata": {".attention.value_length": 8}}),
+        ("one of 3 parts", {"metadata": {"split.count": 3}}),
+        ("unexpected tensor 'blk.0.ffn_gate_inp.weight'", {"tensors": {"blk.0.ffn_gate_inp.weight": np.ones((8, 64))}}),
+        ("'model.embed_tokens.weight' has shape [384, 64]", {"metadata": {".embedding_length": 32}}),
         ("no tensor 'model.layers.2.", {"metadata": {".block_count": 3}}),
         ("'llama.residual_scale'", {"metadata": {".residual_scale": 0.5}}),
         ("no tokenizer", {"tokenizer": {"model": "none"}}),
         ("tokenizer 'bert'", {"tokenizer": {**byte_level_entries(), "model": "bert"}}),
         ("'tokenizer.ggml.eos_token_id' is 9999", {"tokenizer": {**byte_level_entries(), "eos_token_id": 9999}}),
         ("damaged tokenizer", {"tokenizer": {**byte_level_entries(), "merges": ["nothing-to-merge"]}}),
-        ("splits text by 'jais'", {"tokenizer": byte_level_entries("jais")}),
-        ("splits text by 'default'", {"tokenizer": byte_level_entries("default")}),
-        ("does not say how its tokenizer splits", {"tokenizer": byte_level_entries(None)}),
-        ("323 tokens, and the embedding has 300 rows", {"vocab_size": 300}),
+        ("(the pre-tokenizer) is 'jais', which is unknown", {"tokenizer": byte_level_entries("jais")}),
+        ("(the pre-tokenizer) is 'default', which is unknown", {"tokenizer": byte_level_entries("default")}),
+        ("(the pre-tokenizer) is missing", {"tokenizer": byte_level_entries(None)}),
+        ("323 tokens, but the embedding has only 300 rows", {"vocab_size": 300}),
     ],
 )
 def test_refusals_name_the_culprit(tmp_path: Path, culprit: str, options: dict[str, Any]) -> None:
@@ -297,7 +297,7 @@ def test_types_that_cannot_be_dequantized(tmp_path: Path) -> None:
     at = data.index(entry) + len(entry)
     for number, name in ((24, "I8"), (999, "number 999")):
         (tmp_path / "m.gguf").write_bytes(data[:at] + struct.pack("<I", number) + data[at + 4 :])
-        with pytest.raises(SourceError, match=f"'token_embd.weight' has the GGUF type {name}"):
+        with pytest.raises(SourceError, match=f"'token_embd.weight' has GGUF type {name}"):
             open_model(str(tmp_path / "m.gguf"))
 
 
@@ -328,12 +328,12 @@ def test_files_that_are_something_else(tmp_path: Path, head: bytes, culprit: str
 @pytest.mark.parametrize(
     ("culprit", "options"),
     [
-        ("an adapter that is not merged", {"metadata": {"general.type": "adapter"}}),
-        ("an adapter that is not merged", {"tensors": {"blk.0.attn_q.weight.lora_a": np.ones((2, 64))}}),
+        ("an unmerged adapter", {"metadata": {"general.type": "adapter"}}),
+        ("an unmerged adapter", {"tensors": {"blk.0.attn_q.weight.lora_a": np.ones((2, 64))}}),
         ("holds 'mmproj', not a language model", {"metadata": {"general.type": "mmproj"}}),
-        ("classifies or scores texts", {"tensors": {"cls.output.weight": np.ones((2, 64))}}),
-        ("attends in both directions", {"metadata": {".attention.causal": False}}),
-        ("is one part of 3", {"metadata": {"split.count": 3}}),
+        ("classifier or reward model", {"tensors": {"cls.output.weight": np.ones((2, 64))}}),
+        ("attention.causal' is false", {"metadata": {".attention.causal": False}}),
+        ("is one of 3 parts", {"metadata": {"split.count": 3}}),
     ],
 )
 def test_what_is_no_language_model_is_told(tmp_path: Path, culprit: str, options: dict[str, Any]) -> None:

@@ -233,7 +233,7 @@ def test_safetensors_that_lie(folder: Path, change: Any) -> None:
 
 def test_safetensors_with_more_than_their_header_lists(folder: Path) -> None:
     os.truncate(folder / SHARD, (folder / SHARD).stat().st_size + 8)
-    refused(folder, "8 bytes that belong to no tensor")
+    refused(folder, "8 extra bytes after the last tensor")
 
 
 def test_a_header_as_long_as_the_file(folder: Path) -> None:
@@ -326,15 +326,15 @@ def test_gguf_tensors_that_overlap_or_lie_outside(gguf: Path) -> None:
 
 def test_gguf_tensors_of_another_type_than_their_place(gguf: Path) -> None:
     patch(gguf, at_key(gguf.read_bytes(), "blk.1.attn_q.weight") + 4 + 16, struct.pack("<I", 1))
-    refused(gguf, "of another type")
+    refused(gguf, "wrong type")
 
 
 def test_gguf_names_that_stand_twice(gguf: Path) -> None:
     data = gguf.read_bytes()
     gguf.write_bytes(data.replace(b"blk.1.attn_k.weight", b"blk.1.attn_v.weight"))
-    refused(gguf, "blk.1.attn_v.weight", "twice")
+    refused(gguf, "duplicate tensor 'blk.1.attn_v.weight'")
     gguf.write_bytes(data.replace(b"llama.attention.key_length", b"llama.attention.head_count"[:26]))
-    refused(gguf, "llama.attention.head_count", "twice")
+    refused(gguf, "duplicate key 'llama.attention.head_count'")
 
 
 # --- tokenizers -------------------------------------------------------------------------------

@@ -171,9 +171,9 @@ def test_fetches_what_is_needed_once_and_then_works_offline(hub: tuple[Hub, str]
         ("org/absent", "", "", "'org/absent' was not found on the hub", "spelling"),
         ("org/tiny", "v9", "", "'org/tiny' at revision 'v9' does not exist", "branch, tag or commit"),
         ("org/gated", "", "", "'org/gated' is gated", "hf auth login"),
-        ("org/private", "", "", "'org/private' was not found on the hub, or it is private (HTTP 401)", "HF_TOKEN"),
+        ("org/private", "", "", "'org/private' was not found on the hub, or is private (HTTP 401)", "HF_TOKEN"),
         ("org/broken", "", "", "'org/broken' is not in the hub's cache, and the hub answered HTTP 500", "HF_ENDPOINT"),
-        ("org/tiny", "", "offline", "'org/tiny' is not in the hub's cache, and --offline", "without --offline"),
+        ("org/tiny", "", "offline", "'org/tiny' is not in the hub's cache, and `offline`", "without `offline`"),
     ],
 )
 def test_errors_say_what_to_do(
@@ -187,7 +187,7 @@ def test_errors_say_what_to_do(
 @pytest.mark.parametrize(
     ("there", "culprits", "hint"),
     [
-        (["pytorch_model.bin"], ["'org/tiny' holds no safetensors", "'pytorch_model.bin'", "pickle"], "sandbox"),
+        (["pytorch_model.bin"], ["'org/tiny' has 'pytorch_model.bin' but no safetensors files", "pickle"], "sandbox"),
         (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], ["pickle"], "sandbox"),
         (["tiny-q4.gguf", "pytorch_model.bin"], ["GGUF files", "'tiny-q4.gguf'"], "hf download org/tiny tiny-q4.gguf"),
         (["original/model.safetensors"], ["'original/model.safetensors'"], "its root"),
@@ -232,7 +232,7 @@ def test_an_outline_fetches_the_configuration_and_nothing_else(hub: tuple[Hub, s
     [
         ("org/absent", "'org/absent' was not found on the hub", "spelling"),
         ("org/gated", "'org/gated' is gated", "hf auth login"),
-        ("org/tiny", "'org/tiny' has no config.json", "format of transformers"),
+        ("org/tiny", "'org/tiny' has no config.json", "transformers format"),
     ],
 )
 def test_an_outline_says_what_to_do(hub: tuple[Hub, str], tmp_path: Path, model: str, culprit: str, hint: str) -> None:

@@ -54,6 +54,15 @@ def test_what_is_left_aside_is_told(name: str, folder: Path, tmp_path: Path) -> 
     assert told == [f"left aside: {words.left_aside((name,))}"]
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.bool_])
+def test_tables_of_whole_numbers_are_left_aside(kind: type, folder: Path) -> None:
+    """A mask, a counter, a list of positions: what the model would use of them follows from its config."""
+    mask = {"model.layers.0.self_attn.bias": np.ones((1, 1, 8, 8), kind)}
+    add(folder, **mask, position_ids=np.ones((1, 8), kind))
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert open_model(str(folder)).left_aside == tuple(mask)
+
+
 def test_a_model_without_anything_beside_it_is_told_nothing(folder: Path, tmp_path: Path) -> None:
     told: list[str] = []
     build_bundle(str(folder), precision="int8", out=tmp_path / "b", note=told.append)
@@ -82,12 +91,12 @@ WITHOUT_CONFIG = ("model.safetensors", "config.json")
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
-        (replace_weights("onnx/model.onnx"), "weights for ONNX", "safetensors"),
-        (replace_weights("weights.npz"), "weights for MLX", "safetensors"),
+        (replace_weights("onnx/model.onnx"), "holds ONNX weights", "safetensors"),
+        (replace_weights("weights.npz"), "holds MLX weights", "safetensors"),
         (replace_weights("global_step1/mp_rank_00_model_states.pt"), "pickle", "save_pretrained"),
-        (replace_weights("a-Q4.gguf", "b-Q8.gguf"), "'a-Q4.gguf', 'b-Q8.gguf'", "the one GGUF file that is meant"),
-        (replace_weights("a.gguf", "mmproj-a.gguf"), "'a.gguf'", "for the GGUF file give its path"),
-        (replace_weights("a.gguf", remove=WITHOUT_CONFIG), "no config.json, but 'a.gguf'", "a.gguf"),
+        (replace_weights("a-Q4.gguf", "b-Q8.gguf"), "'a-Q4.gguf', 'b-Q8.gguf'", "one of the GGUF files"),
+        (replace_weights("a.gguf", "mmproj-a.gguf"), "'a.gguf'", "to use the GGUF file, pass its path"),
+        (replace_weights("a.gguf", remove=WITHOUT_CONFIG), "no config.json, but has 'a.gguf'", "a.gguf"),
         (replace_weights("mmproj-a.gguf", "z.gguf", remove=WITHOUT_CONFIG), "no config.json", "z.gguf"),
         (
             replace_weights("params.json", "consolidated.00.pth", remove=WITHOUT_CONFIG),

@@ -111,7 +111,7 @@ def test_generation_config_decides_where_to_stop() -> None:
     [
         ({"model_type": "gemma2"}, "architecture 'gemma2'"),
         ({"model_type": None}, "architecture 'None'"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' (NTK) cannot be built"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' (NTK) is not supported"),
         ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "unknown rope type 'mrope'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'low_freq_factor' is missing"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is missing"),
@@ -123,9 +123,9 @@ def test_generation_config_decides_where_to_stop() -> None:
         ({"hidden_size": "big"}, "'hidden_size' is \"big\""),
         ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
         ({"intermediate_size": None}, "'intermediate_size' is missing"),
-        ({"num_key_value_heads": 5}, "32 attention heads cannot share 5"),
+        ({"num_key_value_heads": 5}, "'num_attention_heads' (32) is not a multiple of 'num_key_value_heads' (5)"),
         ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is 0.5"),
-        ({"head_dim": 33}, "33 of 33 dimensions"),
+        ({"head_dim": 33}, "an even number up to 33, not 33"),
         ({"tie_word_embeddings": "yes"}, "'tie_word_embeddings' is \"yes\""),
     ],
 )
@@ -142,7 +142,7 @@ def test_an_unknown_architecture_is_shown_the_known_ones_and_the_way_through() -
         parse_config({**LLAMA_31_8B, "model_type": "llamma"}, "config.json")
     assert all(name in caught.value.message for name in ARCHITECTURES)
     assert "did you mean 'llama'" in caught.value.hint
-    assert "--exporter optimum" in caught.value.hint
+    assert "`exporter=optimum`" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["su", "yarn"])
@@ -209,7 +209,7 @@ def test_sliding_layers_without_a_window(change: dict[str, Any]) -> None:
 
 
 def test_a_window_that_llama_does_not_have() -> None:
-    with pytest.raises(SourceError, match="'sliding_window' is 4096, and llama has no windows"):
+    with pytest.raises(SourceError, match="'sliding_window' is 4096, but llama models have no"):
         parse_config({**LLAMA_31_8B, "sliding_window": 4096}, "config.json")
     for leftover in (None, LLAMA_31_8B["max_position_embeddings"]):
         assert parse_config({**LLAMA_31_8B, "sliding_window": leftover}, "config.json").windows == (None,) * 32

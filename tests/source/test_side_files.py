@@ -206,7 +206,7 @@ def test_several_templates_without_a_default_are_refused(folder: Path, in_files:
     else:
         named = [{"name": name, "template": name} for name in ("rag", "tool_use")]
         edit(folder / "tokenizer_config.json", chat_template=named)
-    with pytest.raises(SourceError, match="templates 'rag', 'tool_use', and none is called 'default'"):
+    with pytest.raises(SourceError, match="templates 'rag', 'tool_use', but none is called 'default'"):
         open_model(str(folder))
 
 

@@ -126,7 +126,7 @@ def test_a_model_in_one_file_and_another_in_shards(folder: Path) -> None:
 def test_shards_of_two_splits(folder: Path) -> None:
     shard(folder, 3)
     save_file({"model.norm.weight": np.zeros(64, np.float32)}, folder / "model-00001-of-00002.safetensors")
-    refused(folder, INDEX, "does not name", "model-00001-of-00002.safetensors")
+    refused(folder, INDEX, "does not list", "model-00001-of-00002.safetensors")
 
 
 def test_a_lone_file_of_any_name_unless_it_is_a_shard(folder: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_lone_file_of_any_name_unless_it_is_a_shard(folder: Path) -> None:
         next(folder.glob("*.safetensors")).rename(folder / name)
         assert open_model(str(folder)).weights.names()
     next(folder.glob("*.safetensors")).rename(folder / "model-00001-of-00003.safetensors")
-    refused(folder, "one shard of 3", INDEX)
+    refused(folder, "one of 3 shards", INDEX)
 
 
 @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"])
@@ -149,7 +149,7 @@ def test_a_pickle_beside_a_lone_file_of_another_name(folder: Path, pickle: str) 
 def test_several_files_without_an_index(folder: Path) -> None:
     shutil.copy(folder / "model.safetensors", folder / "model.fp16.safetensors")
     (folder / "model.safetensors").rename(folder / "model.fp32.safetensors")
-    refused(folder, "2 safetensors files", "model.fp16.safetensors", "model.fp32.safetensors", hint="keep one")
+    refused(folder, "2 safetensors files", "model.fp16.safetensors", "model.fp32.safetensors", hint="keep only one")
 
 
 @pytest.mark.parametrize(
@@ -323,10 +323,10 @@ def test_fewer_layers_than_are_stored(folder: Path) -> None:
 
 LAYER = "model.layers.0.self_attn.q_proj."
 KINDS: dict[str, tuple[Weights, str]] = {
-    "lora": ({LAYER + "lora_A.default.weight": np.ones((4, 64), np.float32)}, "not merged"),
-    "lora of an embedding": ({"model.embed_tokens.lora_embedding_A": np.ones((4, 384), np.float32)}, "not merged"),
-    "dora": ({LAYER + "lora_magnitude_vector.weight": np.ones(64, np.float32)}, "not merged"),
-    "wrapped layer": ({LAYER + "base_layer.weight": np.ones((64, 64), np.float32)}, "not merged"),
+    "lora": ({LAYER + "lora_A.default.weight": np.ones((4, 64), np.float32)}, "unmerged"),
+    "lora of an embedding": ({"model.embed_tokens.lora_embedding_A": np.ones((4, 384), np.float32)}, "unmerged"),
+    "dora": ({LAYER + "lora_magnitude_vector.weight": np.ones(64, np.float32)}, "unmerged"),
+    "wrapped layer": ({LAYER + "base_layer.weight": np.ones((64, 64), np.float32)}, "unmerged"),
     "gptq": ({LAYER + "qweight": np.ones((8, 64), np.int32)}, "already quantized"),
     "awq": ({LAYER + "scales": np.ones((1, 64), np.float16)}, "already quantized"),
     "fp8 with scales": ({LAYER + "weight_scale": np.array(1.0, np.float32)}, "already quantized"),
@@ -334,9 +334,9 @@ KINDS: dict[str, tuple[Weights, str]] = {
     "vision": ({"vision_tower.patch.weight": np.ones((4, 64), np.float32)}, "multimodal"),
     "qwen vision": ({"visual.merger.mlp.0.weight": np.ones((4, 64), np.float32)}, "multimodal"),
     "projector": ({"model.multi_modal_projector.linear_1.weight": np.ones((4, 64), np.float32)}, "multimodal"),
-    "a bias of the head": ({"lm_head.bias": np.ones(384, np.float32)}, "no place"),
-    "learned positions": ({"model.embed_positions.weight": np.ones((9, 64), np.float32)}, "no place"),
-    "a norm of queries": ({"model.layers.0.self_attn.q_norm.weight": np.ones(16, np.float32)}, "no place"),
+    "a bias of the head": ({"lm_head.bias": np.ones(384, np.float32)}, "unexpected tensor"),
+    "learned positions": ({"model.embed_positions.weight": np.ones((9, 64), np.float32)}, "unexpected tensor"),
+    "a norm of queries": ({"model.layers.0.self_attn.q_norm.weight": np.ones(16, np.float32)}, "unexpected tensor"),
 }
 
 
@@ -373,14 +373,14 @@ def test_classifiers_are_refused(folder: Path, saved: str, head: str, tie: bool)
     del weights[HEAD]
     rewrite(folder, weights | ({head: np.ones((2, 64), np.float32)} if head else {}))
     edit(folder / "config.json", architectures=[saved], tie_word_embeddings=tie)
-    error = refused(folder, "classifies", head or saved)
+    error = refused(folder, "classifier", head or saved)
     assert "tie_word_embeddings" not in error.hint
 
 
 def test_the_original_releases_names(folder: Path) -> None:
     save_file({"tok_embeddings.weight": np.ones((384, 64), np.float32)}, folder / "consolidated.safetensors")
     (folder / "model.safetensors").unlink()
-    refused(folder, "original release", hint="format of transformers")
+    refused(folder, "original release", hint="transformers format")
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -388,20 +388,20 @@ def test_an_adapters_folder_that_has_a_config(folder: Path, whole: bool) -> None
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "org/base"}')
     if not whole:
         (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    refused(folder, "adapter", "not merged", hint="move the adapter's files away" if whole else "merge")
+    refused(folder, "adapter", "unmerged", hint="move the adapter's files away" if whole else "merge")
 
 
 def test_more_layers_than_are_stored(folder: Path) -> None:
     edit(folder / "config.json", num_hidden_layers=4)
-    refused(folder, "it holds 2 layers", "counts 4")
+    refused(folder, "it holds 2 layers", "has 4")
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "multimodal": ({"model_type": "llava", "text_config": {}, "vision_config": {}}, "multimodal"),
-    "translation": ({"model_type": "t5", "is_encoder_decoder": True}, "encoder and a decoder"),
+    "translation": ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
     "encoder": ({"model_type": "bert"}, "encoder"),
-    "both ways": ({"is_causal": False}, "both directions"),
-    "both ways by another name": ({"use_bidirectional_attention": True}, "both directions"),
+    "both ways": ({"is_causal": False}, "bidirectional attention"),
+    "both ways by another name": ({"use_bidirectional_attention": True}, "bidirectional attention"),
 }
 
 

@@ -1,8 +1,8 @@
-"""The battery's own gauge: what the whole device draws, while it runs on battery.
+"""The battery's gauge: the power of the whole device while it runs on battery.
 
-``/sys/class/power_supply/BAT*``: ``power_now`` in microwatts, or ``current_now`` (microamperes, the sign is the
-driver's taste) times ``voltage_now`` (microvolts). Gauges refresh about once a second and are good for comparing, not
-for absolute numbers. On mains they show the charging, so anything but ``Discharging`` is refused.
+``/sys/class/power_supply/BAT*``: ``power_now`` in microwatts, or ``current_now`` (microamperes, the sign depends on the
+driver) times ``voltage_now`` (microvolts). Gauges refresh about once a second and are good for comparisons, not for
+absolute numbers. On mains they show the charging power, so any state but ``Discharging`` is rejected.
 
 https://docs.kernel.org/power/power_supply_class.html
 """
@@ -25,7 +25,7 @@ HERTZ = 2.0
 
 
 def find(root: Path) -> list[PowerProbe]:
-    """One probe over all batteries of the machine (not those of its mouse)."""
+    """One probe for all batteries of the machine, but not those of peripherals."""
     batteries = [
         supply
         for supply in sorted((root / "sys/class/power_supply").glob("*"))
@@ -42,10 +42,10 @@ def find(root: Path) -> list[PowerProbe]:
 
 def _watts(batteries: list[Path]) -> float:
     states = {b.name: read_word(b / "status") for b in batteries}
-    # With two batteries one is drained while the other waits.
+    # With two batteries, one discharges while the other is idle.
     if "Discharging" not in states.values() or "Charging" in states.values():
-        told = ", ".join(f"{name} is {state or 'silent'}" for name, state in states.items())
-        raise MeasureError(f"{told}: the gauge does not show what the device draws", "unplug the charger")
+        told = ", ".join(f"{name} is {state or 'in an unknown state'}" for name, state in states.items())
+        raise MeasureError(f"{told}: the gauge does not show the device's power", "unplug the charger")
     return sum(_draw(b) for b in batteries if states[b.name] == "Discharging")
 
 

@@ -1,8 +1,8 @@
 """hwmon: energy counters and power sensors of boards (INA2xx shunts, PMICs, some GPUs).
 
-``energy<n>_input`` counts microjoules. ``power<n>_input`` or ``power<n>_average`` shows microwatts and is sampled.
-A chip with both on one channel is read by its counter. What a sensor covers is the board maker's secret: a rail, the
-board, a GPU. So none is used unless it is named.
+``energy<n>_input`` counts microjoules. ``power<n>_input`` or ``power<n>_average`` is in microwatts and is sampled. If a
+channel has both, the counter is used. What a sensor covers (a rail, the board, a GPU) is not documented, so none is
+used unless selected by name.
 
 https://docs.kernel.org/hwmon/sysfs-interface.html
 """
@@ -31,7 +31,7 @@ def find(root: Path) -> list[PowerProbe]:
     probes: list[PowerProbe] = []
     for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         channels: dict[int, Path] = {}
-        # energy before power, input before average: the first found stays.
+        # Prefer energy to power, and input to average.
         for kind in ("energy*_input", "power*_input", "power*_average"):
             for file in sorted(chip.glob(kind)):
                 found = _CHANNEL.fullmatch(file.name)

@@ -1,7 +1,7 @@
 """NVIDIA boards through NVML's total energy counter, with the package nvidia-ml-py (extra ``nvidia``).
 
-The counter holds millijoules since the driver was loaded and refreshes about every 100 ms: measure for seconds.
-Boards before Volta have none. It covers the board only, so it is not used for a model on the CPU unless it is named.
+The counter is in millijoules since the driver was loaded and refreshes about every 100 ms: measure for seconds. Boards
+before Volta do not have it. It covers only the GPU board, so it is not used for a model on the CPU unless selected.
 
 https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
 """
@@ -22,7 +22,7 @@ WHOLE = False
 
 
 def find(root: Path) -> list[PowerProbe]:
-    """One probe per board; none when ``root`` is not this machine's own, since NVML reads no files."""
+    """One probe per board; none if ``root`` is a fixture, since NVML does not read files."""
     if root != Path("/"):
         return []
     try:
@@ -46,7 +46,7 @@ def _probe(nvml: Any, index: int, handle: Any) -> PowerProbe:
             return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
         except nvml.NVMLError as error:
             raise MeasureError(
-                f"GPU {index} ({title}): no energy counter: {error}", "it needs Volta or newer"
+                f"GPU {index} ({title}): no energy counter: {error}", "use a GPU of the Volta generation or newer"
             ) from error
 
     return CounterProbe(f"NVML {title} #{index}", [Register(read, 1e-3)], hertz=0.2)

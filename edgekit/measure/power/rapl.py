@@ -1,9 +1,9 @@
 """RAPL: the energy counters of x86 packages, through Linux powercap.
 
-``/sys/class/powercap/intel-rapl:<package>/energy_uj`` counts microjoules and starts again at 0 after
-``max_energy_range_uj`` (262 kJ or less: some minutes of a server under load). AMD's counters have the same names.
-Only package domains are added up: core, uncore and dram lie below a package, psys contains it. Since 2020 kernels
-let only root read the file. Virtual machines have none.
+``/sys/class/powercap/intel-rapl:<package>/energy_uj`` counts microjoules and wraps to 0 after
+``max_energy_range_uj`` (262 kJ or less: a few minutes of a server under load). AMD's counters have the same names.
+Only package domains are summed: core, uncore and dram are part of a package, psys contains it. Since 2020 only root
+can read the file. Virtual machines do not have it.
 
 https://docs.kernel.org/power/powercap/powercap.html
 """
@@ -24,7 +24,7 @@ WHOLE = True
 
 
 def find(root: Path) -> list[PowerProbe]:
-    """One probe over all packages."""
+    """One probe for all packages."""
     packages = [
         (read_word(domain / "name"), domain)
         for domain in sorted((root / "sys/class/powercap").glob("intel-rapl:*"))

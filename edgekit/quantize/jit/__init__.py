@@ -1,1 +1,1 @@
-"""Methods compiled by numba, a file each: ``quantize_rows`` gives the bytes of the method of the same name."""
+"""Methods compiled with numba: ``quantize_rows`` of each file returns the same bytes as the method of that name."""

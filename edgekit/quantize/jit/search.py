@@ -1,7 +1,7 @@
-"""search for large weights: NumPy's bytes in a quarter of its time.
+"""The method ``search``, compiled: the same bytes as with NumPy in a quarter of the time, for large weights.
 
-LANES blocks lie side by side, each in a column, as in search; so every step runs along the lanes, and every sum is made
-in NumPy's order. A product and a sum are rounded one after the other, never as one (no ``fastmath``).
+LANES blocks are processed together, each in a column, so that every step runs along the lanes and sums have NumPy's
+order. Products and sums are rounded separately (no ``fastmath``).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from edgekit.types.layout import Layout
 
 LANES = 64
-"""Tiles of 64 blocks of 32 stay in a first-level cache."""
+"""Blocks per tile: 64 blocks of 32 fit a first-level cache."""
 
 HALF_STEP = np.float32(2**-24)
-"""Between two float16 values below SMALLEST_NORMAL."""
+"""The spacing of float16 values below SMALLEST_NORMAL."""
 
 INFINITE = np.float32(65520)
-"""From here on float16 rounds to infinity."""
+"""The smallest number that float16 rounds to infinity."""
 
 _TINY, _ZERO, _ONE, _TWO = (np.float32(v) for v in (1e-30, 0, 1, 2))
 
@@ -42,16 +42,16 @@ def _compiled(function: _F) -> _F:
     try:
         compiled: _F = numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        # No folder may be written: it is compiled anew in every process.
+        # There is no writable cache folder: compile in every process.
         compiled = numba.njit(**options)(function)
     return compiled
 
 
 def quantize_rows(w: NDArray[np.float32], layout: Layout, grid: Grid) -> Rows:
-    """Rows [rows, blocks * block] on a grid with blocks, as ``search.fit`` and ``encode`` put them there.
+    """Quantize rows [rows, blocks * block] on a grid with blocks, exactly as ``search.fit`` and ``encode`` do.
 
     Raises:
-        QuantizeError: a scale that the grid cannot store.
+        QuantizeError: the grid cannot store a scale.
     """
     rows, count = len(w), len(w) * layout.blocks
     codes = np.empty((count, layout.code_bytes(grid) // 4), np.uint32)
@@ -77,7 +77,7 @@ def _quantize(
     lost: Any,
     total: Any,
 ) -> Any:
-    """All blocks [count, block], tile by tile; False when a scale cannot be stored."""
+    """Quantize blocks [count, block] tile by tile; False if a scale cannot be stored."""
     count, block = blocks.shape
     x, d = np.zeros((block, LANES), np.float32), np.empty((block, LANES), np.float32)
     low, high, scale, zero = _lanes(), _lanes(), _lanes(), _lanes()
@@ -110,7 +110,7 @@ def _lanes() -> Any:
 
 @_compiled
 def _turn(blocks: Any, start: Any, n: Any, x: Any) -> None:
-    """Blocks [n, block] into columns."""
+    """Copy blocks [n, block] into columns."""
     for b in range(n):
         for i in range(x.shape[0]):
             x[i, b] = blocks[start + b, i]
@@ -127,7 +127,7 @@ def _find_spans(x: Any, low: Any, high: Any) -> None:
 
 @_compiled
 def _start(low: Any, high: Any, part: Any, bits: Any, symmetric: Any, half: Any, scale: Any, zero: Any) -> Any:
-    """Scales and zero points of a span."""
+    """Compute scales and zero points of a span."""
     top, middle = np.float32(2**bits - 1), np.float32(2 ** (bits - 1))
     if symmetric:
         for b in range(LANES):
@@ -144,7 +144,7 @@ def _start(low: Any, high: Any, part: Any, bits: Any, symmetric: Any, half: Any,
 
 @_compiled
 def _store(scale: Any, half: Any) -> Any:
-    """``storable``: scales become what the grid stores."""
+    """Round scales to the storage type, as ``storable`` does."""
     fine = True
     for b in range(LANES):
         value = scale[b]
@@ -164,7 +164,7 @@ def _store(scale: Any, half: Any) -> Any:
 
 @_compiled
 def _encode(x: Any, scale: Any, zero: Any, bits: Any, d: Any) -> None:
-    """The nearest codes."""
+    """Compute the nearest codes."""
     top, inverse = np.float32(2**bits - 1), _ONE / scale
     for i in range(x.shape[0]):
         for b in range(LANES):
@@ -173,7 +173,7 @@ def _encode(x: Any, scale: Any, zero: Any, bits: Any, d: Any) -> None:
 
 @_compiled
 def _project(x: Any, d: Any, zero: Any, along: Any, length: Any) -> None:
-    """sum(x d) and sum(d d) of each block, of codes less their zero point."""
+    """Compute sum(x d) and sum(d d) of each block, where d is code - zero point."""
     along[:], length[:] = _ZERO, _ZERO
     for i in range(x.shape[0]):
         for b in range(LANES):
@@ -184,7 +184,7 @@ def _project(x: Any, d: Any, zero: Any, along: Any, length: Any) -> None:
 
 @_compiled
 def _refine(along: Any, length: Any, half: Any, scale: Any) -> Any:
-    """The best scale for the codes; that of the span where all codes are the zero point."""
+    """Compute the best scale for the codes; keeps the span's if all codes equal the zero point."""
     first = scale.copy()
     for b in range(LANES):
         scale[b] = along[b] / max(length[b], _TINY)
@@ -207,7 +207,7 @@ def _keep_better(
 
 @_compiled
 def _pack(d: Any, bits: Any, start: Any, n: Any, word: Any, codes: Any) -> None:
-    """Codes into words of 32 bits, the first lowest; then the columns back into blocks."""
+    """Pack codes into 32-bit words, the first in the lowest bits, and columns back into blocks."""
     each = 32 // bits
     for j in range(codes.shape[1]):
         word[:] = np.uint32(0)
@@ -220,7 +220,7 @@ def _pack(d: Any, bits: Any, start: Any, n: Any, word: Any, codes: Any) -> None:
 
 @_compiled
 def _compare(x: Any, d: Any, scale: Any, zero: Any, lost: Any, total: Any) -> None:
-    """Squared error and squared norm of each block."""
+    """Compute the squared error and squared norm of each block."""
     lost[:], total[:] = _ZERO, _ZERO
     for i in range(x.shape[0]):
         for b in range(LANES):

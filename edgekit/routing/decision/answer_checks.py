@@ -1,4 +1,4 @@
-"""A local answer, looked at: did it end, does it turn in circles, is it the JSON asked for, how likely is it wrong."""
+"""Checks of a local answer: whether it ended, repeats itself, satisfies its schema, and how likely it is wrong."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from edgekit.types.routing import DeviceState, Policy, Request
 
 _ENDED = {
-    "eos": "it came to its end",
-    "stop": "it came to a stop string or its end",
-    "tool_calls": "it ended with a call of tools",
-    "length": "its limit of tokens cut it off",
-    "context": "the end of the context cut it off",
-    "cancelled": "it was cancelled",
+    "eos": "the answer is complete",
+    "stop": "the answer is complete or reached a stop string",
+    "tool_calls": "the answer ends with tool calls",
+    "length": "the answer was cut off at its token limit",
+    "context": "the answer was cut off at the end of the context",
+    "cancelled": "the answer was cancelled",
 }
 _CUT = ("length", "context")
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found, and who answers now: the device still, or whom ``escalate`` names. ``wrong``: None if unknown."""
+    """The findings, and the verdict after them: the device's, or that of ``escalate``. ``wrong`` is None if unknown."""
 
     findings: tuple[Finding, ...]
     verdict: Verdict
@@ -52,20 +52,20 @@ def judge(
     calibration: Calibration | None,
     measurement: Measurement | None = None,
 ) -> Judgement:
-    """Check a finished local answer; the first failure decides. Never raises.
+    """Check a finished local answer; the first failed check decides. Never raises.
 
-    A verdict that is degraded already is kept: its answer is given because nobody else may.
+    A verdict that is already degraded is kept: its answer is served because no tier may answer.
 
     Args:
-        verdict: of the device.
-        request: what was asked; its schema went through check_schema.
-        policy: the rule.
-        state: the moment, now.
+        verdict: the verdict by which the device answered.
+        request: the request; its schema has passed check_schema.
+        policy: the policy.
+        state: the current state of the device.
         text: the whole answer.
-        finish: why it ended: ``eos``, ``stop``, ``length``, ``context``; anything else is no end.
-        repeated: the loop it ended in, None if in none.
-        signals: what it says of itself, None where that was not taken.
-        calibration: of this very bundle, None where there is none.
+        finish: why it ended: ``eos``, ``stop``, ``length``, ``context``; any other value fails the check ``ended``.
+        repeated: the loop in which the answer ended, None if there is none.
+        signals: the answer's signals, None if they were not collected.
+        calibration: this bundle's calibration, None if it has none.
         measurement: as in decide.
     """
     quality, wrong = _quality(signals, calibration, policy)
@@ -85,10 +85,9 @@ def judge(
 
 
 def judge_prefix(signals: Signals, calibration: Calibration | None, policy: Policy) -> Finding | None:
-    """Check the first tokens of an answer: ``fail`` says that the whole one would hardly stand.
+    """Check the first tokens of an answer; ``fail`` predicts that the whole answer would fail its checks.
 
-    None where there is nothing to go by: no calibrated prefix, not as many tokens, or the policy wants none. Worth
-    giving up for only where somebody else may answer.
+    Returns None without a calibrated prefix, with too few tokens, or if the policy switches the check off.
     """
     prefix = calibration.prefix if calibration and policy.answers.prefix else None
     if prefix is None or signals.tokens < prefix.tokens:
@@ -96,7 +95,7 @@ def judge_prefix(signals: Signals, calibration: Calibration | None, policy: Poli
     wrong = _probability(prefix.score, signals)
     if wrong is None:
         return None
-    likely = f"after {prefix.tokens} tokens it is wrong with probability {wrong:.2f}"
+    likely = f"after {prefix.tokens} tokens the probability of being wrong is {wrong:.2f}"
     if wrong > prefix.threshold:
         detail = f"{likely}, above {prefix.threshold:.2f}"
         return Finding("prefix", DEVICE, "fail", detail, wrong, prefix.threshold)
@@ -104,7 +103,7 @@ def judge_prefix(signals: Signals, calibration: Calibration | None, policy: Poli
 
 
 def check_calibrated(policy: Policy, calibration: Calibration | None) -> None:
-    """Refuse a policy that serves more than a calibration's guarantee covers, before anything is asked.
+    """Refuse a policy that serves more than a calibration's guarantee covers.
 
     Raises:
         ConfigError: ``answers.most_wrong`` is above the threshold of a guarantee.
@@ -112,57 +111,55 @@ def check_calibrated(policy: Policy, calibration: Calibration | None) -> None:
     most = policy.answers.most_wrong
     if most is not None and calibration and calibration.guarantee and most > calibration.threshold:
         raise ConfigError(
-            f"policy '{policy.name}': answers.most_wrong is {most:g}, and the calibration guarantees at most "
-            f"{words.percent(calibration.guarantee.alpha)} wrong only up to {calibration.threshold:g}",
+            f"policy '{policy.name}': answers.most_wrong is {most:g}, and the calibration's guarantee of at most "
+            f"{words.percent(calibration.guarantee.alpha)} wrong holds only up to {calibration.threshold:g}",
             "remove most_wrong, or calibrate without a guarantee",
         )
 
 
 def _ended(finish: str, policy: Policy) -> Finding:
-    detail = _ENDED.get(finish, f"it broke off: {finish}")
+    detail = _ENDED.get(finish, f"the answer broke off: {finish}")
     if finish in _CUT and not policy.answers.cut_off:
-        return Finding("ended", DEVICE, "pass", f"{detail}, which the policy allows")
+        return Finding("ended", DEVICE, "pass", f"{detail}; the policy allows that")
     return Finding("ended", DEVICE, "pass" if finish in ("eos", "stop", "tool_calls") else "fail", detail)
 
 
 def _repetition(loop: Loop | None, policy: Policy) -> Finding:
     if loop is None:
-        return Finding("repetition", DEVICE, "pass", "it does not repeat itself")
+        return Finding("repetition", DEVICE, "pass", "no repetition")
     if not policy.answers.repetition:
-        return Finding("repetition", DEVICE, "pass", f"{loop.words}, which the policy allows", float(loop.length))
+        return Finding("repetition", DEVICE, "pass", f"{loop.words}; the policy allows that", float(loop.length))
     return Finding(
-        "repetition", DEVICE, "fail", f"it turns in circles: {loop.words}", float(loop.length), None, "tokens"
+        "repetition", DEVICE, "fail", f"the answer repeats itself: {loop.words}", float(loop.length), None, "tokens"
     )
 
 
 def _schema(schema: str, text: str) -> Finding:
     breach = find_breach(schema, text)
-    return Finding("schema", DEVICE, "fail" if breach else "pass", breach or "it satisfies the schema")
+    return Finding("schema", DEVICE, "fail" if breach else "pass", breach or "the answer satisfies the schema")
 
 
 def _quality(signals: Signals | None, calibration: Calibration | None, policy: Policy) -> tuple[Finding, float | None]:
-    """The calibrated probability beside the greatest that is served, and itself."""
+    """Compare the calibrated probability of being wrong with its limit. Returns it too, None if unknown."""
     wrong = _probability(calibration.score, signals) if calibration and signals else None
     if calibration is None or wrong is None:
-        lacking = "this bundle has no calibration" if calibration is None else "the answer has no signals"
-        way = "somebody else answers" if policy.unknown.quality == "cloud" else "it stays"
-        return Finding(
-            "quality", DEVICE, "unknown", f"{lacking}: the policy says '{policy.unknown.quality}', {way}"
-        ), None
+        lacking = "the bundle has no calibration" if calibration is None else "the answer has no signals"
+        detail = f"{lacking}; the policy's unknown.quality is '{policy.unknown.quality}'"
+        return Finding("quality", DEVICE, "unknown", detail), None
     most = policy.answers.most_wrong
     limit = calibration.threshold if most is None else most
     if calibration.guarantee:
         limit = min(limit, calibration.threshold)
-    said = f"it is wrong with probability {wrong:.2f}"
+    likely = f"the probability of being wrong is {wrong:.2f}"
     if wrong > limit:
-        return Finding("quality", DEVICE, "fail", f"{said}, above {limit:.2f}", wrong, limit), wrong
-    return Finding("quality", DEVICE, "pass", f"{said}, at most {limit:.2f}", wrong, limit), wrong
+        return Finding("quality", DEVICE, "fail", f"{likely}, above {limit:.2f}", wrong, limit), wrong
+    return Finding("quality", DEVICE, "pass", f"{likely}, at most {limit:.2f}", wrong, limit), wrong
 
 
 def _probability(score: Score, signals: Signals) -> float | None:
-    """The probability, None where the score is none.
+    """Return the probability of being wrong, None if the score cannot be computed.
 
-    Signals that are no numbers count as wrong, as they did when the threshold was chosen: a guarantee covers no others.
+    Non-finite signals count as wrong (1.0), as they did when the threshold was chosen.
     """
     try:
         return wrong_probability(score, signals) if isfinite(raw_score(score, signals)) else 1.0

@@ -1,6 +1,6 @@
-"""From collected answers to a calibration: some fit the score, the others set the threshold and say how good it is.
+"""Make a calibration from collected answers: one split fits the score, the other sets the threshold and evaluates it.
 
-The others fit nothing: neither score nor prefix nor the order in which thresholds are tested.
+The second split fits nothing: neither score nor prefix nor the order in which thresholds are tested.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import RouteError
-from edgekit.routing.decision.fit import describe_prefix, fit_prefix, fit_score, give_up_above, require_enough
+from edgekit.routing.decision.fit import Fitted, describe_prefix, fit_prefix, fit_score, give_up_above, require_enough
 from edgekit.routing.decision.metrics import auroc_difference, auroc_interval, brier, expected_calibration_error
 from edgekit.routing.decision.score import cautious_probability, feature, raw_score
 from edgekit.routing.decision.threshold import Infeasible, Rule, check_level, fixed_sequence, plan_sequence
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from edgekit.types.routing import LocalAnswer
 
 FITTING = 0.75
-"""Share of the examples that fits; the rest says how good it is. The threshold is LIKELIER_RIGHT."""
+"""Share of the examples that fits the score; the rest evaluates it. The threshold is LIKELIER_RIGHT."""
 
 FITTING_FOR_GUARANTEE = 0.4
-"""The same where a guarantee is asked for: what it takes is served examples of the threshold's split."""
+"""The same with a guarantee, which needs many served examples in the threshold's split."""
 
 LIKELIER_RIGHT = 0.5
-"""The threshold without a guarantee: an answer is served that is likelier right than wrong."""
+"""The threshold without a guarantee: an answer is served if it is likelier right than wrong."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A raw signal beside the calibrated score: its AUROC, and the score's less its own, paired. None: one class."""
+    """The AUROC of a raw signal, and the paired advantage of the calibrated score. None if there is only one class."""
 
     signal: str
     auroc: Interval | None
@@ -48,12 +48,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class CalibrationFit:
-    """What the answers say of the signals, bound to nothing yet.
+    """The result of a fit, not yet bound to a bundle.
 
     ``served`` and ``failures`` are of the threshold's split: how many were served, and how many of those were wrong.
-    ``guarantee`` and ``infeasible`` are None where none was asked for; one of them is not where it was. With
-    ``infeasible`` nothing is served: ``threshold`` is 0. ``unusable``: answers with a signal that is no number.
-    ``contenders``: mean entropy and mean log-probability as they are.
+    Without a requested guarantee both ``guarantee`` and ``infeasible`` are None, else exactly one is. With
+    ``infeasible`` nothing is served: ``threshold`` is 0. ``unusable``: answers with a non-finite signal.
+    ``contenders``: raw mean entropy and mean log-probability.
     """
 
     n_fit: int
@@ -75,7 +75,7 @@ class CalibrationFit:
 
     @property
     def coverage(self) -> float:
-        """Share of the threshold's split that is served."""
+        """The share of the threshold's split that is served."""
         return self.served / self.n_threshold
 
 
@@ -94,22 +94,22 @@ def calibrate(
     prefix_tokens: int = 0,
     seed: int = 0,
 ) -> CalibrationFit:
-    """Fit and judge a calibration.
+    """Fit and evaluate a calibration.
 
     Args:
-        answers: of the bundle, with what is right known.
-        guarantee: (alpha, delta), None for none.
-        prefix_tokens: of the answers' ``prefix``; 0: nothing is given up early.
-        seed: of the split, the folds and the bootstrap.
+        answers: the bundle's graded answers.
+        guarantee: (alpha, delta), None for no guarantee.
+        prefix_tokens: number of tokens of the answers' ``prefix``; 0 if no answer is given up early.
+        seed: seed of the split, the folds and the bootstrap.
 
     Raises:
-        RouteError: too few answers, all right or all wrong, an id twice, or no signal that varies.
+        RouteError: there are too few answers, all are right or all wrong, an id is not unique, or no signal varies.
     """
     if guarantee:
         check_level(*guarantee)
     twice = [name for name, count in Counter(a.id for a in answers).items() if count > 1]
     if twice:
-        raise RouteError(f"the answer '{twice[0]}' stands more than once", "an example may count once only")
+        raise RouteError(f"duplicate answer to '{twice[0]}'", "keep one answer per example")
     wrong = np.asarray([not a.right for a in answers], bool)
     share = FITTING_FOR_GUARANTEE if guarantee else FITTING
     require_enough(wrong, share=share)
@@ -118,28 +118,12 @@ def calibrate(
     bad = wrong[parts.threshold]
 
     fitted = fit_score([a.signals for a in fitting], [not a.right for a in fitting], seed=seed)
-    early = (
-        fit_prefix([a.prefix for a in fitting], [not a.right for a in fitting], seed=seed) if prefix_tokens else None
-    )
+    early = None
+    if prefix_tokens:
+        early = fit_prefix([a.prefix for a in fitting], [not a.right for a in fitting], seed=seed)
     probabilities = np.asarray([cautious_probability(fitted.score, a.signals) for a in test])
     prefix = np.asarray([_prefix_probability(early.score, a.prefix) for a in test]) if early else None
-
-    def rule(threshold: float) -> Rule:
-        if early is None:
-            return Rule(threshold)
-        return Rule(threshold, give_up_above(early.probabilities, fitted.probabilities, threshold))
-
-    kept, infeasible, chosen = None, None, rule(LIKELIER_RIGHT)
-    if guarantee:
-        alpha, delta = guarantee
-        order = plan_sequence(fitted.probabilities, wrong[parts.fit], len(test), alpha=alpha, delta=delta)
-        outcome = fixed_sequence(
-            [rule(t) for t in order], probabilities, bad, alpha=alpha, delta=delta, prefix=prefix
-        )  # fmt: skip
-        if isinstance(outcome, Infeasible):
-            infeasible, chosen = outcome, Rule(0.0)
-        else:
-            chosen, kept = outcome
+    chosen, kept, infeasible = _choose_rule(fitted, early, wrong[parts.fit], probabilities, prefix, bad, guarantee)
     served = probabilities <= chosen.threshold
     raws = np.asarray([raw_score(fitted.score, a.signals) for a in test])
     return CalibrationFit(
@@ -154,7 +138,7 @@ def calibrate(
         if early is None or prefix is None
         else describe_prefix(prefix_tokens, early.score, chosen.give_up, prefix, served),
         scores=tuple(sorted(float(p) for p in probabilities)),
-        # Of the raw score, which has no ties beyond the last knots: the probability is a monotone map of it.
+        # The probability is a monotone map of the raw score, but has ties beyond the outer knots.
         auroc=auroc_interval(_worst_where_unknown(raws), bad, seed=seed),
         ece=expected_calibration_error(probabilities, bad),
         brier=brier(probabilities, bad),
@@ -165,8 +149,32 @@ def calibrate(
     )
 
 
+def _choose_rule(
+    fitted: Fitted,
+    early: Fitted | None,
+    labels: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    prefix: NDArray[np.float64] | None,
+    wrong: NDArray[np.bool_],
+    guarantee: tuple[float, float] | None,
+) -> tuple[Rule, Guarantee | None, Infeasible | None]:
+    """Choose the loosest rule that keeps the guarantee; serve nothing if none does. Default: LIKELIER_RIGHT."""
+
+    def rule(threshold: float) -> Rule:
+        if early is None:
+            return Rule(threshold)
+        return Rule(threshold, give_up_above(early.probabilities, fitted.probabilities, threshold))
+
+    if guarantee is None:
+        return rule(LIKELIER_RIGHT), None, None
+    alpha, delta = guarantee
+    rules = [rule(t) for t in plan_sequence(fitted.probabilities, labels, len(wrong), alpha=alpha, delta=delta)]
+    outcome = fixed_sequence(rules, probabilities, wrong, alpha=alpha, delta=delta, prefix=prefix)
+    return (Rule(0.0), None, outcome) if isinstance(outcome, Infeasible) else (*outcome, None)
+
+
 def split(wrong: NDArray[np.bool_], share: float, seed: int) -> Parts:
-    """Draw ``share`` of the examples at random, of the right and of the wrong ones alike; both in the data's order."""
+    """Draw ``share`` of the examples at random, stratified by right and wrong; both parts keep the data's order."""
     random = np.random.default_rng(seed)
     chosen = np.zeros(len(wrong), bool)
     for kind in (False, True):
@@ -180,7 +188,7 @@ def _prefix_probability(score: Score, signals: Signals | None) -> float:
 
 
 def _worst_where_unknown(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What cannot be judged is passed on first."""
+    """Replace non-finite values by +inf: an answer that cannot be judged is passed on first."""
     return np.where(np.isfinite(values), values, np.inf)
 
 

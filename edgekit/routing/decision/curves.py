@@ -1,12 +1,12 @@
 """Quality over the share of questions that go to the cloud. Pure numpy.
 
-A score orders the questions: the highest leave first. With r() the share of right answers, w the local model, s the
+A score orders the questions: the highest are sent first. With r() the share of right answers, w the local model, s the
 cloud, R the two under a router that sends the share c: PGR(c) = (r(R) - r(w)) / (r(s) - r(w)), performance gap
 recovered; APGR is its area over c from 0 to 1; CPT(x) the least c with PGR(c) >= x (RouteLLM, arXiv 2406.18665).
 
-Equal scores count as their expectation in random order: between two different scores the curves are straight lines. So
-a score that is the same everywhere is the random router, exactly: PGR(c) = c, APGR = 0.5. Where the cloud is not better
-than the local model none of this is defined, and all of it is None.
+Ties count as their expectation in random order: between two different scores the curves are straight lines. So a
+constant score is exactly the random router: PGR(c) = c, APGR = 0.5. If the cloud is not better than the local model,
+none of these is defined, and all are None.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class Curve:
 
     @property
     def local(self) -> float:
-        """r(w): nothing is sent."""
+        """r(w): quality if nothing is sent."""
         return float(self.quality[0])
 
     @property
     def cloud(self) -> float:
-        """r(s): all is."""
+        """r(s): quality if everything is sent."""
         return float(self.quality[-1])
 
 
 def trace(
     score: NDArray[np.float64], local: NDArray[np.bool_], cloud: NDArray[np.bool_], cost: NDArray[np.float64]
 ) -> Curve:
-    """The curve of a score [N]: the highest are sent first.
+    """Compute the curve of a score [N].
 
     Args:
-        score: larger leaves earlier.
+        score: larger scores are sent earlier [N].
         local: whether the local answer is right [N].
-        cloud: whether the cloud's is [N].
-        cost: what sending each costs [N]; ones count calls.
+        cloud: whether the cloud's answer is right [N].
+        cost: cost of sending each question [N]; all ones to count calls.
     """
     n = len(score)
     _, group, sizes = np.unique(-score, return_inverse=True, return_counts=True)
@@ -72,19 +72,19 @@ def gap_recovered(curve: Curve) -> NDArray[np.float64] | None:
 
 
 def area_recovered(curve: Curve) -> float | None:
-    """APGR: 0.5 for random, 1 - half the share of answers that need the cloud at best."""
+    """APGR: 0.5 for random; at best 1 less half the share of answers that need the cloud."""
     recovered = gap_recovered(curve)
     return None if recovered is None else float(np.trapezoid(recovered, curve.share))
 
 
 def share_needed(curve: Curve, recovered: float) -> float | None:
-    """CPT: the least share that recovers this much (0 to 1) of the gap."""
+    """CPT: the least share sent that recovers this fraction (0 to 1) of the gap."""
     reached = gap_recovered(curve)
     return None if reached is None else _first(curve.share, reached, recovered)
 
 
 def cost_needed(curve: Curve, of_cloud: float = 0.95) -> float:
-    """The least mean cost a question at which quality is ``of_cloud`` of the cloud's; 0 where the local model's is."""
+    """The least mean cost per question at which quality is ``of_cloud`` of the cloud's; 0 if the local model's is."""
     found = _first(curve.cost, curve.quality, of_cloud * curve.cloud)
     return float(curve.cost[-1]) if found is None else found
 
@@ -92,7 +92,7 @@ def cost_needed(curve: Curve, of_cloud: float = 0.95) -> float:
 def hull_area(curve: Curve) -> float | None:
     """AIQ: area under the non-decreasing convex hull of quality over cost, by the range of the cost (RouterBench).
 
-    None where sending costs nothing.
+    None if sending costs nothing.
     """
     if curve.cost[-1] <= 0:
         return None
@@ -114,12 +114,12 @@ def thin(curve: Curve, points: int = 101) -> tuple[tuple[float, float], ...]:
 
 
 def oracle_score(local: NDArray[np.bool_], cloud: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Who knows all answers sends first what only the cloud gets right, and last what only the local model does."""
+    """The best score [N]: 1 where only the cloud is right, -1 where only the local model is, else 0."""
     return np.asarray(cloud.astype(float) - local.astype(float), np.float64)
 
 
 def _first(x: NDArray[np.float64], y: NDArray[np.float64], goal: float) -> float | None:
-    """The least x, on the straight lines between corners, at which y reaches ``goal``; None where it never does."""
+    """The least x, linear between corners, at which y reaches ``goal``; None if it never does."""
     above = np.flatnonzero(y >= goal - 1e-12)
     if not len(above):
         return None

@@ -1,7 +1,7 @@
-"""Who answers: the device where nothing stands against it, else the first endpoint that passes its own checks.
+"""Decide who answers: the device if it passes its checks, else the first endpoint that passes its own.
 
-``decide`` is total and pure: the same inputs give the same verdict, and none raises.
-``escalate`` takes the next step up the list, after a local answer failed its checks or an endpoint failed altogether.
+``decide`` is pure and total: the same inputs give the same verdict, and no input raises.
+``escalate`` moves to the next tier after a local answer failed its checks or an endpoint failed.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ if TYPE_CHECKING:
     from edgekit.types.routing import DeviceState, Policy, Request
 
 LOCAL = "local"
-"""The code of a verdict that nothing stood against."""
+"""The code of a verdict for the device with no failed check."""
 
 _ANSWER_CHECKS = {"ended", "repetition", "schema", "quality", "prefix"}
 _FALLS = {"latency", "battery", "thermal", "memory", "language", "quality"}
 
 
 def decide(request: Request, policy: Policy, state: DeviceState, measurement: Measurement | None = None) -> Verdict:
-    """Say who answers, with every check of everyone.
+    """Decide who answers, with the findings of every check of the device and all tiers.
 
-    1. The device, where nothing stands against it: no check failed, and no unknown that the policy says leaves.
-    2. The first tier, cheapest first, none of whose checks failed. Those behind it that pass are the ladder.
-       Not a request that the device's model cannot be fed: where that is all there is, nobody answers, and it is the
-       reason.
-    3. Where the policy's last resort is to answer: the device, degraded, if only checks failed that it can answer in
-       spite of; else the first tier of which that is true.
+    1. The device, if none of its checks failed and none is unknown where the policy's ``unknown`` is 'cloud'.
+    2. The first tier, cheapest first, none of whose checks failed. Later tiers that pass are the ladder.
+       A request that the device's model cannot take as input is not sent to a tier for that reason alone: nobody
+       answers.
+    3. If the policy's last resort is 'answer': the device, degraded, if none of its failed checks is in
+       ``prechecks.HARD``; else the first tier for which that holds.
     4. Nobody: ``tier`` is "".
 
-    ``code`` is the first check that stood against the device, in every case but the first. Checks that fail for good
-    are those of ``prechecks.HARD``.
+    ``code`` is the first check that kept the device from answering, except in the first case.
 
     Args:
-        request: with the prompt's tokens counted.
-        policy: the rule.
-        state: the moment.
-        measurement: of this bundle on this kind of machine, None where there is none.
+        request: the request, with the prompt's tokens counted.
+        policy: the policy.
+        state: the current state of the device.
+        measurement: a measurement of this bundle on this kind of machine, None if there is none.
     """
     case = open_case(request, policy, state)
     device = device_candidate(case, measurement)
@@ -64,7 +63,7 @@ def decide(request: Request, policy: Policy, state: DeviceState, measurement: Me
     findings = own + tuple(finding for found in theirs.values() for finding in found)
     ladder = tuple(candidate.name for candidate in tiers if not _failed(theirs[candidate.name]))
     against = next((f for f in own if f.check not in UNFIT and _stands_against(f, policy)), None)
-    # What could not be counted is unknown for that reason, and leaves for no other.
+    # The other unknowns follow from the missing token count: they are no reason to leave the device.
     if request.unfit and (against is None or against.outcome == "unknown"):
         return Verdict("", own[0].check, own[0].detail, findings)
     if against is None:
@@ -84,26 +83,26 @@ def escalate(
     state: DeviceState,
     measurement: Measurement | None = None,
 ) -> Verdict:
-    """Go one step up, after ``verdict.tier`` failed.
+    """Move to the next tier after ``verdict.tier`` failed.
 
-    The next of the ladder answers whose privacy, money and reachability still pass. Where none does, it is as in
-    decide's last resort: the device, degraded, with what it said where it has answered; else nobody.
+    The first tier of the ladder answers whose privacy, money and reachability checks still pass. If there is none,
+    decide's last resort applies: the device, degraded, with the answer it may already have given; else nobody.
 
     Args:
-        verdict: what was decided before.
-        finding: why its tier's answer will not do. Of the device: ``ended``, ``repetition``, ``schema``, ``quality`` or
-            ``prefix``; ``reachable`` where it broke down, and then it is no last resort. Of an endpoint: ``reachable``,
-            or ``money``.
+        verdict: the previous verdict.
+        finding: why its tier failed. For the device: ``ended``, ``repetition``, ``schema``, ``quality`` or ``prefix``,
+            or ``reachable`` if it broke down, which rules it out as the last resort. For an endpoint: ``reachable`` or
+            ``money``.
         request: as in decide.
         policy: as in decide.
-        state: the moment, now.
+        state: the current state of the device.
         measurement: as in decide.
     """
     case = open_case(request, policy, state)
     candidates = {tier.name: tier_candidate(case, tier) for tier in policy.tiers}
     findings = _renewed(verdict.findings, (finding,))
     for candidate in candidates.values():
-        # Who has failed for good stays so, whatever is known of him now.
+        # A tier that failed for good is not checked again.
         if not any(f.tier == candidate.name and _blocks(f) for f in findings):
             fresh = check_privacy(case, candidate), check_money(case, candidate), check_reachable(case, candidate)
             findings = _renewed(findings, fresh)
@@ -111,7 +110,7 @@ def escalate(
     left = [name for name in verdict.ladder if name in candidates and name not in failed]
     if left:
         reason = f"{finding.detail}: {left[0]} answers"
-        # Why the device did not answer stays the code, whoever fails after it.
+        # The code stays the reason why the device did not answer, whichever tier fails later.
         code = finding.check if finding.tier == DEVICE else verdict.code
         return Verdict(left[0], code, reason, findings, candidates[left[0]].expected, tuple(left[1:]))
     expected = {name: candidate.expected for name, candidate in candidates.items()}
@@ -122,22 +121,20 @@ def escalate(
 def _last_resort(
     findings: tuple[Finding, ...], against: Finding, policy: Policy, expected: dict[str, Expected]
 ) -> Verdict:
-    """Nobody passes: the device all the same, or a tier, where it can and the policy allows it; else nobody."""
+    """The verdict when nobody passes: the device or a tier if it can answer and the policy allows it, else nobody."""
     others = _obstacles(findings, policy)
-    reason = against.detail if against.detail in others else f"{against.detail}; {others or 'there is nobody else'}"
+    reason = against.detail if against.detail in others else f"{against.detail}; {others or 'there is no other tier'}"
     names = (DEVICE, *(tier.name for tier in policy.tiers))
     able = next((n for n in names if not any(f.tier == n and _blocks(f) for f in findings)), "")
     if not able or policy.last_resort == "refuse":
-        refusal = "the policy's last resort is to refuse" if able else "nobody can answer"
+        refusal = "the policy's last_resort is 'refuse'" if able else "no tier can answer"
         return Verdict("", against.check, f"{reason}: {refusal}", findings)
-    name = "the device" if able == DEVICE else able
-    return Verdict(
-        able, against.check, f"{reason}: {name} answers all the same", findings, expected[able], degraded=able == DEVICE
-    )
+    reason += f": {'the device' if able == DEVICE else able} answers as the last resort"
+    return Verdict(able, against.check, reason, findings, expected[able], degraded=able == DEVICE)
 
 
 def _stands_against(finding: Finding, policy: Policy) -> bool:
-    """Whether it keeps the device from answering: failed, or unknown where the policy says 'cloud'."""
+    """Whether a finding keeps the device from answering: failed, or unknown where the policy says 'cloud'."""
     if finding.outcome == "unknown":
         return finding.check in _FALLS and getattr(policy.unknown, finding.check) == "cloud"
     return finding.outcome == "fail"
@@ -148,31 +145,29 @@ def _failed(findings: Iterable[Finding]) -> bool:
 
 
 def _blocks(finding: Finding) -> bool:
-    """Whether its tier cannot answer at all. The device's own answer is there to be given, an endpoint's is gone."""
+    """Whether the finding rules its tier out. A failed answer of the device is kept and may be served; a tier's not."""
     final = finding.check in HARD or (finding.tier != DEVICE and finding.check in _ANSWER_CHECKS)
     return finding.outcome == "fail" and final
 
 
 def _renewed(findings: tuple[Finding, ...], fresh: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings with those of the same check and tier replaced."""
+    """Replace the findings of the same check and tier; append the others."""
     by_place = {(f.check, f.tier): f for f in fresh}
     kept = tuple(by_place.pop((f.check, f.tier), f) for f in findings)
     return (*kept, *by_place.values())
 
 
 def _obstacles(findings: Iterable[Finding], policy: Policy) -> str:
-    """What stands against each tier, the first of each, in words; the same words once."""
-    said: dict[str, None] = {}
+    """Describe the first failed check of each tier, without duplicates."""
+    details: dict[str, None] = {}
     for tier in policy.tiers:
         first = next((f for f in findings if f.tier == tier.name and f.outcome == "fail"), None)
         if first:
-            said.setdefault(first.detail if tier.name in first.detail else f"{tier.name}: {first.detail}")
-    return "; ".join(said)
+            details.setdefault(first.detail if tier.name in first.detail else f"{tier.name}: {first.detail}")
+    return "; ".join(details)
 
 
 def _praise(findings: Iterable[Finding]) -> str:
-    """Why the device answers."""
-    unknown = [f.check for f in findings if f.outcome == "unknown"]
-    if not unknown:
-        return "nothing stands against the device"
-    return f"nothing that is known stands against the device; not known: {', '.join(unknown)}"
+    """Describe why the device answers."""
+    unknown = ", ".join(f.check for f in findings if f.outcome == "unknown")
+    return "the device passes all checks" if not unknown else f"the device fails no check; unknown: {unknown}"

@@ -1,4 +1,4 @@
-"""Whether live scores still look like those of the calibration. A guarantee holds only while they do."""
+"""Compare live scores with those of the calibration: a guarantee holds only while the distributions agree."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST = 100
-"""Live scores below which nothing is said."""
+"""Fewest live scores that are compared."""
 
 MOST_PSI = 0.25
-"""Population stability index from which a distribution counts as another one (the usual rule in credit scoring)."""
+"""Population stability index above which the distribution has drifted (the usual rule in credit scoring)."""
 
 LEAST_P = 0.001
 LEAST_KS = 0.1
-"""A Kolmogorov-Smirnov test counts if it is significant, though it is made again and again, and the gap is not tiny."""
+"""A Kolmogorov-Smirnov test reports drift at a low p, as it is repeated often, and a gap that is not tiny."""
 
 _BINS = 10
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Live scores beside the calibration's.
+    """Comparison of live scores with the calibration's.
 
     ``ks``: greatest gap of the two distribution functions, ``p`` that of the two-sample Kolmogorov-Smirnov test;
-    ``psi``: population stability index over ten bins. All None below LEAST scores. ``words`` says what it means.
+    ``psi``: population stability index over ten bins. All None below LEAST scores. ``words`` describes the result.
     """
 
     n: int
@@ -45,19 +45,16 @@ def measure_drift(live: Sequence[float], calibrated: Sequence[float]) -> Drift:
     """Compare probabilities of live answers with those of the calibration (``Calibration.scores``)."""
     n = len(live)
     if n < LEAST or not len(calibrated):
-        return Drift(n, None, None, None, stale=False, words=f"too few answers to tell: {n} of {LEAST}")
+        return Drift(n, None, None, None, stale=False, words=f"too few answers to compare: {n} of {LEAST}")
     from scipy.stats import ks_2samp
 
     now, then = np.asarray(live, float), np.asarray(calibrated, float)
     test = ks_2samp(now, then, method="asymp")
     ks, p, psi = float(test.statistic), float(test.pvalue), stability_index(now, then)
-    # Two samples of one distribution differ too: (bins - 1) (1/n + 1/m) is what the index is expected to be then.
+    # Two samples of one distribution differ too: the expected index is then (bins - 1) (1/n + 1/m).
     moved = psi - (_BINS - 1) * (1 / len(now) + 1 / len(then)) > MOST_PSI or (p < LEAST_P and ks > LEAST_KS)
     means = f"mean probability of being wrong {now.mean():.2f} over {n} answers, {then.mean():.2f} when calibrated"
-    if moved:
-        words = f"stale: the questions are others than the calibration's, no guarantee holds; {means}: calibrate again"
-    else:
-        words = f"as calibrated: {means}"
+    words = f"stale: {means}; no guarantee holds, calibrate again" if moved else f"as calibrated: {means}"
     return Drift(n, ks, p, psi, stale=moved, words=words)
 
 

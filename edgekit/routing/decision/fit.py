@@ -1,9 +1,9 @@
-"""Fit a score: which signals, with which weights, and what a raw score means as a probability of being wrong.
+"""Fit a score: choose signals and weights, and map the raw score to a probability of being wrong.
 
-Candidates are each signal alone and logistic regressions on all of them; cross-validated AUROC chooses, and where
-examples are few a candidate must beat a simpler one by more than the standard error of the difference. The probability
-is an isotonic regression of what happened on held-out raw scores, under 150 examples a logistic curve (Platt), which
-has less to overfit with.
+Candidates are each signal alone and logistic regressions on all of them; cross-validated AUROC chooses. With few
+examples a candidate must beat a simpler one by more than the standard error of the difference. The probability is an
+isotonic regression of the outcomes on held-out raw scores, or below 150 examples a logistic curve (Platt), which
+overfits less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgekit.types.calibration import Signals
 
 SECOND = "second_logprob"
-"""The signal that another bundle gives."""
+"""The signal that comes from a second bundle."""
 
 ORIENTED = (
     ("mean_logprob", -1.0),
@@ -42,42 +42,42 @@ ORIENTED = (
     ("log_tokens", 1.0),
     (SECOND, -1.0),
 )
-"""Signals with the sign that makes larger worse; of equals the earlier is chosen."""
+"""Signals with the sign that makes larger values worse; among equals the earlier is chosen."""
 
 LEAST = 30
-"""Fewest examples that fit a score."""
+"""Fewest examples to fit a score."""
 
 LEAST_OF_EACH = 5
-"""Fewest right ones and fewest wrong ones among them: every fold has one of each."""
+"""Fewest right and fewest wrong examples, so that every fold has one of each."""
 
 ISOTONIC = 150
-"""Examples from which on the probability is isotonic."""
+"""Fewest examples for an isotonic probability."""
 
 FAMILIAR = 30
-"""Times that a short answer must have come to be weighed by itself."""
+"""Fewest occurrences of a short answer that gets a feature of its own."""
 
 MOST_FAMILIAR = 20
 
 EVENTS = 10
-"""Examples of the rarer kind a signal from which on a regression on all signals does not overfit (Peduzzi 1996)."""
+"""Examples of the rarer class per signal from which a regression on all signals does not overfit (Peduzzi 1996)."""
 
 FOLDS = 5
 REPEATS = 4
 PENALTIES = (0.01, 0.1, 1.0)
-"""scikit-learn's C, from the strongest penalty on."""
+"""Values of scikit-learn's C, strongest penalty first."""
 
 LOST = 0.02
-"""Most of the answers which would have stood that giving up early may lose."""
+"""Largest share of the answers that would be served which giving up early may lose."""
 
 CAUGHT = 0.05
-"""Least of the answers which are passed on anyway that giving up early must catch to be worth having."""
+"""Least share of the answers that would be passed on which giving up early must catch to be worthwhile."""
 
 _CURVE = 33
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A score, and what it made of its own examples while they were held out [N]; NaN where a signal is no number."""
+    """A score, and its held-out probabilities of its own examples [N]; NaN for non-finite signals."""
 
     score: Score
     probabilities: NDArray[np.float64]
@@ -99,23 +99,23 @@ class _Linear:
 
 
 def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 0) -> Fitted:
-    """Fit signals to a probability of being wrong.
+    """Fit a probability of being wrong to signals.
 
-    Examples with a signal that is no number are left out: such an answer is not trusted (probability 1).
+    Examples with a non-finite signal are excluded: such an answer always gets probability 1.
 
     Args:
-        signals: of each answer.
-        wrong: whether it was.
-        seed: of the folds.
+        signals: the signals of each answer.
+        wrong: whether each answer was wrong.
+        seed: seed of the folds.
 
     Raises:
-        RouteError: too few examples, too few of one kind, no signal that varies, or scikit-learn is missing.
+        RouteError: there are too few examples or too few of one class, no signal varies, or scikit-learn is missing.
     """
     require_learning()
     labels = np.asarray(wrong, bool)
     names = (*(name for name, _ in ORIENTED), *_familiar(signals, labels))
     all_columns = feature_matrix(signals, names)
-    # A second opinion counts where every answer has one.
+    # A second opinion is used only if every answer has one.
     asked = all(s.second_logprob is not None for s in signals)
     given = [j for j, name in enumerate(names) if asked or name != SECOND]
     usable = np.isfinite(all_columns[:, given]).all(axis=1)
@@ -124,11 +124,11 @@ def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 
     varying = [j for j in given if _varies(x[:, j])]
     if not varying:
         raise RouteError(
-            "every answer has the same signals: nothing tells right from wrong", "calibrate on answers that differ"
+            "every answer has the same signals, so nothing separates right from wrong", "calibrate on more varied data"
         )
     from threadpoolctl import threadpool_limits
 
-    # Many small fits: threads would only wait for each other.
+    # For many small fits threads only add overhead.
     with threadpool_limits(1):
         chosen = _choose(x, y, varying, seed)
         held_out = np.empty(len(y))
@@ -149,9 +149,9 @@ def fit_score(signals: Sequence[Signals], wrong: Sequence[bool], *, seed: int = 
 
 
 def fit_prefix(signals: Sequence[Signals | None], wrong: Sequence[bool], *, seed: int = 0) -> Fitted | None:
-    """The same after the first tokens. None where too few answers went on after them to fit anything.
+    """Fit a score to the signals of the first tokens. None if too few answers are longer than that.
 
-    ``probabilities`` are NaN for the answers that were over by then.
+    ``probabilities`` are NaN for the shorter answers.
     """
     reached = [i for i, s in enumerate(signals) if s is not None]
     try:
@@ -164,12 +164,12 @@ def fit_prefix(signals: Sequence[Signals | None], wrong: Sequence[bool], *, seed
 
 
 def give_up_above(prefix: NDArray[np.float64], probabilities: NDArray[np.float64], threshold: float) -> float:
-    """The least probability after the first tokens above which at most LOST of the answers that would stand are lost.
+    """Return the least prefix threshold that loses at most the share LOST of the answers that would be served.
 
     Args:
-        prefix: probabilities after the first tokens [N], NaN where there are none.
-        probabilities: of the whole answers [N].
-        threshold: of the whole answers.
+        prefix: probabilities after the first tokens [N], NaN if there is none.
+        probabilities: probabilities of the whole answers [N].
+        threshold: threshold of the whole answers.
     """
     stood = prefix[(probabilities <= threshold) & np.isfinite(prefix)]
     if not len(stood):
@@ -180,14 +180,14 @@ def give_up_above(prefix: NDArray[np.float64], probabilities: NDArray[np.float64
 def describe_prefix(
     tokens: int, score: Score, give_up: float, prefix: NDArray[np.float64], served: NDArray[np.bool_]
 ) -> PrefixScore | None:
-    """What giving up early catches and loses, by examples that fitted nothing; None where it is not worth having.
+    """Measure what giving up early catches and loses, on examples that fitted nothing; None if not worthwhile.
 
     Args:
-        tokens: of the prefix.
-        score: of the prefix.
-        give_up: its threshold.
-        prefix: probabilities after the first tokens [N], NaN where there are none.
-        served: whether the whole answer stands [N].
+        tokens: number of tokens of the prefix.
+        score: score of the prefix.
+        give_up: threshold of the prefix.
+        prefix: probabilities after the first tokens [N], NaN if there is none.
+        served: whether the whole answer would be served [N].
     """
     given_up = prefix > give_up
     caught = float(given_up[~served].mean()) if (~served).any() else 0.0
@@ -198,13 +198,13 @@ def describe_prefix(
 
 
 def feature_matrix(signals: Sequence[Signals], names: Sequence[str]) -> NDArray[np.float64]:
-    """The named features [N, F]."""
+    """Return the named features [N, F]."""
     rows = [[feature(s, name) for name in names] for s in signals]
     return np.asarray(rows, np.float64).reshape(len(rows), len(names))
 
 
 def require_learning() -> None:
-    """Raise RouteError where scikit-learn is not installed."""
+    """Raise RouteError if scikit-learn is not installed."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
@@ -212,30 +212,30 @@ def require_learning() -> None:
 
 
 def require_enough(wrong: NDArray[np.bool_], *, share: float = 1.0) -> None:
-    """Raise RouteError where ``share`` of these examples cannot fit a score."""
+    """Raise RouteError if ``share`` of these examples is too few to fit a score."""
     n, bad = len(wrong), int(wrong.sum())
     least, of_each = round(LEAST / share), round(LEAST_OF_EACH / share)
     if n < least:
-        raise RouteError(f"{n} examples cannot calibrate anything", f"give at least {least}; 500 are better")
+        raise RouteError(f"{n} examples are too few to calibrate", f"give at least {least}; 500 are better")
     for count, word in ((n - bad, "right"), (bad, "wrong")):
         if not count:
             other = "wrong" if word == "right" else "right"
             raise RouteError(
-                f"all {n} answers are {other}: there is nothing to tell apart",
-                "check how the answers are compared with the data, or calibrate on questions of mixed difficulty",
+                f"all {n} answers are {other}: calibration needs both kinds",
+                "check how the answers are graded, or calibrate on questions of mixed difficulty",
             )
         if count < of_each:
             raise RouteError(
-                f"only {count} of {n} answers are {word}: at least {of_each} are needed to tell them apart",
-                "give more examples, or some of another difficulty",
+                f"only {count} of {n} answers are {word}: at least {of_each} are needed",
+                f"give more examples, or {'easier' if word == 'right' else 'harder'} ones",
             )
 
 
 def _familiar(signals: Sequence[Signals], wrong: NDArray[np.bool_]) -> list[str]:
-    """Features for the short answers that came often, both right and wrong; the most frequent first.
+    """Return features for short answers that are frequent, both right and wrong; the most frequent first.
 
-    A model asked for one word of a few prefers some of them, whatever the question (contextual calibration, Zhao et
-    al. 2021): one probability does not mean the same for each.
+    A model that must choose one of a few words prefers some of them, whatever the question (contextual calibration,
+    Zhao et al. 2021), so the same log-probability means something else for each.
     """
     came: dict[str, list[int]] = {}
     for s, bad in zip(signals, wrong, strict=True):
@@ -246,7 +246,7 @@ def _familiar(signals: Sequence[Signals], wrong: NDArray[np.bool_]) -> list[str]
 
 
 def _varies(values: NDArray[np.float64]) -> bool:
-    """Whether a signal differs from its commonest value in as many examples as it takes to weigh it."""
+    """Whether a signal differs from its most common value in enough examples to fit a weight."""
     if np.ptp(values) <= 1e-9:
         return False
     _, counts = np.unique(values, return_counts=True)
@@ -257,15 +257,15 @@ def _varies(values: NDArray[np.float64]) -> bool:
 
 
 def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int], seed: int) -> _Candidate:
-    """The simplest candidate that none beats by more than the standard error of the difference over the folds.
+    """Choose the simplest candidate that none beats by more than the standard error of the difference over the folds.
 
-    Where EVENTS are there, the one with the best mean: nothing overfits then, and what is passed over for its
-    simplicity is lost.
+    With at least EVENTS examples per signal the best mean wins, as nothing overfits then.
     """
     own = [j for j in varying if j < len(ORIENTED)]
     candidates = [_Candidate((j,), ORIENTED[j][1]) for j in own]
     for together in dict.fromkeys((tuple(own), tuple(varying))):
-        if len(together) > 1:
+        # One answer alone has no sign that is known beforehand: a regression finds it.
+        if len(together) > 1 or (together and not own):
             candidates += [_Candidate(together, penalty=c) for c in PENALTIES]
     folds = _folds(y, seed, repeats=REPEATS)
     scores = np.zeros((len(candidates), len(folds)))
@@ -277,7 +277,7 @@ def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int]
     best = int(np.argmax(means))
     if min(y.sum(), (~y).sum()) >= EVENTS * len(varying):
         return candidates[best]
-    # Within one error of the best; the difference is paired, since folds vary more than candidates do.
+    # Within one standard error of the best; paired, since folds vary more than candidates do.
     gaps = scores[best] - scores
     errors = gaps.std(axis=1, ddof=1) / np.sqrt(FOLDS)
     near = [i for i in range(len(candidates)) if gaps[i].mean() <= errors[i]]
@@ -286,10 +286,8 @@ def _choose(x: NDArray[np.float64], y: NDArray[np.bool_], varying: Sequence[int]
     return candidates[max(alike, key=lambda i: (round(means[i], 6), -i))]
 
 
-def _folds(
-    y: NDArray[np.bool_], seed: int, *, repeats: int
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:  # fmt: skip
-    """(held out, the rest) of a repeated stratified split."""
+def _folds(y: NDArray[np.bool_], seed: int, *, repeats: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the (held-out, training) indices of a repeated stratified split."""
     from sklearn.model_selection import RepeatedStratifiedKFold
 
     split = RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=repeats, random_state=seed)
@@ -325,9 +323,9 @@ def _curve(
 
 
 def _isotonic(raw: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
-    """Each block that the pool-adjacent-violators algorithm finds is one knot, at its mean raw score.
+    """Fit an isotonic regression with one knot per pool-adjacent-violators block, at its mean raw score.
 
-    Steps would leave no order within a block, and no threshold there (centred isotonic regression, Oron and Flournoy
+    Linear interpolation keeps an order within a block, unlike steps (centred isotonic regression, Oron and Flournoy
     2017). No probability is nearer to 0 or 1 than half an example.
     """
     from sklearn.isotonic import IsotonicRegression
@@ -340,20 +338,20 @@ def _isotonic(raw: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[tuple[flo
 
 
 def _platt(raw: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[tuple[float, float], ...]:
-    """A logistic curve through Platt's smoothed targets (Platt 1999), sampled half a range beyond the data."""
+    """Fit a logistic curve to Platt's smoothed targets (Platt 1999), sampled half a range beyond the data."""
     from sklearn.linear_model import LogisticRegression
 
     bad = int(y.sum())
     target = np.where(y, (bad + 1) / (bad + 2), 1 / (len(y) - bad + 2))
     centre, spread = float(raw.mean()), float(raw.std()) or 1.0
     z = ((raw - centre) / spread)[:, None]
-    # A soft target is both classes at once, weighted; C so large that nothing is penalised.
+    # A soft target is both classes at once, weighted; C is so large that nothing is penalised.
     model = LogisticRegression(C=1e6, max_iter=1000).fit(
         np.concatenate([z, z]), np.repeat([1, 0], len(y)), sample_weight=np.concatenate([target, 1 - target])
     )
     slope, intercept = max(float(model.coef_[0, 0]), 0.0), float(model.intercept_[0])
     if not slope:
-        # The score ranks the wrong way round: it says nothing, and the curve is the base rate.
+        # The score ranks the wrong way round: use the base rate.
         return ((centre, (bad + 1) / (len(y) + 2)),)
     margin = 0.5 * float(np.ptp(raw)) or 1.0
     at = np.linspace(raw.min() - margin, raw.max() + margin, _CURVE)

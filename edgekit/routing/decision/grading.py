@@ -1,14 +1,14 @@
-"""Whether an answer is right. Five ways to compare it with the reference, each a few lines that a person can check.
+"""Grade an answer by comparing it with the reference answers, in one of five ways.
 
 ========  ==================================================================================================
-exact     the whole text is an answer, but for case, whitespace and punctuation at its ends
-prefix    it begins with the words of an answer: what follows does not matter (LAMBADA's last word)
-contains  the words of an answer stand somewhere in it, as whole words
-number    the number that it gives is an answer's: the one after the last ``####``, else the last one (GSM8K)
-choice    of the words it might have chosen, the one that comes first is an answer
+exact     the whole text equals an answer, except for case, whitespace and punctuation at its ends
+prefix    the text begins with the words of an answer, whatever follows (LAMBADA's last word)
+contains  the text contains the words of an answer, as whole words
+number    the text's number equals an answer's: the one after the last ``####``, else the last one (GSM8K)
+choice    the first of the possible choices in the text is an answer
 ========  ==================================================================================================
 
-Words are runs of letters and digits, with apostrophes inside. Where several answers are given, any of them will do.
+Words are runs of letters and digits, with apostrophes inside. With several reference answers, any match is right.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _MARK = "####"
 
 
 def is_right(text: str, answers: Sequence[str], grading: Grading, choices: Sequence[str] = ()) -> bool:
-    """Whether ``text`` gives one of ``answers``; how they are compared is said at the top of this file.
+    """Whether ``text`` matches one of ``answers``; see the top of this file for the gradings.
 
     Args:
-        text: what was answered.
-        answers: any of them is right.
+        text: the answer to grade.
+        answers: the reference answers, any of which is right.
         grading: how to compare.
-        choices: for ``choice``, the words that might be chosen, the wrong ones among them; the answers are always.
+        choices: for ``choice``, the possible choices, wrong ones included; the answers are always possible.
     """
     if grading == "exact":
         return _stripped(text) in {_stripped(answer) for answer in answers}
@@ -52,10 +52,10 @@ def is_right(text: str, answers: Sequence[str], grading: Grading, choices: Seque
 
 
 def find_number(text: str) -> Decimal | None:
-    """The number that a text gives: the first after its last ``####``, else its last; None where there is none.
+    """Return a text's number: the first after its last ``####``, else its last; None if there is none.
 
     ``1,234.50``, ``$5``, ``-3``, ``.5`` and ``50%`` are numbers, and equal to 1234.5, 5, -3, 0.5 and 50. A full stop at
-    the end of a sentence is no part of one. A minus is one only where no word or number stands right before it.
+    the end of a sentence is not part of one. A minus directly after a word or a number is not a sign.
     """
     text = text.replace("−", "-")
     _, mark, after = text.rpartition(_MARK)
@@ -69,7 +69,7 @@ def _plain(text: str) -> str:
 
 
 def _stripped(text: str) -> str:
-    """The text without case, with single blanks, and without punctuation and blanks at its ends."""
+    """Fold case, collapse whitespace, and strip punctuation and whitespace at the ends."""
     plain = " ".join(_plain(text).split())
     inside = [at for at, letter in enumerate(plain) if not (letter.isspace() or unicodedata.category(letter)[0] == "P")]
     return plain[inside[0] : inside[-1] + 1] if inside else plain
@@ -80,12 +80,12 @@ def _words(text: str) -> list[str]:
 
 
 def _place(words: list[str], some: list[str]) -> int | None:
-    """Where ``some`` first stand in ``words`` one after another."""
+    """Return the first index of the sequence ``some`` in ``words``, None if absent."""
     places = range(len(words) - len(some) + 1) if some else range(0)
     return next((at for at in places if words[at : at + len(some)] == some), None)
 
 
 def _first(words: list[str], allowed: list[list[str]]) -> list[str] | None:
-    """Which of ``allowed`` comes first; of two that begin at one place the longer, ``not good`` before ``not``."""
+    """Return which of ``allowed`` comes first; the longer of two at the same word, ``not good`` before ``not``."""
     found = [(at, -len(some), some) for some in allowed if (at := _place(words, some)) is not None]
     return min(found)[2] if found else None

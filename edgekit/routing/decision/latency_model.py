@@ -1,4 +1,4 @@
-"""What an answer is expected to take: on this device from the bundle's own measurement, elsewhere as the user says."""
+"""Expected time, energy and cost of an answer: on this device from the bundle's measurement, else from the policy."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 def expect_local(
     measurement: Measurement | None, prompt_tokens: int | None, new_tokens: int | None, waiting: float = 0.0
 ) -> Expected:
-    """Seconds and joules of an answer here, by the series of ``edgekit bench``.
+    """Estimate the seconds and joules of an answer on this device from the series of ``edgekit bench``.
 
-    To the first token: ``waiting``, and the prompt at the speed of ``pp``: seconds a token, linear between the lengths
-    measured, as at the nearest one outside; never less than one step. Each further token takes what one takes at the
-    depth of the middle of the answer, from ``tg``: each series stands for the middle of the tokens it decoded; linear
-    between them, before the first as at the first, and beyond the deepest along the slope of the last two where it
-    rises, as attention reads every token before.
+    Time to the first token: ``waiting`` plus the prompt at the speed of ``pp``, in seconds per token, linear between
+    the measured lengths and constant outside; at least one decoding step. Each further token takes the time of a step
+    at the middle of the answer, from ``tg``: each series counts as measured at the middle of the tokens it decoded;
+    linear between series, constant before the first, and beyond the deepest along the slope of the last two if it
+    rises, as attention reads every earlier token.
 
-    Joules: the gross power of the measured decoding over all seconds but the waiting. No meter read the prompt's power
-    apart: it counts as decoding's.
+    Joules: the gross power of the measured decoding times all seconds except the waiting. The prompt's power is not
+    measured separately and counts as decoding's.
 
     Args:
-        measurement: of this bundle on this kind of machine, None where there is none.
-        prompt_tokens: None where they could not be counted.
-        new_tokens: of the answer, None where nobody says, and then only the first one's time is known.
+        measurement: a measurement of this bundle on this kind of machine, None if there is none.
+        prompt_tokens: tokens of the prompt, None if they could not be counted.
+        new_tokens: tokens of the answer, None if unlimited; then only the time to the first token is known.
         waiting: seconds until the model is free.
     """
     prompts, steps = _rates(measurement) if measurement else ([], [])
@@ -54,13 +54,13 @@ def expect_local(
 
 
 def expect_tier(tier: Tier, prompt_tokens: int | None, new_tokens: int | None, most_new: int | None = None) -> Expected:
-    """Seconds as the user expects them of an endpoint, and its price. Its joules nobody knows.
+    """Return the seconds that the policy expects of an endpoint, and its price. Its joules are unknown.
 
     Args:
         tier: the endpoint.
-        prompt_tokens: as it counts them; None where that is not known, and then the cost is not either.
-        new_tokens: of the answer, None where nobody says, and then its time is not known.
-        most_new: of the answer, what its price is for where nobody says; None where nothing bounds it.
+        prompt_tokens: tokens of the prompt for this endpoint; None, and an unknown cost, if they are not known.
+        new_tokens: tokens of the answer; None, and an unknown time, if unlimited.
+        most_new: tokens of the answer to charge if ``new_tokens`` is None; None if nothing bounds them.
     """
     first, speed = tier.seconds_to_first, tier.tokens_per_second
     seconds = None
@@ -75,7 +75,7 @@ def expect_tier(tier: Tier, prompt_tokens: int | None, new_tokens: int | None, m
 
 
 def _rates(measurement: Measurement) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(tokens, seconds a token) of the prompts, and (depth, seconds a token) of decoding, in order; no place twice."""
+    """Return sorted (tokens, seconds per token) of the prompts and (depth, seconds per token) of decoding."""
     prompts: dict[float, float] = {}
     steps: dict[float, float] = {}
     for series in measurement.series:
@@ -93,7 +93,7 @@ def _rates(measurement: Measurement) -> tuple[list[tuple[float, float]], list[tu
 
 
 def _at(points: list[tuple[float, float]], place: float, *, rising: bool) -> float:
-    """Linear between points; outside as at the nearest, or, ``rising``, along the last slope if that rises."""
+    """Interpolate linearly; constant outside, or with ``rising`` along the last slope beyond the end if that rises."""
     at = bisect_right(points, (place, float("inf")))
     if at == 0:
         return points[0][1]

@@ -1,6 +1,6 @@
-"""How long an answer may get where the request does not say: as long as fits, as the policy allows, as its money buys.
+"""Limit the length of an answer if the request does not: by the context, the policy and the budget.
 
-Nothing here is a usual length: what nobody said stays unsaid, and is not held against anyone.
+No typical length is assumed: without a limit the length stays unknown.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def most_told(request: Request, tier: Tier, budget: Budget, spent: float) -> int | None:
-    """The most new tokens that an endpoint is asked for; None leaves it to the endpoint.
+    """Return the limit of new tokens to send to an endpoint; None sends none.
 
-    What the request says; else the least of the tier's ``max_output``, of what its context has room for, and of what
-    the budget buys. Room alone is not told: many endpoints write less than their context holds.
+    This is the request's limit, else the least of the tier's ``max_output``, the room in its context, and what the
+    budget pays for. The room alone is not sent: many endpoints allow fewer new tokens than their context holds.
 
     Args:
-        request: with its prompt counted.
+        request: the request, with its prompt counted.
         tier: the endpoint.
-        budget: the policy's.
-        spent: of the day's budget, in its currency.
+        budget: the policy's budget.
+        spent: the part of the day's budget that is spent, in its currency.
     """
     if request.sampling.max_new_tokens is not None:
         return request.sampling.max_new_tokens
@@ -33,7 +33,7 @@ def most_told(request: Request, tier: Tier, budget: Budget, spent: float) -> int
 
 
 def most_possible(request: Request, tier: Tier, budget: Budget, spent: float) -> int | None:
-    """The most new tokens that could be charged; None where nothing bounds them. The arguments are ``most_told``'s."""
+    """Return the most new tokens that could be charged; None if unbounded. Args: as ``most_told``."""
     if request.sampling.max_new_tokens is not None:
         return request.sampling.max_new_tokens
     limits = tier.max_output, _room(request, tier), _bought(request, tier, budget, spent)
@@ -41,13 +41,13 @@ def most_possible(request: Request, tier: Tier, budget: Budget, spent: float) ->
 
 
 def least_tokens(request: Request) -> int:
-    """Tokens of the prompt on the device and of its answer: as many as are asked for, one where nobody says."""
+    """Return the prompt's tokens on the device plus the answer's limit, or plus one if it has none."""
     new = request.sampling.max_new_tokens
     return (request.tokens_for(DEVICE) or 0) + (1 if new is None else new)
 
 
 def limited(request: Request, verdict: Verdict) -> Request:
-    """The request with the limit that its answer has by the verdict."""
+    """Return the request with the answer limit of the verdict."""
     most = verdict.expected.most_new
     if most is None or request.sampling.max_new_tokens is not None:
         return request
@@ -60,7 +60,7 @@ def _room(request: Request, tier: Tier) -> int | None:
 
 
 def _bought(request: Request, tier: Tier, budget: Budget, spent: float) -> int | None:
-    """The new tokens that the budget pays for behind the prompt, at least one; None where it sets no limit."""
+    """Return the new tokens that the budget pays for after the prompt, at least one; None if it sets no limit."""
     prompt, price = request.tokens_for(tier.name), tier.price
     limits = [budget.per_request] if budget.per_request is not None else []
     limits += [budget.per_day - spent] if budget.per_day is not None else []

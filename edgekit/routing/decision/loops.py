@@ -1,8 +1,8 @@
-"""An answer that turns in circles: the same tokens, or words, again and again at its end.
+"""Detect an answer that ends in a loop: the same tokens, or words, over and over.
 
-A loop is a period of up to ``LONGEST`` items that stood ``REPEATS`` times in a row and fills at least ``SPAN`` items.
+A loop is a period of up to ``LONGEST`` items that occurs ``REPEATS`` times in a row and fills at least ``SPAN`` items.
 Lists, tables and code repeat their form, but not every token of it; a rule of dashes is a few tokens long. A large
-matrix of zeros cannot be told from a loop.
+matrix of zeros cannot be distinguished from a loop.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ SPAN = 96
 
 @dataclass(frozen=True)
 class Loop:
-    """``period`` items, over and over for ``length`` items up to the end."""
+    """``period`` items that repeat over the last ``length`` items."""
 
     period: int
     length: int
 
     @property
     def words(self) -> str:
-        """``the last 96 tokens are 12, repeated``."""
-        return f"the last {self.length:,} tokens are {self.period:,}, repeated"
+        """For example ``the last 96 tokens repeat the same 12``."""
+        return f"the last {self.length:,} tokens repeat the same {self.period:,}"
 
 
 class LoopWatch:
-    """Watches an answer while it is made: each push costs a fixed number of comparisons, one a period.
+    """Detects a loop while an answer is generated; each push costs one comparison per period.
 
     Attributes:
-        loop: the shortest period that fills the end now, None while there is none.
+        loop: the shortest loop at the current end, None if there is none.
     """
 
     def __init__(self, *, longest: int = LONGEST, repeats: int = REPEATS, span: int = SPAN) -> None:
-        """Args: the longest period looked for, how often it must stand, and how many items it must fill."""
+        """Args: the longest period to detect, how often it must occur, and how many items it must fill."""
         self.loop: Loop | None = None
         self._repeats = repeats
         self._span = span
@@ -49,7 +49,7 @@ class LoopWatch:
         self._runs = [0] * longest
 
     def push(self, item: Hashable) -> bool:
-        """Add a token; say whether the end is a loop now."""
+        """Add a token. Returns whether the end is now a loop."""
         runs, self.loop = self._runs, None
         for i, before in enumerate(self._last):
             if before != item:

@@ -1,4 +1,4 @@
-"""How good a score is at telling wrong answers from right ones. ``score``: larger for likelier wrong. Pure numpy."""
+"""Metrics of how well a score separates wrong answers from right ones. Larger scores are likelier wrong. Pure numpy."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ DRAWS = 1000
 """Resamples of a bootstrap."""
 
 BINS = 15
-"""Bins of the expected calibration error, each with as many examples as the others."""
+"""Bins of the expected calibration error, with equal numbers of examples."""
 
 _AT_ONCE = 1_000_000
-"""Resampled values that are held at once."""
+"""Resampled values held in memory at once."""
 
 
 def auroc(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float | None:
-    """The probability that a wrong answer scores above a right one, ties counted half; None for one class alone."""
+    """The probability that a wrong answer scores above a right one, ties counted half; None for a single class."""
     value = float(_aurocs(score[None], wrong[None])[0])
     return value if np.isfinite(value) else None
 
 
 def auroc_interval(score: NDArray[np.float64], wrong: NDArray[np.bool_], *, seed: int = 0) -> Interval | None:
-    """AUROC with the 95 % percentile interval of a bootstrap over examples; None for one class alone."""
+    """AUROC with the 95 % percentile interval of a bootstrap over examples; None for a single class."""
     return bootstrap(lambda rows: _aurocs(score[rows], wrong[rows]), len(wrong), seed=seed)
 
 
@@ -49,23 +49,21 @@ def bootstrap(
     """A statistic with its 95 % percentile interval over resamples of ``n`` examples.
 
     Args:
-        statistic: from rows [D, n], indices of examples, to D values; NaN where it is not defined.
+        statistic: maps indices of examples [D, n] to D values; NaN where it is not defined.
         n: number of examples.
-        seed: of the resampling.
-        draws: number of resamples; those in which the statistic is not defined are left out.
+        seed: seed of the resampling.
+        draws: number of resamples; those in which the statistic is not defined are ignored.
 
     Returns:
-        None where it is not defined on the examples themselves, or in most resamples.
+        The interval; None if the statistic is not defined on the examples themselves, or in most resamples.
     """
     if not n:
         return None
     value = float(statistic(np.arange(n)[None])[0])
     random = np.random.default_rng(seed)
     block = max(1, _AT_ONCE // n)
-    parts = [
-        statistic(random.integers(n, size=(min(block, draws - start), n))) for start in range(0, draws, block)
-    ]  # fmt: skip
-    found = np.concatenate(parts)
+    sizes = [min(block, draws - start) for start in range(0, draws, block)]
+    found = np.concatenate([statistic(random.integers(n, size=(size, n))) for size in sizes])
     found = found[np.isfinite(found)]
     if not np.isfinite(value) or len(found) < draws / 2:
         return None
@@ -76,7 +74,7 @@ def bootstrap(
 def expected_calibration_error(probability: NDArray[np.float64], wrong: NDArray[np.bool_], bins: int = BINS) -> float:
     """ECE: mean distance of a bin's mean probability from its share of wrong answers, bins of equal mass.
 
-    Equal probabilities stay in one bin, since nothing tells them apart: there may be fewer bins than asked for.
+    Equal probabilities stay in one bin, so there may be fewer than ``bins``.
     """
     order = np.argsort(probability, kind="stable")
     p, y = probability[order], wrong[order].astype(float)
@@ -88,14 +86,14 @@ def expected_calibration_error(probability: NDArray[np.float64], wrong: NDArray[
 
 
 def brier(probability: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
-    """Mean squared distance of the probability from what happened."""
+    """Mean squared difference of the probability from the outcome."""
     return float(np.mean((probability - wrong) ** 2))
 
 
 def risk_coverage(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share of failures among the k least suspect answers, k = 1 .. N: risk at coverage k / N [N].
+    """Share of failures among the k answers with the lowest scores, k = 1 .. N: risk at coverage k / N [N].
 
-    Ties count as their expectation in random order, so that a score that says nothing has the base rate throughout.
+    Ties count as their expectation in random order, so a constant score has the base rate throughout.
     """
     n = len(wrong)
     values, group, sizes = np.unique(score, return_inverse=True, return_counts=True)
@@ -106,7 +104,7 @@ def risk_coverage(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> NDArr
 
 
 def aurc(score: NDArray[np.float64], wrong: NDArray[np.bool_]) -> float:
-    """Area under the risk-coverage curve: its mean over all coverages. The base rate for a score that says nothing."""
+    """Area under the risk-coverage curve: its mean over all coverages. The base rate for a constant score."""
     return float(risk_coverage(score, wrong).mean())
 
 

@@ -1,7 +1,8 @@
-r"""Regular expressions of policies and schemas, run by RE2: time grows with the text, whatever the expression.
+r"""Regular expressions of policies and schemas, run by RE2: linear time in the text, whatever the expression.
 
-RE2 has no form for what makes Python's ``re`` slow: lookaround and backreferences. Its ``\w``, ``\d``, ``\s`` and
-``\b`` know ASCII alone, so a rule's are written out for all alphabets; JSON Schema's are ASCII's by its own standard.
+RE2 does not support what makes Python's ``re`` slow: lookaround and backreferences. Its ``\w``, ``\d``, ``\s`` and
+``\b`` are ASCII only, so those of a privacy rule are spelled out for all alphabets; JSON Schema's are ASCII by
+standard.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_MEMORY = 2**20
-"""Bytes that one expression may take: a longer program would be linear and still slow."""
+"""Bytes of one compiled expression: a larger one would be linear and still slow."""
 
-NO_FORM = "RE2's syntax, which knows no lookaround and no backreferences: https://github.com/google/re2/wiki/Syntax"
+NO_FORM = "RE2's syntax, without lookaround and backreferences: https://github.com/google/re2/wiki/Syntax"
 
 
 class Pattern:
-    """A compiled expression. ``search`` may be called by several threads at once."""
+    """A compiled expression. ``search`` is thread-safe."""
 
     def __init__(self, source: str, *, case: bool) -> None:
         """Compile.
 
         Raises:
-            ValueError: not an expression that RE2 knows, or too large; its text says why.
+            ValueError: RE2 rejects the expression, or it is too large; the message is RE2's.
             ConfigError: google-re2 is not installed.
         """
         try:
@@ -45,18 +46,18 @@ class Pattern:
         try:
             self._compiled = re2.compile(source.encode(), options)
         except re2.error as error:
-            said = error.args[0] if error.args else ""
-            raise ValueError(said.decode(errors="replace") if isinstance(said, bytes) else str(said)) from None
+            reason = error.args[0] if error.args else ""
+            raise ValueError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
         except UnicodeEncodeError:
-            raise ValueError("half a surrogate pair") from None
+            raise ValueError("it holds an unpaired surrogate") from None
 
     def search(self, text: bytes) -> bool:
-        """Whether the expression matches anywhere in a text in UTF-8."""
+        """Whether the expression matches anywhere in a UTF-8 text."""
         return self._compiled.search(text) is not None
 
 
 def matches(pattern: str, texts: Iterable[str]) -> bool:
-    """Whether a rule applies to a text in any of its writings; it does where that cannot be told: no such pattern."""
+    """Whether a rule's pattern matches any of the texts. An invalid pattern matches everything."""
     compiled = _compile(pattern)
     if compiled is None:
         return True
@@ -65,7 +66,7 @@ def matches(pattern: str, texts: Iterable[str]) -> bool:
 
 
 def find_fault(pattern: str) -> str:
-    """What is wrong with a rule's pattern, in words; "" where nothing is."""
+    """Describe what is wrong with a rule's pattern; "" if it is valid."""
     try:
         compiled = Pattern(spell_out(pattern), case=False)
     except ValueError as error:
@@ -75,7 +76,7 @@ def find_fault(pattern: str) -> str:
 
 @lru_cache(maxsize=512)
 def compile_schema_pattern(pattern: str) -> Pattern:
-    """An expression of a JSON schema, in ECMA-262's syntax as far as RE2 has a form for it.
+    """Compile an expression of a JSON schema: ECMA-262's syntax as far as RE2 supports it.
 
     Raises:
         ValueError: see Pattern.
@@ -85,7 +86,7 @@ def compile_schema_pattern(pattern: str) -> Pattern:
 
 @lru_cache(maxsize=256)
 def _compile(pattern: str) -> tuple[Pattern, ...] | None:
-    """A rule's pattern, and the same in Latin letters, as texts are read; None where it is none."""
+    """Compile a rule's pattern, and its transliteration to Latin letters, as in texts; None if it is invalid."""
     try:
         found = [Pattern(spell_out(pattern), case=False)]
     except ValueError:
@@ -111,20 +112,20 @@ _EDGE = rf"(?:\b|^|$|[^{_WORD}])"
 
 
 def spell_out(pattern: str) -> str:
-    r"""A rule's pattern, written as Python's ``re`` has it, in RE2's syntax and for all alphabets.
+    r"""Translate a rule's pattern from Python's ``re`` syntax to RE2's, for all alphabets.
 
-    ``\b`` knows ASCII alone there. At the ends of a pattern it becomes a character that is not a word's, or an end;
-    inside one that may match other letters it is left out, which matches a little more, never less.
+    RE2's ``\b`` is ASCII only. At the ends of a pattern it becomes a non-word character or an end of the text; inside a
+    pattern that may match other letters it is dropped, which matches a little more, never less.
     """
     wide, depth, inside = bool(_WIDE.search(pattern)), 0, False
-    said: list[str] = []
+    parts: list[str] = []
     at = 0
     while at < len(pattern):
         found = _ESCAPE.match(pattern, at)
         if found:
             at = found.end()
             edge = depth == 0 and (pattern[: found.start()][-1:] in ("", "|") or pattern[at : at + 1] in ("", "|"))
-            said.append(_spell(found, inside=inside, wide=wide, edge=edge))
+            parts.append(_spell(found, inside=inside, wide=wide, edge=edge))
             continue
         letter = pattern[at]
         if letter == "(" and not inside and pattern.startswith("(?#", at):
@@ -134,18 +135,18 @@ def spell_out(pattern: str) -> str:
             depth += (letter == "(") - (letter == ")")
             if letter == "[":
                 inside = True
-                # A bracket in first place is one of the class.
+                # A leading bracket is a member of the class.
                 opening = re.compile(r"\[\^?\]?").match(pattern, at)
-                said.append(opening[0].replace("]", r"\]") if opening else letter)
+                parts.append(opening[0].replace("]", r"\]") if opening else letter)
                 at = opening.end() if opening else at + 1
                 continue
         elif letter == "]":
             inside = False
         elif letter == "[" and pattern[at + 1 : at + 2] != ":":
             letter = r"\["
-        said.append(letter)
+        parts.append(letter)
         at += 1
-    return f"(?m){''.join(said)}"  # every text of a request stands on a line of its own
+    return f"(?m){''.join(parts)}"  # every text of a request is on its own line
 
 
 def _spell(found: re.Match[str], *, inside: bool, wide: bool, edge: bool) -> str:
@@ -164,7 +165,7 @@ def _spell(found: re.Match[str], *, inside: bool, wide: bool, edge: bool) -> str
 
 
 def _ecma(found: re.Match[str]) -> str:
-    r"""``\u0041`` and the like, which RE2 writes otherwise, and escapes of letters that need none."""
+    r"""Rewrite ``\u0041`` and the like for RE2, and drop escapes of letters that need none."""
     letter: Any = found[1] or ""
     if letter[:1] in ("u", "U") and len(letter) > 1:
         return f"\\x{{{letter[1:].strip('{}')}}}"

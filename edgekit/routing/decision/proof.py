@@ -1,6 +1,6 @@
-"""What the rule costs and saves, beside what it is to be measured against: ``route bench`` and the benchmarks.
+"""Compare the router with other strategies on cost and quality, for ``route bench`` and the benchmarks.
 
-Every strategy is judged on the same examples, and none of them fitted it.
+Every strategy is evaluated on the same examples, none of which were used to fit it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ROUTER, ENTROPY, LOGPROB = "calibrated router", "raw entropy", "raw mean log-pro
 RANDOM, LOCAL, CLOUD, ORACLE = "random", "always local", "always cloud", "oracle"
 
 AFTER = frozenset({ROUTER, ENTROPY, LOGPROB})
-"""Strategies that need the local answer to decide: what they send has waited for it. The others decide before."""
+"""Strategies that decide after the local answer, so that time is wasted when they send. The others decide before."""
 
 OF_CLOUD = 0.95
-"""Share of the cloud's quality at which costs are compared."""
+"""Fraction of the cloud's quality at which costs are compared."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One example as both sides answered it.
+    """One example, answered locally and by the cloud.
 
-    ``raw`` is the calibrated score before its probability ``wrong``. ``seconds`` are the whole local answer's,
-    ``given_up`` those after which its first tokens gave it up, None where they did not. ``joules``, ``cloud_seconds``
-    and ``cloud_cost`` are None where they are not known.
+    ``raw`` is the raw score, ``wrong`` its calibrated probability. ``seconds`` is the time of the whole local answer,
+    ``given_up`` the time after which it was given up early, None if it was not. ``joules``, ``cloud_seconds`` and
+    ``cloud_cost`` are None if unknown.
     """
 
     id: str
@@ -59,10 +59,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Operation:
-    """A strategy at one threshold. Of all examples, unless it says otherwise; None: a number it needs is not known.
+    """A strategy at one threshold, over all examples. A number is None if one that it needs is unknown.
 
-    ``coverage``: share answered on the device; ``recovered``: PGR, None where the cloud is not better;
-    ``failures``: share of what was served there that is wrong, with its exact 95 % interval (None where nothing was).
+    ``coverage``: share answered on the device; ``recovered``: PGR, None if the cloud is not better;
+    ``failures``: share of the answers served there that are wrong, with its exact 95 % interval (None if none was).
     ``p50`` and ``p95``: seconds to the whole answer, local time wasted before an answer from the cloud included;
     ``wasted``: mean of that time. ``cost`` and ``joules`` are per thousand questions.
     """
@@ -80,7 +80,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to decide who answers, over all thresholds and at one. None: not defined.
+    """One strategy to decide who answers, over all thresholds and at one. None: not defined.
 
     ``apgr``, ``cpt50``, ``cpt80``, ``cpt95``, ``aiq``: see curves.py. ``cost95``: least cost at 95 % of the
     cloud's quality, as a share of always-cloud's. ``auroc`` and ``aurc`` of the score for a wrong local answer; ``ece``
@@ -104,7 +104,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Margin:
-    """The router less something else, paired on the same examples; better below 0 for a cost, above 0 for AUROC."""
+    """The router less another strategy, paired on the same examples; better below 0 for a cost, above 0 for AUROC."""
 
     what: str
     beside: str
@@ -115,8 +115,8 @@ class Margin:
 class Proof:
     """All strategies on the same examples. ``priced``: costs are money; else they count calls.
 
-    ``threshold`` is the router's. The raw signals, random and the oracle send as many as it does: their ``operation``
-    is at its coverage. ``risk``: (coverage, share of failures among the served) of the router.
+    ``threshold`` is the router's. The raw signals, random and the oracle send the same share: their ``operation`` is at
+    its coverage. ``risk``: (coverage, share of failures among the served) of the router.
     """
 
     n: int
@@ -129,7 +129,7 @@ class Proof:
     risk: tuple[tuple[float, float], ...]
 
     def get(self, name: str) -> Strategy:
-        """The strategy of that name."""
+        """Return the strategy called ``name``."""
         return next(s for s in self.strategies if s.name == name)
 
 
@@ -140,13 +140,13 @@ def pair_cases(
     *,
     joules: Sequence[float | None] | None = None,
 ) -> tuple[Case, ...]:
-    """Lay local and cloud answers side by side, by id.
+    """Pair local and cloud answers by id.
 
     Args:
-        local: of the bundle.
-        cloud: of the endpoint, or of an answers file; those without a local answer are left out.
-        calibration: of the bundle; its ``prefix`` gives up where it would.
-        joules: of each local answer.
+        local: the bundle's answers.
+        cloud: the endpoint's or a file's answers; those without a local answer are ignored.
+        calibration: the bundle's calibration, with the ``prefix`` by which answers are given up early.
+        joules: energy of each local answer.
 
     Raises:
         RouteError: a local answer has no cloud answer.
@@ -155,32 +155,30 @@ def pair_cases(
     missing = [a.id for a in local if a.id not in others]
     if missing:
         raise RouteError(
-            f"{len(missing)} of {len(local)} examples have no answer of the cloud, '{missing[0]}' among them",
-            "the answers need the ids of the data",
+            f"{len(missing)} of {len(local)} examples have no cloud answer, among them '{missing[0]}'",
+            "give the answers the ids of the data",
         )
     spent = joules if joules is not None else [None] * len(local)
     return tuple(_case(a, others[a.id], calibration, j) for a, j in zip(local, spent, strict=True))
 
 
 def prove(cases: Sequence[Case], threshold: float, *, seed: int = 0) -> Proof:
-    """Judge all strategies.
+    """Evaluate all strategies.
 
     Args:
         cases: examples that fitted nothing.
-        threshold: the router's: what is likelier to be wrong is sent, and what was given up early.
-        seed: of the bootstrap.
+        threshold: the router's; it sends what is likelier to be wrong, and what was given up early.
+        seed: seed of the bootstrap.
 
     Raises:
         RouteError: there are no cases.
     """
     if not cases:
-        raise RouteError("no examples to judge the router by", "give data with answers")
+        raise RouteError("no examples to evaluate the router", "pass data with answers")
     c = _Columns.of(cases)
     sent = _sent(c, threshold)
-    scores = {
-        ROUTER: c.raw, ENTROPY: c.entropy, LOGPROB: -c.logprob, RANDOM: np.zeros(len(cases)),
-        ORACLE: curves.oracle_score(c.local, c.cloud),
-    }  # fmt: skip
+    scores = {ROUTER: c.raw, ENTROPY: c.entropy, LOGPROB: -c.logprob}
+    scores |= {RANDOM: np.zeros(len(cases)), ORACLE: curves.oracle_score(c.local, c.cloud)}
     strategies = [_strategy(name, score, c, sent, seed) for name, score in scores.items()]
     for name, share in ((LOCAL, 0.0), (CLOUD, 1.0)):
         strategies.append(_fixed(name, share, c))
@@ -197,13 +195,13 @@ def prove(cases: Sequence[Case], threshold: float, *, seed: int = 0) -> Proof:
 
 
 def operate_router(cases: Sequence[Case], threshold: float) -> Operation:
-    """The router at one threshold alone: what ``prove`` says of it, without the curves.
+    """Evaluate the router at one threshold only, as ``prove`` does, without the curves.
 
     Raises:
         RouteError: there are no cases.
     """
     if not cases:
-        raise RouteError("no examples to judge the router by", "give data with answers")
+        raise RouteError("no examples to evaluate the router", "pass data with answers")
     c = _Columns.of(cases)
     return _operate(ROUTER, _sent(c, threshold).astype(float), c)
 
@@ -218,7 +216,7 @@ def cost_margin(
 ) -> Interval | None:
     """Cost at 95 % of the cloud's quality, router less random, as a share of always-cloud's; paired bootstrap.
 
-    Random is its own expectation on each resample, not one draw.
+    Random is the expectation on each resample, not one draw.
     """
 
     def statistic(rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -239,7 +237,7 @@ def cost_margin(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Cases as columns [N]; NaN where a number is not known. ``price`` counts calls where costs are not."""
+    """Cases as columns [N]; NaN for unknown numbers. ``price`` counts calls if costs are unknown."""
 
     local: NDArray[np.bool_]
     cloud: NDArray[np.bool_]
@@ -296,7 +294,7 @@ def _case(a: LocalAnswer, b: CloudAnswer, calibration: Calibration, joules: floa
 
 
 def _sent(c: _Columns, threshold: float) -> NDArray[np.bool_]:
-    """What the router sends: whoever is likelier to be wrong, and whoever was given up early [N]."""
+    """Whether the router sends each example [N]: likelier wrong than the threshold, or given up early."""
     return (c.wrong > threshold) | np.isfinite(c.given_up)
 
 
@@ -328,14 +326,12 @@ def _fixed(name: str, share: float, c: _Columns) -> Strategy:
     quality = float((c.cloud if share else c.local).mean())
     operation = _operate(name, np.full(len(c.local), share), c)
     good_enough = quality >= OF_CLOUD * float(c.cloud.mean())
-    return Strategy(
-        name, None, None, None, None, share if good_enough else None, None, None, None, None, None, operation,
-        ((share, quality),),
-    )  # fmt: skip
+    cost95, unknown = share if good_enough else None, (None,) * 5
+    return Strategy(name, None, None, None, None, cost95, *unknown, operation, ((share, quality),))
 
 
 def _operate(name: str, sent: NDArray[np.float64], c: _Columns) -> Operation:
-    """``sent`` [N]: the probability with which each is sent; only ties and random are between 0 and 1."""
+    """Evaluate at one threshold. ``sent`` [N]: probability of being sent; between 0 and 1 only for ties and random."""
     n, kept = len(sent), 1 - sent
     coverage = float(kept.mean())
     served, failures = float(kept.sum()), float((kept * ~c.local).sum())
@@ -343,7 +339,7 @@ def _operate(name: str, sent: NDArray[np.float64], c: _Columns) -> Operation:
     if name in AFTER:
         waste = np.where(np.isfinite(c.given_up), c.given_up, c.seconds) if name == ROUTER else c.seconds
     works = name in AFTER
-    # Each example may end on the device or in the cloud: a weighted sample of twice as many.
+    # Each example may end on the device or in the cloud: a weighted sample of twice the size.
     times = np.concatenate([c.seconds, waste + c.cloud_seconds])
     p50, p95 = _percentiles(times, np.concatenate([kept, sent]))
     quality = float((kept * c.local + sent * c.cloud).mean())
@@ -363,14 +359,14 @@ def _operate(name: str, sent: NDArray[np.float64], c: _Columns) -> Operation:
 
 
 def _sent_share(score: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """The probability [N] with which each is sent if the highest ``share`` are; ties share what is left."""
+    """Probability [N] of being sent if the highest ``share`` of the scores are; ties split the remainder."""
     _, group, sizes = np.unique(-score, return_inverse=True, return_counts=True)
     before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     return np.asarray(np.clip((share * len(score) - before) / sizes, 0, 1)[group], np.float64)
 
 
 def _percentiles(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """The weighted median and 95th percentile; None where one that counts is not known."""
+    """Weighted median and 95th percentile; None if a value with weight is unknown."""
     counted = weights > 0
     values, weights = values[counted], weights[counted]
     if not len(values) or not np.isfinite(values).all():

@@ -1,7 +1,7 @@
-"""The JSON schema of a request: what is refused before anything is asked, and an answer held against it.
+"""Check a request's JSON schema before it is used, and check an answer against it.
 
-A schema is a stranger's program. What it may cost is bounded twice: by its form, before it is used (size, depth, what
-it unfolds to on one value, where it refers to), and by steps while an answer is checked. Its expressions run on RE2.
+A schema is untrusted input. Its cost is bounded twice: by its form, before it is used (size, depth, number of
+subschemas that apply to one value, references), and by steps while an answer is checked. Its patterns run on RE2.
 """
 
 from __future__ import annotations
@@ -19,40 +19,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LONGEST = 100_000
-"""Characters of a schema."""
+"""Most characters of a schema."""
 
 DEEPEST = 60
-"""Objects and lists inside one another, of a schema: as many as jsonschema can follow in Python's stack."""
+"""Deepest nesting of a schema that jsonschema can follow on Python's stack."""
 
 MOST_OBJECTS = 2_000
-"""Objects in a schema; OpenAI's limit is 5,000 properties, most of them without an object of their own."""
+"""Most objects in a schema; OpenAI's limit is 5,000 properties, most of them without an object of their own."""
 
 MOST_LISTED = 1_000
-"""Entries of one list, such as an enum: OpenAI's own limit."""
+"""Most entries of one list, such as an enum: OpenAI's own limit."""
 
 MOST_AT_ONCE = 500
-"""Schemas that one value is held against, references followed: a tree of references that doubles has millions."""
+"""Most subschemas that apply to one value, references followed: a doubling tree of references has millions."""
 
 STEPS = 50_000
-"""Keywords that one answer is held against, a long list or text counting more: a second at most."""
+"""Most keywords that one answer is checked against, a long list or text counting more: a second at most."""
 
-_SIMPLIFY = "simplify it: nothing was asked"
+_SIMPLIFY = "simplify the schema"
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _held = local()
 
 
 def check_schema(schema: str) -> None:
-    """Refuse a request's JSON schema that no answer can be checked against, before anything is asked.
+    """Refuse a request's JSON schema if answers cannot be checked against it.
 
     Raises:
-        RouteError: not JSON, not a schema, too large, too deep; it refers to something outside or to itself without
-            end, or holds an expression that RE2 has no form for.
+        RouteError: the schema is not JSON, not valid, too large or too deep; it refers to something outside, or to
+            itself without end; or a pattern is not supported by RE2.
     """
     if len(schema) > LONGEST:
-        raise RouteError(
-            f"the JSON schema has {len(schema):,} characters", f"up to {LONGEST:,} are allowed: simplify it"
-        )
+        raise RouteError(f"the JSON schema has {len(schema):,} characters, more than {LONGEST:,}", _SIMPLIFY)
     try:
         document = json.loads(schema)
         if not isinstance(document, dict | bool):
@@ -69,11 +67,11 @@ def check_schema(schema: str) -> None:
 
 
 def find_breach(schema: str, text: str) -> str:
-    """Why a text is not what a schema asks for, in words; "" where it is. Never raises.
+    """Describe why a text does not satisfy a schema; "" if it does. Never raises.
 
     Args:
-        schema: it went through check_schema.
-        text: JSON, as strict parsers take it.
+        schema: a schema that has passed check_schema.
+        text: the answer, which must be strict JSON.
     """
     from jsonschema.exceptions import ValidationError
     from referencing import Registry
@@ -81,23 +79,23 @@ def find_breach(schema: str, text: str) -> str:
     try:
         answer = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        return f"it is not JSON: {error}"
+        return f"the answer is not JSON: {error}"
     try:
         document = json.loads(schema)
         kind = _bounded(_draft_of(document))
         if isinstance(document, dict):
-            document.pop("$schema", None)  # by it jsonschema would take its own validator again
+            document.pop("$schema", None)  # else jsonschema would switch to its own validator
         _held.steps = STEPS
         # An empty registry: nothing is ever fetched.
         kind(document, registry=Registry()).validate(answer)
     except ValidationError as error:
         where = "".join(f"[{part!r}]" for part in error.absolute_path)
         what = error.message if len(error.message) <= 200 else f"{error.message[:200]}…"
-        return f"it does not satisfy the schema{where and ' at '}{where}: {what}"
+        return f"the answer does not satisfy the schema{where and ' at '}{where}: {what}"
     except _Exhausted:
-        return f"it could not be checked against the schema in {STEPS:,} steps"
-    except Exception as error:  # a schema that check_schema did not see: what it raises is many libraries' affair
-        return f"it could not be checked against the schema: {type(error).__name__}"
+        return f"the answer could not be checked against the schema in {STEPS:,} steps"
+    except Exception as error:  # for a schema that check_schema did not see, several libraries may raise anything
+        return f"the answer could not be checked against the schema: {type(error).__name__}"
     return ""
 
 
@@ -109,15 +107,13 @@ def _check_size(document: Any) -> None:
     while level:
         depth += 1
         if depth > DEEPEST:
-            raise RouteError(f"the JSON schema is nested more than {DEEPEST} deep", _SIMPLIFY)
+            raise RouteError(f"the JSON schema is nested more than {DEEPEST} levels deep", _SIMPLIFY)
         objects += sum(isinstance(value, dict) for value in level)
         if objects > MOST_OBJECTS:
             raise RouteError(f"the JSON schema holds more than {MOST_OBJECTS:,} objects", _SIMPLIFY)
         longest = max((len(value) for value in level if isinstance(value, list)), default=0)
         if longest > MOST_LISTED:
-            raise RouteError(
-                f"the JSON schema holds a list of {longest:,} entries", f"up to {MOST_LISTED:,} are allowed"
-            )
+            raise RouteError(f"the JSON schema has a list of {longest:,} entries, more than {MOST_LISTED:,}", _SIMPLIFY)
         level = [child for value in level for child in _children(value)]
 
 
@@ -126,22 +122,22 @@ def _children(value: Any) -> list[Any]:
 
 
 def _check_words(document: Any) -> None:
-    """Refuse references to outside, and expressions without a form."""
+    """Refuse references to the outside, and patterns that RE2 does not support."""
     for key, value in _members(document, top=True):
         if key in _REFERENCES and isinstance(value, str) and not value.startswith("#"):
-            raise RouteError(f"the JSON schema refers to {value[:100]}", "put what it refers to into the schema itself")
+            raise RouteError(f"the JSON schema refers to {value[:100]}", "define it in the schema's own $defs")
         if key == "pattern" and isinstance(value, str):
             _check_pattern(value)
         if key == "patternProperties" and isinstance(value, dict):
             for pattern in value:
                 _check_pattern(pattern)
         if key in ("$schema", "$id") and isinstance(value, str):
-            raise RouteError(f"the JSON schema has a {key} inside", f"{key} belongs at the top: leave it out")
+            raise RouteError(f"the JSON schema has a nested {key}", f"remove {key}, or move it to the top level")
     keys = {key for key, _ in _members(document)}
     if {"unevaluatedProperties", "patternProperties"} <= keys:
         raise RouteError(
             "the JSON schema has both unevaluatedProperties and patternProperties",
-            "say additionalProperties instead of unevaluatedProperties",
+            "use additionalProperties instead of unevaluatedProperties",
         )
 
 
@@ -150,12 +146,12 @@ def _check_pattern(pattern: str) -> None:
         compile_schema_pattern(pattern)
     except ValueError as error:
         raise RouteError(
-            f"the JSON schema's pattern {pattern[:100]!r} cannot be used: {error}", f"write it in {NO_FORM}"
+            f"the JSON schema's pattern {pattern[:100]!r} is not supported: {error}", f"write it in {NO_FORM}"
         ) from None
 
 
 def _members(value: Any, *, top: bool = False) -> Iterator[tuple[str, Any]]:
-    """Every key of every object in a JSON document, with its value; ``top``: without what belongs at the top only."""
+    """Yield every key and value of all objects in a JSON document; ``top``: except the top level's $schema and $id."""
     if isinstance(value, dict):
         yield from ((key, item) for key, item in value.items() if not (top and key in ("$schema", "$id")))
     for child in _children(value):
@@ -163,7 +159,7 @@ def _members(value: Any, *, top: bool = False) -> Iterator[tuple[str, Any]]:
 
 
 def _draft_of(document: Any) -> Any:
-    """Jsonschema's validator of the draft that a schema names; of the latest where it names none."""
+    """Return jsonschema's validator of the draft that a schema names, by default the latest."""
     from jsonschema import Draft202012Validator
     from jsonschema.validators import validator_for
 
@@ -172,7 +168,7 @@ def _draft_of(document: Any) -> Any:
     named = document["$schema"]
     draft = validator_for({"$schema": named}, default=None) if isinstance(named, str) else None
     if draft is None:
-        raise RouteError(f"the JSON schema names a draft that is not known: {str(named)[:100]!r}", "leave $schema out")
+        raise RouteError(f"the JSON schema names an unknown draft: {str(named)[:100]!r}", "remove $schema")
     return draft
 
 
@@ -183,12 +179,12 @@ def _check_form(document: Any) -> None:
     try:
         _draft_of(document).check_schema(document, format_checker=FormatChecker(formats=()))
     except SchemaError as error:
-        said = error.message if len(error.message) <= 200 else f"{error.message[:200]}…"
-        raise RouteError(f"the JSON schema is not valid: {said}", "see https://json-schema.org") from None
+        message = error.message if len(error.message) <= 200 else f"{error.message[:200]}…"
+        raise RouteError(f"the JSON schema is not valid: {message}", "see https://json-schema.org") from None
 
 
 class _Unfolding:
-    """How many schemas one value is held against, wherever it stands: references followed, each as often as it is."""
+    """Counts the subschemas that apply to any one value, with every reference followed."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
@@ -202,11 +198,11 @@ class _Unfolding:
         }
 
     def check(self) -> None:
-        """Raise RouteError where they are too many, without end, or not there."""
+        """Raise RouteError if there are too many, or references are endless or missing."""
         for value in _objects(self._document):
             if self._size(value) > MOST_AT_ONCE:
                 raise RouteError(
-                    f"the JSON schema holds one value against more than {MOST_AT_ONCE} schemas, references followed",
+                    f"the JSON schema applies more than {MOST_AT_ONCE} subschemas to one value, references followed",
                     _SIMPLIFY,
                 )
 
@@ -215,15 +211,15 @@ class _Unfolding:
             return 0
         key = id(schema)
         if key in self._open:
-            raise RouteError("the JSON schema refers to itself before it goes into a value", _SIMPLIFY)
+            raise RouteError("the JSON schema refers to itself without descending into a value", _SIMPLIFY)
         if key not in self._sizes:
             self._open.add(key)
-            self._sizes[key] = 1 + sum(map(self._size, self._beside(schema)))
+            self._sizes[key] = 1 + sum(map(self._size, self._applied(schema)))
             self._open.discard(key)
         return self._sizes[key]
 
-    def _beside(self, schema: dict[str, Any]) -> Iterator[Any]:
-        """What a value is held against as well."""
+    def _applied(self, schema: dict[str, Any]) -> Iterator[Any]:
+        """Yield the subschemas that apply to the same value."""
         for name in _IN_PLACE:
             found = schema.get(name)
             if name.startswith("depend") or isinstance(found, list):
@@ -247,7 +243,7 @@ class _Unfolding:
                 value = value.get(name) if isinstance(value, dict) else None
         if not isinstance(value, dict | bool):
             raise RouteError(
-                f"the JSON schema refers to {reference[:100]}, which it does not hold", "define it in $defs"
+                f"the JSON schema refers to {reference[:100]}, which it does not define", "define it in $defs"
             )
         return value
 
@@ -263,12 +259,12 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 class _Exhausted(Exception):
-    """All steps were taken."""
+    """The step limit is reached."""
 
 
 @cache
 def _bounded(kind: Any) -> Any:
-    """Jsonschema's validator of one draft, which counts its steps and searches by RE2."""
+    """Return jsonschema's validator of one draft, extended to count steps and use RE2."""
     from jsonschema.validators import extend
 
     own = {
@@ -322,16 +318,14 @@ def _additional_properties(validator: Any, value: Any, instance: Any, schema: An
 def _unique_items(_validator: Any, value: Any, instance: Any, _schema: Any) -> Iterator[Any]:
     from jsonschema.exceptions import ValidationError
 
-    if (
-        value
-        and isinstance(instance, list)
-        and len({json.dumps(_one(i), sort_keys=True) for i in instance}) < len(instance)
-    ):
-        yield ValidationError("the array has non-unique elements")
+    if value and isinstance(instance, list):
+        distinct = {json.dumps(_one(i), sort_keys=True) for i in instance}
+        if len(distinct) < len(instance):
+            yield ValidationError("the array has non-unique elements")
 
 
 def _one(value: Any) -> Any:
-    """A value such that equal ones are written alike: 1.0 is 1 in JSON Schema."""
+    """Normalize a value so that equal ones serialize alike: 1.0 is 1 in JSON Schema."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""From what an answer says of itself to a probability that it is wrong. Plain Python: it runs beside every answer."""
+"""Compute the probability that an answer is wrong from its signals. Plain Python, as it runs for every answer."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ LOG_TOKENS = "log_tokens"
 
 ANSWER = "answer"
 FEATURES = (*(f.name for f in fields(Signals) if f.name != ANSWER), LOG_TOKENS)
-"""What a score may be made of, besides ``answer:`` and a digest."""
+"""Features that a score may use, besides ``answer:`` with a digest."""
 
 
 def wrong_probability(score: Score, signals: Signals) -> float:
-    """The probability that the answer is wrong, 0 to 1.
+    """Return the probability that the answer is wrong, 0 to 1.
 
     Raises:
-        RouteError: the score uses a feature that nobody knows, or has no knots; a signal is not a number.
+        RouteError: the score uses an unknown feature, or has no knots; a signal is not finite.
     """
     return probability_of_raw(score, raw_score(score, signals))
 
 
 def probability_of_raw(score: Score, raw: float) -> float:
-    """The probability that belongs to a raw score: linear between the knots, flat outside.
+    """Map a raw score to its probability: linear between the knots, constant outside.
 
     Raises:
-        RouteError: the score has no knots, or the raw score is not a number.
+        RouteError: the score has no knots, or the raw score is not finite.
     """
     if not score.knots:
         raise RouteError("the calibration's score has no knots", "calibrate again")
     if not isfinite(raw):
-        raise RouteError("the answer's signals hold no number", "report this with the prompt, if you can")
+        raise RouteError("the answer's signals are not finite", "report this, with the prompt if you can")
     places = [place for place, _ in score.knots]
     at = bisect_right(places, raw)
     if at == 0:
@@ -50,20 +50,20 @@ def probability_of_raw(score: Score, raw: float) -> float:
 
 
 def cautious_probability(score: Score, signals: Signals) -> float:
-    """The same, and 1.0 where a signal is no number: what cannot be judged counts as wrong.
+    """Return the probability that the answer is wrong, 1.0 if a signal is not finite.
 
     Raises:
-        RouteError: the score uses a feature that nobody knows, or has no knots.
+        RouteError: the score uses an unknown feature, or has no knots.
     """
     raw = raw_score(score, signals)
     return probability_of_raw(score, raw) if isfinite(raw) else 1.0
 
 
 def raw_score(score: Score, signals: Signals) -> float:
-    """``intercept`` and the weighted sum of the features: larger for worse; NaN where a signal is no number.
+    """Return ``intercept`` plus the weighted sum of the features: larger is worse; NaN if a signal is not finite.
 
     Raises:
-        RouteError: the score uses a feature that nobody knows.
+        RouteError: the score uses an unknown feature.
     """
     terms = (weight * feature(signals, name) for name, weight in zip(score.features, score.weights, strict=True))
     values = (score.intercept, *terms)
@@ -71,12 +71,12 @@ def raw_score(score: Score, signals: Signals) -> float:
 
 
 def feature(signals: Signals, name: str) -> float:
-    """One feature of an answer: a field of its signals, or ``log_tokens``, the natural logarithm of their number.
+    """Return one feature of an answer: a field of its signals, or ``log_tokens``, the natural log of its length.
 
-    ``answer:`` and a digest: 1 where the answer is that one, else 0. NaN where the answer has none.
+    ``answer:`` with a digest is 1 if the answer has that digest, else 0. NaN if the signal is missing.
 
     Raises:
-        RouteError: nobody knows a feature of that name.
+        RouteError: the feature is unknown.
     """
     if name.startswith(f"{ANSWER}:"):
         return float(signals.answer == name.removeprefix(f"{ANSWER}:"))

@@ -1,4 +1,4 @@
-"""An answer's signals, gathered token by token while it is made. Pure Python: it runs beside every token."""
+"""Collect an answer's signals token by token while it is generated. Plain Python, as it runs for every token."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 SHORT = 8
-"""Most tokens of an answer that may come again, word for word."""
+"""Most tokens of an answer that gets a digest, as it may occur again word for word."""
 
 
 def digest_answer(text: str, tokens: int) -> str:
-    """What tells a short answer from others: 12 hexadecimal digits, whatever its case and its blanks; "" if longer."""
+    """Return a digest of a short answer, 12 hexadecimal digits that ignore case and whitespace; "" if it is longer."""
     return sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:12] if tokens <= SHORT else ""
 
 
 class SignalTrail:
-    """What the tokens of one answer said of themselves. A push keeps three numbers; all work is in ``read``.
+    """The signals of the tokens of one answer. A push stores three numbers; all work is done in ``read``.
 
-    Every token counts that was emitted, the end token and the tokens of a stop string included: how sure the model
-    was that the answer ends here is part of what it says. ``len()`` is how many there were.
+    Every emitted token counts, the end token and the tokens of a stop string included: how sure the model is that the
+    answer ends is a signal too. ``len()`` is the number of tokens.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class SignalTrail:
         return len(self._logprobs)
 
     def push(self, emitted: Emitted) -> None:
-        """Add a token of a generation that was asked for signals."""
+        """Add a token that was generated with ``signals=True``."""
         self._logprobs.append(emitted.logprob)
         self._prob_margins.append(emitted.prob_margin)
         self._entropies.append(emitted.entropy)
@@ -48,10 +48,10 @@ class SignalTrail:
             self._text += emitted.text
 
     def read(self) -> Signals:
-        """The signals of all tokens so far. Quantiles are numpy's default, ``linear`` between order statistics.
+        """Compute the signals of all tokens so far. Quantiles are numpy's default, ``linear`` between order statistics.
 
         Raises:
-            ValueError: there is no token, or one without signals.
+            ValueError: there is no token, or a token has no signals.
         """
         if not self._logprobs:
             raise ValueError("an answer without tokens has no signals")

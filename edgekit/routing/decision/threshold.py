@@ -1,10 +1,10 @@
-"""The threshold that keeps a promise: exact binomial bounds, and a sequence of tests whose order is fixed beforehand.
+"""Find a threshold with a guarantee, by exact binomial bounds and fixed-sequence testing.
 
-The promise: with confidence 1 - delta, at most alpha of the answers served locally are wrong. Learn then Test
+The guarantee: with confidence 1 - delta, at most alpha of the answers served locally are wrong. Learn then Test
 (Angelopoulos et al., arXiv 2110.01052) with fixed-sequence testing: hypotheses are tested in an order that does not
-depend on the labels they are tested with, each at the whole level delta, until the first that is not rejected. A false
-promise needs the first false one of the sequence to be rejected, which happens with probability delta at most, however
-many candidates there are. So everything that orders or picks candidates is read off the fitting split alone.
+depend on the labels they are tested with, each at the full level delta, until the first that is not rejected. A false
+guarantee requires that the first true null hypothesis of the sequence is rejected, which has probability at most
+delta, however many candidates there are. So everything that orders or selects candidates uses the fitting split only.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STEPS = 40
-"""Candidates: enough to leave little coverage unused, few enough that one step adds more than a single answer."""
+"""Number of candidates: enough to use most of the coverage, few enough that a step adds more than one answer."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Serve what is at most ``threshold`` likely to be wrong; give up above ``give_up`` after the first tokens."""
+    """Serve answers with a probability of being wrong of at most ``threshold``; give up above ``give_up`` early on."""
 
     threshold: float
     give_up: float = inf
@@ -38,11 +38,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Infeasible:
-    """No rule kept the promise. The numbers are of the rule that was likeliest to.
+    """No rule passed. The numbers are those of the rule that was most likely to pass.
 
-    ``needed``: answers that must be served, at the share of failures seen, for the bound to clear alpha; ``examples``:
-    lines of the threshold's split that serve as many, at the coverage seen. None where no number would do, because the
-    share of failures is alpha or more.
+    ``needed``: number of answers that must be served, at the observed share of failures, for the bound to reach alpha;
+    ``examples``: size of the threshold's split that serves that many, at the observed coverage. None if no number is
+    enough, because the share of failures is alpha or more.
     """
 
     alpha: float
@@ -56,7 +56,7 @@ class Infeasible:
 
 
 def upper_bound(failures: int, served: int, delta: float) -> float:
-    """The exact one-sided upper bound (Clopper-Pearson) at confidence 1 - ``delta``; 1.0 where nothing was served."""
+    """The exact one-sided upper bound (Clopper-Pearson) at confidence 1 - ``delta``; 1.0 if nothing was served."""
     from scipy.special import betaincinv
 
     if failures >= served:
@@ -65,7 +65,7 @@ def upper_bound(failures: int, served: int, delta: float) -> float:
 
 
 def exact_interval(failures: int, served: int, level: float = 0.95) -> Interval | None:
-    """The share of failures with its exact two-sided interval (Clopper-Pearson); None where nothing was served."""
+    """The share of failures with its exact two-sided interval (Clopper-Pearson); None if nothing was served."""
     if not served:
         return None
     tail = (1 - level) / 2
@@ -74,7 +74,7 @@ def exact_interval(failures: int, served: int, level: float = 0.95) -> Interval 
 
 
 def least_served(failures: int, alpha: float, delta: float) -> int:
-    """Fewest served answers of which ``failures`` are wrong for the bound to be alpha or less."""
+    """The fewest served answers, ``failures`` of them wrong, for which the bound is at most alpha."""
     if not failures:
         return ceil(log(delta) / log(1 - alpha))  # (1 - alpha)^n <= delta
     low, high = failures, 2 * failures
@@ -87,9 +87,9 @@ def least_served(failures: int, alpha: float, delta: float) -> int:
 
 
 def examples_needed(alpha: float, delta: float, failure_rate: float) -> int | None:
-    """Served answers needed for the bound to clear alpha where ``failure_rate`` of them, rounded up, are wrong.
+    """The fewest served answers, ``failure_rate`` of them (rounded up) wrong, for which the bound is at most alpha.
 
-    None where it is alpha or more: then no number is enough.
+    None if the rate is alpha or more: then no number is enough.
     """
     check_level(alpha, delta)
     if failure_rate >= alpha:
@@ -114,23 +114,23 @@ def check_level(alpha: float, delta: float) -> None:
     """Raise RouteError unless both lie strictly between 0 and 1."""
     if not (0 < alpha < 1 and 0 < delta < 1):
         raise RouteError(
-            f"a guarantee of {alpha:g} at confidence {1 - delta:g}: both must lie between 0 and 1",
-            "0.05@0.95: at most 5 % of the answers served locally are wrong, with confidence 95 %",
+            f"`guarantee`: {alpha:g} and the confidence {1 - delta:g} must be between 0 and 1",
+            "0.05@0.95 means: at most 5 % of the answers served are wrong, with confidence 95 %",
         )
 
 
 def plan_sequence(
     probabilities: NDArray[np.float64], wrong: NDArray[np.bool_], n: int, *, alpha: float, delta: float
 ) -> tuple[float, ...]:
-    """Thresholds to be tested on ``n`` other examples, in the order of the tests: each looser than the one before.
+    """Return the thresholds to test on ``n`` other examples, in the order of the tests, strictest first.
 
-    They are quantiles of the fitting split's probabilities. The strictest serve too few for any bound to clear alpha,
-    and a sequence that began there would end there. So it begins at the one that is likeliest to pass, by the fitting
-    split's own counts: its served, its failures. The labels of the ``n`` have no part in it.
+    They are quantiles of the fitting split's probabilities. The strictest serve too few answers for the bound to reach
+    alpha, so the sequence would end there. It therefore starts at the threshold most likely to pass by the fitting
+    split's counts of served and failures. The labels of the ``n`` examples are not used.
 
     Args:
-        probabilities: of being wrong, of the fitting split [F]; best those of examples that were held out.
-        wrong: its labels [F].
+        probabilities: the fitting split's probabilities of being wrong [F], preferably held-out.
+        wrong: the fitting split's labels [F].
         n: size of the split on which the sequence is tested.
         alpha: greatest share of failures among the served.
         delta: 1 - confidence.
@@ -140,7 +140,7 @@ def plan_sequence(
     known = probabilities[np.isfinite(probabilities)]
     if not len(known):
         return ()
-    # "higher": values that occur, so that a step serves what its quantile says although many are tied.
+    # "higher" selects values that occur, so each step serves its quantile even with many ties.
     grid = np.unique(np.quantile(known, np.linspace(0, 1, STEPS + 1)[1:], method="higher"))
     chances, rates = [], []
     for threshold in grid:
@@ -150,7 +150,7 @@ def plan_sequence(
         rate = (wrong[held].sum() + 0.5) / (held.sum() + 1)
         rates.append(rate)
         chances.append(float(binom.cdf(allowed, served, rate)) if allowed >= 0 else 0.0)
-    # Where none has a chance the one with the fewest failures is tested: it says best what would be needed.
+    # If none has a chance, test the one with the fewest failures: it gives the best estimate of what is needed.
     first = int(np.argmax(chances)) if max(chances) > 0 else int(np.argmin(rates))
     return tuple(float(t) for t in grid[first:])
 
@@ -164,19 +164,19 @@ def fixed_sequence(
     delta: float,
     prefix: NDArray[np.float64] | None = None,
 ) -> tuple[Rule, Guarantee] | Infeasible:
-    """Test rules in their order; return the last that passed before the first that did not.
+    """Test rules in order; return the last that passed before the first that failed.
 
-    A rule passes if the bound clears alpha for what it serves with and without giving up early: to reject both at level
-    delta each is to reject their union at level delta, and whoever uses the rule may switch giving up off. The numbers
-    returned are of the worse of the two.
+    A rule passes if the bound is at most alpha for what it serves both with and without giving up early, as a policy
+    may switch that off: rejecting both at level delta rejects their union at level delta. The returned numbers are
+    those of the worse of the two.
 
     Args:
-        rules: from the strictest on, chosen without these labels.
-        probabilities: of being wrong [N], of examples that fitted nothing.
+        rules: strictest first, chosen without these labels.
+        probabilities: probabilities of being wrong [N], of examples that fitted nothing.
         wrong: labels [N].
         alpha: greatest share of failures among the served.
         delta: 1 - confidence.
-        prefix: the probability after the first tokens [N]; NaN where the answer was over by then.
+        prefix: probabilities after the first tokens [N]; NaN for shorter answers.
     """
     check_level(alpha, delta)
     passed: tuple[Rule, Guarantee] | None = None
@@ -206,7 +206,7 @@ def _infeasible(seen: Guarantee) -> Infeasible:
 
 
 def _most_failures(served: int, alpha: float, delta: float) -> int:
-    """Most failures among ``served`` with which the bound clears alpha; -1 where even none is too many."""
+    """Most failures among ``served`` for which the bound is at most alpha; -1 if even 0 is too many."""
     low, high = -1, served
     while high - low > 1:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""The user's own documents: which files are read, which of them are private, and how they are cut into passages."""
+"""The user's documents: which files are read, which of them are private, and how they are split into passages."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".md", ".txt")
 LARGEST = 5_000_000
-"""Bytes of one document."""
+"""Most bytes of one document."""
 LARGEST_RULES = 100_000
-"""Bytes of one file of rules: each is held against every document."""
+"""Most bytes of one ``.private`` file: each rule is matched against every document."""
 MOST_BYTES = 50_000_000
 MOST_DOCUMENTS = 20_000
 RULES = ".private"
-"""The file whose lines name private documents and folders, as .gitignore names ignored ones."""
+"""Name of the file that lists private documents and folders, like .gitignore."""
 FOLDER = "private"
 
 LONGEST = 200
 SHORTEST = 120
 OVERLAP = 30
-"""Words of a passage, and those that it shares with the one before it."""
+"""Words of a passage, and words that it shares with the previous one."""
 _UNIT = LONGEST - SHORTEST
 _WORD = 8
-"""Characters that count as a word where a script writes no spaces."""
+"""Characters that count as one word in scripts without spaces."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One file. ``path`` is relative to the folder, with slashes. ``private``: why it is, "" if it is not."""
+    """One file. ``path`` is relative to the folder, with slashes. ``private`` is the reason for that, "" for none."""
 
     path: str
     text: str
@@ -48,7 +48,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was not read, or a rule that names nothing, and why."""
+    """A file that was not read, or a rule that matches nothing, and why."""
 
     path: str
     reason: str
@@ -56,7 +56,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Library:
-    """What a folder holds, sorted by path."""
+    """The contents of a folder, sorted by path."""
 
     documents: tuple[Document, ...]
     skipped: tuple[Skipped, ...]
@@ -64,7 +64,7 @@ class Library:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One line of a .private file. ``under`` is where that lies, "" or ending in a slash; ``line`` is what it says."""
+    """One line of a .private file. ``under`` is that file's folder, "" or ending in a slash; ``line`` is its text."""
 
     under: str
     pattern: str
@@ -73,7 +73,7 @@ class _Rule:
     line: str
 
     def holds(self, path: str) -> bool:
-        """Whether the document, or a folder that it lies in, is meant. Case is not looked at: rather too much."""
+        """Whether the rule matches the document or one of its folders, ignoring case."""
         if not path.startswith(self.under):
             return False
         parts = _plain(path[len(self.under) :]).split("/")
@@ -83,20 +83,20 @@ class _Rule:
 
 
 def read_documents(folder: Path) -> Library:
-    """Read the .txt and .md files of a folder and its folders. Hidden files and links are not followed.
+    """Read the .txt and .md files of a folder and its subfolders, except hidden files and links.
 
-    A document is private where a line of a ``.private`` file says so (``*`` and ``?`` as in a shell; a name without a
-    slash holds at any depth), where it lies in a folder called ``private`` (``folder`` itself counts), or where its
-    front matter or its first line says ``private: true``.
+    A document is private if a line of a ``.private`` file matches it (``*`` and ``?`` as in a shell; a name without a
+    slash matches at any depth), if it is in a folder called ``private`` (``folder`` itself counts), or if its front
+    matter or its first line is ``private: true``.
 
     Raises:
-        RouteError: no folder, nothing in it to read, too much of it, or a ``.private`` that cannot be understood:
-            a rule that is not kept would be worse than none.
+        RouteError: the folder does not exist, or has nothing to read or too much; or a ``.private`` file is invalid, as
+            ignoring a rule would be worse than having none.
     """
     root = folder.expanduser().resolve()
     if not root.is_dir():
-        raise RouteError(f"{folder}: not a folder", "give the folder that your documents lie in")
-    whole = f"it lies in a folder called {FOLDER}" if _plain(root.name) == FOLDER else ""
+        raise RouteError(f"{folder}: not a folder", "pass the folder of your documents")
+    whole = f"it is in a folder called {FOLDER}" if _plain(root.name) == FOLDER else ""
     files, rules, skipped = _look_through(root)
     documents: list[Document] = []
     total = 0
@@ -108,14 +108,14 @@ def read_documents(folder: Path) -> Library:
         total += len(text)
         if len(documents) >= MOST_DOCUMENTS or total > MOST_BYTES:
             most = f"{count(MOST_DOCUMENTS)} documents, {size(MOST_BYTES)}"
-            raise RouteError(f"{folder}: more than can be searched ({most})", "give a smaller folder")
+            raise RouteError(f"{folder}: too many documents (at most {most})", "pass a smaller folder")
         documents.append(Document(path, text, whole or _why_private(path, text, rules)))
     for rule in rules:
         if not any(rule.holds(d.path) for d in documents):
-            skipped.append(Skipped(f"{rule.under}{RULES}", f"'{rule.line}' names none of the documents"))
+            skipped.append(Skipped(f"{rule.under}{RULES}", f"'{rule.line}' matches no document"))
     if not documents:
         notes = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
-        raise RouteError(f"{folder}: no .txt or .md file to read" + (f" ({notes})" if notes else ""), "add some")
+        raise RouteError(f"{folder}: no .txt or .md file to read" + (f" ({notes})" if notes else ""), "add documents")
     return Library(tuple(documents), tuple(sorted(skipped, key=lambda s: s.path)))
 
 
@@ -138,7 +138,7 @@ def _look_through(root: Path) -> tuple[list[str], list[_Rule], list[Skipped]]:
             elif entry.name.startswith("."):
                 continue
             elif entry.is_symlink():
-                skipped.append(Skipped(path, "a link: what it points to is read only where it lies"))
+                skipped.append(Skipped(path, "links are not followed"))
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(f"{path}/")
             elif not entry.is_file(follow_symlinks=False) or not entry.name.casefold().endswith(SUFFIXES):
@@ -153,36 +153,36 @@ def _read_rules(path: Path, under: str) -> list[_Rule]:
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise RouteError(f"{path}: cannot be read: {error}", "one pattern a line, in UTF-8") from None
+        raise RouteError(f"{path}: not UTF-8: {error}", "write one pattern per line, in UTF-8") from None
     rules = []
     for number, line in enumerate(lines, 1):
         pattern = _plain(line.strip())
         if not pattern or pattern.startswith("#"):
             continue
         if pattern.startswith("!"):
-            problem = f"{path}, line {number}: exceptions (!) are not known"
-            raise RouteError(problem, "name what is private; or move what is not to another folder")
+            problem = f"{path}, line {number}: exceptions (!) are not supported"
+            raise RouteError(problem, "list what is private, or move what is not to another folder")
         if "\\" in pattern:
-            raise RouteError(f"{path}, line {number}: backslashes are not known", "write ? for a strange character")
+            raise RouteError(f"{path}, line {number}: backslashes are not supported", "use ? for a special character")
         inner = pattern.removesuffix("/").removeprefix("**/")
         anchored = "/" in inner
-        # Under "**/" it holds at any depth: fnmatch's * crosses slashes, so this says the same and a little more.
+        # "**/" matches at any depth: fnmatch's * crosses slashes, so this matches the same and a little more.
         inner = "*" * (anchored and pattern.startswith("**/")) + inner.removeprefix("/")
         if not inner:
-            raise RouteError(f"{path}, line {number}: '{line.strip()}' names nothing", "write * for everything")
+            raise RouteError(f"{path}, line {number}: '{line.strip()}' matches nothing", "use * for everything")
         rules.append(_Rule(under, inner, anchored, pattern.endswith("/"), line.strip()))
     return rules
 
 
 def _plain(name: str) -> str:
-    """A name however it is typed: some systems store accents apart from their letters."""
+    """Normalize a name: some systems store accents as separate characters."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _read(path: Path) -> str | Skipped:
-    """The text of a file, or why there is none."""
+    """Return the text of a file, or why it is skipped."""
     try:
-        # Neither following a link nor waiting for a pipe that took the file's place since it was looked at.
+        # The file may have been replaced by a link or a pipe since the scan.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return Skipped("", f"cannot be opened: {error.strerror}")
@@ -195,7 +195,7 @@ def _read(path: Path) -> str | Skipped:
     except UnicodeDecodeError as error:
         return Skipped("", f"not UTF-8 (byte {error.start}): save it as UTF-8")
     if "\0" in text:
-        return Skipped("", "not text: it holds zero bytes")
+        return Skipped("", "not text: it contains zero bytes")
     return text if text.strip() else Skipped("", "empty")
 
 
@@ -206,7 +206,7 @@ _MARK = re.compile(r"^\W*private\W*:\s*(.*?)\W*$", re.IGNORECASE)
 
 def _why_private(path: str, text: str, rules: list[_Rule]) -> str:
     if FOLDER in _plain(path).split("/")[:-1]:
-        return f"it lies in a folder called {FOLDER}"
+        return f"it is in a folder called {FOLDER}"
     for rule in rules:
         if rule.holds(path):
             return f"'{rule.line}' in {rule.under}{RULES}"
@@ -214,7 +214,7 @@ def _why_private(path: str, text: str, rules: list[_Rule]) -> str:
 
 
 def _head(text: str) -> list[str]:
-    """The lines of the front matter, or the first line that says something."""
+    """Return the lines of the front matter, or the first non-empty line."""
     lines = text.lstrip().splitlines()
     if lines[0].strip() not in ("---", "+++"):
         return lines[:1]
@@ -223,7 +223,7 @@ def _head(text: str) -> list[str]:
 
 
 def _says_private(line: str) -> bool:
-    """Anything but a plain no: a mark that is misspelt is kept rather than dropped."""
+    """Whether a line marks the document as private; a misspelt value counts as true."""
     match = _MARK.match(line[:500].replace("=", ":", 1))
     return match is not None and match[1].casefold() not in ("false", "no", "off", "0")
 
@@ -232,10 +232,10 @@ def _says_private(line: str) -> bool:
 
 
 def split(text: str) -> tuple[str, ...]:
-    """Cut a text into passages of 120 to 200 words, at headings and paragraphs where it can be.
+    """Split a text into passages of 120 to 200 words, at headings and paragraphs if possible.
 
-    A passage that goes on with a section begins with the section's heading and the last words of the one before it.
-    Shorter passages are the last of a text, or a whole text.
+    A passage that continues a section begins with the section's heading and the last words of the previous passage.
+    Only the last passage of a text may be shorter.
     """
     passages: list[str] = []
     held: list[str] = []
@@ -271,12 +271,12 @@ _HEADING = re.compile(r"#{1,6} \S")
 
 
 def _length(text: str) -> int:
-    """Words, or as many as its characters make."""
+    """Count words; at least one per 16 characters, for scripts without spaces."""
     return max(len(text.split()), len(text) // (2 * _WORD))
 
 
 def _units(text: str) -> Iterator[str]:
-    """Headings, paragraphs, and of long paragraphs the sentences, or pieces of these."""
+    """Yield headings, paragraphs, and the sentences of long paragraphs, or pieces of these."""
     for paragraph in re.split(r"\n\s*\n|\n(?=#{1,6} )", _without_front_matter(text)):
         lines = paragraph.strip("\n").rstrip()
         if not lines.strip():
@@ -304,7 +304,7 @@ def _pack(sentences: list[str]) -> Iterator[str]:
 
 
 def _pieces(sentence: str) -> Iterator[str]:
-    """A sentence, or where it is too long its words, or where these are too long runs of their characters."""
+    """Yield a sentence, or its words if it is too long, or pieces of these if they are too long."""
     if _length(sentence) <= _UNIT:
         yield sentence
         return

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a document that may hold an answer. ``score`` is BM25's, comparable within one search only."""
+    """A piece of a document. ``score`` is BM25's, comparable only within one search."""
 
     path: str
     text: str
@@ -28,10 +28,10 @@ class Passage:
 
 
 class Index:
-    """The passages of some documents, searchable from any thread. Nothing is written and nothing leaves.
+    """A search index of the passages of documents, kept in memory. Thread-safe.
 
     Args:
-        documents: of ``read_documents``.
+        documents: the result of ``read_documents``.
 
     Raises:
         ConfigError: the extra ``serve`` is not installed.
@@ -58,16 +58,14 @@ class Index:
         at_most_tokens: int | None = None,
         *,
         count: Callable[[str], int] | None = None,
-        public_only: bool = False,
     ) -> tuple[Passage, ...]:
-        """The passages that share most, and the rarest, words with a question, best first; none without a shared word.
+        """Return the passages with the highest BM25 scores, best first; only those that share a word with the question.
 
         Args:
-            question: words.
-            k: passages at most.
-            at_most_tokens: of all passages together; those that do not fit any more are left out. None: no limit.
-            count: tokens of a text; four thirds of its words, or a third of its characters, where it is None.
-            public_only: leave private documents out.
+            question: the text to search for.
+            k: most passages to return.
+            at_most_tokens: most tokens of all passages together; passages that do not fit are skipped. None: no limit.
+            count: returns the tokens of a text; by default four thirds of its words, or a third of its characters.
         """
         words = [w for w in self._words(question) if w in self._vocabulary]
         if not words or self._scorer is None or k < 1:
@@ -80,14 +78,14 @@ class Index:
             if scores[place] <= 0 or len(found) == k:
                 break
             passage = self.passages[place]
-            if (public_only and passage.private) or (needed := tokens_of(passage.text)) > left:
+            if (needed := tokens_of(passage.text)) > left:
                 continue
             left -= needed
             found.append(Passage(passage.path, passage.text, float(scores[place]), passage.private))
         return tuple(found)
 
     def _words(self, text: str) -> list[str]:
-        """As bm25s cuts a text by default: lower case, two letters at least, without English stop words."""
+        """Split a text as bm25s does by default: lower case, at least two letters, without English stop words."""
         composed = unicodedata.normalize("NFKC", text)
         words: list[list[str]] = _load().tokenize([composed], return_ids=False, show_progress=False)
         return words[0]
@@ -101,8 +99,6 @@ def _load() -> Any:
     try:
         import bm25s
     except ImportError as error:
-        raise ConfigError(
-            f"searching documents needs {error.name or 'bm25s'}", "pip install 'edgekit[serve]'"
-        ) from error
+        raise ConfigError(f"document search needs {error.name or 'bm25s'}", "pip install 'edgekit[serve]'") from error
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG itself, past the root's level
     return bm25s

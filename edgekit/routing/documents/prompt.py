@@ -1,4 +1,4 @@
-"""Passages into a request, and private ones never into one that may leave."""
+"""Add passages to a request; private ones make the request private."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ INTRODUCTION = "Excerpts from the user's own documents, each under its file's na
 
 
 def with_passages(request: Request, passages: Sequence[Passage]) -> Request:
-    """The request with the passages before its last question, for the device.
+    """Return the request with the passages before its last question.
 
-    One private passage makes the request private: ``request.private`` then says which document it was, and the
-    endpoints' part (``passthrough``) is left without any. Token counts are gone: the prompt is another one.
+    One private passage makes the request private: ``request.private`` then names the document, and the endpoints' part
+    (``passthrough``) gets no passages. Token counts are reset, as the prompt has changed.
 
     Args:
-        request: as it was asked.
-        passages: of ``Index.search``, best first.
+        request: the request.
+        passages: the result of ``Index.search``, best first.
     """
     if not passages:
         return request
@@ -56,26 +56,26 @@ def _excerpts(passages: Sequence[Passage]) -> str:
 
 
 def _shown(path: str) -> str:
-    """A file's name on one line, whatever it is called."""
+    """Replace brackets and unprintable characters in a file's name."""
     return "".join(c if c.isprintable() and c not in "[]" else "_" for c in path)
 
 
 def _put_into_messages(messages: tuple[Message, ...], excerpts: str) -> tuple[Message, ...]:
-    """Before the text of the last message of the user's; as a message of its own where there is none."""
+    """Put the excerpts before the text of the last user message, or into a new message if there is none."""
     for place in reversed(range(len(messages))):
-        said = messages[place]
-        if said.role == "user":
-            changed = Message(said.role, f"{excerpts}\n\n{said.content}")
+        turn = messages[place]
+        if turn.role == "user":
+            changed = Message(turn.role, f"{excerpts}\n\n{turn.content}")
             return (*messages[:place], changed, *messages[place + 1 :])
     return (*messages, Message("user", excerpts)) if messages else ()
 
 
 def _put_into_passthrough(passthrough: str, excerpts: str) -> str:
-    """The same for the messages that are passed through as they came: parts of an image and its text."""
+    """Put the excerpts into messages that are passed through unchanged, such as those with images."""
     try:
         body: Any = json.loads(passthrough) if passthrough else None
     except ValueError:
-        return passthrough  # cloud/ refuses it in words of its own
+        return passthrough  # the endpoint refuses it later
     if not isinstance(body, dict):
         return passthrough
     if isinstance(body.get("prompt"), str):

@@ -1,4 +1,4 @@
-"""Private text that comes back: in an earlier answer that a conversation carries along, or pasted by the user."""
+"""Find private text that reappears: in an earlier answer of a conversation, or pasted by the user."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 RUN = 8
-"""Words in a row that make a quotation."""
+"""Consecutive words that make a quotation."""
 MOST_PASSING = 500_000
-"""Runs of texts that need not last: some two thousand answers. Beyond, the oldest are forgotten."""
+"""Most runs of answers to remember, about two thousand answers; then the oldest are forgotten."""
 _SAYING = 3
-"""Words from which on a text that is shorter than a run counts wherever it appears; below, as a whole message."""
+"""Fewest words of a text shorter than RUN that is found anywhere; shorter ones only as a whole message."""
 
 _Said = tuple[str, ...]
 
 
 class PrivateText:
-    """Finds what was private in other texts, word for word: runs of eight words, or whole shorter texts.
+    """Finds private text in other texts, word for word: runs of eight words, or whole shorter texts.
 
-    It does not find what was put into other words. Thread-safe. Kept in memory, some hundred bytes a word.
+    Does not find paraphrases. Thread-safe. Kept in memory, some hundred bytes per word.
     """
 
     def __init__(self, most_passing: int = MOST_PASSING) -> None:
@@ -35,12 +35,12 @@ class PrivateText:
         self._lengths: set[int] = set()
 
     def add(self, text: str, reason: str, *, lasting: bool = False) -> None:
-        """Note a text: a private document, or an answer that was given from one.
+        """Add a private document, or an answer based on one.
 
         Args:
-            text: what must not leave.
-            reason: what ``found_in`` says where it is found, as in ``the document a.md is private``.
-            lasting: it is never forgotten, as documents are not.
+            text: the text that must not leave.
+            reason: returned by ``found_in`` if the text is found, such as ``the document a.md is private``.
+            lasting: never forget the text, as for documents.
         """
         words = _words(text)
         if not words:
@@ -50,18 +50,18 @@ class PrivateText:
             self._lengths.add(min(len(words), RUN))
             known = self._lasting if lasting else self._passing
             for run in runs:
-                known.pop(run, None)  # what is said again is the newest
+                known.pop(run, None)  # move it to the newest end
                 known[run] = reason
             while len(self._passing) > self._most_passing:
                 del self._passing[next(iter(self._passing))]
 
     @property
     def empty(self) -> bool:
-        """Nothing was noted."""
+        """Whether nothing was added."""
         return not self._lengths
 
     def found_in(self, texts: Iterable[str]) -> str:
-        """Why these texts, the messages of a request, must stay on the device; "" if nothing was found."""
+        """Return why these texts, the messages of a request, must stay on the device; "" if nothing was found."""
         if self.empty:
             return ""
         for text in texts:
@@ -75,7 +75,7 @@ class PrivateText:
 
 
 def _candidates(words: _Said, lengths: set[int]) -> Iterator[int]:
-    """The hashes of everything in a text that may have been noted: of runs as long as something that was."""
+    """Yield the hashes of a text's runs of every length that was added."""
     if len(words) < _SAYING:
         yield hash(words)
     for length in lengths:

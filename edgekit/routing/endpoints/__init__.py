@@ -1,4 +1,4 @@
-"""The OpenAI-compatible side: endpoints that the user named, called with deadlines and without secrets in sight."""
+"""OpenAI-compatible endpoints, called with deadlines and without showing secrets."""
 
 from edgekit.routing.endpoints.breaker import Breaker, RetryBudget
 from edgekit.routing.endpoints.endpoint import Endpoint, Reply

@@ -1,4 +1,4 @@
-"""What an endpoint streams, put together: text as it comes, tool calls, usage, and how it ended."""
+"""Assemble the stream of an endpoint into an answer: text, tool calls, usage, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FINISH = {
 }
 
 _MOST_TOKENS = 100_000_000
-"""More than any endpoint reads or writes at once."""
+"""Largest token count that is believed."""
 
 
 class Answer:
-    """One answer in the making. ``take`` is given each event of the stream, as JSON.
+    """One answer in progress. Pass each event of the stream, parsed from JSON, to ``take``.
 
-    ``finish`` is "" until the endpoint says how the answer ended. Usage is None unless it says so.
+    ``finish`` is "" until the endpoint reports how the answer ended. Usage is None unless it is reported.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class Answer:
         self._calls: dict[int, dict[str, Any]] = {}
 
     def take(self, event: object) -> str:
-        """The text that the event adds.
+        """Process an event. Returns the text that it adds.
 
         Raises:
-            ValueError: it is not what the protocol allows.
+            ValueError: the event violates the protocol.
         """
         if not isinstance(event, dict):
             raise ValueError("an event that is not an object")
@@ -52,11 +52,11 @@ class Answer:
 
     @property
     def empty(self) -> bool:
-        """Neither text nor a tool call."""
+        """Whether there is neither text nor a tool call."""
         return not self._text and not self._calls
 
     def message(self) -> str:
-        """The message as a JSON object where it holds tool calls, else ""."""
+        """Return the message as a JSON object if it has tool calls, else ""."""
         if not self._calls:
             return ""
         calls = [self._calls[i] for i in sorted(self._calls)]
@@ -89,7 +89,7 @@ class Answer:
 
     def _take_call(self, part: object) -> None:
         if not isinstance(part, dict) or type(part.get("index", 0)) is not int:
-            raise ValueError("a tool call that is not an object, or one without a place")
+            raise ValueError("a tool call that is not an object, or has no index")
         empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
         call = self._calls.setdefault(part.get("index", 0), empty)
         function = part.get("function") or {}
@@ -106,16 +106,16 @@ class Answer:
 
 
 def _text(value: object) -> str:
-    """Text, or a list of parts of which some are text."""
+    """Return a text, or the joined text parts of a list of parts."""
     if value is None:
         return ""
     if isinstance(value, list):
         return "".join(_text(p.get("text")) for p in value if isinstance(p, dict) and p.get("type") == "text")
     if not isinstance(value, str):
-        raise ValueError("text that is not text")
+        raise ValueError("text that is not a string")
     return value
 
 
 def _tokens(value: object, before: int | None) -> int | None:
-    """A count that may be true: what is charged, and what is left of a budget, goes by it."""
+    """Return a plausible count, else ``before``: cost and budget depend on it."""
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else before

@@ -1,4 +1,4 @@
-"""What is sent: a request in the words of the OpenAI protocol."""
+"""Build the body of a request in the OpenAI protocol."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Tier
 
 OPTIONAL = frozenset({"max_tokens", "temperature", "top_p", "seed", "stream_options"})
-"""Fields that some endpoints do not take, and without which the question is still the same one."""
+"""Fields that some endpoints reject, and that can be dropped without changing the question."""
 
 _WORDS_OF_THE_PROTOCOL = frozenset({"model", "role", "type", "id", "tool_call_id", "stop", "tool_choice", "required"})
 
 
 def make_body(outgoing: Outgoing, tier: Tier, refused: frozenset[str]) -> dict[str, Any]:
-    """The JSON object to post: what is outgoing, what the tier says of itself, and nothing else.
+    """Build the JSON object to post, only from the outgoing part and the tier's settings.
 
     Args:
-        outgoing: what was cleared.
-        tier: its model and its most tokens.
-        refused: fields of OPTIONAL that the endpoint was found not to take.
+        outgoing: the cleared part of the request.
+        tier: the tier with the model and ``max_output``.
+        refused: fields of OPTIONAL that the endpoint has rejected before.
 
     Raises:
         CloudError: ``passthrough`` is not a JSON object, or there is nothing to ask.
     """
     if outgoing.fault:
-        raise CloudError(f"tier '{tier.name}': {outgoing.fault}", "nothing was sent; look at what was asked")
+        raise CloudError(f"tier '{tier.name}': {outgoing.fault}", "check the request; nothing was sent")
     asked, ours = json.loads(outgoing.asked), json.loads(outgoing.sampling)
     if tier.max_output is not None:
         ours["max_tokens"] = min(ours.get("max_tokens", tier.max_output), tier.max_output)
@@ -45,7 +45,7 @@ def make_body(outgoing: Outgoing, tier: Tier, refused: frozenset[str]) -> dict[s
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """All the texts in a body that somebody wrote, without the words of the protocol."""
+    """Return all texts in a body, except the values of the protocol itself."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value, dict):

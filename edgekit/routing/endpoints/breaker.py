@@ -1,4 +1,4 @@
-"""When to leave an endpoint alone: the circuit breaker, and the budget that retries are paid from."""
+"""The circuit breaker of an endpoint, and its budget of retries."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LONGEST_PAUSE = 3600.0
 
 
 class Breaker:
-    """Closed, open for a pause, or half open: one request tries, and the others wait for its outcome. Thread-safe.
+    """A circuit breaker: closed, open for a pause, or half open with one request as a trial. Thread-safe.
 
     Args:
-        clock: seconds, never going back.
-        failures: consecutive ones that open it.
-        pause: seconds it stays open; twice as long each time the trial fails, up to ten times.
-        refused_pause: seconds after the account, the key or the address was refused: time alone does not cure that.
+        clock: monotonic time in seconds.
+        failures: consecutive failures that open it.
+        pause: seconds it stays open; doubled each time the trial fails, up to ten times.
+        refused_pause: seconds after the account, the key or the address was refused, which waiting does not fix.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Breaker:
         self.refused = False
 
     def down(self) -> str:
-        """Why nothing should be sent now, in words; "" when something may."""
+        """Return why nothing should be sent now; "" if something may be."""
         with self._lock:
             return self._down()
 
@@ -59,11 +59,11 @@ class Breaker:
             return ""
         left = self._until - self._clock()
         if left > 0:
-            return f"{self._reason}; tried again in {seconds(left)}"
-        return f"{self._reason}; being tried again" if self._trying else ""
+            return f"{self._reason}; next try in {seconds(left)}"
+        return f"{self._reason}; a trial request is in progress" if self._trying else ""
 
     def enter(self) -> tuple[str, bool]:
-        """Ask to send. Returns why not ("" for yes), and whether this request is the trial after a pause."""
+        """Ask to send. Returns why not ("" if allowed), and whether this request is the trial after a pause."""
         with self._lock:
             reason = self._down()
             if reason or self._until is None:
@@ -72,12 +72,12 @@ class Breaker:
             return "", True
 
     def succeed(self) -> None:
-        """The endpoint answered: all is forgotten."""
+        """Record an answer: closes the breaker."""
         with self._lock:
             self._reset()
 
     def fail(self, reason: str, trial: bool) -> None:
-        """It did not. Opens after enough in a row, and at once where this was the trial."""
+        """Record a failure: opens the breaker after enough in a row, or at once if this was the trial."""
         with self._lock:
             if self._until is not None and not trial:
                 return  # sent before it opened
@@ -87,24 +87,24 @@ class Breaker:
                 self._open(reason, self._pause * min(10, 2 ** (self._opened - 1)))
 
     def refuse(self, reason: str) -> None:
-        """It will have none of us until something is changed: the key, the account, the model."""
+        """Record that the endpoint refuses us until the key, the account or the model is changed."""
         with self._lock:
             self._open(reason, self._refused_pause)
             self.refused = True
 
     def hold(self, reason: str, wait: float) -> None:
-        """It asked us to wait."""
+        """Record that the endpoint asked us to wait."""
         with self._lock:
             self._open(reason, min(wait, LONGEST_PAUSE))
 
     def _open(self, reason: str, pause: float) -> None:
         until = self._clock() + pause
-        if self._until is None or until > self._until:  # requests in flight end late: none of them shortens a pause
+        if self._until is None or until > self._until:  # a late result of an earlier request must not shorten a pause
             self._until, self._reason = until, reason
         self._trying = False
 
     def leave(self, trial: bool) -> None:
-        """A request ended without telling anything, as when it was cancelled; another may be the trial."""
+        """Record a request without a result, such as a cancelled one; another may be the trial."""
         with self._lock:
             if trial:
                 self._trying = False
@@ -114,8 +114,8 @@ class RetryBudget:
     """Retries as a share of requests: a token bucket, as in gRPC's and Finagle's retry throttling. Thread-safe.
 
     Args:
-        share: retries that each request pays for.
-        most: that can be saved up; an endpoint starts with a fifth of it.
+        share: retries added per request.
+        most: most retries that can be saved up; an endpoint starts with a fifth of it.
     """
 
     def __init__(self, share: float = 0.2, most: float = 10.0) -> None:
@@ -125,14 +125,14 @@ class RetryBudget:
         self._lock = Lock()
 
     def deposit(self) -> None:
-        """A request was made."""
+        """Record a request."""
         with self._lock:
             self._saved = min(self._most, self._saved + self._share)
 
     def withdraw(self) -> bool:
-        """Pay for one retry; False where nothing is left."""
+        """Pay for one retry. Returns False if the budget is used up."""
         with self._lock:
-            if self._saved < 1 - 1e-9:  # five fifths are one
+            if self._saved < 1 - 1e-9:  # five times 0.2 is not exactly 1
                 return False
             self._saved -= 1
             return True

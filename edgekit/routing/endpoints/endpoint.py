@@ -1,4 +1,4 @@
-"""One endpoint, and one answer of it."""
+"""An OpenAI-compatible endpoint, and one of its answers."""
 
 from __future__ import annotations
 
@@ -35,25 +35,24 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint that the user named, and nothing but it.
+    """An OpenAI-compatible endpoint of the policy.
 
-    No variable of the environment has a say except the one that ``tier.key_env`` names: neither OPENAI_* nor proxies,
-    nor SSLKEYLOGFILE.
+    The environment is ignored, including OPENAI_*, proxies and SSLKEYLOGFILE, except for the variable ``tier.key_env``.
     Thread-safe; connections are kept and shared.
 
     Args:
         tier: its URL, model, key, deadline, stall and retries.
-        environment: where the key's variable is looked up. The key is read anew for every request.
-        clock: seconds, never going back.
-        sleep: waits between retries; None waits so that ``Reply.close`` ends it.
-        random: 0 to 1, for the jitter.
-        verify: trusted certificates, None for certifi's. Its log of keys is switched off.
-        breaker: when the endpoint is left alone, None for the usual numbers.
-        most_bytes: of one answer.
+        environment: the variables in which the key is looked up, again for every request.
+        clock: monotonic time in seconds.
+        sleep: waits between retries; by default a wait that ``Reply.close`` ends.
+        random: returns 0 to 1, for the jitter.
+        verify: context with the trusted certificates, None for certifi's. Its key log is switched off.
+        breaker: the circuit breaker, None for one with default numbers.
+        most_bytes: most bytes of one answer.
 
     Raises:
-        ConfigError: the key cannot be read, the URL is not one, a key or prompts would cross the internet in the
-            clear, or the extra ``serve`` is not installed.
+        ConfigError: the key cannot be read, the URL is invalid, prompts and key would be sent unencrypted to a third
+            party, or the extra ``serve`` is not installed.
     """
 
     def __init__(
@@ -89,38 +88,38 @@ class Endpoint:
         self._client = wire.open_client(tier.url, stall=tier.stall, deadline=tier.deadline, verify=verify)
 
     def ask(self, asked: Cleared | Request) -> Reply:
-        """An answer that is fetched as it is iterated over; nothing is sent before.
+        """Return an answer that is fetched while it is iterated over; nothing is sent before.
 
         Args:
-            asked: what every veto has read, as ``clearance.clear`` gives it; nothing else is posted. A request that
-                comes by itself has no policy: its own word, private or local-only, is kept.
+            asked: the part of a request that ``clearance.clear`` cleared; nothing else is posted. For a bare request,
+                without a policy, its own ``private`` and ``local-only`` apply.
 
         Raises:
-            CloudError: it must not go as far as this endpoint, there is nothing to send, or the endpoint was closed.
-            ConfigError: the key is gone.
+            CloudError: the request must not go to this endpoint, there is nothing to send, or the endpoint is closed.
+            ConfigError: the key can no longer be read.
         """
         cleared = asked if isinstance(asked, Cleared) else Cleared.of(asked)
         if self._closed:
-            raise CloudError(f"tier '{self.tier.name}' has been closed", "make another Endpoint; nothing was sent")
+            raise CloudError(f"tier '{self.tier.name}' is closed", "open another Endpoint; nothing was sent")
         if cleared.ceiling == DEVICE or TRUST.index(self.tier.trust) > TRUST.index(cleared.ceiling):
-            raise CloudError(f"tier '{self.tier.name}' must not be asked: {cleared.because}", "nothing was sent")
+            raise CloudError(f"tier '{self.tier.name}' must not get the request: {cleared.because}", "nothing was sent")
         make_body(cleared.outgoing, self.tier, self._refused)
         return Reply(self, cleared, self.current_key())
 
     def down(self) -> str:
-        """Why nothing can be had from it now, in words; "" when it may be asked."""
+        """Return why the endpoint cannot be asked now; "" if it can."""
         if self.breaker.refused:
             with suppress(ConfigError):
                 self.current_key()
         return self.breaker.down()
 
     def close(self) -> None:
-        """Close all connections; answers in the making break off."""
+        """Close all connections; answers in progress break off."""
         self._closed = True
         self._client.close()
 
     def current_key(self) -> Key:
-        """The key as it is now. A new one gives an endpoint that refused the old one another chance."""
+        """Read the key again. A changed key closes the breaker of an endpoint that refused the old one."""
         key = read_key(self.tier, self._environment)
         with self._lock:
             changed, self._key = key != self._key, key
@@ -129,22 +128,22 @@ class Endpoint:
         return key
 
     def body(self, cleared: Cleared) -> dict[str, Any]:
-        """What is posted, as far as the endpoint's habits are known."""
+        """Return the body to post, without the fields that the endpoint is known to reject."""
         return make_body(cleared.outgoing, self.tier, self._refused)
 
     def learn(self, param: str) -> bool:
-        """Note a field that the endpoint does not take. False where that is no news."""
+        """Record a field that the endpoint rejects. Returns whether it is a new, optional one."""
         with self._lock:
             news = param in OPTIONAL and param not in self._refused
             self._refused |= {param} if news else frozenset()
         return news
 
     def call(self) -> Call:
-        """A hold on a connection to come."""
+        """Return the control of a connection that is yet to be made."""
         return self._wire.Call(self.clock() + self.tier.deadline, self.clock, self.most_bytes)
 
     def send(self, cleared: Cleared, call: Call, key: Key) -> Stream[object]:
-        """Post what was cleared. Returns the client's stream of events."""
+        """Post the cleared part. Returns the client's stream of events."""
         from openai import Stream
 
         body = self.body(cleared)
@@ -153,10 +152,10 @@ class Endpoint:
             return self._client.post(path, cast_to=object, body=body, stream=True, stream_cls=Stream[object])
 
     def delay(self, tries: int, failure: Failure, left: float) -> float | None:
-        """Seconds to wait before the next try, None where there is none.
+        """Return the seconds to wait before the next try, None to stop.
 
-        Exponential with full jitter (Brooker, "Exponential Backoff and Jitter"), not shorter than what the endpoint
-        asks for; paid from the retry budget.
+        Exponential backoff with full jitter (Brooker, "Exponential Backoff and Jitter"), added to the wait that the
+        endpoint asks for; paid from the retry budget.
         """
         if not failure.again or tries >= self.tier.retries:
             return None
@@ -173,16 +172,16 @@ class Endpoint:
 
 
 class Reply:
-    """An iterator over the pieces of text of one answer; afterwards, what is known of it.
+    """An iterator over the pieces of text of one answer, and its result.
 
-    One thread iterates (not always the same); any may ``close``. Then the iteration ends and ``finish`` is
-    ``cancelled``. ``finish`` otherwise: ``stop``, ``length``, ``tool_calls``, ``content_filter``, ``error``; "" before
-    the end. ``prompt_tokens`` and ``new_tokens`` are None where the endpoint does not say. ``message``: the message as
-    a JSON object where it holds tool calls. ``empty``: it came to its end without a word, which is an error all the
-    same. ``tries``: requests that were sent. Seconds count from the first ``next``.
+    One thread at a time iterates; any thread may ``close``, which ends the iteration with ``finish`` ``cancelled``.
+    Other values of ``finish``: ``stop``, ``length``, ``tool_calls``, ``content_filter``, ``error``; "" before the end.
+    ``prompt_tokens`` and ``new_tokens`` are None if the endpoint does not report them. ``message``: the message as a
+    JSON object if it has tool calls. ``empty``: the answer ended without text, which is an error. ``tries``: number of
+    requests sent. Seconds count from the first ``next``.
 
     Raises, when iterated over:
-        CloudError: no answer, or only a part of one (``shown``).
+        CloudError: there is no answer, or only a part of one (``shown``).
     """
 
     def __init__(self, endpoint: Endpoint, cleared: Cleared, key: Key) -> None:
@@ -221,13 +220,13 @@ class Reply:
         self.close()
 
     def close(self) -> None:
-        """Cut the connection if the answer is not complete. From any thread; more than once does no harm."""
+        """Cut the connection if the answer is not complete. Idempotent; may be called from any thread."""
         with self._lock:
             self._closed = True
             call = self._call
         if call is not None:
             call.cancel()
-        if self._turn.acquire(blocking=False):  # else another thread is in it, and the cut connection wakes it up
+        if self._turn.acquire(blocking=False):  # else another thread is reading, and the cut connection wakes it up
             try:
                 self._pieces.close()
             finally:
@@ -239,14 +238,14 @@ class Reply:
         reason, trial = endpoint.breaker.enter()
         if reason:
             self.finish = "error"
-            raise CloudError(f"tier '{endpoint.tier.name}' is left alone: {reason}", "nothing was sent")
+            raise CloudError(f"tier '{endpoint.tier.name}' is paused: {reason}", "nothing was sent")
         endpoint.budget.deposit()
         started = endpoint.clock()
         with self._lock:
             self._call = call = endpoint.call()
             if self._closed:
                 call.cancel()
-        told = False
+        reported = False
         try:
             while True:
                 yield from self._attempt(call, started)
@@ -254,18 +253,18 @@ class Reply:
                 if wait is None:
                     break
                 endpoint.pause(wait, call)
-            told = self._tell(trial)
+            reported = self._report(trial)
         finally:
             self.seconds = endpoint.clock() - started
             call.release()
-            if not told:
+            if not reported:
                 self.finish = self.finish or "cancelled"
                 endpoint.breaker.leave(trial)
         if self._failure is not None and self._failure.blame != "nobody":
             raise self._failure.error
 
     def _attempt(self, call: Call, started: float) -> Iterator[str]:
-        """Send once and give out the text. What went wrong is in ``_failure`` then, to be raised without its causes."""
+        """Send once and yield the text. An error is kept in ``_failure``, to be raised without its causes."""
         import httpx
         import openai
 
@@ -278,7 +277,7 @@ class Reply:
             stream = endpoint.send(self._cleared, call, self._key)
             kind = stream.response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
-                self._failure = make(tier, "answered with something that is no stream", _NO_STREAM)
+                self._failure = make(tier, "did not answer with a stream", _NO_STREAM)
                 return
             for event in stream:
                 text = answer.take(event)
@@ -290,7 +289,7 @@ class Reply:
                     self._shown = True
                     yield text
         except (openai.OpenAIError, httpx.HTTPError, httpx.StreamError, ValueError, RecursionError, OSError) as error:
-            # What comes after the end of the answer is only its usage.
+            # Only the usage follows the end of the answer.
             if not answer.finish or call.ended not in ("", "deadline"):
                 secrets = Secrets(self._key, texts(endpoint.body(self._cleared)))
                 self._failure = explain(error, tier, secrets, call.ended, self._shown)
@@ -302,7 +301,7 @@ class Reply:
             self._failure = self._judge(answer, call)
 
     def _judge(self, answer: Answer, call: Call) -> Failure | None:
-        """Whether what came is an answer."""
+        """Take over the answer, or return why it is not one."""
         tier = self._endpoint.tier
         if not answer.finish:
             if call.cancelled.is_set():
@@ -311,24 +310,24 @@ class Reply:
         self.empty = answer.empty
         if answer.empty:
             if answer.finish == "content_filter":
-                return make(tier, "withheld its answer (content_filter)", "put the question differently", "request")
-            hint = "give it more tokens: it may think before it answers" if answer.finish == "length" else ""
-            return make(tier, "gave an empty answer", hint or "try again later")
+                return make(tier, "withheld its answer (content_filter)", "rephrase the question", "request")
+            hint = "allow more tokens: the model may reason before it answers" if answer.finish == "length" else ""
+            return make(tier, "sent an empty answer", hint or "try again later")
         self.finish, self.message = answer.finish, answer.message()
         self.prompt_tokens, self.new_tokens = answer.prompt_tokens, answer.new_tokens
         return None
 
     def _next_try(self, call: Call, trial: bool) -> float | None:
-        """Seconds until the next try, None for none."""
+        """Return the seconds until the next try, None to stop."""
         failure = self._failure
         if failure is None or self._shown:
             return None
         if failure.param and self._endpoint.learn(failure.param):
-            return 0.0  # the same question in the endpoint's own words: that is no retry
+            return 0.0  # not a retry: the same question without the rejected field
         return None if trial else self._endpoint.delay(self.tries - 1, failure, call.remaining())
 
-    def _tell(self, trial: bool) -> bool:
-        """Tell the breaker how it went. False where that says nothing of the endpoint."""
+    def _report(self, trial: bool) -> bool:
+        """Report the outcome to the breaker. Returns False if it says nothing about the endpoint."""
         failure, breaker = self._failure, self._endpoint.breaker
         if failure is None:
             breaker.succeed()
@@ -347,24 +346,26 @@ class Reply:
         return True
 
 
-_NO_STREAM = "it must send text/event-stream; is the URL that of an OpenAI-compatible endpoint?"
+_NO_STREAM = "check that the URL is that of an OpenAI-compatible endpoint, which streams text/event-stream"
 
 
 def _check_url(tier: Tier) -> None:
-    """Raise ConfigError unless the URL is one that may be asked."""
+    """Raise ConfigError unless the URL is valid and may be asked."""
     try:
         url = urlsplit(tier.url)
         port = url.port
     except ValueError:
-        raise ConfigError(f"tier '{tier.name}': the URL is not one", "https://host/v1") from None
+        raise ConfigError(f"tier '{tier.name}': the URL is invalid", "give one such as https://host/v1") from None
     if url.scheme not in ("http", "https") or not url.hostname or port == 0:
-        raise ConfigError(f"tier '{tier.name}': the URL must be http or https, with a host", "https://host/v1")
+        raise ConfigError(
+            f"tier '{tier.name}': the URL must be http or https, with a host", "give one such as https://host/v1"
+        )
     if url.username or url.password or url.query or url.fragment:
         raise ConfigError(
             f"tier '{tier.name}': the URL holds a user name, a password or a query",
-            "URLs are logged and shown: put the key into key_env or key_file",
+            "give the key by key_env or key_file: URLs are logged and shown",
         )
     if url.scheme == "http" and tier.trust == "third-party" and url.hostname not in _LOCAL:
         raise ConfigError(
-            f"tier '{tier.name}': prompts and key would cross the network in the clear", "use https, or trust private"
+            f"tier '{tier.name}': prompts and key would be sent unencrypted", "use https, or trust = 'private'"
         )

@@ -1,4 +1,4 @@
-"""From what went wrong on the wire to an error that a person can act on, without key and prompt in it."""
+"""Turn failures of the connection into errors that a user can act on, without key or prompt in them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Tier
 
 Blame = Literal["endpoint", "account", "request", "nobody"]
-"""What is at fault: ``account`` is the key, the bill or the address, ``nobody`` a request that was cancelled."""
+"""What is at fault: ``account`` is the key, the bill or the URL; ``nobody`` if the request was cancelled."""
 
 AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504})
-"""The statuses after which the same request may succeed."""
+"""Statuses after which the same request may succeed."""
 
-CANCELLED = "who asked went away: ask again"
+CANCELLED = "ask again"
 
 _EXCERPT = 120
 _SHARED = 12
 _WHOLE = 3
-"""An error shares fewer than ``_SHARED`` characters in a row with the prompt, and holds no text of ``_WHOLE`` whole."""
+"""An error never repeats ``_SHARED`` characters in a row of the prompt, nor a whole text of at least ``_WHOLE``."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What happened: the error to raise, whether a retry makes sense, and what is at fault.
+    """The error to raise, whether a retry makes sense (``again``), and what is at fault.
 
-    ``reason`` is the error without the tier's name. ``param``: the field that a 400 complains of, "" for none.
+    ``reason`` is the error without the tier's name. ``param``: the field that a 400 complains about, "" for none.
     """
 
     error: CloudError
@@ -51,21 +51,21 @@ class Failure:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What no error may hold."""
+    """The key and the texts that no error may contain."""
 
     key: Key
     texts: tuple[str, ...]
 
     def excerpt(self, text: object) -> str:
-        """A short printable piece of what an endpoint said, "" where it repeats the prompt."""
+        """Return a short printable excerpt of an endpoint's message, "" if it repeats the prompt."""
         if not isinstance(text, str):
             return ""
         plain = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
         masked = self.key.mask(re.sub(r"\b(sk|pk|key|tok|token)[-_][\w*.-]{4,}", "***", plain))
         low = _plain(masked)
         runs = {low[i : i + _SHARED] for i in range(max(1, len(low) - _SHARED + 1))}
-        for said in map(_plain, self.texts):
-            if len(said) >= _WHOLE and (said in low or any(run in said for run in runs)):
+        for sent in map(_plain, self.texts):
+            if len(sent) >= _WHOLE and (sent in low or any(run in sent for run in runs)):
                 return ""
         return masked if len(masked) <= _EXCERPT else masked[: _EXCERPT - 3] + "..."
 
@@ -75,14 +75,14 @@ def _plain(text: str) -> str:
 
 
 def explain(error: Exception, tier: Tier, secrets: Secrets, ended: Ended, shown: bool) -> Failure:
-    """Say what an exception of the client, of httpx or of the parser means.
+    """Explain an exception of the client, of httpx or of the parser.
 
     Args:
         error: the exception.
-        tier: whose it is.
-        secrets: what must not be repeated.
-        ended: what the connection knows of its end.
-        shown: text of the answer had been given out.
+        tier: the tier that was asked.
+        secrets: what the error must not repeat.
+        ended: why the connection was ended, "" if it was not.
+        shown: whether text of the answer was already shown.
     """
     import openai
 
@@ -95,11 +95,11 @@ def explain(error: Exception, tier: Tier, secrets: Secrets, ended: Ended, shown:
     if isinstance(error, openai.APIError):
         return _event(error, tier, secrets, shown)
     if isinstance(error, ValueError | RecursionError):
-        return make(tier, "sent a stream that is not what the protocol says", _PROTOCOL, shown=shown)
+        return make(tier, "sent a stream that violates the protocol", _PROTOCOL, shown=shown)
     return _connection(error, tier, shown)
 
 
-_PROTOCOL = "is the URL that of an OpenAI-compatible endpoint? it ends in /v1 mostly"
+_PROTOCOL = "check that the URL is that of an OpenAI-compatible endpoint; most end in /v1"
 
 
 def make(
@@ -114,8 +114,8 @@ def make(
     shown: bool = False,
     param: str = "",
 ) -> Failure:
-    """A failure with its error."""
-    cut = " after a part of the answer had been shown" if shown else ""
+    """Make a failure with its error."""
+    cut = " after part of the answer was shown" if shown else ""
     message = f"tier '{tier.name}' {reason}{cut}"
     error = CloudError(message, hint, status=status, retry_after=retry_after, shown=shown)
     return Failure(error, reason, blame, again and not shown, param)
@@ -130,19 +130,19 @@ def _ended(tier: Tier, ended: Ended, shown: bool) -> Failure:
     if ended == "too long":
         return make(tier, "sent more bytes than an answer may have", "ask for fewer tokens", shown=shown)
     if ended == "encoded":
-        return make(tier, "compressed its answer, which was not asked for", "is there a proxy before it?", shown=shown)
-    return make(tier, "would have been asked at another host", "give the final URL in the policy", shown=shown)
+        return make(tier, "compressed its answer unasked", "check whether a proxy does that", shown=shown)
+    return make(tier, "redirects to another host", "give the final URL in the policy", shown=shown)
 
 
 def _status(error: Any, tier: Tier, secrets: Secrets, shown: bool) -> Failure:
     status: int = error.status_code
     body = error.body if isinstance(error.body, dict) else {}
-    said = secrets.excerpt(body.get("message") or body.get("detail"))
+    message = secrets.excerpt(body.get("message") or body.get("detail"))
     code = error.code if isinstance(error.code, str) and re.fullmatch(r"[a-z][a-z0-9_.-]{1,40}", error.code) else ""
     code = secrets.excerpt(code)
     wait = read_retry_after(error.response.headers)
     reason, hint, blame = _meaning(status, code, tier, secrets.key.source, wait)
-    about = "".join(f": {s}" for s in (code, said) if s)
+    about = "".join(f": {s}" for s in (code, message) if s)
     return make(
         tier,
         f"{reason} ({status}{about})",
@@ -157,31 +157,32 @@ def _status(error: Any, tier: Tier, secrets: Secrets, shown: bool) -> Failure:
 
 
 def _meaning(status: int, code: str, tier: Tier, source: str, wait: float | None) -> tuple[str, str, Blame]:
-    """Reason, hint and what is at fault."""
-    asks = f"it asks to wait {seconds(wait)}" if wait is not None else "ask less often, or raise the account's limit"
-    key = f"look at the key in {source}" if source else "name its key: key_env or key_file"
+    """Return the reason, the hint and what is at fault."""
+    asks = f"try again in {seconds(wait)}" if wait is not None else "ask less often, or raise the account's limit"
+    key = f"check the key in {source}" if source else "give its key by key_env or key_file"
+    later: tuple[str, str, Blame] = ("failed", "try again later", "endpoint")
     known: dict[int, tuple[str, str, Blame]] = {
         401: ("does not accept the key", key, "account"),
-        402: ("wants to be paid", "look at the account's credit with the provider", "account"),
-        403: ("refuses this account or this model", "may the key use the model?", "account"),
-        404: (f"knows no model '{tier.model}', or the URL is wrong", "compare url and model", "account"),
-        408: ("is in trouble", "try again later", "endpoint"),
-        409: ("is in trouble", "try again later", "endpoint"),
-        429: ("is asked too often", asks, "endpoint"),
+        402: ("requires payment", "check the account's credit with the provider", "account"),
+        403: ("refuses this account or this model", "check that the key may use the model", "account"),
+        404: (f"has no model '{tier.model}', or the URL is wrong", "check url and model of the tier", "account"),
+        408: later,
+        409: later,
+        429: ("limits the rate of requests", asks, "endpoint"),
     }
     if code == "insufficient_quota":
         return known[402]
     if status in known:
         return known[status]
     if status < 400:
-        return "points to another address, which is not followed", "give the final URL in the policy", "account"
+        return "redirects to another URL, which is not followed", "give the final URL in the policy", "account"
     if status >= 500:
-        return "is in trouble", "try again later", "endpoint"
+        return later
     return "does not accept the request", "compare what the endpoint can do with the tier's 'can'", "request"
 
 
 def _param(body: Mapping[str, Any]) -> str:
-    """The field that the endpoint does not take; max_tokens also where only the text names its successor."""
+    """Return the field that the endpoint rejects; max_tokens also if only the message names its successor."""
     if "max_completion_tokens" in str(body.get("message", "")) and "max_tokens" in str(body.get("message", "")):
         return "max_tokens"
     known = body.get("code") in ("unsupported_parameter", "unsupported_value", "unknown_parameter")
@@ -189,16 +190,16 @@ def _param(body: Mapping[str, Any]) -> str:
 
 
 def _event(error: Any, tier: Tier, secrets: Secrets, shown: bool) -> Failure:
-    """An error that came as an event of the stream."""
+    """Explain an error that was sent as an event of the stream."""
     body = error.body if isinstance(error.body, dict) else {}
-    said = secrets.excerpt(body.get("message"))
+    message = secrets.excerpt(body.get("message"))
     code = body.get("code")
     again = (type(code) is int and code in AGAIN) or body.get("type") in ("server_error", "overloaded_error")
-    reason = "broke off with an error" + (f": {said}" if said else "")
+    reason = "broke off with an error" + (f": {message}" if message else "")
     return make(tier, reason, "try again later", again=again, shown=shown)
 
 
-_NETWORK = "is the network there? is the URL right?"
+_NETWORK = "check the network and the URL"
 
 
 def _connection(error: Exception, tier: Tier, shown: bool) -> Failure:
@@ -209,12 +210,12 @@ def _connection(error: Exception, tier: Tier, shown: bool) -> Failure:
         return _tls(chain, tier)
     later = "try again later, or raise the tier's stall"
     unresolved = "was not found: its host has no address"
-    # The first that fits. The last column: whether the same request may succeed a moment later.
+    # The first match counts. The last column: whether the same request may succeed a moment later.
     known: tuple[tuple[tuple[type[Exception], ...], str, str, bool], ...] = (
         ((socket.gaierror,), unresolved, _NETWORK, any(getattr(e, "errno", 0) == socket.EAI_AGAIN for e in chain)),
-        ((ConnectionRefusedError,), "refused the connection", "is the server running? is the URL's port right?", True),
+        ((ConnectionRefusedError,), "refused the connection", "check that the server runs on the URL's port", True),
         ((httpx.ConnectTimeout, httpx.PoolTimeout), "could not be reached in time", _NETWORK, True),
-        # A stall is not tried again: the endpoint may be at work, and the next tier is there sooner.
+        # A stall is not retried: the endpoint may still be working, and the next tier answers sooner.
         ((httpx.TimeoutException,), f"sent nothing for {seconds(tier.stall)}", later, False),
         ((httpx.ConnectError,), "could not be reached", _NETWORK, True),
         ((httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError), *_CUT),
@@ -222,23 +223,23 @@ def _connection(error: Exception, tier: Tier, shown: bool) -> Failure:
     for kinds, reason, hint, again in known:
         if any(isinstance(e, kinds) for e in chain):
             return make(tier, reason, hint, again=again, shown=shown)
-    return make(tier, f"could not be understood ({type(error).__name__})", _PROTOCOL, shown=shown)
+    return make(tier, f"sent an answer that cannot be read ({type(error).__name__})", _PROTOCOL, shown=shown)
 
 
 def _tls(chain: tuple[BaseException, ...], tier: Tier) -> Failure:
     for error in chain:
         if isinstance(error, ssl.SSLCertVerificationError):
-            reason = f"shows a certificate that is not accepted: {error.verify_message or 'not valid'}"
-            hint = "nothing was sent; have the certificate renewed, or look at this machine's clock"
+            reason = f"has a certificate that is not accepted: {error.verify_message or 'not valid'}"
+            hint = "have the certificate renewed, or check this machine's clock; nothing was sent"
             return make(tier, reason, hint, "account")
-    return make(tier, "does not speak TLS as it should", "is the URL's scheme right, https or http?")
+    return make(tier, "failed the TLS handshake", "check the URL's scheme, https or http")
 
 
 _CUT = ("cut the connection", "try again later", True)
 
 
 def cut_off(tier: Tier, shown: bool) -> Failure:
-    """The connection ended before the answer did."""
+    """Make the failure for a connection that ended before the answer."""
     reason, hint, again = _CUT
     return make(tier, reason, hint, again=again, shown=shown)
 
@@ -250,7 +251,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``retry-after-ms`` or ``retry-after`` ask for (a number, or a date beside ``date``), or None."""
+    """Return the seconds of ``retry-after-ms`` or ``retry-after`` (a number, or a date after ``date``), else None."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with_unit = headers.get(name, "").strip()
         if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", with_unit):

@@ -1,4 +1,4 @@
-"""The key of an endpoint: where it is read from, and how it is kept out of everything that is shown."""
+"""Read the key of an endpoint, and keep it out of everything that is shown."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MASK = "***"
 
 _LONGEST = 8192
 _TELLING = 6
-"""Characters of a key that are worth hiding: endpoints echo a part of it (``sk-ab***xyz``)."""
+"""Length of the pieces of a key that are masked: endpoints echo a part of it (``sk-ab***xyz``)."""
 
 
 class Key:
-    """A secret that no repr, str, format, copy into JSON or pickle shows. ``reveal`` is called where it is sent."""
+    """A secret that repr, str, format, JSON and pickle do not show; ``reveal`` returns it for sending."""
 
     __slots__ = ("_value", "source")
 
@@ -33,11 +33,11 @@ class Key:
         self.source = source
 
     def reveal(self) -> str:
-        """The secret itself, for the one header that carries it."""
+        """Return the secret itself, for the authorization header."""
         return self._value
 
     def mask(self, text: str) -> str:
-        """``text`` without the key, and without pieces of it that are long enough to tell something."""
+        """Mask the key, and every piece of it of six characters, in ``text``."""
         key = self._value
         if not key:
             return text
@@ -59,19 +59,19 @@ class Key:
     __str__ = __repr__
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a key is not copied or stored")
+        raise TypeError("a key cannot be copied or pickled")
 
 
 def read_key(tier: Tier, environment: Mapping[str, str]) -> Key:
-    """Read the key that the tier names, and no other: no variable is looked at that the user did not name.
+    """Read the key that the tier names, from no other place.
 
     Args:
-        tier: its ``key_env`` names a variable, or its ``key_file`` a file; with neither there is no key.
-        environment: where variables are looked up.
+        tier: ``key_env`` names a variable, or ``key_file`` a file; with neither there is no key.
+        environment: the variables.
 
     Raises:
         ConfigError: the variable is not set or empty; the file is missing, not a plain file, another user's, readable
-            by others, empty or of several lines; or the key holds what a header cannot carry.
+            by others, empty or of several lines; or the key holds a character that a header cannot contain.
     """
     if tier.key_env and tier.key_file:
         raise ConfigError(f"tier '{tier.name}': key_env and key_file are both set", "keep one of them")
@@ -80,7 +80,7 @@ def read_key(tier: Tier, environment: Mapping[str, str]) -> Key:
         if not value:
             raise ConfigError(
                 f"tier '{tier.name}': the environment variable {tier.key_env} is not set, or empty",
-                f"put the key there (export {tier.key_env}=...), or name a key_file",
+                f"set it to the key (export {tier.key_env}=...), or use key_file",
             )
         return _checked(value, tier, tier.key_env)
     if tier.key_file:
@@ -91,17 +91,17 @@ def read_key(tier: Tier, environment: Mapping[str, str]) -> Key:
 def _read_file(tier: Tier) -> str:
     where = f"tier '{tier.name}': key file {tier.key_file}"
     try:
-        # Opened first and looked at then, so that what is checked is what is read. Not blocking: it may be a pipe.
+        # Open before checking, so that the checked file is the one read. Non-blocking, as it may be a pipe.
         handle = os.open(Path(tier.key_file).expanduser(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else "") or "no such path"
-        raise ConfigError(f"{where}: {reason}", "give the path of a file that holds the key alone") from None
+        raise ConfigError(f"{where}: {reason}", "give the path of a file that holds only the key") from None
     try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
-            raise ConfigError(f"{where} is not a file", "give the path of a file that holds the key alone")
+            raise ConfigError(f"{where} is not a file", "give the path of a file that holds only the key")
         if about.st_uid != os.geteuid():
-            raise ConfigError(f"{where} belongs to another user", "copy the key to a file of your own, chmod 600")
+            raise ConfigError(f"{where} belongs to another user", "copy the key to your own file with mode 600")
         if about.st_mode & 0o077:
             mode = stat.S_IMODE(about.st_mode)
             raise ConfigError(f"{where} can be read by others (mode {mode:03o})", f"chmod 600 {tier.key_file}")
@@ -112,16 +112,16 @@ def _read_file(tier: Tier) -> str:
     if not lines:
         raise ConfigError(f"{where} is empty", "write the key into it, on one line")
     if len(lines) > 1 or len(data) > _LONGEST:
-        raise ConfigError(f"{where} holds more than one key", "it must hold the key alone, on one line")
+        raise ConfigError(f"{where} holds more than one line", "write only the key into it, on one line")
     try:
         return lines[0].decode("ascii")
     except UnicodeDecodeError:
-        raise ConfigError(f"{where} holds characters that no key has", "write the key into it, on one line") from None
+        raise ConfigError(f"{where} holds non-ASCII characters", "write only the key into it, on one line") from None
 
 
 def _checked(value: str, tier: Tier, source: str) -> Key:
-    """A key that a header can carry. The error does not quote it."""
+    """Check that a header can contain the key. The error does not quote it."""
     if not re.fullmatch(r"[!-~]+", value):
-        problem = f"tier '{tier.name}': the key of {source} holds a space or a character that no key has"
+        problem = f"tier '{tier.name}': the key in {source} holds a space or a character that no key has"
         raise ConfigError(problem, "copy it again, without quotes and line breaks")
     return Key(value, source)

@@ -1,6 +1,6 @@
-"""The connection itself, where its promises are kept: one host, one deadline, an end from any thread, a cap on bytes.
+"""The connection to an endpoint: one host, one deadline, cancellable from any thread, a limit on bytes.
 
-Loads openai, httpx and httpcore: imported when an endpoint is made, not before.
+Loads openai, httpx and httpcore, so it is imported only when an endpoint is opened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Ended = Literal["", "cancelled", "deadline", "too long", "elsewhere", "encoded"]
 
 CONNECT = 10.0
-"""Seconds to find and reach the host, where the tier's deadline and stall allow as many."""
+"""Most seconds to resolve and reach the host; the tier's deadline and stall may shorten it."""
 
 _SENT = {"host", "accept", "connection", "content-type", "content-length"}
 _LONGEST_ERROR = 65_536
@@ -39,12 +39,12 @@ _current = local()
 
 
 class Call:
-    """One request's hold on its connection.
+    """One request's control of its connection.
 
     Args:
-        until: when its time is over, on ``clock``.
-        clock: seconds, never going back.
-        most_bytes: of the answer.
+        until: the deadline, on ``clock``.
+        clock: monotonic time in seconds.
+        most_bytes: most bytes of the answer.
     """
 
     def __init__(self, until: float, clock: Callable[[], float], most_bytes: int) -> None:
@@ -60,7 +60,7 @@ class Call:
 
     @contextmanager
     def sending(self, key: Key) -> Iterator[None]:
-        """Within it, this thread's request is this call's."""
+        """Within the block, requests of this thread belong to this call."""
         _current.call, _current.key = self, key
         try:
             yield
@@ -68,20 +68,20 @@ class Call:
             _current.call = _current.key = None
 
     def remaining(self) -> float:
-        """Seconds until the deadline."""
+        """Return the seconds until the deadline."""
         return self._until - self._clock()
 
     def finish(self) -> None:
-        """The answer is complete: what still follows is waited for only shortly."""
+        """The answer is complete: wait only briefly for the rest."""
         self.finished = True
         self._patience = _AFTER_FINISH
 
     def drain(self) -> None:
-        """Nothing is expected any more but the end."""
+        """Only the end of the body is still expected."""
         self._patience = _DRAIN
 
     def wait(self, timeout: float | None, error: type[Exception]) -> float:
-        """Seconds that an operation on the socket may take."""
+        """Return the seconds that an operation on the socket may take; raise if cancelled or past the deadline."""
         if self.cancelled.is_set():
             self.ended = "cancelled"
             raise httpcore.ReadError("cancelled")
@@ -92,12 +92,12 @@ class Call:
         return min(t for t in (timeout, left, self._patience) if t is not None)
 
     def timed_out(self) -> None:
-        """An operation took too long: note whether it was the deadline's fault."""
+        """Record whether an operation timed out because of the deadline."""
         if self.remaining() <= 0:
             self.ended = "deadline"
 
     def count(self, data: bytes) -> None:
-        """Bytes that came."""
+        """Count received bytes."""
         if self.cancelled.is_set():
             self.ended = "cancelled"
             raise httpcore.ReadError("cancelled")
@@ -107,19 +107,19 @@ class Call:
             raise httpcore.ReadError("too long")
 
     def hold(self, stream: _Stream) -> None:
-        """The connection that this call uses from now on."""
+        """Use this connection from now on."""
         with self._lock:
             self._stream = stream
 
     def release(self) -> None:
-        """The connection may be another's."""
+        """Release the connection for other calls."""
         with self._lock:
             if self._stream is not None:
                 self._stream.call = None
             self._stream = None
 
     def cancel(self) -> None:
-        """Cut the connection, from any thread: who reads from it wakes up."""
+        """Cut the connection from any thread, which wakes up its reader."""
         with self._lock:
             self.cancelled.set()
             if self._stream is not None:
@@ -127,7 +127,7 @@ class Call:
 
 
 class _Stream(httpcore.NetworkStream):
-    """A socket that obeys the call that uses it."""
+    """A socket with the limits of the call that uses it."""
 
     def __init__(self, inner: httpcore.NetworkStream, call: Call | None) -> None:
         self._inner = inner
@@ -181,14 +181,14 @@ class _Stream(httpcore.NetworkStream):
         return self._inner.get_extra_info(info)
 
     def cut(self) -> None:
-        """Shut the socket down below TLS: unlike closing it, that wakes a thread that reads."""
+        """Shut the socket down below TLS, which unlike closing wakes up a reading thread."""
         sock = self._inner.get_extra_info("socket")
         with suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class _Network(httpcore.NetworkBackend):
-    """Reaches one host and no other; looking up its name counts against the time."""
+    """Connects to one host only; resolving its name counts against the time."""
 
     def __init__(self, host: str, port: int) -> None:
         self._place = (host, port)
@@ -243,7 +243,7 @@ class _Network(httpcore.NetworkBackend):
 
 
 def _look_up(host: str, port: int, wait: float) -> list[str]:
-    """The addresses of a host. getaddrinfo knows no timeout, so a thread waits for it."""
+    """Resolve a host in a thread, as getaddrinfo has no timeout."""
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
     found: list[str] = []
@@ -262,7 +262,7 @@ def _look_up(host: str, port: int, wait: float) -> list[str]:
     if failed:
         try:
             raise failed[0]
-        except OSError as error:  # as the context, which httpcore leaves alone: it takes causes away
+        except OSError as error:  # chained as the context, as httpcore drops causes
             raise httpcore.ConnectError("name") from error
     if thread.is_alive():
         raise httpcore.ConnectTimeout("name")
@@ -270,7 +270,7 @@ def _look_up(host: str, port: int, wait: float) -> list[str]:
 
 
 class _Transport(httpx.HTTPTransport):
-    """HTTP/1.1 to one host, without proxies, redirects, compression and variables of the environment."""
+    """HTTP/1.1 to one host, without proxies, redirects, compression or environment variables."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
         super().__init__(verify=context, trust_env=False)
@@ -289,7 +289,7 @@ class _Transport(httpx.HTTPTransport):
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             response.close()
             call.ended = "encoded"
-            raise httpx.DecodingError("compressed though nothing of the kind was asked for", request=request)
+            raise httpx.DecodingError("compressed unasked", request=request)
         inner = response.stream
         if isinstance(inner, httpx.SyncByteStream):
             response.stream = _Body(inner, call, None if response.is_success else _LONGEST_ERROR)
@@ -297,7 +297,7 @@ class _Transport(httpx.HTTPTransport):
 
 
 def _strip(request: httpx.Request, key: Key) -> None:
-    """Send what the protocol needs, and the key. The client adds the environment's and the machine's description."""
+    """Remove the headers that the client adds to describe the machine; add the key."""
     for name in [n for n in request.headers if n not in _SENT]:
         del request.headers[name]
     request.headers["user-agent"] = _USER_AGENT
@@ -307,7 +307,7 @@ def _strip(request: httpx.Request, key: Key) -> None:
 
 
 class _Body(httpx.SyncByteStream):
-    """The body of an answer. When it is closed after the answer's end, the connection can be used again."""
+    """The body of an answer. If it is closed after the answer's end, the connection can be reused."""
 
     def __init__(self, inner: httpx.SyncByteStream, call: Call, most: int | None) -> None:
         self._inner = inner
@@ -329,7 +329,7 @@ class _Body(httpx.SyncByteStream):
 
     def close(self) -> None:
         if self._call.finished and not self._call.ended:
-            # The client stops reading at [DONE]; what ends the body lies behind it, mostly in the same packet.
+            # The client stops reading at [DONE]; the end of the body follows, mostly in the same packet.
             self._call.drain()
             with suppress(httpx.HTTPError, httpcore.ReadTimeout, ValueError):
                 for _, _ in zip(range(4), self._parts, strict=False):
@@ -338,9 +338,9 @@ class _Body(httpx.SyncByteStream):
 
 
 def _trust(*, certificates: bool) -> ssl.SSLContext:
-    """A context for clients, as ssl and httpx make them, without a look at the environment.
+    """Make a client context as ssl and httpx do, but without reading the environment.
 
-    ``certificates``: reading them takes a while, and without TLS it would be for nothing.
+    ``certificates``: whether to load them, which takes a while and is useless without TLS.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if sys.version_info >= (3, 13):
@@ -351,7 +351,7 @@ def _trust(*, certificates: bool) -> ssl.SSLContext:
 
 
 class _Quiet(logging.Filter):
-    """The client logs whole requests, prompts included, at DEBUG: not ours."""
+    """Suppresses the client's DEBUG log of our requests, which would include prompts."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno > logging.DEBUG or getattr(_current, "call", None) is None
@@ -361,12 +361,12 @@ _QUIET = _Quiet()
 
 
 def open_client(url: str, *, stall: float, deadline: float, verify: ssl.SSLContext | None) -> openai.OpenAI:
-    """The official client on a connection of ours. It is never given the key: the transport sends it."""
+    """Open the official client on our own transport, which sends the key; the client never gets it."""
     place = httpx.URL(url)
     verify = verify or _trust(certificates=place.scheme == "https")
-    verify.keylog_filename = None  # type: ignore[assignment]  # ssl's own contexts obey SSLKEYLOGFILE
+    verify.keylog_filename = None  # type: ignore[assignment]  # default contexts obey SSLKEYLOGFILE
     port = place.port or {"http": 80, "https": 443}[place.scheme]
-    logging.getLogger("openai._base_client").addFilter(_QUIET)  # adding it twice adds nothing
+    logging.getLogger("openai._base_client").addFilter(_QUIET)  # adding it twice has no effect
     return openai.OpenAI(
         api_key="none",
         base_url=url,

@@ -1,1 +1,1 @@
-"""What the rule is worth on questions whose answers are known."""
+"""Evaluate and calibrate routing on questions with known answers."""

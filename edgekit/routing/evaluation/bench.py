@@ -1,7 +1,7 @@
-"""What the rule costs and saves on questions whose answers are known, beside what it is to be measured against.
+"""Compare the calibrated router with other strategies, on questions with known answers.
 
-The bundle answers them, and so does an endpoint that the user names, or a file says what it answered. What must not
-leave the device is not sent, and left out of the comparison.
+The bundle answers them, and so does an endpoint, or a file holds its answers. Examples that must not leave the device
+are not sent and not compared.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ if TYPE_CHECKING:
     from edgekit.types.routing import Example, LocalAnswer
 
 
-_UNPRICED = "no price: calls are counted"
+_UNPRICED = "no price: cost counts calls"
 
 
 @dataclass(frozen=True)
 class RouteBench:
-    """A proof and what it rests on.
+    """A proof and the conditions under which it was made.
 
-    ``cloud`` says who stood for it, ``price`` where costs come from, ``energy`` where joules do or why there are none.
-    ``kept_back``: examples that must not leave the device: not sent, and not compared. ``cut_off``: of the ``n``
-    compared, local answers that their limit ended; a policy with ``answers.cut_off`` passes these on, and that check is
-    not part of the comparison, which is of the calibrated probability alone. ``whole``: the router without giving up
-    early, None where it never does. ``drift``: of these answers from the calibration's.
+    ``cloud`` names the endpoint or file, ``price`` the source of the costs, ``energy`` that of the joules or why there
+    are none. ``kept_back``: number of examples that must not leave the device. ``cut_off``: local answers of the ``n``
+    compared that ended at their limit; a policy with ``answers.cut_off`` passes these on, but only the calibrated
+    probability is compared here. ``whole``: the router without giving up early, None if it never does. ``drift``: of
+    these answers from the calibration's.
     """
 
     bundle: str
@@ -96,47 +96,46 @@ def choose_cloud(
     key_file: str = "",
     price: Price | None = None,
 ) -> Tier | Path:
-    """Who stands for the cloud, as the words of a command line say.
+    """Choose the endpoint or the file of answers to compare with.
 
     Args:
-        cloud: an address, the name of one of the policy's tiers, or a file of answers; "" for the policy's first tier.
-        policy: where tiers are named.
-        model: at an address.
-        key_env: variable that holds the key, at an address.
-        key_file: file that holds it.
-        price: of an address, or of a file's answers.
+        cloud: a URL, the name of one of the policy's tiers, or a file of answers; "" for the policy's first tier.
+        policy: the policy with the tiers.
+        model: the model to ask for at a URL.
+        key_env: the variable that holds the key of a URL.
+        key_file: the file that holds the key of a URL.
+        price: the price of a URL, or of a file's answers.
 
     Raises:
-        ConfigError: nobody is named, or what is given does not go together.
+        ConfigError: nothing is named, or arguments contradict each other.
     """
     tiers = policy.tiers if policy else ()
-    about = {"--model": model, "--key-env": key_env, "--key-file": key_file}
-    given = [option for option, value in about.items() if value]
+    about = {"`model`": model, "`key_env`": key_env, "`key_file`": key_file}
+    given = [name for name, value in about.items() if value]
     if "://" in cloud:
         if not model:
-            raise ConfigError("an address answers only for a model that is named", "give --model NAME")
+            raise ConfigError("`cloud` is a URL, and no model is named", "pass `model`")
         return Tier("cloud", "third-party", cloud, model, key_env=key_env, key_file=key_file, price=price)
     tier = next((t for t in tiers if t.name == cloud), None) if cloud else next(iter(tiers), None)
     if tier:
         if given or price:
-            option = given[0] if given else "--price-in"
             raise ConfigError(
-                f"{option} is given, and the tier '{tier.name}' has its own in the policy",
-                f"leave {option} out, or give --cloud URL",
+                f"{given[0] if given else 'a price'} is given, and the tier '{tier.name}' has its own in the policy",
+                "remove it, or pass a URL as `cloud`",
             )
         return tier
     if not cloud:
         raise ConfigError(
-            "nobody is named to compare with",
-            "give --cloud URL with --model NAME, --cloud answers.jsonl, or a --policy with a tier",
+            "there is no endpoint and no file of answers to compare with",
+            "pass a URL (with `model`) or a file of answers as `cloud`, or a `policy` with a tier",
         )
     if given:
-        raise ConfigError(f"{given[0]} is given, and --cloud {cloud} is no address: nobody is asked", "leave it out")
+        raise ConfigError(f"{given[0]} is given, and `cloud` is not a URL: {cloud}", f"remove {given[0]}")
     if not Path(cloud).is_file():
         named = f"; the policy's tiers: {', '.join(t.name for t in tiers)}" if tiers else ""
         raise ConfigError(
-            f"--cloud {cloud}: no such file" + (" and no such tier" if tiers else ""),
-            f"{did_you_mean(cloud, [t.name for t in tiers])}give an https address or a file of answers{named}",
+            f"{cloud}: no such file" + (" and no such tier" if tiers else ""),
+            f"{did_you_mean(cloud, [t.name for t in tiers])}pass an https URL or a file of answers as `cloud`{named}",
         )
     return Path(cloud)
 
@@ -155,25 +154,25 @@ def bench_routing(
     seed: int = 0,
     progress: Progress = silent,
 ) -> RouteBench:
-    """Compare ways to decide who answers. What can be wrong is found before the model is loaded or anyone asked.
+    """Compare strategies to decide who answers. Inputs are checked before the model is loaded or an endpoint asked.
 
     Args:
         bundle: the opened bundle, with its calibration.
         data: questions with their answers; not those of the calibration.
         cloud: an endpoint to ask, or a file of its answers.
-        policy: its privacy, and ``answers.most_wrong`` and ``answers.prefix``.
-        price: of a file's answers whose cost it does not say.
-        environment: where the endpoint's key is looked up.
+        policy: its privacy rules, ``answers.most_wrong`` and ``answers.prefix`` are used.
+        price: the price of a file's answers without a cost.
+        environment: the variables in which the endpoint's key is looked up.
         threads: as in load_runner.
-        store: a folder where answers are kept, and taken from if they are of the same bundle or endpoint.
-        second: the bundle whose opinion the calibration rests on.
-        seed: of the bootstrap.
-        progress: hears of every example.
+        store: a folder that keeps the answers; those of the same bundle or endpoint are reused.
+        second: the bundle whose opinion the calibration's score uses.
+        seed: seed of the bootstrap.
+        progress: called for every example.
 
     Raises:
-        RouteError: no calibration, or one of something else; data or answers that cannot be used or do not fit.
-        ConfigError: the key or the address cannot be used; the policy asks more than the calibration guarantees.
-        CloudError: the endpoint failed; what it answered before is in ``store``.
+        RouteError: there is no calibration, or it is for something else; data or answers are invalid or do not match.
+        ConfigError: the key or the URL is invalid; the policy exceeds the calibration's guarantee.
+        CloudError: the endpoint failed; its earlier answers are in ``store``.
         RunError: the bundle cannot be run here.
     """
     calibration = require_calibration(bundle)
@@ -184,33 +183,33 @@ def bench_routing(
     digest = sha256(data.read_bytes()).hexdigest()
     if digest == calibration.data_sha256:
         raise RouteError(
-            f"{data}: the calibration was made of this very file, and would look better on it than it is",
-            "give questions that it has not seen",
+            f"{data}: the bundle was calibrated on this file, so the result would be too good",
+            "pass other questions as `data`",
         )
     prefix = calibration.prefix.tokens if calibration.prefix else PREFIX_TOKENS
 
     def ask_bundle(some: Sequence[Example]) -> tuple[LocalAnswer, ...]:
         kept = store / "local.jsonl" if store else None
-        said = collect_local(bundle, some, prefix_tokens=prefix, threads=threads, store=kept, progress=progress)
-        return add_second(second, some, said, threads=threads, store=kept, progress=progress) if second else said
+        found = collect_local(bundle, some, prefix_tokens=prefix, threads=threads, store=kept, progress=progress)
+        return add_second(second, some, found, threads=threads, store=kept, progress=progress) if second else found
 
     if isinstance(cloud, Tier):
         with closing(Endpoint(cloud, environment=environment)) as endpoint:
             sent = tuple(e for e in examples if _may_leave(e, rule, cloud))
             if not sent:
-                raise RouteError(f"{data}: none of {len(examples)} examples may leave the device", "nothing was sent")
+                problem = f"{data}: privacy keeps all {len(examples)} examples on the device"
+                raise RouteError(problem, "nothing was sent; check the policy's [privacy]")
             local = ask_bundle(sent)
             others = ask_all(endpoint, bundle, sent, store / "cloud.jsonl" if store else None, progress, policy=rule)
-        whom, costs = f"{cloud.model} at {cloud.url}", "by its price" if cloud.price else _UNPRICED
+        whom, costs = f"{cloud.model} at {cloud.url}", "the endpoint's price" if cloud.price else _UNPRICED
     else:
         sent, whom = examples, cloud.name
         others, costs = _price(read_answers(cloud, sent), price, Tokenizer.of(bundle), sent)
         local = ask_bundle(sent)
     measurement, which = find_measurement(bundle)
-    proof, whole = compare(
-        local, others, calibration if rule.answers.prefix else replace(calibration, prefix=None),
-        threshold=rule.answers.most_wrong, joules=_joules(local, measurement), seed=seed,
-    )  # fmt: skip
+    used = calibration if rule.answers.prefix else replace(calibration, prefix=None)
+    joules = _joules(local, measurement)
+    proof, whole = compare(local, others, used, threshold=rule.answers.most_wrong, joules=joules, seed=seed)
     return RouteBench(
         bundle=str(bundle.path), bundle_sha256=bundle.sha256, data=data.name, data_sha256=digest, cloud=whom,
         policy=policy.name if policy else "", currency=rule.budget.currency, price=costs,
@@ -231,18 +230,18 @@ def compare(
     joules: Sequence[float | None] | None = None,
     seed: int = 0,
 ) -> tuple[Proof, Operation | None]:
-    """The proof of answers that are there, and the router without giving up early (None where it never does).
+    """Return the proof from collected answers, and the router without giving up early (None if it never does).
 
     Args:
-        local: of the bundle.
-        cloud: of the endpoint, for the same examples.
-        calibration: of the bundle, made of other examples.
-        threshold: the router's, None for the calibration's.
-        joules: of each local answer.
-        seed: of the bootstrap.
+        local: the bundle's answers.
+        cloud: the endpoint's answers to the same examples.
+        calibration: the bundle's calibration, made on other examples.
+        threshold: the router's threshold, None for the calibration's.
+        joules: energy of each local answer.
+        seed: seed of the bootstrap.
 
     Raises:
-        RouteError: answers that do not fit together, or none.
+        RouteError: the answers do not match, or there are none.
     """
     limit = calibration.threshold if threshold is None else threshold
     proof = prove(pair_cases(local, cloud, calibration, joules=joules), limit, seed=seed)
@@ -253,7 +252,7 @@ def compare(
 
 
 def panel_of(title: str, proof: Proof) -> RoutingPanel:
-    """A proof as it is drawn."""
+    """Return the data of a proof's plot."""
     from edgekit.report.routing_plot import RoutingPanel, Way
 
     kinds: dict[str, Kind] = {ROUTER: "router", RANDOM: "random", ORACLE: "oracle", LOCAL: "fixed", CLOUD: "fixed"}
@@ -269,7 +268,7 @@ def panel_of(title: str, proof: Proof) -> RoutingPanel:
 
 
 def _may_leave(example: Example, policy: Policy, tier: Tier) -> bool:
-    """Whether privacy lets an example go to a tier: the same check as before every request."""
+    """Whether privacy allows an example to go to a tier, by the router's own check."""
     case = open_case(example.request, replace(policy, tiers=(tier,)), DeviceState(context=0))
     return check_privacy(case, tier_candidate(case, tier)).outcome == "pass"
 
@@ -284,20 +283,20 @@ def ask_all(
     policy: Policy | None = None,
     whom: str = "",
 ) -> tuple[CloudAnswer, ...]:
-    """Put examples to an endpoint, one after another, and grade what comes.
+    """Ask an endpoint all examples, one at a time, and grade its answers.
 
     Args:
-        endpoint: opened; it refuses requests that must stay on the device.
-        bundle: its tokenizer counts where the endpoint does not say.
-        examples: what to ask.
+        endpoint: the opened endpoint; it refuses requests that must stay on the device.
+        bundle: its tokenizer counts tokens if the endpoint does not report them.
+        examples: the examples to ask.
         store: a file that keeps the answers; see collect_cloud.
-        progress: hears of every example.
-        policy: whose privacy rules hold, None where there is none.
-        whom: what its answers depend on, "" for its address and model.
+        progress: called for every example.
+        policy: the policy whose privacy rules apply, None for no rules.
+        whom: identifies the source of the answers in ``store``, "" for the endpoint's URL and model.
 
     Raises:
-        CloudError: it failed.
-        RouteError: ``store`` is another kind of file.
+        CloudError: the endpoint failed.
+        RouteError: ``store`` is not a file of collected answers.
     """
     tier = endpoint.tier
     alone = Policy("bench", (tier,))
@@ -309,18 +308,17 @@ def ask_all(
             try:
                 text = "".join(reply)
             except CloudError:
-                # No answer is a wrong one; what was said of the others does not end with it.
+                # An empty answer counts as wrong and does not end the run.
                 if not reply.empty:
                     raise
                 text = ""
         asked = counter.prepare(example.request)
         prompt, new = counter.usage(asked, tier.name, text, reply.prompt_tokens, reply.new_tokens)
-        return CloudAnswer(
-            example.id, text, is_right(text, example.answers, example.grading, example.choices), prompt, new,
-            reply.seconds, tier.price.cost(prompt, new) if tier.price else None,
-        )  # fmt: skip
+        right = is_right(text, example.answers, example.grading, example.choices)
+        cost = tier.price.cost(prompt, new) if tier.price else None
+        return CloudAnswer(example.id, text, right, prompt, new, reply.seconds, cost)
 
-    # The price is part of what is kept: an answer of before must not come back with another one's cost.
+    # With the price in the key, a stored answer is not reused with the cost of another price.
     name = f"{whom or f'{tier.url} {tier.model}'} {tier.max_output} {tier.price}"
     return collect_cloud(ask, examples, whom=name, store=store, progress=progress)
 
@@ -328,11 +326,11 @@ def ask_all(
 def _price(
     answers: tuple[CloudAnswer, ...], price: Price | None, tokenizer: Tokenizer, examples: Sequence[Example]
 ) -> tuple[tuple[CloudAnswer, ...], str]:
-    """A file's answers with their costs, and where these come from."""
+    """Return a file's answers with their costs, and the source of these."""
     known = sum(a.cost is not None for a in answers)
     if price is None or known == len(answers):
         complete = known == len(answers)
-        return answers, "as the answers say" if complete else _UNPRICED
+        return answers, "the file's own costs" if complete else _UNPRICED
     priced, guessed = [], 0
     for answer, example in zip(answers, examples, strict=True):
         if answer.cost is not None:
@@ -345,14 +343,14 @@ def _price(
         if new is None:
             new = len(tokenizer.encode(answer.text))
         priced.append(replace(answer, cost=price.cost(prompt, new)))
-    words = "by the price given"
+    source = "the given price"
     if guessed:
-        words += f"; estimated for {guessed} answers: their tokens are counted by the bundle's tokenizer"
-    return tuple(priced), words
+        source += f"; estimated for {guessed} answers, with tokens counted by the bundle's tokenizer"
+    return tuple(priced), source
 
 
 def _joules(local: Sequence[LocalAnswer], measurement: Measurement | None) -> list[float | None]:
-    """Of each answer: the power that was measured on this kind of machine, over the seconds that it took."""
+    """Return each answer's energy: the power measured on this kind of machine times the answer's seconds."""
     found = []
     for answer in local:
         expected = expect_local(measurement, answer.prompt_tokens, answer.signals.tokens, 0.0)
@@ -363,8 +361,8 @@ def _joules(local: Sequence[LocalAnswer], measurement: Measurement | None) -> li
 
 def _energy(measurement: Measurement | None, which: str) -> str:
     if measurement is None:
-        return f"no joules: of measurements, {which}"
+        return f"not known, without a measurement: {which}"
     energy = measurement.energy
     if energy.kind == "none":
-        return f"no meter: {energy.reason}"
-    return f"power {energy.kind} by {energy.meter}, over the seconds of each answer"
+        return f"not measured: {energy.reason}"
+    return f"power {energy.kind} by {energy.meter}, times the seconds of each answer"

@@ -1,4 +1,4 @@
-"""Calibrate a bundle's signals on questions whose answers are known, and bind what was found to this very artefact."""
+"""Calibrate a bundle's signals on questions with known answers, and bind the calibration to this bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The outcome of ``calibrate``: what was found, and the calibration, None where the guarantee cannot be given."""
+    """The fit, and the calibration made from it; None if the guarantee cannot be given."""
 
     bundle: str
     fit: CalibrationFit
@@ -45,7 +45,7 @@ def calibrate_bundle(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Calibrated:
-    """Let the bundle answer questions whose answers are known, and fit what its signals are worth.
+    """Let the bundle answer questions with known answers, and fit a probability of being wrong to its signals.
 
     Nothing is written: ``bundle.record(bundle, calibration=...)`` does that.
 
@@ -54,15 +54,16 @@ def calibrate_bundle(
         data: JSON lines of questions with their answers; see edgekit/routing/evaluation/examples.py.
         guarantee: (alpha, delta): with confidence 1 - delta at most alpha of the answers served are wrong. None: an
             answer is served that is likelier right than wrong.
-        prefix_tokens: after how many tokens an answer may be given up; 0: never.
-        threads: of the runtime; by default the bundle's own choice.
-        store: where answers are kept, and taken from if they are this bundle's; see collect.py.
-        second: another bundle that says how likely it finds each answer. Where that helps, it is needed from then on.
-        seed: of splits and resamples.
-        progress: hears of every question.
+        prefix_tokens: number of tokens after which an answer may be given up; 0 for never.
+        threads: threads of the runtime; by default the bundle's own choice.
+        store: a file that keeps the answers; this bundle's own are reused; see collect.py.
+        second: another bundle, whose log-probability of each answer is a further signal. If the score uses it, the
+            calibration needs that bundle.
+        seed: seed of splits and resamples.
+        progress: called for every question.
 
     Raises:
-        RouteError: the data cannot be used: a line without an answer, too few, all right or all wrong.
+        RouteError: the data is invalid: a line without an answer, too few answers, all right or all wrong.
         RunError: the bundle does not load.
     """
     from edgekit.routing.evaluation.examples import read_examples
@@ -88,13 +89,13 @@ def fit_calibration(
     second: Bundle | None = None,
     seed: int = 0,
 ) -> Calibrated:
-    """The same with answers that the bundle has given to ``data`` in this process, and ``second`` has judged.
+    """Calibrate with answers to ``data`` that were collected in this process, judged by ``second`` if there is one.
 
     Raises:
-        RouteError: the answers cannot be used.
+        RouteError: the answers are invalid.
     """
     if second is None and any(a.signals.second_logprob is not None for a in answers):
-        raise RouteError("the answers hold the opinion of another bundle, and it is not there", "give it as second")
+        raise RouteError("the answers hold the opinion of another bundle", "pass that bundle as `second`")
     fit = calibrate(answers, guarantee=guarantee, prefix_tokens=prefix_tokens, seed=seed)
     if fit.infeasible:
         return Calibrated(str(bundle.path), fit, None)
@@ -124,20 +125,20 @@ def fit_calibration(
 
 
 def require_guarantee(calibrated: Calibrated) -> None:
-    """Refuse a guarantee that cannot be given, with what it would take; it is never relaxed.
+    """Check that the guarantee can be given; it is never relaxed.
 
     Raises:
-        GateFailed: no threshold kept it.
+        GateFailed: no threshold kept it; the hint says how many examples are needed.
     """
     if missed := calibrated.fit.infeasible:
         raise GateFailed(f"{calibrated.bundle}: {refusal_words(missed)}; nothing was written", _what_it_takes(missed))
 
 
 def parse_guarantee(text: str) -> tuple[float, float]:
-    """``0.05@0.95``, at most 5 % wrong with confidence 95 %, as (alpha, delta): (0.05, 0.05).
+    """Parse ``0.05@0.95``, at most 5 % wrong with confidence 95 %, into (alpha, delta): (0.05, 0.05).
 
     Raises:
-        ConfigError: not two numbers between 0 and 1.
+        ConfigError: the text is not two numbers between 0 and 1.
     """
     try:
         alpha, confidence = map(float, text.split("@"))
@@ -145,22 +146,23 @@ def parse_guarantee(text: str) -> tuple[float, float]:
         alpha = confidence = 0.0
     if not (0 < alpha < 1 and 0 < confidence < 1):
         raise ConfigError(
-            f"`guarantee` is '{text}'", "0.05@0.95: at most 5 % of the answers served are wrong, with confidence 95 %"
+            f"`guarantee` must be two numbers between 0 and 1, not '{text}'",
+            "0.05@0.95 means: at most 5 % of the answers served are wrong, with confidence 95 %",
         )
     return alpha, round(1 - confidence, 12)
 
 
 def refusal_words(missed: Infeasible) -> str:
-    """Why a guarantee cannot be given."""
-    seen = f"of {missed.served} served {missed.failures} were wrong, and that may be {words.percent(missed.bound)}"
+    """Describe why a guarantee cannot be given."""
+    seen = f"{missed.failures} of {missed.served} served were wrong, so up to {words.percent(missed.bound)} may be"
     return f"no threshold keeps the guarantee that {words.promise(missed.alpha, missed.delta)}: {seen}"
 
 
 def _what_it_takes(missed: Infeasible) -> str:
     if missed.needed is None:
         rate = words.percent(missed.failures / missed.served)
-        return f"no number of examples is enough while {rate} of the surest are wrong: ask for less, or a better model"
-    takes = f"it takes {words.count(missed.needed)} served answers if as many of them are wrong"
+        return f"relax `guarantee` or use a better model: {rate} of the surest are wrong, so more examples do not help"
+    takes = f"{words.count(missed.needed)} served answers are needed at this share of wrong ones"
     if missed.examples is None:
         return takes
     total = missed.examples / (1 - FITTING_FOR_GUARANTEE)

@@ -1,4 +1,4 @@
-"""What the bundle, and others that are asked, make of questions with known answers: evidence for the router."""
+"""Collect answers of the bundle, and of endpoints, to questions with known answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgekit.types import Bundle, Progress, Runner
 
 _OURS = b'{"key":"'
-"""How every line of a store begins."""
+"""Start of every line of a store."""
 
 PREFIX_TOKENS = 16
 """Tokens after which an answer may be given up."""
@@ -35,7 +35,7 @@ PREFIX_TOKENS = 16
 
 @dataclass(frozen=True)
 class Asked:
-    """All of an example that its answer, and whether that is right, depend on; and its id."""
+    """The id of an example, and everything on which its answer and its grade depend."""
 
     id: str
     messages: tuple[Message, ...]
@@ -47,22 +47,15 @@ class Asked:
 
     @classmethod
     def of(cls, example: Example) -> Self:
-        """Without what a router adds to the request."""
+        """Take an example without what a router adds to its request."""
         request = example.request
-        return cls(
-            example.id,
-            request.messages,
-            request.prompt,
-            request.sampling,
-            example.answers,
-            example.grading,
-            example.choices,
-        )
+        graded = example.answers, example.grading, example.choices
+        return cls(example.id, request.messages, request.prompt, request.sampling, *graded)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One line of the file that collecting goes on from. ``key`` is of everything that makes the answer what it is."""
+    """One line of a store. ``key`` is a hash of everything on which the answer depends."""
 
     key: str
     answer: LocalAnswer
@@ -70,7 +63,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class KeptCloud:
-    """The same of an endpoint's answer."""
+    """One line of a store of an endpoint's answers."""
 
     key: str
     answer: CloudAnswer
@@ -90,28 +83,28 @@ def collect_local(
 ) -> tuple[LocalAnswer, ...]:
     """Answer every example greedily, as the bundle would be used, and record signals and times.
 
-    Conversations go through the chat template; each prompt starts with an empty cache, so that times are those of a
-    question that comes alone.
+    Conversations go through the chat template. Each prompt starts with an empty cache, so times are those of a single
+    question.
 
     Args:
         bundle: the opened bundle.
-        examples: at least one.
-        prefix_tokens: how many first tokens have signals of their own.
+        examples: at least one example.
+        prefix_tokens: number of first tokens that get signals of their own.
         threads: as in load_runner.
-        store: a file that every answer is added to at once, and where answers are taken from that this bundle has
-            given to the same example before, in this edgekit and runtime and on this processor. An interrupted run goes
-            on where it was.
-        progress: hears of every example.
+        store: a file to which every answer is appended at once. Answers of this bundle to the same example, with the
+            same edgekit, runtime and processor, are reused, so an interrupted run resumes.
+        progress: called for every example.
 
     Returns:
-        One answer for each example, in their order.
+        One answer per example, in their order.
 
     Raises:
-        RouteError: no examples, a conversation for a model without chat template, or ``store`` is another kind of file.
+        RouteError: there are no examples, the model has no chat template for a conversation, or ``store`` is not a file
+            of collected answers.
         RunError: the bundle does not run here, or a prompt does not fit its context.
     """
     if not examples:
-        raise RouteError("no examples to answer", "give at least one")
+        raise RouteError("no examples to answer", "pass at least one example")
     tokenizer = Tokenizer.of(bundle)
     prompts = [_encode(example, tokenizer) for example in examples]
     runner = load_runner(bundle, threads=threads)
@@ -141,30 +134,30 @@ def collect_cloud(
     store: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[CloudAnswer, ...]:
-    """Put every example to an endpoint, one after another, so that times are those of a question that comes alone.
+    """Ask an endpoint every example, one at a time, so that times are those of a single question.
 
     Args:
-        ask: asks it; its errors end the collecting.
-        examples: what to ask.
-        whom: all that its answers depend on besides the example: address and model.
-        store: a file that every answer is added to at once, and where answers are taken from that ``whom`` has given to
-            the same example before: nothing is paid for twice.
-        progress: hears of every example.
+        ask: asks one example; its errors end the run.
+        examples: the examples to ask.
+        whom: everything on which the answers depend besides the example: URL and model.
+        store: a file to which every answer is appended at once. Answers of ``whom`` to the same example are reused, so
+            none is paid for twice.
+        progress: called for every example.
 
     Raises:
-        RouteError: ``store`` is another kind of file.
+        RouteError: ``store`` is not a file of collected answers.
     """
     known = _open_store(store, KeptCloud) if store else {}
     answers = []
     for done, example in enumerate(examples):
-        progress("answers of the cloud", done, len(examples), "examples")
+        progress("cloud answers", done, len(examples), "examples")
         key = sha256(f"{whom} {to_json(Asked.of(example))}".encode()).hexdigest()
         answer = known.get(key)
         if answer is None:
             answer = ask(example)
             _keep(store, KeptCloud(key, answer))
         answers.append(answer)
-    progress("answers of the cloud", len(examples), len(examples), "examples")
+    progress("cloud answers", len(examples), len(examples), "examples")
     return tuple(answers)
 
 
@@ -177,18 +170,18 @@ def add_second(
     store: Path | None = None,
     progress: Progress = silent,
 ) -> tuple[LocalAnswer, ...]:
-    """Let another bundle say how likely it finds each answer; what it takes is added to the answer's seconds.
+    """Add another bundle's log-probability of each answer to its signals, and the time for that to its seconds.
 
     Args:
         second: the other bundle, opened.
-        examples: what was asked.
-        answers: of the first bundle, in their order.
+        examples: the examples that were answered.
+        answers: the first bundle's answers, in the order of the examples.
         threads: as in load_runner.
-        store: as in collect_local; the same file will do.
-        progress: hears of every example.
+        store: as in collect_local; it may be the same file.
+        progress: called for every example.
 
     Raises:
-        RouteError: ``store`` is another kind of file.
+        RouteError: ``store`` is not a file of collected answers.
         RunError: the bundle does not run here, or an example does not fit its context.
     """
     known = _open_store(store, Kept) if store else {}
@@ -215,10 +208,10 @@ def add_second(
 
 
 def read_collected(path: Path) -> tuple[LocalAnswer, ...]:
-    """The answers in a ``store`` of collect_local, the last one of each example.
+    """Read the answers in a ``store`` of collect_local, the latest one of each example.
 
     Raises:
-        RouteError: there is no such file, or it is of another kind.
+        RouteError: the file does not exist, or is not a file of collected answers.
     """
     if not path.is_file():
         raise RouteError(f"{path}: no such file", "collect_local(..., store=path) writes it")
@@ -231,7 +224,7 @@ def _encode(example: Example, tokenizer: Tokenizer) -> list[int]:
     if example.request.messages and not tokenizer.has_chat_template:
         raise RouteError(
             f"example '{example.id}' is a conversation, and the model has no chat template",
-            'it can only continue texts: give a "prompt" with "raw": true',
+            'give a "prompt" with "raw": true, a text to continue',
         )
     return encode_prompt(tokenizer, example.request)
 
@@ -263,25 +256,25 @@ def _ask(runner: Runner, tokenizer: Tokenizer, example: Example, prompt: list[in
 
 
 def _keep(store: Path | None, kept: Kept | KeptCloud) -> None:
-    """Add a line to the store, if there is one."""
+    """Append a line to the store, if there is one."""
     if store:
         with writing(store, kind=RouteError):
             add_line(store, to_json(kept), mend=True)
 
 
 def _open_store(path: Path, kind: type[K]) -> dict[str, Any]:
-    """What the file holds, by key; it is made if it is not there.
+    """Read a store by key, and create it if it does not exist.
 
-    A last line without its end is left out: it is being written, or was cut off.
+    A last line without its line break is skipped: it is still being written, or was cut off.
     """
     with writing(path, kind=RouteError):
         make_parent(path)
         content = read_lines(path)
-    # What is no line yet is cut off when one is added: that may only be the beginning of one of ours.
+    # Appending removes an incomplete last line, so it must be the start of one of ours.
     with open_plain(path, error=RouteError) as file:
         begins = file.read(len(_OURS)) or b""
     if not content and not _OURS.startswith(begins):
-        raise RouteError(f"{path}: not a file of collected answers", "give the name of a new file")
+        raise RouteError(f"{path}: not a file of collected answers", "pass a new file as `store`")
     return _parse_store(path, content, kind)
 
 
@@ -291,7 +284,7 @@ def _parse_store(path: Path, content: bytes, kind: type[K]) -> dict[str, Any]:
         try:
             kept = from_json(kind, line.decode("utf-8"))
         except ValueError as error:
-            hint = "it is not a file of collected answers, or of another edgekit: give a new one"
+            hint = "the file does not hold collected answers, or those of another edgekit: pass a new file as `store`"
             raise RouteError(f"{path}:{number}: {error}", hint) from error
         found[kept.key] = kept.answer
     return found

@@ -1,4 +1,4 @@
-"""Graphs for an NPU: compiled on this machine by the provider's own compiler, executed by its emulator or the NPU."""
+"""Compile graphs for an NPU with the provider's compiler, and run them on its emulator or the NPU."""
 
 from edgekit.run.npu.calibrating import observe_ranges
 from edgekit.run.npu.compatibility import Mark, installed_sdk, parse_mark, require_compatible

@@ -1,4 +1,4 @@
-"""Which numbers the values of a static graph take: it is run over tokens, and gives least and largest itself."""
+"""Find the range of every value of a static graph by running it over tokens."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def observe_ranges(
     """Run windows of tokens, each from an empty cache.
 
     Args:
-        host: the graph that makes the inputs.
+        host: the graph that computes the inputs.
         chain: prefill graphs with outputs ``<value>/low`` and ``<value>/high`` (``quantize.observed``).
         windows: [windows, tokens].
-        threads: of ONNX Runtime.
-        progress: told the windows.
+        threads: ONNX Runtime's threads.
+        progress: called with the number of windows done.
     """
     found: dict[str, Range] = {}
 

@@ -1,7 +1,7 @@
-"""The process that holds the vendor's compiler or emulator: it may crash, log and hold memory without harm to ours.
+"""The process that runs the vendor's compiler, so that its crashes, logs and memory do not affect ours.
 
-``python -m edgekit.run.npu.child JOB RESULT`` reads a Job as JSON and writes an Outcome. What the provider logs goes to
-stderr; a line ``edgekit: <n>`` there says that graph n begins.
+``python -m edgekit.run.npu.child JOB RESULT`` reads a Job as JSON and writes an Outcome. The provider logs to stderr; a
+line ``edgekit: <n>`` there marks the start of graph n.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARK = "edgekit: "
 
 @dataclass(frozen=True)
 class Job:
-    """Graphs to compile, in order. ``share``: those after the first use the first's binary for their weights."""
+    """Graphs to compile, in order. ``share``: later graphs use the first one's binary for their weights."""
 
     plugin: Plugin
     provider: str
@@ -34,7 +34,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds of each graph that was compiled, the most memory of the process, and what stopped it."""
+    """Seconds of each compiled graph, the process's peak memory, and the error that stopped it, if any."""
 
     seconds: tuple[float, ...]
     peak_rss_bytes: int
@@ -42,10 +42,10 @@ class Outcome:
 
 
 def main(job_path: str, outcome_path: str) -> None:
-    """Compile the graphs of a job; what goes wrong stands in the outcome."""
+    """Compile the graphs of a job; errors are written to the outcome."""
     job = from_json(Job, Path(job_path).read_text(encoding="utf-8"))
     seconds, error = [], ""
-    # Before any session, or the compiler's own lines are lost.
+    # Set before any session, or the compiler's own log lines are lost.
     onnxruntime.set_default_logger_severity(0)
     for i, (source, output) in enumerate(job.graphs):
         sys.stderr.write(f"\n{MARK}{i}\n")
@@ -74,7 +74,7 @@ def _compile(job: Job, index: int, source: Path, output: Path) -> None:
         str(source),
         embed_compiled_data_into_model=False,
         flags=int(flags.ERROR_IF_NO_NODES_COMPILED) | int(flags.ERROR_IF_OUTPUT_FILE_EXISTS),
-        # The provider crashes on scales that are still to be cast: constants are folded first.
+        # Fold constants first: the provider crashes on scales behind a Cast.
         graph_optimization_level=onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     )
     compiler.compile_to_file(str(output))

@@ -1,6 +1,6 @@
-"""What Qualcomm's provider and its compiler say while they compile: who takes each node, and the bytes on the DRAM bus.
+"""Parse the log of Qualcomm's provider and compiler: which provider runs each node, and the DRAM traffic.
 
-The bytes are logged at the most verbose level only. Lines of interest::
+The traffic is only logged at the most verbose level. Lines of interest::
 
     ... LogNodeSupport] Validation FAILED for 1 nodes in OrtNodeUnit (Erf) :
         Operator type: Erf Node name: erf Node index: 4
@@ -21,10 +21,10 @@ _BYTES = re.compile(r"\b(spill|fill|write_total|read_total)_bytes=(\d+)")
 
 
 class CompilerLog:
-    """Reads a log line by line. ``placed`` and ``traffic`` are of the lines read so far."""
+    """Parses a log line by line. ``placed`` and ``traffic`` reflect the lines read so far."""
 
     def __init__(self, provider: str, elsewhere: str) -> None:
-        """``elsewhere`` is the provider that takes what ``provider`` refuses."""
+        """``elsewhere`` is the provider for nodes that ``provider`` rejects."""
         self._providers = {"PASSED": provider, "FAILED": elsewhere}
         self._verdict = ""
         self._unit: list[str] = []
@@ -32,7 +32,7 @@ class CompilerLog:
         self._bytes: dict[str, int] = {}
 
     def read(self, line: str) -> None:
-        """Take one line."""
+        """Parse one line."""
         if found := _VERDICT.search(line):
             self._verdict, self._unit = found[1], []
         elif self._verdict and (found := _NODE.match(line)):
@@ -51,12 +51,12 @@ class CompilerLog:
 
     @property
     def placed(self) -> tuple[Placed, ...]:
-        """Nodes the provider was asked about, in order; its last word counts."""
+        """The nodes that the provider was asked about, in order, each with its last verdict."""
         return tuple(self._nodes.values())
 
     @property
     def traffic(self) -> Traffic | None:
-        """DRAM bytes of a run; None where the compiler did not say."""
+        """DRAM bytes of a run; None if the compiler did not log them."""
         if "read_total" not in self._bytes:
             return None
         kinds = ("read_total", "write_total", "spill", "fill")

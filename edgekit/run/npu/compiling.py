@@ -1,4 +1,4 @@
-"""Static graphs in, binaries for an NPU out, with the provider's word on every node."""
+"""Compile static graphs to binaries for an NPU, and record the provider's verdict on every node."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compilation:
-    """One compiled graph. ``error`` is the runtime's when it was not compiled, and then there are no files."""
+    """One compiled graph. If compiling failed, ``error`` is the runtime's message and there are no files."""
 
     source: Path
     output: Path
@@ -46,22 +46,22 @@ def compile_graphs(
     threads: int = 1,
     progress: Progress = silent,
 ) -> tuple[Compilation, ...]:
-    """Compile static graphs in a process of their own.
+    """Compile static graphs in a subprocess.
 
     Args:
         plugin: the provider's package.
         provider: its name.
-        options: what it is given.
-        graphs: pairs of a static graph and the EPContext graph to write; the binary comes beside the latter.
-        share: all use the binary of the first for their weights.
-        threads: of the compiler.
-        progress: told the graphs compiled.
+        options: provider options.
+        graphs: pairs of a static graph and the EPContext graph to write; the binary is written next to the latter.
+        share: all graphs use the first one's binary for their weights.
+        threads: the compiler's threads.
+        progress: called with the number of graphs compiled.
 
     Returns:
-        One for each graph up to the first that could not be compiled, which is the last.
+        One for each graph, up to the first that failed to compile.
 
     Raises:
-        RunError: no compiler here, or it crashed.
+        RunError: the compiler is missing or crashed.
     """
     require_compiler(plugin)
     with TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def compile_graphs(
             said = f": {last}" if last else ""
             raise RunError(
                 f"the compiler of {plugin.module} ended with status {status} while compiling {graph}{said}",
-                "report it with the model's name; another recipe or target may avoid it",
+                "try another recipe or target, and report it with the model's name",
             )
         done = from_json(Outcome, outcome.read_text(encoding="utf-8"))
     compilations: list[Compilation] = []

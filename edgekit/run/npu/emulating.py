@@ -1,4 +1,4 @@
-"""Compiled graphs run over tokens by the provider, in a process of its own: on this machine its emulator.
+"""Run compiled graphs over tokens with the provider, which is an emulator on this machine, in a subprocess.
 
 ``python -m edgekit.run.npu.emulating TASK RESULT`` is that process.
 """
@@ -31,9 +31,9 @@ SAID = "progress "
 
 @dataclass(frozen=True)
 class Task:
-    """What to run: ``tokens`` at once on the prefill chain, then ``steps`` one by one on the decode chain.
+    """The tokens to run: ``tokens`` at once on the prefill chain, then ``steps`` one by one on the decode chain.
 
-    ``repeat``: so many tokens of the prompt, and the first step, run twice. ``tools`` are the compiler's packages.
+    ``repeat``: the first tokens of the prompt that, like the first step, run twice. ``tools``: the compiler's packages.
     """
 
     plugin: Plugin
@@ -51,9 +51,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Emulated:
-    """Logits: ``prefill`` [tokens, V], ``decode`` [steps, V], float32.
+    """The logits ``prefill`` [tokens, V] and ``decode`` [steps, V], float32.
 
-    ``repeated`` says of each whether what ran twice gave the same bits; True where nothing did.
+    ``repeated``: for each, whether repeated runs were bit-identical; True if nothing was repeated.
     """
 
     prefill: NDArray[np.float32]
@@ -62,10 +62,10 @@ class Emulated:
 
 
 def emulate(task: Task, progress: Progress = silent) -> Emulated:
-    """Run compiled graphs; the vendor's library is loaded by another process.
+    """Run compiled graphs in a subprocess, which loads the vendor's library.
 
     Raises:
-        RunError: no emulator here; a binary for another chip or of a newer version; it crashed.
+        RunError: the emulator is missing or crashed, or a binary is for another chip or from a newer SDK.
     """
     require_compiler(task.plugin)
     graphs = (*task.prefill, *task.decode)
@@ -84,7 +84,7 @@ def emulate(task: Task, progress: Progress = silent) -> Emulated:
         if not result.is_file():
             raise RunError(
                 f"the emulator of {task.plugin.module} ended with status {status}: {last}",
-                "`edgekit verify` tells whether the bundle is whole; build it again with this version of the package",
+                f"run `edgekit verify` to check the bundle, or rebuild it with this version of {task.plugin.module}",
             )
         with np.load(result) as arrays:
             prefill, decode = (bool(same) for same in arrays["repeated"])
@@ -92,7 +92,7 @@ def emulate(task: Task, progress: Progress = silent) -> Emulated:
 
 
 def run_graphs(runner: StaticRunner, task: Task, progress: Progress = silent) -> Emulated:
-    """The task's tokens on whatever the runner's sessions run on."""
+    """Run the task's tokens on a runner."""
     total = len(task.tokens) + len(task.steps)
     progress("emulating", 0, total, "tokens")
     again = runner.logits(task.tokens[: task.repeat]) if task.repeat else None

@@ -1,4 +1,4 @@
-"""An execution provider that comes as a package of its own: found, checked and registered with ONNX Runtime."""
+"""Find, check and register execution providers that are separate packages (plugins of ONNX Runtime)."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def require_compiler(plugin: Plugin) -> None:
     """Raise unless this machine can compile with the plugin.
 
     Raises:
-        RunError: the package is missing, of another version than asked for, or has no compiler for this platform.
+        RunError: the package is missing, has the wrong version, or has no compiler for this platform.
     """
     here = f"{platform.system()} {platform.machine()}"
     if here not in plugin.platforms:
         raise RunError(
-            f"{plugin.module} has its compiler and emulator for {', '.join(plugin.platforms)}; this is {here}",
-            "build on such a machine, in a container or in CI: the bundle runs anywhere the device is",
+            f"the compiler and emulator of {plugin.module} need {', '.join(plugin.platforms)}, but this is {here}",
+            "build on such a machine, in a container or in CI, and copy the bundle to the device",
         )
     _load(plugin)
 
@@ -39,7 +39,7 @@ def plugin_versions(plugin: Plugin) -> tuple[tuple[str, str], ...]:
     """(package, version) of ONNX Runtime and the plugin.
 
     Raises:
-        RunError: as require_compiler.
+        RunError: the package is missing or has the wrong version.
     """
     _load(plugin)
     name = Requirement(plugin.requirement).name
@@ -47,20 +47,18 @@ def plugin_versions(plugin: Plugin) -> tuple[tuple[str, str], ...]:
 
 
 def session_options(plugin: Plugin, provider: str, options: tuple[tuple[str, str], ...], threads: int) -> Any:
-    """Options of a session on the plugin's device that fails rather than use the CPU for a node.
+    """Options for a session on the plugin's device that fails instead of running a node on the CPU.
 
     Raises:
-        RunError: as require_compiler; the plugin offers no device; an option that a bundle or a target may not set.
+        RunError: the package is missing or has the wrong version, it has no device, or an option is not allowed.
     """
     if wrong := wrong_option(provider, options):
-        raise RunError(
-            f"{provider}: {wrong}", "what a provider may be told stands in targets/providers of this edgekit"
-        )
+        raise RunError(f"{provider}: {wrong}", "targets/providers of this edgekit lists the allowed options")
     module = _load(plugin)
     _register(plugin.module, provider, module.get_library_path())
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
     if not devices:
-        raise RunError(f"{plugin.module} offers no device for {provider} here", "see `edgekit doctor`")
+        raise RunError(f"{plugin.module} finds no device for {provider} on this machine", "run `edgekit doctor`")
     paths = {option: getattr(module, function)() for option, function in plugin.paths}
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
@@ -77,7 +75,7 @@ def _register(module: str, provider: str, path: str) -> None:
     except Exception as error:  # onnxruntime's errors have no common base class
         raise RunError(
             f"onnxruntime {onnxruntime.__version__} cannot load {module}: {' '.join(str(error).split())}",
-            "install versions that belong together: pip install -U onnxruntime " + module.replace("_", "-"),
+            "install matching versions: pip install -U onnxruntime " + module.replace("_", "-"),
         ) from error
 
 
@@ -88,7 +86,7 @@ def _load(plugin: Plugin) -> ModuleType:
         module = import_module(plugin.module)
         found = version(wanted.name)
     except (ImportError, PackageNotFoundError) as error:
-        raise RunError(f"{wanted.name} is not installed: it holds the NPU's compiler and emulator", fix) from error
+        raise RunError(f"the NPU's compiler and emulator need {wanted.name}, which is not installed", fix) from error
     if not wanted.specifier.contains(found, prereleases=True):
-        raise RunError(f"{wanted.name} {found} is installed and {wanted.specifier} is needed", fix)
+        raise RunError(f"{wanted.name} {found} is installed, but {wanted.specifier} is needed", fix)
     return module

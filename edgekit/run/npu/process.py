@@ -1,4 +1,4 @@
-"""A program of this package in a process of its own, heard line by line: what it logs is long, and is not kept."""
+"""Run a program of this package in a subprocess and read its log line by line, without keeping it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def run_program(module: str, given: Path, outcome: Path, hear: Callable[[str], b
 
     Args:
         module: the program.
-        given: a file it reads; it runs in that folder, where vendors' libraries may drop what they like.
-        outcome: the file it writes, absent when it crashed.
-        hear: takes each line of its stderr and says whether the program meant it for us.
+        given: the file it reads; its folder is the working directory, where vendors' libraries may leave files.
+        outcome: the file it writes, missing if it crashed.
+        hear: called with each line of its stderr; returns whether the line is one of the program's own messages.
 
     Returns:
-        Its exit status, and the last line that was not for us and not blank.
+        Its exit status, and the last non-blank line that was not one of its own messages.
     """
     last = ""
     command = [sys.executable, "-P", "-m", module, str(given), str(outcome)]

@@ -1,4 +1,4 @@
-"""Static graphs held open: tokens in, logits out, the cache in the host's memory. Implements ``types.Runner``."""
+"""A runner for static graphs, with the cache in host memory. Implements ``types.Runner``."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 
 def open_on_cpu(graph: Path, threads: int) -> Any:
-    """A session of a static graph, or of the host's, on the CPU."""
+    """A CPU session of a static graph or the host's graph."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    # Codes and their products would become MatMulNBits with 8-bit activations; 1 computes them in float32.
+    # By default, QDQ matmuls become MatMulNBits with 8-bit activations; level 1 computes in float32.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     except Exception as error:  # onnxruntime's errors have no common base class
-        raise RunError(f"{graph.name}: {' '.join(str(error).split())}", "build the bundle again") from error
+        raise RunError(
+            f"{graph.name}: {' '.join(str(error).split())}", "rebuild the bundle with `edgekit build`"
+        ) from error
 
 
 class StaticRunner:
-    """A Runner over a host graph and two chains of static ones.
+    """A Runner over a host graph and two chains of static graphs.
 
-    Prompts run in pieces of the prefill graph's width, filled up with tokens that nothing sees; single tokens run on
-    the decode graph.
+    Prompts run in chunks of the prefill graph's width, padded with tokens that are masked out; single tokens run on the
+    decode graph.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class StaticRunner:
         *,
         watch: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        """Sessions of the host's graph and of both chains, in order; ``watch`` is shown what each session gives."""
+        """Args: sessions of the host's graph and of both chains, in order; ``watch`` gets each session's outputs."""
         self._watch = watch
         self._host, self._prefill, self._decode = host, tuple(prefill), tuple(decode)
         inputs = [i for session in self._prefill for i in session.get_inputs()]
@@ -67,7 +69,7 @@ class StaticRunner:
 
     @property
     def context_length(self) -> int:
-        """Slots of the cache."""
+        """The number of slots in the cache."""
         return self._past
 
     @property
@@ -76,7 +78,7 @@ class StaticRunner:
         return self._length
 
     def reset(self) -> None:
-        """Forget everything that was fed."""
+        """Empty the cache."""
         self._length = 0
         for array in self._cache.values():
             array[:] = 0
@@ -85,8 +87,8 @@ class StaticRunner:
         """Forget the tokens from position ``length`` on."""
         if not 0 <= length <= self._length:
             raise RunError(
-                f"cannot go back to position {length}: {self._length} tokens are held",
-                f"give a position from 0 to {self._length}",
+                f"cannot rewind to position {length}: the cache holds {self._length} tokens",
+                f"pass a position from 0 to {self._length}",
             )
         self._length = length
 
@@ -94,7 +96,7 @@ class StaticRunner:
         """Feed tokens; return the last position's logits [V].
 
         Raises:
-            RunError: no tokens, one outside the vocabulary, or more than the cache holds.
+            RunError: no tokens, a token outside the vocabulary, or more tokens than the cache holds.
         """
         last: NDArray[np.float32] = self._feed_all(tokens)[-1].copy()
         return last
@@ -113,7 +115,7 @@ class StaticRunner:
         """Logits [S, V] of every position of a fresh sequence; the cache is reset first.
 
         Raises:
-            RunError: as prefill.
+            RunError: as in ``prefill``.
         """
         self.reset()
         return self._feed_all(tokens)
@@ -132,10 +134,10 @@ class StaticRunner:
         return rows
 
     def _feed(self, chain: Sequence[Any], ids: NDArray[np.int64], width: int) -> NDArray[np.float32]:
-        """Run a chain over up to ``width`` tokens; logits of those."""
+        """Run a chain over up to ``width`` tokens and return their logits."""
         filled = np.zeros((1, width), np.int64)
         filled[0, : len(ids)] = ids
-        # Fillers stand where the last token does: a higher place may switch the angles, or have none.
+        # Padding gets the last token's position: a higher one may select other angles, or have none.
         places = self._length + np.minimum(np.arange(width), len(ids) - 1)[None]
         values = _run(self._host, {"input_ids": filled, "position_ids": places})
         values |= self._cache
@@ -154,12 +156,17 @@ class StaticRunner:
     def _accept(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         ids = np.asarray(tokens, np.int64)
         if not ids.size:
-            raise RunError("no tokens to feed", "give a prompt of at least one token")
+            raise RunError("the prompt has no tokens", "pass a prompt of at least one token")
         if ids.min() < 0 or ids.max() >= self._vocab:
-            raise RunError(f"a token is outside the vocabulary of {self._vocab}", "encode with the bundle's tokenizer")
+            culprit = ids.min() if ids.min() < 0 else ids.max()
+            raise RunError(
+                f"token {culprit} is outside the vocabulary of {self._vocab}",
+                "encode the text with the bundle's own tokenizer",
+            )
         if self._length + ids.size > self._past:
             raise RunError(
-                f"{self._length} tokens held and {ids.size} new ones are more than the cache's {self._past} slots",
+                f"{self._length} tokens in the cache and {ids.size} new ones make {self._length + ids.size}, "
+                f"more than the context of {self._past}",
                 "shorten the prompt, or build for a longer context",
             )
         return ids

@@ -1,4 +1,4 @@
-"""ONNX Runtime's mobile usability check: which nodes of a static graph NNAPI and Core ML would take, by its lists."""
+"""ONNX Runtime's mobile usability check: which nodes of a static graph NNAPI and Core ML list as supported."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 UNKNOWN = (
-    "types: an operator on the list may refuse the tensor's type (NNAPI and 16-bit integers, float16 there at all)",
-    "the conditions named with each provider, such as which inputs must be constant or have two dimensions",
-    "external weights: NNAPI's provider refuses nodes that read them, the check does not look",
-    "the graph the provider is asked about: what this computer's CPU lacks in half precision is taken apart (Softmax)",
-    "which unit of the device runs a node, and whether its driver or Core ML's compiler takes it",
+    "types: a listed operator may not support the tensor's type (NNAPI: 16-bit integers and float16)",
+    "the conditions of each provider, such as which inputs must be constant or have two dimensions",
+    "external weights: NNAPI's provider rejects nodes that read them, which is not checked",
+    "graph differences: operators that this computer's CPU lacks in half precision are decomposed first (Softmax)",
+    "which unit of the device runs a node, and whether its driver or Core ML's compiler accepts it",
 )
 
 
 def check_usability(graphs: Sequence[Path], session: Sequence[tuple[str, str]]) -> UsabilityReport:
-    """Run the check on each graph as a session would hand it to a provider: optimized at the basic level.
+    """Run the check on each graph as a session would pass it to a provider: optimized at the basic level.
 
     Args:
         graphs: static graphs.
         session: entries of the session's configuration.
 
     Raises:
-        RunError: this onnxruntime has no such check, or cannot open a graph.
+        RunError: this onnxruntime does not have the check, or cannot open a graph.
     """
     found = tuple(usability for graph in graphs for usability in _check(graph, session))
     tool = f"onnxruntime {onnxruntime.__version__}, tools.mobile_helpers.usability_checker"
@@ -41,7 +41,10 @@ def _check(graph: Path, session: Sequence[tuple[str, str]]) -> Iterator[Usabilit
     try:
         from onnxruntime.tools.mobile_helpers import usability_checker as checker  # noqa: TID251
     except ImportError as error:
-        raise RunError(f"onnxruntime {onnxruntime.__version__} has no mobile usability check", str(error)) from error
+        raise RunError(
+            f"onnxruntime {onnxruntime.__version__} has no mobile usability check: {error}",
+            "pip install -U onnxruntime",
+        ) from error
     with TemporaryDirectory() as folder:
         optimized = Path(folder) / graph.name
         _optimize(graph, optimized, session)
@@ -72,7 +75,7 @@ def _usability(graph: str, provider: str, found: Any) -> Usability:
 
 
 def _optimize(graph: Path, out: Path, session: Sequence[tuple[str, str]]) -> None:
-    """What a session makes of a graph before it asks the providers; weights go beside it."""
+    """Write a graph as a session optimizes it before it asks the providers; its weights go next to it."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(out)
@@ -83,4 +86,6 @@ def _optimize(graph: Path, out: Path, session: Sequence[tuple[str, str]]) -> Non
     try:
         onnxruntime.InferenceSession(str(graph), options, providers=[CPU])
     except Exception as error:  # onnxruntime's errors have no common base class
-        raise RunError(f"{graph.name}: {' '.join(str(error).split())}", "build the bundle again") from error
+        raise RunError(
+            f"{graph.name}: {' '.join(str(error).split())}", "rebuild the bundle with `edgekit build`"
+        ) from error

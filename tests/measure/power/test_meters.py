@@ -85,7 +85,7 @@ def test_a_counter_that_stands_still_counts_nothing():
 
 
 def test_a_counter_that_goes_back_without_a_range_is_an_error():
-    with pytest.raises(MeasureError, match="went back from 5 to 4"):
+    with pytest.raises(MeasureError, match="decreased from 5 to 4"):
         sampling.Register(lambda: 0, 1.0).since(5, 4)
 
 
@@ -208,7 +208,7 @@ def test_hwmon_is_not_used_unless_it_is_named(tmp_path):
     chosen, reason = energy.choose_meter(tmp_path)
     assert chosen is None
     assert "amdgpu power1" in reason
-    assert "used only when named" in reason
+    assert "used only if selected by name" in reason
 
 
 class FakeNvml(SimpleNamespace):
