@@ -131,6 +131,7 @@ class Page:
     quality_plot: str | None
     depth_plot: str | None
     steps_plot: str | None
+    runs_plot: str | None
     quality_rows: tuple[Row, ...]
     speed_rows: tuple[Row, ...]
     npu_rows: tuple[Row, ...]
@@ -157,6 +158,7 @@ def compose(bundles: Sequence[Bundle]) -> Page:
         quality_plot=_quality_plot(cards),
         depth_plot=_depth_plot(cards),
         steps_plot=_steps_plot(cards),
+        runs_plot=_runs_plot(cards),
         quality_rows=_quality_rows([m.quality for m in manifests]),
         speed_rows=_speed_rows([m.latency for m in manifests]),
         npu_rows=_npu_rows(manifests),
@@ -261,6 +263,11 @@ def _depth_plot(cards: Sequence[Card]) -> str | None:
 def _steps_plot(cards: Sequence[Card]) -> str | None:
     lines = [(c.ink, steps) for c in cards if c.manifest.latency and (steps := _first(c.manifest.latency, "tpot"))]
     return plot.plot_steps(lines) if lines else None
+
+
+def _runs_plot(cards: Sequence[Card]) -> str | None:
+    runs = [(c.ink, c.manifest.learned) for c in cards if c.manifest.learned and c.manifest.learned.curve]
+    return plot.plot_runs(runs) if runs else None
 
 
 def _strip(tensors: Sequence[TensorEntry]) -> tuple[StripRow, ...]:
@@ -397,9 +404,30 @@ def _origin(bundle: Bundle) -> tuple[tuple[str, str], ...]:
         ("bundle", f"sha256 {bundle.sha256[:16]}, edgekit {m.edgekit}, exporter {m.exporter}"),
         ("tools", ", ".join(f"{name} {version}" for name, version in m.tools)),
     ]
+    if m.calibrated:
+        rows.append(("calibrated on", f"{m.calibrated.text}: {m.calibrated.tokens:,} tokens"))
+    if m.learned:
+        rows += _run(m.learned)
     if m.latency:
         rows += _machine(m.latency)
     return tuple(rows)
+
+
+def _run(run: RunCard) -> list[tuple[str, str]]:
+    gains = "; ".join(
+        f"{g.after.text}: KLD {words.number(g.before.kld_mean.value)} to {words.number(g.after.kld_mean.value)}, gained "
+        f"{words.number(g.gained.value)} [{words.number(g.gained.low)}, {words.number(g.gained.high)}]"
+        for g in run.gains
+    )
+    return [
+        (
+            "training",
+            f"{run.kind}, {run.tokens:,} tokens in {run.steps} steps and {run.minutes:.0f} min on {run.processor_class}; "
+            f"the best after {run.best_step}; {run.ending}",
+        ),
+        ("trained on", f"{run.data.text}; loss: {run.loss}; teacher: {run.teacher}, sha256 {run.teacher_sha256[:16]}"),
+        ("gained", gains or "not measured"),
+    ]
 
 
 def _machine(latency: Measurement) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from edgekit.types import Interval, Series
+    from edgekit.types.learning import RunCard
 
 HUES = 6
 """Number of colours for bundles, which then repeat."""
@@ -128,6 +129,28 @@ def plot_steps(lines: Sequence[tuple[Ink, Series]]) -> str:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.xaxis.set_major_locator(MaxNLocator(7))
         return _svg(figure, "steps")
+
+
+def plot_runs(runs: Sequence[tuple[Ink, RunCard]]) -> str:
+    """Plot the KL divergence on each held-out text over the steps of the training runs that made the bundles.
+
+    Lines after the first of a run are dashed: they are of its other texts. A dot marks the point that was kept.
+    """
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("training step", "KL divergence from FP32 on held-out text, nats")
+        for ink, run in runs:
+            steps = [point.step for point in run.curve]
+            for text in range(len(run.watched)):
+                values = [point.kld[text] for point in run.curve]
+                axes.plot(steps, values, "--" if text else "-", color=ink.color, linewidth=2.2)
+                kept = steps.index(run.best_step) if run.best_step in steps else 0
+                axes.plot(steps[kept], values[kept], "o", color=ink.color, markersize=7)
+                if not text:
+                    _name(axes, ink, steps[-1], values[-1])
+        axes.set_ylim(bottom=0)
+        longest = max(run.curve[-1].step for _, run in runs)
+        axes.set_xlim(0, 1.25 * (longest or 1))
+        return _svg(figure, "runs")
 
 
 def _axes(x: str, y: str, height: float = 3.7) -> tuple[Figure, Axes]:
