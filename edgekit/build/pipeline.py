@@ -17,9 +17,9 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
-from edgekit.build.calibration_text import read_calibration
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
+from edgekit.corpus import Corpus, read_corpus
 from edgekit.errors import ConfigError
 from edgekit.host.origins import remember_origin
 from edgekit.record import to_json
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    import numpy as np
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from edgekit.bundle import BundleWriter
     from edgekit.run.npu import Compiler
     from edgekit.types.device import Activations
-    from edgekit.types.quantization import CalibratedOn
 
 Exporter = Literal["native", "optimum"]
+
+CALIBRATION_TOKENS = 8192
+"""How many tokens weights are fitted to. Twice as many gain little (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def build_bundle(
     offline: bool = False,
     force: bool = False,
     calibrate: Sequence[str] = (),
+    skip_bad: bool = False,
     npu: ForNpu = ForNpu(),
     progress: Progress = silent,
     note: Callable[[str], None] = lambda _: None,
@@ -110,8 +111,9 @@ def build_bundle(
         revision: of a hub id.
         offline: never contact the hub.
         force: replace an existing bundle.
-        calibrate: text that linear weights are calibrated on with GPTQ: "packaged", files, patterns of files (see
-            ``build.calibration_text``). Without it the weights are quantized without data.
+        calibrate: text that linear weights are calibrated on with GPTQ, as named in ``corpus.read_corpus``. Without it
+            the weights are quantized without data.
+        skip_bad: leave out lines of that text which hold no document.
         npu: options for a target with an NPU.
         progress: called with the bytes done in each step.
         note: called with what the user should know about the checkpoint.
@@ -145,8 +147,15 @@ def build_bundle(
         provenance = beside.submit(fingerprint, checkpoint)
         model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
         tried.result()
-        windows, text = read_calibration(calibrate, checkpoint) if calibrate else (None, None)
-        order = _Order(plan, chosen, devices, exporter, npu, stamp, windows, text)
+        text = None
+        if calibrate:
+            text = read_corpus(
+                calibrate, checkpoint, tokens=CALIBRATION_TOKENS, skip_bad=skip_bad, offline=offline, progress=progress
+            )
+            for source in text.card.sources:
+                if source.bad_lines:
+                    note(f"{source.name}: left out {source.left_out}")
+        order = _Order(plan, chosen, devices, exporter, npu, stamp, text)
         return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 
 
@@ -160,8 +169,7 @@ class _Order:
     exporter: Exporter
     npu: ForNpu
     stamp: str
-    windows: NDArray[np.int64] | None
-    calibrated: CalibratedOn | None
+    text: Corpus | None
 
     @property
     def cpu_target(self) -> Target:
@@ -192,9 +200,14 @@ def _write(
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
     policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
     calibration = None
-    if order.windows is not None:
+    if order.text is not None:
         calibration = Calibration(
-            model_graph.clone(), weights, policy, order.windows, positive=plan.method == "positive", progress=progress
+            model_graph.clone(),
+            weights,
+            policy,
+            order.text.train,
+            positive=plan.method == "positive",
+            progress=progress,
         )
     small = quantize(
         model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, calibration=calibration
@@ -230,7 +243,7 @@ def _write(
             tensors=small.entries(),
             files=(),
             prefill=prefill,
-            calibrated=order.calibrated,
+            calibrated=order.text.card if order.text else None,
             fallback=order.cpu_target if order.devices else None,
             npus=npus,
         )
@@ -307,7 +320,7 @@ def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
     if not order.stamp:
         return ""
     grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
-    text = to_json(order.calibrated) if order.calibrated else ""
+    text = to_json(order.text.card) if order.text else ""
     plan = (to_json(order.recipe), to_json(order.target), order.exporter, text)
     words = (__version__, repr(_tools()), order.stamp, *plan, *grids)
     return sha256("\n".join(words).encode()).hexdigest()
