@@ -11,7 +11,7 @@ none), and one that is packed ends with the end-of-text token. Conversations are
 from __future__ import annotations
 
 from hashlib import sha256
-from math import ceil, gcd
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,7 @@ _SECTION = (5, 20)
 """Least and most bytes of a section for each token of a window; English has 4 to 5 a token."""
 _SECTIONS = 64
 """Sections of a source, if they are long enough."""
+_GOLDEN = 0.6180339887498949
 _BATCH = (64, 4096)
 """Sections read at once, at first and at most; in the order of the file, so that a file is not read back and forth."""
 
@@ -195,14 +196,13 @@ def _digest(found: object) -> bytes:
 def spread(count: int, seed: int) -> NDArray[np.int64]:
     """A permutation of ``count`` indices whose beginnings are all spread evenly.
 
-    Steps by the golden ratio, whose multiples divide a circle into at most three lengths (Steinhaus' three-gap
-    theorem); the seed chooses where it starts.
+    The ranks of the multiples of the golden ratio on a circle, which they divide into at most three lengths
+    (Steinhaus' three-gap theorem); the seed chooses where it starts.
     """
-    stride = max(1, round(count * 0.6180339887498949))
-    while gcd(stride, count) > 1:
-        stride += 1
-    start = int(np.random.default_rng(seed).integers(max(count, 1)))
-    return (start + np.arange(count, dtype=np.int64) * stride) % max(count, 1)
+    places = (np.random.default_rng(seed).random() + np.arange(count) * _GOLDEN) % 1
+    ranks = np.empty(count, np.int64)
+    ranks[np.argsort(places, kind="stable")] = np.arange(count)
+    return ranks
 
 
 def draw(streams: Sequence[Iterator[list[int]]], weights: Sequence[float], count: int) -> list[list[list[int]]]:

@@ -58,8 +58,7 @@ def test_a_text_s_windows_are_cut_from_it_and_spread_over_its_length(model, deco
     assert corpus.train.dtype == np.int64
     content = path.read_text()
     places = sorted(content.index(text) / len(content) for text in decode(corpus.train))
-    gaps = np.diff([0.0, *places, 1.0])
-    assert gaps.max() < 0.3
+    assert np.diff([0.0, *places, 1.0]).max() < 0.25
 
 
 @pytest.mark.parametrize("letter", ["é", "字", "🙂"])
@@ -67,9 +66,10 @@ def test_sections_are_cut_between_characters(letter, model, decode, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text(letter * 3001)
     corpus = read([str(path)], model, tokens=10**6)
-    told = "".join(decode(corpus.train))
-    assert set(told) == set(letter) | set("<|im_end|>\ufffd") or set(told) <= set(letter + "<|im_end|>")
-    assert corpus.train.size > 2500
+    ids = corpus.train[corpus.train != END]
+    of_one = len(Tokenizer.of_checkpoint(model).encode(letter))
+    assert len(ids) > (3001 * of_one) - WINDOW - of_one
+    assert set(ids.tolist()) <= set(Tokenizer.of_checkpoint(model).encode(letter))
 
 
 def test_all_tokens_of_a_short_text_are_used_once(model, decode, tmp_path):
@@ -218,12 +218,12 @@ def test_a_long_document_is_held_out_by_section(model, decode, tmp_path):
     path.write_text(sentences(0, 2000))
     corpus = read([str(path)], model, tokens=10**6, held_out=0.2)
     assert 0.1 < corpus.held_out.size / corpus.train.size < 0.3
-    numbers = [{w for text in decode(rows) for w in text.split()[1:-1] if w.isdigit()} for rows in (
-        corpus.held_out, corpus.train)]  # fmt: skip
-    assert len(numbers[0]) > 100
-    ids = [{int(t.split("number ")[1].split()[0]) for text in decode(rows) for t in text.split("\n")[1:-1]
-            if "number " in t and t.endswith(".")} for rows in (corpus.held_out, corpus.train)]  # fmt: skip
-    assert not ids[0] & ids[1]
+    held, trained = (
+        {line.split()[3] for text in decode(rows) for line in text.split("\n")[1:-1] if line.endswith(".")}
+        for rows in (corpus.held_out, corpus.train)
+    )
+    assert len(held) > 100
+    assert not held & trained
 
 
 # --- overlap --------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_what_overlaps_evaluation_text_is_left_out_and_counted(model, decode, tm
 def test_the_text_that_verify_scores_on_is_left_out(model, tmp_path):
     path = tmp_path / "stolen.txt"
     path.write_text(measure.embedded_text().content[:20_000])
-    with pytest.raises(ConfigError, match="no window of 32 tokens is left without [0-9]+ parts that overlap"):
+    with pytest.raises(ConfigError, match=r"no window of 32 tokens is left without [0-9]+ parts that overlap"):
         read([str(path)], model)
 
 
@@ -282,7 +282,7 @@ def test_a_large_file_is_not_held(model, tmp_path):
         ("a.txt", b"Few.", "a.txt: its text is shorter than a window of 32", "more text"),
         ("a.jsonl", b'\n{"text": ""}\n', "a.jsonl: its text is shorter", "more text"),
         ("a.txt", b"x" * 2_000_000 + b"caf\xe9", "not UTF-8 at byte 2000003", "iconv"),
-        ("a.jsonl", b'{"text": "one"}\n\n{"text": 2}\n', "line 3: no 'text' and no list of 'messages', but 'text'", "skip_bad"),
+        ("a.jsonl", b'{"text": "one"}\n\n{"text": 2}\n', "line 3: no 'text' and no list .*, but 'text'", "skip_bad"),
         ("a.jsonl", b'{"text": "one"}\n{"text": \n', "line 2 is not valid JSON", "skip_bad"),
         ("a.jsonl", b'{"text": "caf\xe9"}\n', "line 1 is not UTF-8", "skip_bad"),
         ("a.jsonl", b"[1]\n", "line 1 does not hold a JSON object", "skip_bad"),
