@@ -38,6 +38,8 @@ FEW = 20
 
 _SECTION = (5, 20)
 """Least and most bytes of a section for each token of a window; English has 4 to 5 a token."""
+_LEAST = 2000
+"""Bytes of a section for any window: in shorter ones, runs of words that overlap evaluation text would be cut."""
 _SECTIONS = 64
 """Sections of a source, if they are long enough."""
 _GOLDEN = 0.6180339887498949
@@ -88,7 +90,7 @@ class Sections:
         self.source, self._encoder, self._window = source, encoder, window
         self.documents, self.overlapping, self.refused, self.sha = set[int](), 0, 0, sha256()
         sizes = np.concatenate([np.asarray(part.sizes, np.int64) for part in source.parts])
-        least, most = (window * each for each in _SECTION)
+        least, most = (max(_LEAST, window * each) for each in _SECTION)
         size = min(most, max(least, int(sizes.sum()) // _SECTIONS))
         self._counts = np.maximum(sizes // size, 1)
         self._ends = np.cumsum(self._counts)
