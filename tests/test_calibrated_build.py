@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from edgekit import build_bundle, open_bundle
-from edgekit.build.calibration_text import PACKAGED, read_calibration
+from edgekit.corpus import PACKAGED
 from edgekit.errors import ConfigError
 from edgekit.run import load_runner
 from edgekit.source import open_model
@@ -62,8 +60,9 @@ def test_the_manifest_says_what_the_text_was(model, text, tmp_path):
     made = build_bundle(model, precision="int4", calibrate=(str(text),), out=tmp_path / "b")
     told = open_bundle(made.path).manifest.calibrated
     assert told is not None
-    assert (told.text, told.tokens % 512) == ("mine.txt", 0)
-    assert len(told.sha256) == 64
+    (source,) = told.sources
+    assert (source.name, source.tokens, told.tokens) == ("mine.txt", told.tokens, 8192)
+    assert len(source.sha256) == 64
 
 
 def test_the_same_text_gives_the_same_bytes_and_another_others(model, text, tmp_path):
@@ -75,22 +74,10 @@ def test_the_same_text_gives_the_same_bytes_and_another_others(model, text, tmp_
     assert hashes[0] != hashes[2]
 
 
-def test_every_source_has_its_share(model, text, tmp_path):
-    lines = tmp_path / "lines.jsonl"
-    lines.write_text(
-        "".join(json.dumps({"text": f"Line {i} says that {i} is a number. " * 8}) + "\n" for i in range(99))
-    )
-    windows, told = read_calibration((str(text), str(lines)), open_model(model))
-    assert windows.shape[1] == 512
-    assert len(windows) == 16
-    assert told.text == "mine.txt, lines.jsonl"
-    assert told.tokens == windows.size
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("short.txt", b"A few words.", r"short\.txt: \d+ tokens are too few"),
+        ("short.txt", b"A few words.", r"short\.txt: its text is shorter than a window"),
         ("latin.txt", "caf\xe9".encode("latin-1"), "not UTF-8 at byte 3"),
         ("bad.jsonl", b'{"text": "one"}\n{"text": 2}\n', "line 2: no 'text'"),
         ("bad.jsonl", b'{"text": "one"}\n{"text": \n', "line 2"),

@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 OWNERS = {
     "serve": ("serve/", "routing/"),
     "large": ("quantize/jit/",),
+    "learn": ("corpus/",),
     "nvidia": ("measure/power/nvml.py",),
     "coreml": ("bundle/mlprogram.py",),
     "sign": ("bundle/signing.py",),
@@ -34,7 +35,8 @@ BY_NAME = {
     "tiktoken": "transformers reads tokenizers of that kind with it",
     "protobuf": "transformers reads tokenizer.model with it",
     "optimum-onnx": "run in an interpreter of its own",
-    "torch": "optimum's",
+    "torch": "optimum's, and what the extra learn brings",
+    "accelerate": "what the extra learn brings",
     "onnxruntime-qnn": "imported by the name that the NPU's family gives",
     "openvino": "the tests compare with it",
 }

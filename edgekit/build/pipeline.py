@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
-from edgekit.build.calibration_text import read_calibration
 from edgekit.build.learned import Learned, find_learned, read_card
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
+from edgekit.corpus import Corpus, read_corpus
 from edgekit.errors import ConfigError
 from edgekit.host.origins import remember_origin
 from edgekit.record import to_json
@@ -48,18 +48,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
-    import numpy as np
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
     from edgekit.bundle import BundleWriter
     from edgekit.quantize.model import Rounded
     from edgekit.run.npu import Compiler
     from edgekit.types.device import Activations
     from edgekit.types.learning import RunCard
-    from edgekit.types.quantization import CalibratedOn
 
 Exporter = Literal["native", "optimum"]
+
+CALIBRATION_TOKENS = 8192
+"""How many tokens weights are fitted to. Twice as many gain little (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def build_bundle(
     offline: bool = False,
     force: bool = False,
     calibrate: Sequence[str] = (),
+    skip_bad: bool = False,
     learned: Path | None = None,
     npu: ForNpu = ForNpu(),
     progress: Progress = silent,
@@ -115,8 +116,9 @@ def build_bundle(
         revision: of a hub id.
         offline: never contact the hub.
         force: replace an existing bundle.
-        calibrate: text that linear weights are calibrated on with GPTQ: "packaged", files, patterns of files (see
-            ``build.calibration_text``). Without it the weights are quantized without data.
+        calibrate: text that linear weights are calibrated on with GPTQ, as named in ``corpus.read_corpus``. Without it
+            the weights are quantized without data.
+        skip_bad: leave out lines of that text which hold no document.
         learned: the folder of a training run of this model (see build/learned.py), whose codes are built in; by default
             the model's own folder, if it holds one with the recipe.
         npu: options for a target with an NPU.
@@ -159,8 +161,15 @@ def build_bundle(
             model_graph = _graph(checkpoint, spec, codes or weights, chosen.opset)
         tried.result()
         card = read_card(learned or Path(checkpoint.provenance.location))
-        windows, text = read_calibration(calibrate, checkpoint) if calibrate else (None, None)
-        order = _Order(plan, chosen, devices, exporter, npu, stamp, windows, text, codes, card)
+        text = None
+        if calibrate:
+            text = read_corpus(
+                calibrate, checkpoint, tokens=CALIBRATION_TOKENS, skip_bad=skip_bad, offline=offline, progress=progress
+            )
+            for source in text.card.sources:
+                if source.bad_lines:
+                    note(f"{source.name}: left out {source.left_out}")
+        order = _Order(plan, chosen, devices, exporter, npu, stamp, text, codes, card)
         return _write(bundle, order, checkpoint, model_graph, codes or weights, provenance, progress)
 
 
@@ -174,8 +183,7 @@ class _Order:
     exporter: Exporter
     npu: ForNpu
     stamp: str
-    windows: NDArray[np.int64] | None
-    calibrated: CalibratedOn | None
+    text: Corpus | None
     learned: Learned | None
     card: RunCard | None
 
@@ -211,9 +219,14 @@ def _write(
         policy: GridPolicy = order.learned.policy
     else:
         policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
-    if order.windows is not None:
+    if order.text is not None:
         rounded = Calibration(
-            model_graph.clone(), weights, policy, order.windows, positive=plan.method == "positive", progress=progress
+            model_graph.clone(),
+            weights,
+            policy,
+            order.text.train,
+            positive=plan.method == "positive",
+            progress=progress,
         )
     small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, rounded=rounded)
     if order.learned:
@@ -249,7 +262,7 @@ def _write(
             tensors=small.entries(),
             files=(),
             prefill=prefill,
-            calibrated=order.calibrated,
+            calibrated=order.text.card if order.text else None,
             learned=order.card,
             fallback=order.cpu_target if order.devices else None,
             npus=npus,
@@ -327,7 +340,7 @@ def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
     if not order.stamp:
         return ""
     grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
-    text = to_json(order.calibrated) if order.calibrated else order.learned.sha256 if order.learned else ""
+    text = to_json(order.text.card) if order.text else order.learned.sha256 if order.learned else ""
     plan = (to_json(order.recipe), to_json(order.target), order.exporter, text)
     words = (__version__, repr(_tools()), order.stamp, *plan, *grids)
     return sha256("\n".join(words).encode()).hexdigest()

@@ -106,6 +106,8 @@ def _misuse(arguments: Sequence[str], error: TyperException) -> int:
     path = context.command_path if context else "edgekit"
     hint = f"see `{path} --help`"
     command = getattr(context, "command", None)
+    if "unexpected extra argument" in error.format_message() and "--calibrate" in arguments:
+        hint = f"quote a pattern, or the shell expands it: --calibrate 'notes/*.txt'; {hint}"
     if hasattr(error, "option_name") and command:
         known = [name for parameter in command.params for name in parameter.opts]
         hint = did_you_mean(error.option_name, known) + hint

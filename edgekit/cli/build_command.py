@@ -19,7 +19,14 @@ SizeMb = Annotated[
     typer.Option(min=LEAST_MB, max=MOST_MB, help="Size budget for the whole bundle, in megabytes (10^6)."),
 ]
 Calibrate = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Fit weights to text: packaged, or files, separated by commas.")
+    str | None,
+    typer.Option(
+        metavar="[TEXT]",
+        help="Fit weights to text: packaged (also without TEXT), or files, 'patterns' and hub:owner/name, by commas.",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out lines of the text that hold no document, and count them.")
 ]
 
 
@@ -39,6 +46,7 @@ def build(
         float | None, typer.Option(min=1, max=32, help="Size budget in bits per weight, scales included.")
     ] = None,
     calibrate: Calibrate = None,
+    skip_bad: SkipBad = False,
     exporter: Exporter = "native",
     also: Annotated[
         list[str] | None, typer.Option(help="Another device with an NPU to add to the bundle; repeatable.")
@@ -88,6 +96,7 @@ def build(
             size_mb=size_mb,
             bits=bits,
             calibrate=texts,
+            skip_bad=skip_bad,
             force=force,
             offline=offline,
             revision=revision,

@@ -20,6 +20,10 @@ FREE = ("prompt", "system")
 """Parameters with free text, which may be empty."""
 
 
+BARE = {"--calibrate": "packaged"}
+"""Options whose value may be left out, and the value then. Typer has no such options."""
+
+
 SECTIONS = {
     "Choose": ("doctor", "targets", "fit"),
     "Build and check": ("build", "recover", "inspect", "verify", "sign"),
@@ -82,6 +86,7 @@ class CheckedCommand(TyperCommand):
         Raises:
             typer.BadParameter: an empty name, a NaN or infinite number, or a pipe or socket as a file.
         """
+        args = _complete(args)
         given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         rest = super().parse_args(ctx, args)
         parameter: Any
@@ -92,6 +97,14 @@ class CheckedCommand(TyperCommand):
             if reason := next(filter(None, reasons), ""):
                 raise typer.BadParameter(reason, ctx, parameter)
         return rest
+
+
+def _complete(args: list[str]) -> list[str]:
+    """Give options without a value theirs."""
+    complete = []
+    for arg, following in zip(args, [*args[1:], "-"], strict=True):
+        complete += [arg, BARE[arg]] if arg in BARE and following.startswith("-") else [arg]
+    return complete
 
 
 def _emptiness(given: object) -> str:

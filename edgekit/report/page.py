@@ -12,6 +12,7 @@ from edgekit import words
 from edgekit.estimate.npu_cost import estimate_build
 from edgekit.estimate.sizes import PARTS, bundle_parts, graph_bytes
 from edgekit.report import plot
+from edgekit.report.training import data_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -404,30 +405,10 @@ def _origin(bundle: Bundle) -> tuple[tuple[str, str], ...]:
         ("bundle", f"sha256 {bundle.sha256[:16]}, edgekit {m.edgekit}, exporter {m.exporter}"),
         ("tools", ", ".join(f"{name} {version}" for name, version in m.tools)),
     ]
-    if m.calibrated:
-        rows.append(("calibrated on", f"{m.calibrated.text}: {m.calibrated.tokens:,} tokens"))
-    if m.learned:
-        rows += _run(m.learned)
+    rows += data_rows(m)
     if m.latency:
         rows += _machine(m.latency)
     return tuple(rows)
-
-
-def _run(run: RunCard) -> list[tuple[str, str]]:
-    gains = "; ".join(
-        f"{g.after.text}: KLD {words.number(g.before.kld_mean.value)} to {words.number(g.after.kld_mean.value)}, gained "
-        f"{words.number(g.gained.value)} [{words.number(g.gained.low)}, {words.number(g.gained.high)}]"
-        for g in run.gains
-    )
-    return [
-        (
-            "training",
-            f"{run.kind}, {run.tokens:,} tokens in {run.steps} steps and {run.minutes:.0f} min on {run.processor_class}; "
-            f"the best after {run.best_step}; {run.ending}",
-        ),
-        ("trained on", f"{run.data.text}; loss: {run.loss}; teacher: {run.teacher}, sha256 {run.teacher_sha256[:16]}"),
-        ("gained", gains or "not measured"),
-    ]
 
 
 def _machine(latency: Measurement) -> list[tuple[str, str]]:

@@ -137,7 +137,7 @@ def plot_runs(runs: Sequence[tuple[Ink, RunCard]]) -> str:
     Lines after the first of a run are dashed: they are of its other texts. A dot marks the point that was kept.
     """
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes("training step", "KL divergence from FP32 on held-out text, nats")
+        figure, axes = _axes("training step", "held-out KL divergence, nats")
         for ink, run in runs:
             steps = [point.step for point in run.curve]
             for text in range(len(run.watched)):

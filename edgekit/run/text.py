@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from edgekit.types import Bundle
+    from edgekit.types import Bundle, Checkpoint
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LONG = 2000
@@ -74,17 +74,37 @@ class Tokenizer:
     @classmethod
     def of(cls, bundle: Bundle) -> Tokenizer:
         """The tokenizer of a bundle. Raises BundleError if one of its files is missing or invalid."""
-        codec, encoder = _open_codec(bundle.path)
+        path = bundle.path / "tokenizer.json"
+        data = read_plain(path, MAX_BYTES, error=BundleError, within=(bundle.path,))
+        codec, encoder = _open_codec(data, str(path))
         config = _read_json(bundle.path, "tokenizer_config.json")
         eos = {*bundle.manifest.spec.eos_token_ids, *_read_stops(bundle.path)}
-        named = {name: _token_text(bundle.path, name, config[name]) for name in SPECIAL_TOKENS if config.get(name)}
         return cls(
             codec,
             template=chat_template(bundle),
-            special_tokens=_own_names(config) | named,
+            special_tokens=_named_tokens(config, str(bundle.path / "tokenizer_config.json")),
             eos_ids=eos,
             encoder=encoder,
         )
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> Tokenizer:
+        """The tokenizer that the bundles of a checkpoint have. Raises BundleError if one of its files is invalid."""
+        whose = f"{checkpoint.provenance.id}: "
+        codec, encoder = _open_codec(checkpoint.file("tokenizer.json") or b"", whose + "tokenizer.json")
+        where, template = whose + "tokenizer_config.json", checkpoint.file("chat_template.jinja")
+        config = parse_json(checkpoint.file("tokenizer_config.json") or b"{}", where, error=BundleError)
+        return cls(
+            codec,
+            template=template.decode() if template else _configured_template(config, where),
+            special_tokens=_named_tokens(config, where),
+            eos_ids=checkpoint.spec.eos_token_ids,
+            encoder=encoder,
+        )
+
+    def special_id(self, text: str) -> int | None:
+        """The id of a special token, None if the tokenizer has no such token."""
+        return next((i for i, content in self._special.items() if content == text), None)
 
     def prepare_chat(self) -> None:
         """Start the template's cell in the background, so that the first conversation need not wait for it."""
@@ -226,28 +246,31 @@ def chat_template(bundle: Bundle) -> str | None:
     if path.exists():
         data = read_plain(path, MAX_TEMPLATE, error=BundleError, within=(folder,))
         return parse_text(data, str(path), error=BundleError)
-    template = _read_json(folder, "tokenizer_config.json").get("chat_template")
+    return _configured_template(_read_json(folder, "tokenizer_config.json"), str(folder / "tokenizer_config.json"))
+
+
+def _configured_template(config: Mapping[str, Any], where: str) -> str | None:
+    """The template in tokenizer_config.json, which may be one or a list of named ones."""
+    template = config.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
     if template is not None and (not isinstance(template, str) or len(template) > MAX_TEMPLATE):
-        raise BundleError(f"{folder / 'tokenizer_config.json'}: 'chat_template' is not a template", _REBUILD)
+        raise BundleError(f"{where}: 'chat_template' is not a template", _REBUILD)
     return template
 
 
-def _open_codec(folder: Path) -> tuple[tokenizers.Tokenizer, Cell | None]:
-    """A bundle's tokenizer, and a cell for encoding if the running time of its regular expressions is not bounded."""
-    path = folder / "tokenizer.json"
-    data = read_plain(path, MAX_BYTES, error=BundleError, within=(folder,))
-    plain = check_tokenizer(data, str(path), error=BundleError).plain
+def _open_codec(data: bytes, where: str) -> tuple[tokenizers.Tokenizer, Cell | None]:
+    """A tokenizer, and a cell for encoding if the running time of its regular expressions is not bounded."""
+    plain = check_tokenizer(data, where, error=BundleError).plain
     text = data.decode("utf-8")
     encoder = None if plain else Cell({"do": "open_tokenizer", "text": text})
     if encoder is not None:
-        encoder.open(what=f"{path} cannot be opened", error=BundleError, hint=_REBUILD)
+        encoder.open(what=f"{where} cannot be opened", error=BundleError, hint=_REBUILD)
     try:
         codec = tokenizers.Tokenizer.from_str(text)
     except BaseException as error:
-        raise BundleError(_translate(error, f"{path} cannot be opened", "").message, _REBUILD) from error
+        raise BundleError(_translate(error, f"{where} cannot be opened", "").message, _REBUILD) from error
     # Never truncate or pad, whatever the file says, as in transformers and llama.cpp.
     codec.no_truncation()
     codec.no_padding()
@@ -284,8 +307,14 @@ def _own_names(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if name.isidentifier() and isinstance(text, str)}
 
 
-def _token_text(folder: Path, name: str, token: object) -> str:
+def _named_tokens(config: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The special tokens that a template may use, by name."""
+    known = {name: _token_text(where, name, config[name]) for name in SPECIAL_TOKENS if config.get(name)}
+    return _own_names(config) | known
+
+
+def _token_text(where: str, name: str, token: object) -> str:
     text = token.get("content") if isinstance(token, dict) else token
     if not isinstance(text, str):
-        raise BundleError(f"{folder / 'tokenizer_config.json'}: '{name}' is not a token", _REBUILD)
+        raise BundleError(f"{where}: '{name}' is not a token", _REBUILD)
     return text

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from edgekit import ranges
 from edgekit.types.calibration import Calibration
+from edgekit.types.data import DataCard
 from edgekit.types.device import Target
 from edgekit.types.learning import RunCard
 from edgekit.types.measurement import Measurement, Tuning
 from edgekit.types.model import ModelSpec, Provenance
 from edgekit.types.npu import NpuBuild
 from edgekit.types.quality import ArmQuality, Quality
-from edgekit.types.quantization import CalibratedOn, Grid, Recipe
+from edgekit.types.quantization import Grid, Recipe
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
-    calibrated: CalibratedOn | None = None
+    calibrated: DataCard | None = None
     learned: RunCard | None = None
     fallback: Target | None = None
     npus: tuple[NpuBuild, ...] = ()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit import ranges
+from edgekit.types.data import DataCard
 from edgekit.types.interval import Interval
 from edgekit.types.quality import Quality
-from edgekit.types.quantization import CalibratedOn
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RunCard:
     kind: Literal["recover", "distill"]
     teacher: str
     teacher_sha256: ranges.Digest
-    data: CalibratedOn
+    data: DataCard
     loss: str
     rates: tuple[tuple[str, ranges.NotNegative], ...]
     seed: ranges.Count

@@ -86,15 +86,6 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class CalibratedOn:
-    """The text that weights were fitted to: what it is called, the sha256 of its UTF-8 bytes, and the tokens read."""
-
-    text: str
-    sha256: ranges.Digest
-    tokens: ranges.Count
-
-
-@dataclass(frozen=True)
 class Range:
     """The minimum and maximum of the value ``name`` in a graph on calibration tokens."""
 

@@ -122,7 +122,7 @@ def bundle_file(tmp_path, pattern: str):
         ],
     }
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
-    return _open_codec(tmp_path)
+    return _open_codec((tmp_path / "tokenizer.json").read_bytes(), "tokenizer.json")
 
 
 def test_an_unknown_expression_encodes_apart_and_alike(tmp_path) -> None:

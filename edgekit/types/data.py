@@ -1,0 +1,44 @@
+"""What weights were fitted to or trained on. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit import ranges
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One source of text. Numbers cover both parts, the one trained on and the one held out.
+
+    ``sha256`` is of the UTF-8 text that tokens came from, in the order of reading. ``share`` is that of all tokens;
+    ``licence`` is "" if unknown. ``overlapping``: documents or sections left out because evaluation text has a run of
+    their words, or because the held-out part has the same text. ``bad_lines``: lines left out because they hold no
+    document.
+    """
+
+    name: str
+    sha256: ranges.Digest
+    documents: ranges.Count
+    tokens: ranges.Count
+    share: ranges.Share
+    licence: str
+    overlapping: ranges.Count
+    bad_lines: ranges.Count
+
+    @property
+    def left_out(self) -> str:
+        """What was left out, in words; "" for nothing."""
+        counts = (("bad lines", self.bad_lines), ("parts that overlap other text", self.overlapping))
+        return " and ".join(f"{count} {words}" for words, count in counts if count)
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """The data of a run: its sources, the tokens trained on and held out, tokens of a window, and the seed."""
+
+    sources: tuple[DataSource, ...]
+    tokens: ranges.Count
+    held_out: ranges.Count
+    window: ranges.Count
+    seed: ranges.Count
