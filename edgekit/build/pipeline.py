@@ -180,7 +180,7 @@ def _write(
 ) -> Bundle:
     """From the float graph to the finished bundle."""
     from edgekit.lower import lower
-    from edgekit.quantize import Calibration, fit_budget, most_bytes, quantize
+    from edgekit.quantize import Calibration, Kept, fit_budget, most_bytes, quantize
 
     plan, cpu, wanted = order.recipe, order.cpu_target, order.npu
     beside = _beside_weights(checkpoint)
@@ -191,10 +191,11 @@ def _write(
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
     policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
-    calibration = None
+    key, calibration = _key(order, weights, policy), None
     if order.windows is not None:
+        kept = Kept(bundle.workshop_file("calibrated"), key)
         calibration = Calibration(
-            model_graph.clone(), weights, policy, order.windows, positive=plan.method == "positive", progress=progress
+            model_graph.clone(), weights, policy, order.windows, method=plan.method, kept=kept, progress=progress
         )
     small = quantize(
         model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, calibration=calibration
@@ -207,7 +208,6 @@ def _write(
         require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
     # Nothing is quantized yet: weights are lazy, and write_graph evaluates each in turn.
     graph = GRAPH_NAMES[plan.precision]
-    key = _key(order, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
     prefill = _write_prefill(bundle, lowered, graph) if plan.w8a8_prefill else None
     bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)

@@ -22,6 +22,7 @@ from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -173,10 +174,16 @@ def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
         out[:, rows] = (weights.read(name, rows.start, rows.stop) @ flat).T
 
     # BLAS's own threads would spin between matmuls: a third of a build's CPU time.
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
+    with single_blas(), ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(work, range(0, count, step)):
             pass
     return out.reshape(*x.shape[:-1], count)
+
+
+def single_blas() -> AbstractContextManager[object]:
+    """BLAS runs on one thread while this lasts: the threads are ours."""
+    manager: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return manager
 
 
 @cache
