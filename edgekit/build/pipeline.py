@@ -257,7 +257,8 @@ def _compile(
     from edgekit.build.npu import compile_for
     from edgekit.build.npu_plan import NpuInputs
 
-    sources = NpuInputs(checkpoint, order.recipe, quantized, written, GRAPH_NAMES[order.recipe.precision])
+    graph = GRAPH_NAMES[order.recipe.precision]
+    sources = NpuInputs(checkpoint, order.recipe, quantized, written, graph, order.windows)
     wanted = order.npu
     return compile_for(
         bundle,

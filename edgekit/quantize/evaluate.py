@@ -101,7 +101,7 @@ def pause_at_matmuls(
             outputs: tuple[Array | None, ...] = (np.concatenate([matmul, *extra]) if extra else matmul,)
             rows += len(extra)
         else:
-            outputs = _op(node)(node, [_get(v, values) for v in node.inputs])
+            outputs = _compute(node, [_get(v, values) for v in node.inputs])
         for value, result in zip(node.outputs, outputs, strict=False):
             if result is not None and value.name:
                 values[value.name] = result
@@ -210,6 +210,23 @@ def _level(*arrays: Array) -> list[Array]:
     """Extend arrays of rank 3 or more to the rows of the longest."""
     rows = max((len(a) for a in arrays if a.ndim >= 3), default=1)
     return [_widen(a, rows) if a.ndim >= 3 and len(a) > 1 else a for a in arrays]
+
+
+def _compute(node: ir.Node, inputs: list[Array]) -> tuple[Array | None, ...]:
+    """A node's outputs. Windows are taken one after the other, so that what lies between is small."""
+    op = _op(node)
+    rows = {len(x) for x in inputs if x.ndim == 3}
+    if node.op_type not in BY_WINDOW or len(rows) != 1 or rows == {1}:
+        return op(node, inputs)
+    (count,) = rows
+    made: list[Array | None] = []
+    for row in range(count):
+        results = op(node, [x[row : row + 1] if x.ndim == 3 else x for x in inputs])
+        made = made or [None if r is None else np.empty((count, *r.shape[1:]), r.dtype) for r in results]
+        for whole, result in zip(made, results, strict=True):
+            if whole is not None:
+                whole[row : row + 1] = result
+    return tuple(made)
 
 
 def _op(node: ir.Node) -> Op:
@@ -326,3 +343,9 @@ OPS: dict[str, Op] = {
     "RotaryEmbedding": _rotary_embedding,
     "GroupQueryAttention": _attention,
 }
+
+BY_WINDOW = frozenset(
+    {"Add", "Mul", "Sigmoid", "GroupQueryAttention", "RotaryEmbedding"}
+    | {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"}
+)
+"""Operators whose three-dimensional inputs and outputs are a row a window."""
