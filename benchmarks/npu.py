@@ -1,6 +1,7 @@
 """Compile and emulate SmolLM2-135M for Qualcomm's NPUs.
 
-    python -m benchmarks.npu [--text FILE] [--calibrate TEXT] [--tokens 256] [--steps 8] [--row NAME ...] [--output FILE]
+    python -m benchmarks.npu [--text FILE] [--calibrate TEXT] [--tokens 256] [--steps 8] [--row NAME ...]
+                             [--output FILE]
 
 Each row is a build for one device: nodes off the NPU, binary size, wall time and peak RSS of the compiler, the DRAM
 bytes of a decoded token reported by the compiler, and the logits of the compiled graphs on the vendor's emulator

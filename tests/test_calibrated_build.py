@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -105,3 +109,91 @@ def test_what_cannot_be_calibrated_on_is_refused_and_nothing_is_left(name, conte
         build_bundle(model, precision="int4", calibrate=(str(path),), out=tmp_path / "b")
     assert caught.value.hint
     assert not (tmp_path / "b").exists()
+
+
+KILLED = """
+import os, signal, sys
+from edgekit.build.pipeline import build_bundle
+from edgekit.quantize.kept import Kept
+keep, left = Kept.keep, [int(sys.argv[4])]
+def count(kept, *rest):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    keep(kept, *rest)
+Kept.keep = count
+build_bundle(sys.argv[1], out=sys.argv[2], precision="int4", calibrate=(sys.argv[3],))
+"""
+
+
+def killed(model, text, out, weights):
+    """The file of what a build rounded that is killed after so many weights."""
+    command = [sys.executable, "-c", KILLED, model, str(out), str(text), str(weights)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (left,) = out.parent.glob(f".{out.name}.edgekit-*")
+    return left / "calibrated"
+
+
+@pytest.fixture(scope="module")
+def whole(model, text, tmp_path_factory):
+    return build_bundle(model, precision="int4", calibrate=(str(text),), out=tmp_path_factory.mktemp("whole") / "b")
+
+
+@pytest.fixture
+def rounded(monkeypatch):
+    """Names of the weights that are rounded from here on."""
+    from edgekit.quantize.calibrate import Calibration
+
+    names, original = [], Calibration._round
+    monkeypatch.setattr(
+        Calibration, "_round", lambda self, name, *rest: names.append(name) or original(self, name, *rest)
+    )
+    return names
+
+
+@pytest.mark.parametrize("weights", [0, 1, 9, 20])
+def test_a_killed_build_is_gone_on_with_and_gives_the_same_bytes(weights, model, text, whole, rounded, tmp_path):
+    killed(model, text, tmp_path / "b", weights)
+    made = build_bundle(model, precision="int4", calibrate=(str(text),), out=tmp_path / "b")
+    assert len(rounded) == 21 - weights
+    assert made.sha256 == whole.sha256
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_is_damaged_or_of_another_text_is_rounded_again(model, text, whole, rounded, tmp_path):
+    kept = killed(model, text, tmp_path / "b", 9)
+    with kept.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    made = build_bundle(model, precision="int4", calibrate=(str(text),), out=tmp_path / "b")
+    assert len(rounded) == 21 - 8
+    assert made.sha256 == whole.sha256
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text().upper())
+    rounded.clear()
+    killed(model, text, tmp_path / "c", 9)
+    build_bundle(model, precision="int4", calibrate=(str(other),), out=tmp_path / "c")
+    assert len(rounded) == 21
+
+
+def test_a_disk_without_room_for_what_is_kept_stops_no_build(model, text, whole, monkeypatch, tmp_path):
+    from edgekit.quantize.kept import Kept
+
+    monkeypatch.setattr(Kept, "__init__", lambda self, path, key: setattr(self, "_path", tmp_path / "no" / "where"))
+    monkeypatch.setattr(Kept, "recall", lambda *_: None)
+    made = build_bundle(model, precision="int4", calibrate=(str(text),), out=tmp_path / "b")
+    assert made.sha256 == whole.sha256
+
+
+def test_a_budget_is_spent_by_what_the_text_shows(model, text, monkeypatch, tmp_path):
+    import edgekit.quantize.budget as budget
+
+    read = []
+    original = budget.measure_sensitivity
+    monkeypatch.setattr(budget, "measure_sensitivity", lambda *a, **k: read.append(k["text"]) or original(*a, **k))
+    build_bundle(model, precision="int4", bits=6.0, calibrate=(str(text),), out=tmp_path / "text")
+    build_bundle(model, precision="int4", bits=6.0, out=tmp_path / "free")
+    assert read[0].shape == (16, 512)
+    assert read[1] is None

@@ -107,8 +107,10 @@ def _write_pipeline(bundle: BundleWriter, build: NpuBuild, checkpoint: Checkpoin
 def calibration_windows(
     checkpoint: Checkpoint, longest: int, text: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Tokens that an NPU's scales are calibrated on: ``text`` [n, tokens] that the weights were fitted to, or the end of
-    CPython's help topics, since probes use the beginning.
+    """Tokens that an NPU's scales are calibrated on.
+
+    They come from ``text`` [n, tokens], which the weights were fitted to; without it from the end of CPython's help
+    topics, since probes use the beginning.
 
     Returns:
         [windows, tokens], of at most ``longest`` tokens each.

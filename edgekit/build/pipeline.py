@@ -190,7 +190,7 @@ def _write(
 
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
-    policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
+    policy = fit_budget(model_graph, weights, plan, beside, text=order.windows, progress=progress)
     key, calibration = _key(order, weights, policy), None
     if order.windows is not None:
         kept = Kept(bundle.workshop_file("calibrated"), key)

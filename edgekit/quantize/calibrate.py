@@ -58,8 +58,16 @@ class Calibration:
         kept: Kept,
         progress: Progress,
     ) -> None:
-        """``windows`` [n, tokens] are the text. ``method``: what the table is rounded with; scales keep above zero if
-        it says so (see positive.py). ``kept``: what a killed build has rounded.
+        """Start a walk; nothing is computed yet.
+
+        Args:
+            model: the float graph.
+            weights: its weights.
+            policy: their grids.
+            windows: the text, token ids [n, tokens].
+            method: what the table is rounded with; ``positive`` keeps the scales of all weights above zero.
+            kept: what a killed build has rounded.
+            progress: called with the weights rounded.
         """
         self._weights, self._policy, self._kept, self._progress = weights, policy, kept, progress
         self._fit, self._positive = load_method(method), method == "positive"
