@@ -84,7 +84,7 @@ def test_every_source_has_its_share(model, text, tmp_path):
     lines.write_text(
         "".join(json.dumps({"text": f"Line {i} says that {i} is a number. " * 8}) + "\n" for i in range(99))
     )
-    windows, told = read_calibration((str(text), str(lines)), open_model(model))
+    windows, told = read_calibration((str(text), str(lines)), open_model(model), sample=lambda *_: [])
     assert windows.shape[1] == 512
     assert len(windows) == 16
     assert told.text == "mine.txt, lines.jsonl"
@@ -197,3 +197,27 @@ def test_a_budget_is_spent_by_what_the_text_shows(model, text, monkeypatch, tmp_
     build_bundle(model, precision="int4", bits=6.0, out=tmp_path / "free")
     assert read[0].shape == (16, 512)
     assert read[1] is None
+
+
+def test_a_model_writes_its_own_text(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgekit.build.calibration_text.TOKENS", 512)
+    made = build_bundle(model, precision="int4", calibrate=("self",), out=tmp_path / "b")
+    assert made.manifest.calibrated.text == "text sampled from the model"
+    assert made.manifest.calibrated.tokens == 512
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_is_rounded_for_the_hidden_states_that_come(tied, text, tmp_path, monkeypatch):
+    """A tied one with the table, before all layers; one of its own after them."""
+    from edgekit.quantize.calibrate import Calibration
+
+    model = str(tiny_checkpoint(tmp_path / "model", tie_word_embeddings=tied))
+    names, original = [], Calibration._round
+    monkeypatch.setattr(
+        Calibration, "_round", lambda self, name, *rest: names.append(name) or original(self, name, *rest)
+    )
+    build_bundle(model, recipe="small", calibrate=(str(text),), out=tmp_path / "b")
+    assert len(names) == 15
+    assert (names[0] == "model.embed_tokens.weight") == tied
+    assert (names[-1] == "lm_head.weight") != tied

@@ -1,4 +1,4 @@
-"""The text that calibrated weights are fitted to: the user's files, or what ships with Python."""
+"""The text that calibrated weights are fitted to: the user's files, what ships with Python, or the model's own."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 PACKAGED = "packaged"
 """The name of the text that is made of what ships with Python."""
+
+SELF = "self"
+"""The name of the text that the model writes."""
 
 TOKENS = 8192
 WINDOW = 512
@@ -53,14 +56,17 @@ class _Source:
     documents: tuple[str, ...]
 
 
-def read_calibration(named: Sequence[str], checkpoint: Checkpoint) -> tuple[NDArray[np.int64], CalibratedOn]:
+def read_calibration(
+    named: Sequence[str], checkpoint: Checkpoint, *, sample: Callable[[int, int], Sequence[str]]
+) -> tuple[NDArray[np.int64], CalibratedOn]:
     """The windows of tokens that a build's weights are fitted to.
 
     Every source has the same share of the windows, spread over its length; documents are joined by blank lines.
 
     Args:
-        named: PACKAGED, text files, .jsonl files whose lines have "text", or patterns of such (``*.txt``).
+        named: PACKAGED, SELF, text files, .jsonl files whose lines have "text", or patterns of such (``*.txt``).
         checkpoint: whose tokenizer cuts the text.
+        sample: documents of the model's own, at least so many tokens, by seed; called for SELF.
 
     Returns:
         Windows [n, WINDOW], and what the manifest says of them.
@@ -69,7 +75,7 @@ def read_calibration(named: Sequence[str], checkpoint: Checkpoint) -> tuple[NDAr
         ConfigError: no such file, a line that is no document, or less text than one window.
     """
     encode = source_tokenizer(checkpoint)
-    sources = [source for name in named for source in _open(name)]
+    sources = [source for name in named for source in _open(name, sample)]
     share = -(-TOKENS // WINDOW // len(sources))
     windows = [_windows(source, encode, share) for source in sources]
     text = "\n\n".join(document for source in sources for document in source.documents)
@@ -87,9 +93,12 @@ def _windows(source: _Source, encode: Callable[[str], list[int]], count: int) ->
     return np.array([ids[start : start + WINDOW] for start in starts], np.int64)
 
 
-def _open(name: str) -> Iterator[_Source]:
+def _open(name: str, sample: Callable[[int, int], Sequence[str]]) -> Iterator[_Source]:
     if name == PACKAGED:
         yield from _packaged()
+        return
+    if name == SELF:
+        yield _Source("text sampled from the model", tuple(sample(TOKENS, 0)))
         return
     pattern = Path(name)
     paths = sorted(pattern.parent.glob(pattern.name)) if set("*?[") & set(pattern.name) else [pattern]
@@ -97,7 +106,7 @@ def _open(name: str) -> Iterator[_Source]:
         raise ConfigError(f"no file matches '{name}'", f"give text files, .jsonl files, or '{PACKAGED}'")
     for path in paths:
         if not path.is_file():
-            hint = did_you_mean(name, [PACKAGED]) + f"give a text file, a .jsonl file, or '{PACKAGED}'"
+            hint = did_you_mean(name, [PACKAGED, SELF]) + f"give a text file, a .jsonl file, '{PACKAGED}' or '{SELF}'"
             raise ConfigError(f"{path}: no such file", hint)
         read = _read_lines if path.suffix == ".jsonl" else _read_text
         yield _Source(path.name, tuple(read(path)))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
 from edgekit.build.calibration_text import read_calibration
+from edgekit.build.sample_text import sampler
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
@@ -110,7 +111,7 @@ def build_bundle(
         revision: of a hub id.
         offline: never contact the hub.
         force: replace an existing bundle.
-        calibrate: text that linear weights are calibrated on with GPTQ: "packaged", files, patterns of files (see
+        calibrate: text that weights are calibrated on with GPTQ: "packaged", "self", files, patterns of files (see
             ``build.calibration_text``). Without it the weights are quantized without data.
         npu: options for a target with an NPU.
         progress: called with the bytes done in each step.
@@ -129,6 +130,11 @@ def build_bundle(
             )
         # Its graphs append to the cache and use other names: passes that rely on our own graphs are off.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, w8a8_prefill=False)
+
+    def plain(folder: Path) -> Bundle:
+        return build_bundle(model, out=folder, precision="int8", exporter=exporter, revision=revision, offline=offline)
+
+    sample = sampler(plain, progress)
     with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
@@ -145,7 +151,7 @@ def build_bundle(
         provenance = beside.submit(fingerprint, checkpoint)
         model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
         tried.result()
-        windows, text = read_calibration(calibrate, checkpoint) if calibrate else (None, None)
+        windows, text = read_calibration(calibrate, checkpoint, sample=sample) if calibrate else (None, None)
         order = _Order(plan, chosen, devices, exporter, npu, stamp, windows, text)
         return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 
