@@ -1,6 +1,7 @@
 """Compile and emulate SmolLM2-135M for Qualcomm's NPUs.
 
-    python -m benchmarks.npu [--text FILE] [--tokens 256] [--steps 8] [--row NAME ...] [--output FILE]
+    python -m benchmarks.npu [--text FILE] [--calibrate TEXT] [--tokens 256] [--steps 8] [--row NAME ...]
+                             [--output FILE]
 
 Each row is a build for one device: nodes off the NPU, binary size, wall time and peak RSS of the compiler, the DRAM
 bytes of a decoded token reported by the compiler, and the logits of the compiled graphs on the vendor's emulator
@@ -24,7 +25,7 @@ from edgekit.record import to_json
 from edgekit.source import open_model
 from edgekit.types import Bundle, Grid, Recipe
 from edgekit.types.device import Activations, Precision
-from edgekit.types.npu import Emulation, NpuBuild
+from edgekit.types.npu import Emulation
 
 FOUR = Grid(4, 64, symmetric=True)
 ALL_FOUR = replace(
@@ -90,12 +91,12 @@ def weight_bytes(bundle: Bundle) -> int:
     return sum(t.bytes for t in tensors if not (untied and t.name == "model.embed_tokens.weight"))
 
 
-def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path) -> Sample:
+def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path, calibrate: tuple[str, ...]) -> Sample:
     bundle = build_bundle(
         "smollm2-135m", target=row.target, precision=row.precision, recipe=row.recipe, out=folder / "bundle",
-        npu=ForNpu(row.activations, context, emulate=False),
+        calibrate=calibrate, npu=ForNpu(row.activations, context, emulate=False),
     )  # fmt: skip
-    build: NpuBuild = bundle.manifest.npus[0]
+    build, fitted = bundle.manifest.npus[0], bundle.manifest.calibrated
     spec, sizes = bundle.manifest.spec, {f.path: f.bytes for f in bundle.manifest.files}
     apart = [g for g in build.graphs if not g.shared]
     shared = [g for g in build.graphs if g.shared]
@@ -105,7 +106,7 @@ def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path) -> S
         row=row.name,
         target=row.target,
         chip=build.target.chip,
-        recipe=bundle.manifest.recipe.name,
+        recipe=bundle.manifest.recipe.name + (f", calibrated on {fitted.text}" if fitted else ""),
         tools=build.tools,
         context=context,
         nodes=decode.nodes,
@@ -148,6 +149,7 @@ def show(sample: Sample, row: Row) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="a UTF-8 file; by default CPython's help topics")
+    parser.add_argument("--calibrate", default="", help="text that weights and scales are fitted to, as for a build")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--context", type=int, default=0, help="by default the number of tokens")
@@ -158,13 +160,14 @@ def main() -> None:
     checkpoint = open_model("smollm2-135m")
     count = options.tokens + options.steps
     probe = make_probe(checkpoint, count, text=text)
+    fitted = tuple(filter(None, options.calibrate.split(",")))
     print(f"{options.tokens} tokens of {text.name} as a prompt, {options.steps} one by one")
     for row in ROWS:
         if options.row and not any(part in row.name for part in options.row):
             continue
         context = options.context or (256 if not row.emulated else -(-count // 64) * 64)
         with TemporaryDirectory(prefix="npu-") as folder:
-            sample = measure(row, context, probe, options.steps, Path(folder))
+            sample = measure(row, context, probe, options.steps, Path(folder), fitted)
         show(sample, row)
         if options.output:
             with options.output.open("a", encoding="utf-8") as file:

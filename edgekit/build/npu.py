@@ -79,7 +79,7 @@ def compile_for(
     slots = min(npu_of(t).context for t in targets)
     count = min(TOKENS + STEPS, slots)
     probe = make_probe(sources.checkpoint, count, progress=progress) if emulate else None
-    windows = calibration_windows(sources.checkpoint, slots)
+    windows = calibration_windows(sources.checkpoint, slots, sources.windows)
     line = NpuLine(bundle, sources, windows, compiler, progress)
     builds = []
     for target in targets:
@@ -104,15 +104,24 @@ def _write_pipeline(bundle: BundleWriter, build: NpuBuild, checkpoint: Checkpoin
         bundle.write_file(f"{build.folder}/{name}", (bundle.folder / name).read_bytes())
 
 
-def calibration_windows(checkpoint: Checkpoint, longest: int) -> NDArray[np.int64]:
-    """Tokens that an NPU's scales are calibrated on: the end of CPython's help topics; probes use the beginning.
+def calibration_windows(
+    checkpoint: Checkpoint, longest: int, text: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Tokens that an NPU's scales are calibrated on.
+
+    They come from ``text`` [n, tokens], which the weights were fitted to; without it from the end of CPython's help
+    topics, since probes use the beginning.
 
     Returns:
         [windows, tokens], of at most ``longest`` tokens each.
     """
-    text = measure.embedded_text()
-    tail = measure.Text(f"the end of {text.name}", text.content[-CALIBRATION_CHARACTERS:])
-    return measure.cut_windows(tail, source_tokenizer(checkpoint), min(WINDOW, longest), CALIBRATION_TOKENS)
+    length = min(WINDOW, longest)
+    if text is not None:
+        pieces = text[:, : text.shape[1] // length * length].reshape(-1, length)
+        return pieces[:: -(-len(pieces) * length // CALIBRATION_TOKENS)]
+    topics = measure.embedded_text()
+    tail = measure.Text(f"the end of {topics.name}", topics.content[-CALIBRATION_CHARACTERS:])
+    return measure.cut_windows(tail, source_tokenizer(checkpoint), length, CALIBRATION_TOKENS)
 
 
 class NpuLine:

@@ -13,7 +13,9 @@ from edgekit.source import source_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from edgekit.run.npu import Compiler
     from edgekit.types import Checkpoint, ModelSpec, Recipe
@@ -83,7 +85,8 @@ class NpuInputs:
     """The inputs of the NPU graphs.
 
     ``quantized`` is the model before any pass, ``written`` its form for the CPU, stored at ``graph``. Weights in that
-    file are read from there instead of being quantized again.
+    file are read from there instead of being quantized again. ``windows`` [n, tokens] is the text that the weights were
+    fitted to, None if there was none.
     """
 
     checkpoint: Checkpoint
@@ -91,6 +94,7 @@ class NpuInputs:
     quantized: ir.Model
     written: ir.Model
     graph: str
+    windows: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         share_bytes(self.quantized, self.written.graph.initializers)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
 from edgekit.build.learned import Learned, find_learned, read_card
+from edgekit.build.sample_text import sampler
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.corpus import Corpus, read_corpus
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
+    import numpy as np
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
     from edgekit.bundle import BundleWriter
     from edgekit.quantize.model import Rounded
@@ -116,8 +119,8 @@ def build_bundle(
         revision: of a hub id.
         offline: never contact the hub.
         force: replace an existing bundle.
-        calibrate: text that linear weights are calibrated on with GPTQ, as named in ``corpus.read_corpus``. Without it
-            the weights are quantized without data.
+        calibrate: text that weights are calibrated on with GPTQ, as named in ``corpus.read_corpus``. Without it they
+            are quantized without data.
         skip_bad: leave out lines of that text which hold no document.
         learned: the folder of a training run of this model (see build/learned.py), whose codes are built in; by default
             the model's own folder, if it holds one with the recipe.
@@ -138,6 +141,11 @@ def build_bundle(
             )
         # Its graphs append to the cache and use other names: passes that rely on our own graphs are off.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, w8a8_prefill=False)
+
+    def plain(folder: Path) -> Bundle:
+        return build_bundle(model, out=folder, precision="int8", exporter=exporter, revision=revision, offline=offline)
+
+    sample = sampler(plain, progress)
     with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
@@ -164,7 +172,13 @@ def build_bundle(
         text = None
         if calibrate:
             text = read_corpus(
-                calibrate, checkpoint, tokens=CALIBRATION_TOKENS, skip_bad=skip_bad, offline=offline, progress=progress
+                calibrate,
+                checkpoint,
+                tokens=CALIBRATION_TOKENS,
+                skip_bad=skip_bad,
+                offline=offline,
+                sample=sample,
+                progress=progress,
             )
             for source in text.card.sources:
                 if source.bad_lines:
@@ -188,6 +202,11 @@ class _Order:
     card: RunCard | None
 
     @property
+    def windows(self) -> NDArray[np.int64] | None:
+        """The text that weights are fitted to, token ids [n, tokens]."""
+        return self.text.train if self.text else None
+
+    @property
     def cpu_target(self) -> Target:
         """The target that the CPU graph is lowered for."""
         return load_target(self.target.fallback) if self.devices else self.target
@@ -204,7 +223,7 @@ def _write(
 ) -> Bundle:
     """From the float graph to the finished bundle."""
     from edgekit.lower import lower
-    from edgekit.quantize import Calibration, fit_budget, most_bytes, quantize
+    from edgekit.quantize import Calibration, Kept, fit_budget, most_bytes, quantize
 
     plan, cpu, wanted = order.recipe, order.cpu_target, order.npu
     beside = bytes_beside(checkpoint)
@@ -214,19 +233,17 @@ def _write(
 
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
+    windows = order.windows
     rounded: Rounded | None = order.learned
     if order.learned:
         policy: GridPolicy = order.learned.policy
     else:
-        policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
-    if order.text is not None:
+        policy = fit_budget(model_graph, weights, plan, beside, text=windows, progress=progress)
+    key = _key(order, weights, policy)
+    if windows is not None:
+        kept = Kept(bundle.workshop_file("calibrated"), key)
         rounded = Calibration(
-            model_graph.clone(),
-            weights,
-            policy,
-            order.text.train,
-            positive=plan.method == "positive",
-            progress=progress,
+            model_graph.clone(), weights, policy, windows, method=plan.method, kept=kept, progress=progress
         )
     small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, rounded=rounded)
     if order.learned:
@@ -239,7 +256,6 @@ def _write(
         require_lowerable(*for_npu, quantized, mlpackage=wanted.mlpackage)
     # Nothing is quantized yet: weights are lazy, and write_graph evaluates each in turn.
     graph = GRAPH_NAMES[plan.precision]
-    key = _key(order, weights, policy)
     bundle.write_graph(lowered, graph, resume=Resume(key, small.errors) if key else None, progress=progress)
     prefill = _write_prefill(bundle, lowered, graph) if plan.w8a8_prefill else None
     bundle.write_side_files(checkpoint.files, checkpoint.spec, cpu, graph, plan.precision)
@@ -290,7 +306,8 @@ def _compile(
     from edgekit.build.npu import compile_for
     from edgekit.build.npu_plan import NpuInputs
 
-    sources = NpuInputs(checkpoint, order.recipe, quantized, written, GRAPH_NAMES[order.recipe.precision])
+    graph = GRAPH_NAMES[order.recipe.precision]
+    sources = NpuInputs(checkpoint, order.recipe, quantized, written, graph, order.windows)
     wanted = order.npu
     return compile_for(
         bundle,

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle.disk import hash_file, inside, resolve_place, writing
 from edgekit.bundle.interop import GraphFile, runtime_files
-from edgekit.bundle.journal import Journal
+from edgekit.bundle.journal import Journal, is_plain
 from edgekit.bundle.manifest import MANIFEST, SIGNATURE, listed_files, manifest_bytes
 from edgekit.errors import BundleError
 from edgekit.host.disk import exchange, is_scrap, locked, sync, try_lock
@@ -92,6 +92,15 @@ class BundleWriter:
             at = written.path.relative_to(self.folder).as_posix()
             self._files[at] = FileEntry(at, written.bytes, written.sha256)
         self._graphs[name] = GraphFile.of(model, name, f"{name}_data" in self._files)
+
+    def workshop_file(self, name: str) -> Path:
+        """A file beside the bundle that a killed build leaves to the next one, whose user checks what it holds."""
+        path = self.folder.parent / name
+        for leftover in self._leftovers:
+            if not path.exists() and is_plain(leftover.path / name):
+                with suppress(OSError):
+                    (leftover.path / name).rename(path)
+        return path
 
     def write_file(self, name: str, data: bytes) -> None:
         """Write one file."""

@@ -37,7 +37,7 @@ from edgekit.learn.objective import Distance, Teacher, Watch
 from edgekit.learn.plan import FASTEST, SHARES, Effort, plan_steps
 from edgekit.learn.processes import accelerate
 from edgekit.learn.watched import CODE, windows_of_code
-from edgekit.quantize import Calibration, fit_budget, unpack
+from edgekit.quantize import Calibration, Kept, fit_budget, unpack
 from edgekit.quantize.model import load_method
 from edgekit.quantize.tensor import cores, quantize_weight
 from edgekit.record import to_json
@@ -212,9 +212,15 @@ def _calibrate(material: _Material, folder: Path, progress: Progress) -> Learned
         folder.mkdir(parents=True, exist_ok=True)
         windows = material.corpus.train[: CALIBRATION // WINDOW]
         recipe, weights, grids = material.recipe, material.weights, material.grids
-        positive = recipe.method == "positive"
+        kept = Kept(folder / "rounded", (folder.parent / "key").read_text(encoding="utf-8"))
         walk = Calibration(
-            material.graph.clone(), weights, material.policy, windows, positive=positive, progress=progress
+            material.graph.clone(),
+            weights,
+            material.policy,
+            windows,
+            method=recipe.method,
+            kept=kept,
+            progress=progress,
         )
         fit, packed = load_method(recipe.method), {}
         with ThreadPoolExecutor(cores()) as pool:

@@ -4,6 +4,7 @@ from edgekit.quantize.activations import observed, quantize_activations
 from edgekit.quantize.budget import fit_budget, most_bytes
 from edgekit.quantize.calibrate import Calibration
 from edgekit.quantize.evaluate import reference_logits
+from edgekit.quantize.kept import Kept
 from edgekit.quantize.model import Quantized, methods, quantize
 from edgekit.quantize.pack import Packed, unpack
 from edgekit.quantize.policy import recipe_policy
@@ -12,6 +13,7 @@ from edgekit.quantize.smooth import smooth
 
 __all__ = [
     "Calibration",
+    "Kept",
     "Packed",
     "Quantized",
     "RotatedWeights",

@@ -23,7 +23,9 @@ from edgekit.types.layout import Layout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import numpy as np
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 LARGEST_BLOCK = 128
 
@@ -38,7 +40,13 @@ class Option:
 
 
 def fit_budget(
-    model: ir.Model, weights: Weights, recipe: Recipe, beside: int, *, progress: Progress = silent
+    model: ir.Model,
+    weights: Weights,
+    recipe: Recipe,
+    beside: int,
+    *,
+    text: NDArray[np.int64] | None = None,
+    progress: Progress = silent,
 ) -> GridPolicy:
     """The policy that meets the recipe's budget, or the recipe's own policy if it has none.
 
@@ -50,6 +58,7 @@ def fit_budget(
         weights: its weights; read twice and a half when there is a budget.
         recipe: ``size_bytes`` or ``bits_per_weight`` is the budget.
         beside: bytes of the bundle that are not two-dimensional weights.
+        text: as in ``measure_sensitivity``.
         progress: called with the number of tensors measured.
 
     Raises:
@@ -64,7 +73,7 @@ def fit_budget(
     if budget < least:
         raise QuantizeError(*_too_small(recipe, choices.shapes, beside, least))
     fit = load_method(recipe.method)
-    costs = measure_sensitivity(model, weights, dict.fromkeys(choices.grids, linear), fit, progress=progress)
+    costs = measure_sensitivity(model, weights, dict.fromkeys(choices.grids, linear), fit, text=text, progress=progress)
     options = weigh_grids(weights, choices.grids, costs, linear, fit, progress)
     return pinned_policy(base, spend(options, budget - choices.fixed))
 

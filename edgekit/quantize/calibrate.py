@@ -2,34 +2,49 @@
 
 The float graph reads a calibration text, one matmul at a time. Before each, GPTQ (gptq.py) rounds its weight for the
 inputs that have come so far, and from there on the graph computes with what was rounded: every layer makes up for the
-error of those before it. The token table and the head keep their data-free fit.
+error of those before it, and the first for that of the token table. A head of its own is rounded last, for the hidden
+states that come. A tied one is the token table, so it comes first, for the float model's hidden states. (How often a
+token occurs scales the error of its row and changes no code, since no two rows share a scale.)
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from math import sqrt
 from threading import Lock
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 
 from edgekit.errors import QuantizeError
 from edgekit.numerics.nibbles import pack_bits
-from edgekit.quantize.evaluate import feeds_of_windows, pause_at_matmuls
+from edgekit.quantize.evaluate import feeds_of_windows, pause_at_matmuls, run_until, single_blas
 from edgekit.quantize.gptq import Curvature, curvature, fit_weighted, gram, round_columns
-from edgekit.quantize.pack import Packed
-from edgekit.quantize.tensor import pack_zeros, pad_columns
+from edgekit.quantize.model import load_method
+from edgekit.quantize.pack import Packed, unpack
+from edgekit.quantize.tensor import cores, nearest_rows, pack_zeros, pad_columns
 from edgekit.types.layout import Layout
+from edgekit.types.tensor_names import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from edgekit.quantize.kept import Kept
     from edgekit.types import Grid, GridPolicy, Progress, Weights
 
 LAYERS = "model.layers."
 """What the names of the weights begin with that the walk rounds."""
+
+TABLE_DAMPING = 0.1
+"""Of H's mean diagonal, added to it for a table that is also the head: its rows are inputs too, for which every column
+counts alike."""
+
+ROWS = 512
+"""Rows of a weight that a core rounds at once; fixed, so that results do not depend on the number of cores."""
 
 
 class Calibration:
@@ -45,23 +60,37 @@ class Calibration:
         policy: GridPolicy,
         windows: NDArray[np.int64],
         *,
-        positive: bool,
+        method: str,
+        kept: Kept,
         progress: Progress,
     ) -> None:
-        """``windows`` [n, tokens] are the text. ``positive``: scales keep above zero (see positive.py)."""
-        self._weights, self._policy, self._positive, self._progress = weights, policy, positive, progress
+        """Start a walk; nothing is computed yet.
+
+        Args:
+            model: the float graph.
+            weights: its weights.
+            policy: their grids.
+            windows: the text, token ids [n, tokens].
+            method: what the table is rounded with; ``positive`` keeps the scales of all weights above zero.
+            kept: what a killed build has rounded.
+            progress: called with the weights rounded.
+        """
+        self._weights, self._policy, self._kept, self._progress = weights, policy, kept, progress
+        self._fit, self._positive = load_method(method), method == "positive"
+        self._tied = HEAD not in weights.names()
         self.names, self.shape = weights.names, weights.shape
         self.stored, self.nbytes = weights.stored, weights.nbytes
         self._found: dict[str, Packed] = {}
+        self._table: Packed | None = None
         self._current: tuple[str, NDArray[np.float32]] = ("", np.empty(0, np.float32))
-        self._input: tuple[NDArray[np.float32] | None, Curvature | None] = (None, None)
+        self._input: tuple[Callable[[], object], Curvature | None] = (lambda: None, None)
         self._lock = Lock()
         self._steps = self._walk(model, windows)
         self._error: BaseException | None = None
 
     def rounds(self, name: str) -> bool:
         """Whether the walk rounds this weight."""
-        return name.startswith(LAYERS)
+        return name != EMBEDDING or self._tied
 
     def take(self, name: str) -> Packed:
         """A weight on its grid, given away once."""
@@ -80,10 +109,16 @@ class Calibration:
     # --- weights, as the walk reads them --------------------------------------------------------
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows [start, stop) of a weight: as rounded, if it is the one at hand."""
+        """Rows [start, stop) of a weight: as rounded, if it is the one at hand or the token table."""
         if name == self._current[0]:
             return self._current[1][start:stop]
-        return self._weights.read(name, start, stop)
+        grid = self._policy(name, self.shape(name)) if name == EMBEDDING else None
+        if grid is None or self._table is None:
+            rows = self._weights.read(name, start, stop)
+            return rows if grid is None else nearest_rows(rows, grid, self._fit)
+        zeros = None if self._table.zeros is None else self._table.zeros[start:stop]
+        part = Packed(self._table.codes[start:stop], self._table.scales[start:stop], zeros, 0.0)
+        return unpack(part, (len(part.codes), self.shape(name)[1]), grid)
 
     # --- the walk -------------------------------------------------------------------------------
 
@@ -94,45 +129,102 @@ class Calibration:
             grid = self._policy(name, self.shape(name))
             if grid is not None:
                 self._progress("calibrating", len(done), len(linear), "weights")
-                self._found[name] = self._round(name, grid, x)
+                self._found[name] = self._recall(name, grid) or self._round_linear(name, grid, x)
                 done.append(name)
             return iter(())
 
         done: list[str] = []
-        feeds = feeds_of_windows(model, self._weights, windows)
-        yield from pause_at_matmuls(model, self, feeds, observe, "logits")
+        grids = {name: self._policy(name, self.shape(name)) for name in (EMBEDDING, HEAD) if name in self.names()}
+        table = grids[EMBEDDING]
+        if self._tied and table is not None:
+            self._found[EMBEDDING] = self._table = self._round_table(model, windows, table)
+        feeds = feeds_of_windows(model, self, windows)
+        self._table = None
+        yield
+        hidden, _ = yield from pause_at_matmuls(model, self, feeds, observe, "logits")
+        head = grids.get(HEAD)
+        if head is not None:
+            self._found[HEAD] = self._kept_or(HEAD, head, lambda: self._curve(HEAD, hidden))
         self._progress("calibrating", len(linear), len(linear), "weights")
 
-    def _round(self, name: str, grid: Grid, x: NDArray[np.float32]) -> Packed:
+    def _round_table(self, model: ir.Model, windows: NDArray[np.int64], grid: Grid) -> Packed:
+        """The tied table, for the last hidden states of the float model."""
+
+        def curve() -> Curvature:
+            feeds = feeds_of_windows(model, self._weights, windows)
+            hidden, _ = run_until(model, self._weights, feeds, lambda *_: iter(()), "logits")
+            return curvature(gram(hidden.reshape(-1, hidden.shape[-1])), TABLE_DAMPING)
+
+        return self._kept_or(EMBEDDING, grid, curve)
+
+    def _kept_or(self, name: str, grid: Grid, curve: Callable[[], Curvature]) -> Packed:
+        """A table: what a killed build has rounded, or rounded now."""
+        packed = self._kept.recall(name, Layout.of(self.shape(name), grid), grid)
+        return packed or self._round(name, grid, curve())
+
+    def _recall(self, name: str, grid: Grid) -> Packed | None:
+        """What a killed build has rounded."""
+        packed = self._kept.recall(name, Layout.of(self.shape(name), grid), grid)
+        if packed is not None:
+            self._current = name, unpack(packed, self.shape(name), grid)
+        return packed
+
+    def _round_linear(self, name: str, grid: Grid, x: NDArray[np.float32]) -> Packed:
+        curve = self._curve(name, x)
+        rounded = np.empty(self.shape(name), np.float32)
+        self._current = name, rounded
+        return self._round(name, grid, curve, rounded)
+
+    def _round(self, name: str, grid: Grid, curve: Curvature, rounded: NDArray[np.float32] | None = None) -> Packed:
+        """A weight on its grid; what it is worth there goes into ``rounded``."""
+        layout = Layout.of(self.shape(name), grid)
+
+        def work(start: int) -> tuple[Packed, float, float]:
+            weight = self._weights.read(name, start, min(start + ROWS, layout.rows))
+            packed, ours = round_rows(weight, curve, grid, positive=self._positive)
+            if rounded is not None:
+                rounded[start : start + ROWS] = ours
+            ours -= weight
+            return packed, *(float(np.einsum("ij,ij", a, a, dtype=np.float64)) for a in (ours, weight))
+
+        with single_blas(), ThreadPoolExecutor(cores()) as pool:
+            bands, lost, total = zip(*pool.map(work, range(0, layout.rows, ROWS)), strict=True)
+        packed = _join(bands, sqrt(sum(lost) / max(sum(total), 1e-30)))
+        self._kept.keep(name, packed)
+        return packed
+
+    def _curve(self, name: str, x: NDArray[np.float32]) -> Curvature:
+        """Of an input; q, k and v read one, and so do gate and up."""
         last, curve = self._input
-        if last is not x or curve is None:
-            # q, k and v read one input, and so do gate and up.
+        if last() is not x or curve is None:
+            del curve
+            self._input = lambda: None, None
             try:
                 curve = curvature(gram(x.reshape(-1, x.shape[-1])))
             except QuantizeError as refused:
                 raise QuantizeError(f"{name}: {refused.message}", refused.hint) from refused
-            self._input = x, curve
-        weight = self._weights.read(name)
-        layout = Layout.of(weight.shape, grid)
-        padded = pad_columns(weight, layout)
-        importance = np.pad(curve.diagonal, (0, padded.shape[1] - weight.shape[1]))
-        scale, zero = fit_weighted(padded, importance, layout, grid, positive=self._positive)
-        size = padded.shape[1] if layout.per_channel else layout.block_size
-        scales, zeros = (np.repeat(a, size, axis=1)[:, : weight.shape[1]] for a in (scale, zero))
-        codes = round_columns(weight, scales, zeros, curve, grid)
-        rounded = (codes - zeros) * scales
-        self._current = name, rounded
-        error = float(np.linalg.norm(weight - rounded) / max(float(np.linalg.norm(weight)), 1e-30))
-        return _pack(codes, scale, zero, layout, grid, error)
+            self._input = ref(x), curve
+        return curve
+
+
+def round_rows(
+    weight: NDArray[np.float32], curve: Curvature, grid: Grid, *, positive: bool
+) -> tuple[Packed, NDArray[np.float32]]:
+    """Rows [rows, columns] of a weight on a grid, and what they are worth there."""
+    layout = Layout.of(weight.shape, grid)
+    padded = pad_columns(weight, layout)
+    importance = np.pad(curve.diagonal, (0, padded.shape[1] - weight.shape[1]))
+    scale, zero = fit_weighted(padded, importance, layout, grid, positive=positive)
+    size = padded.shape[1] if layout.per_channel else layout.block_size
+    scales, zeros = (np.repeat(a, size, axis=1)[:, : weight.shape[1]] for a in (scale, zero))
+    codes = round_columns(weight, scales, zeros, curve, grid)
+    rounded = codes - zeros
+    rounded *= scales
+    return _pack(codes, scale, zero, layout, grid), rounded
 
 
 def _pack(
-    codes: NDArray[np.float32],
-    scale: NDArray[np.float32],
-    zero: NDArray[np.float32],
-    layout: Layout,
-    grid: Grid,
-    error: float,
+    codes: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], layout: Layout, grid: Grid
 ) -> Packed:
     """Codes [rows, columns], scales and zero points [rows, blocks] or [rows, 1], as the operators read them."""
     padding = layout.blocks * layout.block_size - layout.columns
@@ -141,4 +233,14 @@ def _pack(
     whole = codes.astype(np.uint8).reshape(layout.rows, layout.blocks, layout.block_size)
     zeros = None if grid.symmetric else pack_zeros(zero, layout, grid)
     half = grid.scale == "float16"
-    return Packed(pack_bits(whole, grid.bits), scale.astype(np.float16) if half else scale, zeros, error)
+    return Packed(pack_bits(whole, grid.bits), scale.astype(np.float16) if half else scale, zeros, 0.0)
+
+
+def _join(bands: tuple[Packed, ...], error: float) -> Packed:
+    zeros = [band.zeros for band in bands if band.zeros is not None]
+    return Packed(
+        np.concatenate([band.codes for band in bands]),
+        np.concatenate([band.scales for band in bands]),
+        np.concatenate(zeros) if zeros else None,
+        error,
+    )

@@ -22,6 +22,7 @@ from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def pause_at_matmuls(
             outputs: tuple[Array | None, ...] = (np.concatenate([matmul, *extra]) if extra else matmul,)
             rows += len(extra)
         else:
-            outputs = _op(node)(node, [_get(v, values) for v in node.inputs])
+            outputs = _compute(node, [_get(v, values) for v in node.inputs])
         for value, result in zip(node.outputs, outputs, strict=False):
             if result is not None and value.name:
                 values[value.name] = result
@@ -130,10 +131,10 @@ def reference_logits(model: ir.Model, weights: Weights, tokens: Sequence[int]) -
     return logits
 
 
-def random_tokens(model: ir.Model, weights: Weights, count: int = 32) -> dict[str, Array]:
-    """Feeds for ``count`` random tokens and an empty past, which need no data. Only reads their embeddings."""
-    vocabulary = weights.shape(EMBEDDING)[0]
-    return feeds_of(model, weights, np.random.default_rng(0).integers(0, vocabulary, count).tolist())
+def random_tokens(weights: Weights, count: int = 32) -> list[int]:
+    """``count`` random tokens, for what needs no data; always the same."""
+    tokens: list[int] = np.random.default_rng(0).integers(0, weights.shape(EMBEDDING)[0], count).tolist()
+    return tokens
 
 
 def feeds_of(model: ir.Model, weights: Weights, tokens: Sequence[int]) -> dict[str, Array]:
@@ -173,10 +174,16 @@ def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
         out[:, rows] = (weights.read(name, rows.start, rows.stop) @ flat).T
 
     # BLAS's own threads would spin between matmuls: a third of a build's CPU time.
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores()) as pool:
+    with single_blas(), ThreadPoolExecutor(cores()) as pool:
         for _ in pool.map(work, range(0, count, step)):
             pass
     return out.reshape(*x.shape[:-1], count)
+
+
+def single_blas() -> AbstractContextManager[object]:
+    """BLAS runs on one thread while this lasts: the threads are ours."""
+    manager: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
+    return manager
 
 
 @cache
@@ -203,6 +210,23 @@ def _level(*arrays: Array) -> list[Array]:
     """Extend arrays of rank 3 or more to the rows of the longest."""
     rows = max((len(a) for a in arrays if a.ndim >= 3), default=1)
     return [_widen(a, rows) if a.ndim >= 3 and len(a) > 1 else a for a in arrays]
+
+
+def _compute(node: ir.Node, inputs: list[Array]) -> tuple[Array | None, ...]:
+    """A node's outputs. Windows are taken one after the other, so that what lies between is small."""
+    op = _op(node)
+    rows = {len(x) for x in inputs if x.ndim == 3}
+    if node.op_type not in BY_WINDOW or len(rows) != 1 or rows == {1}:
+        return op(node, inputs)
+    (count,) = rows
+    made: list[Array | None] = []
+    for row in range(count):
+        results = op(node, [x[row : row + 1] if x.ndim == 3 else x for x in inputs])
+        made = made or [None if r is None else np.empty((count, *r.shape[1:]), r.dtype) for r in results]
+        for whole, result in zip(made, results, strict=True):
+            if whole is not None:
+                whole[row : row + 1] = result
+    return tuple(made)
 
 
 def _op(node: ir.Node) -> Op:
@@ -319,3 +343,9 @@ OPS: dict[str, Op] = {
     "RotaryEmbedding": _rotary_embedding,
     "GroupQueryAttention": _attention,
 }
+
+BY_WINDOW = frozenset(
+    {"Add", "Mul", "Sigmoid", "GroupQueryAttention", "RotaryEmbedding"}
+    | {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"}
+)
+"""Operators whose three-dimensional inputs and outputs are a row a window."""

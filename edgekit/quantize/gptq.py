@@ -33,6 +33,9 @@ PANEL = 64
 LEAF = 128
 """Size from which down a triangle is inverted in one call."""
 
+BAND = 1024
+"""Rows of a product that is computed in place."""
+
 SPANS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
 """Fractions of the full span that are tried."""
 
@@ -55,16 +58,19 @@ class Curvature:
 
 
 def gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """H [K,K] of inputs x [tokens, K]; loud tokens are capped (see TOKEN_CAP)."""
+    """H [K,K] of inputs x [tokens, K]; loud tokens are capped (see TOKEN_CAP). ``x`` is changed and put back."""
     energy = np.einsum("ij,ij->i", x, x)
-    weight = np.minimum(1, TOKEN_CAP * np.median(energy) / np.maximum(energy, np.float32(1e-30))).astype(np.float32)
-    scaled = x * np.sqrt(weight)[:, None]
-    h: NDArray[np.float32] = scaled.T @ scaled
+    loudest = TOKEN_CAP * np.median(energy)
+    loud = np.flatnonzero(energy > loudest)
+    kept = x[loud]
+    x[loud] *= np.sqrt(loudest / energy[loud])[:, None]
+    h: NDArray[np.float32] = x.T @ x
+    x[loud] = kept
     return h
 
 
 def curvature(h: NDArray[np.float32], damping: float = DAMPING) -> Curvature:
-    """Factor H.
+    """Factor H. Beside H and the result there is one matrix of their size, in float64.
 
     Raises:
         QuantizeError: H is not finite: the model overflows on the calibration text.
@@ -73,25 +79,44 @@ def curvature(h: NDArray[np.float32], damping: float = DAMPING) -> Curvature:
     if not np.isfinite(diagonal).all():
         raise QuantizeError("the calibration text overflows the model", "calibrate on another text")
     order = np.argsort(-diagonal, kind="stable")
-    damped = h[np.ix_(order, order)].astype(np.float64)
-    damped[np.diag_indices_from(damped)] += damping * diagonal.mean(dtype=np.float64) + 1e-12
-    # The upper factor of inv(H) is the inverse of H's own upper factor, which begins at the last column.
-    reverse = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    return Curvature(diagonal, order, _invert_upper(np.ascontiguousarray(reverse)).astype(np.float32))
+    factor = np.empty(h.shape, np.float64)
+    for start in range(0, len(h), LEAF):
+        rows = order[start : start + LEAF]
+        factor[start : start + LEAF] = h[rows][:, order]
+    factor[np.diag_indices_from(factor)] += damping * diagonal.mean(dtype=np.float64) + 1e-12
+    _factor_upper(factor)
+    _invert_upper(factor)
+    return Curvature(diagonal, order, factor.astype(np.float32))
 
 
-def _invert_upper(u: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of an upper triangle, by halves: inv([[A, B], [0, D]]) = [[A', -A' B D'], [0, D']]."""
+def _factor_upper(h: NDArray[np.float64]) -> None:
+    """Replace a positive definite H by the upper triangle R with R R^T = H, a band of columns at a time."""
+    for stop in range(len(h), 0, -LEAF):
+        start = max(0, stop - LEAF)
+        # NumPy's factor is the lower one, of columns in the opposite order.
+        corner = np.linalg.cholesky(h[start:stop, start:stop][::-1, ::-1])[::-1, ::-1]
+        h[start:stop, start:stop] = corner
+        h[start:stop, :start] = 0
+        above = h[:start, start:stop]
+        above[:] = above @ np.linalg.inv(corner).T
+        for row in range(0, start, BAND):
+            # Only the part above the diagonal is read again.
+            h[:start][row : row + BAND, row:start] -= above[row : row + BAND] @ above[row:].T
+
+
+def _invert_upper(u: NDArray[np.float64]) -> None:
+    """Replace an upper triangle by its inverse, by halves: inv([[A, B], [0, D]]) = [[A', -A' B D'], [0, D']]."""
     n = len(u)
     if n <= LEAF:
-        inverse: NDArray[np.float64] = np.triu(np.linalg.inv(u))
-        return inverse
+        u[:] = np.triu(np.linalg.inv(u))
+        return
     half = n // 2
-    out = np.zeros_like(u)
-    a, d = _invert_upper(u[:half, :half]), _invert_upper(u[half:, half:])
-    out[:half, :half], out[half:, half:] = a, d
-    out[:half, half:] = -(a @ u[:half, half:]) @ d
-    return out
+    _invert_upper(u[:half, :half])
+    _invert_upper(u[half:, half:])
+    corner, left = u[:half, half:], u[:half, :half]
+    for row in range(0, half, BAND):
+        # A' is a triangle too: the rows of B above the band do not count, and are the next to be overwritten.
+        corner[row : row + BAND] = -(left[row : row + BAND, row:] @ corner[row:]) @ u[half:, half:]
 
 
 def fit_weighted(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.quantize.evaluate import pause_at_matmuls, random_tokens
+from edgekit.quantize.evaluate import feeds_of, pause_at_matmuls, random_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,8 @@ class _Observation:
                 self._found[found[1], _READ_BY[found[2]]] = _scale(x, alpha)
             return iter(())
 
-        yield from pause_at_matmuls(model, weights, random_tokens(model, weights), observe, "logits")
+        feeds = feeds_of(model, weights, random_tokens(weights))
+        yield from pause_at_matmuls(model, weights, feeds, observe, "logits")
 
 
 def _scale(x: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:

@@ -129,6 +129,16 @@ def _compiled(fit: Fit) -> Quantizer | None:
     return found
 
 
+def nearest_rows(w: NDArray[np.float32], grid: Grid, fit: Fit) -> NDArray[np.float32]:
+    """What rows [rows, columns] are worth on a grid, as ``quantize_weight`` rounds them."""
+    layout = Layout.of(w.shape, grid)
+    padded = pad_columns(w, layout)
+    x = padded.reshape(-1, padded.shape[1] if layout.per_channel else layout.block_size).T
+    x = np.ascontiguousarray(x)
+    scale, zero = fit(x, grid)
+    return decode(encode(x, scale, zero, grid), scale, zero).T.reshape(padded.shape)[:, : w.shape[1]]
+
+
 def pad_columns(w: NDArray[np.float32], layout: Layout) -> NDArray[np.float32]:
     """Rows filled up with zeros to whole blocks."""
     padding = layout.blocks * layout.block_size - layout.columns

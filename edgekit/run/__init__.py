@@ -1,6 +1,7 @@
 """Run a bundle on ONNX Runtime: sessions, sampling, text and conversations."""
 
 from edgekit.run.arm64 import NO_KLEIDIAI, find_arm64, install_arm64
+from edgekit.run.batch import decode_batch
 from edgekit.run.chat import Chat
 from edgekit.run.exactness import (
     PROMPT_MATMULS,
@@ -36,6 +37,7 @@ __all__ = [
     "check_survey",
     "choose_settings",
     "core_cpus",
+    "decode_batch",
     "decoder_matmuls",
     "default_settings",
     "describe_arithmetic",

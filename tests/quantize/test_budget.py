@@ -14,9 +14,9 @@ from edgekit.errors import QuantizeError
 from edgekit.graph import build_graph
 from edgekit.quantize import budget, fit_budget, reference_logits, rtn, search, unpack
 from edgekit.quantize.budget import Option, spend
-from edgekit.quantize.evaluate import random_tokens, run_until
+from edgekit.quantize.evaluate import feeds_of, random_tokens, run_until
 from edgekit.quantize.policy import count_layers, recipe_policy
-from edgekit.quantize.sensitivity import SCORED, TOKENS, measure_sensitivity
+from edgekit.quantize.sensitivity import TEXT_TOKENS, TOKENS, measure_sensitivity
 from edgekit.quantize.tensor import quantize_weight
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_model
@@ -158,7 +158,8 @@ def test_the_evaluator_drops_what_no_node_reads_any_more(opened):
         alive.append(sum(seen() is not None for seen in inputs))
         return iter(())
 
-    run_until(graph, checkpoint.weights, random_tokens(graph, checkpoint.weights), look, "logits")
+    feeds = feeds_of(graph, checkpoint.weights, random_tokens(checkpoint.weights))
+    run_until(graph, checkpoint.weights, feeds, look, "logits")
     assert len(alive) == 7 * 3
     # What query, key and value share counts three times.
     assert max(alive) <= 3
@@ -175,10 +176,12 @@ def test_variants_run_side_by_side_as_they_would_alone(opened):
         assert together[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-7)
 
 
-def test_a_cost_is_the_mean_divergence_in_nats_of_the_last_positions(opened):
+@pytest.mark.parametrize("on_text", [False, True])
+def test_a_cost_is_the_mean_divergence_in_nats_of_the_last_positions(opened, on_text):
     checkpoint, graph = opened
     weights, name, grid = checkpoint.weights, "model.layers.1.mlp.down_proj.weight", Grid(4, 32, False)
-    tokens = random_tokens(graph, weights, TOKENS)["input_ids"][0].tolist()
+    text = np.random.default_rng(5).integers(0, 300, (3, 200)) if on_text else None
+    tokens = random_tokens(weights, TOKENS) if text is None else text[1, :TEXT_TOKENS].tolist()
     with ThreadPoolExecutor(1) as pool:
         changed = unpack(quantize_weight(weights, name, grid, search.fit, pool), weights.shape(name), grid)
 
@@ -189,10 +192,12 @@ def test_a_cost_is_the_mean_divergence_in_nats_of_the_last_positions(opened):
             return changed[start:stop] if asked == name else weights.read(asked, start, stop)
 
     log_p, log_q = (
-        log_softmax(reference_logits(graph, w, tokens)[-SCORED:].astype(float), axis=-1) for w in (weights, Changed())
+        log_softmax(reference_logits(graph, w, tokens)[len(tokens) // 2 :].astype(float), axis=-1)
+        for w in (weights, Changed())
     )
     expected = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1).mean()
-    assert measure_sensitivity(graph, weights, {name: grid}, search.fit)[name] == pytest.approx(expected, rel=0.01)
+    found = measure_sensitivity(graph, weights, {name: grid}, search.fit, text=text)
+    assert found[name] == pytest.approx(expected, rel=0.01)
 
 
 def test_candidates_that_do_not_fit_in_memory_are_measured_in_passes(opened, monkeypatch):
