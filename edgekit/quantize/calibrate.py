@@ -100,6 +100,8 @@ class Calibration:
                     raise self._error
                 try:
                     next(self._steps)
+                except StopIteration:
+                    break
                 except BaseException as error:
                     # A generator that has raised looks as if it had ended: whoever asks next must not go on.
                     self._error = error
