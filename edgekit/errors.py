@@ -12,6 +12,7 @@
     ├── RunError            prompt too long, runtime missing or failing
     ├── MeasureError        a meter or a workload that cannot be used
     ├── RouteError          a calibration, a data file or a document that routing cannot use
+    ├── LearnError          a training run that cannot begin or go on
     └── CloudError          an endpoint's key, address, limits or timeouts
     GateFailed              exit 3: everything ran but a limit was not met
 
@@ -69,6 +70,10 @@ class MeasureError(EdgekitError):
 
 class RouteError(EdgekitError):
     """A calibration of another bundle, data without answers, or an unreadable document."""
+
+
+class LearnError(EdgekitError):
+    """A training run cannot begin or go on."""
 
 
 class CloudError(EdgekitError):
