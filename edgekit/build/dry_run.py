@@ -223,6 +223,4 @@ def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:
 def one_layer(checkpoint: Checkpoint) -> Checkpoint:
     """The model reduced to its middle layer, with the full embedding and head."""
     at = checkpoint.spec.layers // 2
-    return replace(
-        checkpoint, spec=keep_layers(checkpoint.spec, (at,)), weights=CutWeights(checkpoint.weights, (at,))
-    )
+    return replace(checkpoint, spec=keep_layers(checkpoint.spec, (at,)), weights=CutWeights(checkpoint.weights, (at,)))

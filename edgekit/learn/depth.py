@@ -99,9 +99,7 @@ def _best(costs: Sequence[float], count: int) -> tuple[int, ...]:
     return tuple(sorted(sorted(range(len(costs)), key=lambda i: -costs[i])[:count]))
 
 
-def _greedy(
-    teacher: Layers, count: int, alone: dict[int, float], text: _Text, progress: Progress
-) -> tuple[int, ...]:
+def _greedy(teacher: Layers, count: int, alone: dict[int, float], text: _Text, progress: Progress) -> tuple[int, ...]:
     kept, costs = tuple(sorted(alone)), dict(alone)
     steps = len(kept) - count
     for step in range(steps):

@@ -65,9 +65,12 @@ def _narrow_mlp(model: Layers, cut: CutWeights, layer: int, ffn: int, x: Floats,
     fit = _Refit.of(np.concatenate(between["mlp.down_proj"]), cut.read(f"{name}down_proj.weight"))
     kept = fit.heaviest(ffn)
     bias = cut.read(f"{name}down_proj.bias") if model.spec.mlp_bias else np.float32(0)
-    if refit == "none": down = fit.weight[:, kept]
-    elif refit == "own": down = fit.without(kept)
-    else: down = fit.towards(kept, wanted - residual - bias)
+    if refit == "none":
+        down = fit.weight[:, kept]
+    elif refit == "own":
+        down = fit.without(kept)
+    else:
+        down = fit.towards(kept, wanted - residual - bias)
     _keep_rows(cut, (f"{name}gate_proj", f"{name}up_proj"), kept)
     cut.changed[f"{name}down_proj.weight"] = down
     changed: Floats = residual + (fit.x[:, kept] @ down.T).reshape(residual.shape) + bias
@@ -87,7 +90,7 @@ def _narrow_attention(model: Layers, cut: CutWeights, layer: int, kv_heads: int,
     of_queries = (kept[:, None] * per_group + np.arange(per_group)).reshape(-1)
     _keep_rows(cut, (f"{name}k_proj", f"{name}v_proj"), of_keys)
     _keep_rows(cut, (f"{name}q_proj",), of_queries)
-    cut.changed[f"{name}o_proj.weight"] = fit.weight[:, of_queries] if refit=="none" else fit.without(of_queries)
+    cut.changed[f"{name}o_proj.weight"] = fit.weight[:, of_queries] if refit == "none" else fit.without(of_queries)
 
 
 def _keep_rows(cut: CutWeights, parts: tuple[str, ...], kept: Indices) -> None:
@@ -132,7 +135,7 @@ class _Refit:
         return self._fit(kept, y.T @ (self.x[:, kept] * self.share[:, None]))
 
     def _fit(self, kept: Indices, cross: Floats) -> Floats:
-        """argmin |x V^T - y|^2 + ridge |V - W|^2 for ``cross`` = y^T x [N, kept]."""
+        """Argmin |x V^T - y|^2 + ridge |V - W|^2 for ``cross`` = y^T x [N, kept]."""
         near, moments = self.weight[:, kept], self.moments[np.ix_(kept, kept)].astype(np.float64)
         rest = cross - near @ moments
         moments[np.diag_indices_from(moments)] += RIDGE * moments.diagonal().mean() + 1e-12

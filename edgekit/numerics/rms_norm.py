@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def rms_norm(x: NDArray[np.float32], weight: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
-    """x / sqrt(mean(x^2) + epsilon) * weight over the last axis (arXiv 1910.07467)."""
+    """X / sqrt(mean(x^2) + epsilon) * weight over the last axis (arXiv 1910.07467)."""
     mean = np.mean(np.square(x), axis=-1, keepdims=True)
     normed: NDArray[np.float32] = x / np.sqrt(mean + np.float32(epsilon)) * weight
     return normed

@@ -1,7 +1,7 @@
 """Checkpoints: Hugging Face folder, hub id, GGUF file or packaged model -> ModelSpec, lazy weights, side files."""
 
 from edgekit.source.architectures import ARCHITECTURES, FAMILIES
-from edgekit.source.config_only import open_config_only
+from edgekit.source.config_only import OutlineWeights, open_config_only
 from edgekit.source.corpus import TOKENIZER_EDGE_CASES
 from edgekit.source.cut_weights import CutWeights, keep_layers
 from edgekit.source.layout import stored_tensors, tensor_shapes
@@ -13,10 +13,11 @@ from edgekit.source.sidefiles import complete_export, original_files
 
 __all__ = [
     "ARCHITECTURES",
+    "FAMILIES",
     "PACKAGED",
     "TOKENIZER_EDGE_CASES",
     "CutWeights",
-    "FAMILIES",
+    "OutlineWeights",
     "complete_export",
     "fingerprint",
     "keep_layers",

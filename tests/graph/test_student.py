@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pairs import CONFIGS, make_pair
 from transformers import AutoModelForCausalLM
 
 from edgekit.errors import LearnError
@@ -21,7 +20,7 @@ from edgekit.quantize import reference_logits
 from edgekit.source import CutWeights, keep_layers, open_model
 
 sys.path.insert(0, str(Path(__file__).parent / "graph"))
-from pairs import CONFIGS, make_pair  # noqa: E402
+from pairs import CONFIGS, make_pair
 
 EVERY_FAMILY = [n for n in CONFIGS if n not in ("llama yarn in full", "qwen3 heads of 24", "smollm3 heads of 8")]
 LAYERS = {2: (1,), 3: (0, 2), 4: (0, 1, 3)}
@@ -71,7 +70,7 @@ def test_llama_cpp_has_a_name_for_every_tensor(name, tmp_path):
     kind = {"mistral": "llama"}.get(checkpoint.spec.architecture, checkpoint.spec.architecture)
     known = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == kind), len(layers))
     with safe_open(out / "model.safetensors", "np") as file:
-        assert all(known.get_name(stored, try_suffixes=(".weight", ".bias")) for stored in file.keys())
+        assert all(known.get_name(stored, try_suffixes=(".weight", ".bias")) for stored in file.keys())  # noqa: SIM118
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == json.loads((tmp_path / "teacher" / "config.json").read_text())["architectures"]
     assert config.get("head_dim", config["hidden_size"] // config["num_attention_heads"]) == checkpoint.spec.head_dim
