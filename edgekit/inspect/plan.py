@@ -35,8 +35,8 @@ class Plan:
 
     ``beside_known`` is False if the tokenizer's files are missing and ``size.beside`` is an estimate. ``expanded``
     counts bytes of weights that the runtime dequantizes to float32 in each run: the quantized head, if the dialect has
-    no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load). ``prefill`` is the prompt graph, if there is one;
-    its bytes are in ``size.graph``.
+    no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load). ``prefill`` is the prompt graph, None without
+    one; its bytes are in ``size.graph``.
     """
 
     spec: ModelSpec

@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,9 +47,9 @@ _SPARE = 64 << 20
 class LogitCache:
     """Memory-mapped: ``ids`` [n,S,k] int32, ``logprobs`` [n,S,k] and ``rest`` [n,S] float16."""
 
-    ids: NDArray[np.int32]
-    logprobs: NDArray[np.float16]
-    rest: NDArray[np.float16]
+    ids: np.memmap[Any, np.dtype[np.int32]]
+    logprobs: np.memmap[Any, np.dtype[np.float16]]
+    rest: np.memmap[Any, np.dtype[np.float16]]
 
 
 def kept_tokens(windows: NDArray[np.int64], budget: int) -> int:
@@ -106,7 +106,7 @@ def make_cache(
             progress("reading the teacher", at, len(windows), "windows")
             _fill(cache, teacher, windows[at : at + TOGETHER], at)
             for array in (cache.ids, cache.logprobs, cache.rest):
-                array.flush()  # type: ignore[attr-defined]
+                array.flush()
             state = {"key": told, "done": min(at + TOGETHER, len(windows))}
             write_whole(folder / STATE, json.dumps(state).encode())
     progress("reading the teacher", len(windows), len(windows), "windows")

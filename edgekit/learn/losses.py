@@ -67,9 +67,7 @@ def divergence(hidden: Tensor, head: Tensor, target: Tensor, target_head: Tensor
     return _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head, of)  # type: ignore[no-any-return]
 
 
-def divergence_of_top(
-    hidden: Tensor, head: Tensor, ids: Tensor, logprobs: Tensor, rest: Tensor, loss: Loss
-) -> Tensor:
+def divergence_of_top(hidden: Tensor, head: Tensor, ids: Tensor, logprobs: Tensor, rest: Tensor, loss: Loss) -> Tensor:
     """Mean of ``loss`` over tokens against the teacher's likeliest tokens, the rest taken together as one.
 
     Args:

@@ -1,7 +1,6 @@
 """Cut a model to a shape: first whole layers, then heads and channels of those that are left. Needs no torch.
 
-Layers go by what they cost (depth.py), channels and heads by what they carry (width.py). Everything is observed on text,
-half of which is held back to judge.
+Layers go by what they cost (depth.py), channels and heads by what they carry (width.py), both observed on text.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from edgekit.types import Checkpoint, ModelSpec, Weights
 
 DEPTH_WINDOWS = 2
-"""Windows on which layers are weighed: the first of the text; as many judge the choices. More changed none of them."""
+"""Windows on which layers are weighed, the first of the text; as many judge the choices."""
 
 
 @dataclass(frozen=True)

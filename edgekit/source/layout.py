@@ -86,8 +86,8 @@ def stored_tensors(spec: ModelSpec, *, fused: bool) -> dict[str, tuple[str, ...]
 def split_fused(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Extent]:
     """Show phi3's ``qkv_proj`` and ``gate_up_proj`` as the q, k, v, gate and up rows they hold."""
     q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    rows = {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
-    parts = {whole: tuple((p, rows.get(p, spec.intermediate_size)) for p in names) for whole, names in FUSED.items()}
+    sizes = {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
+    parts = {whole: tuple((p, sizes.get(p, spec.intermediate_size)) for p in names) for whole, names in FUSED.items()}
     split: dict[str, Extent] = {}
     for name, extent in found.items():
         fused = next((part for part in parts if name.endswith(part + ".weight")), None)
