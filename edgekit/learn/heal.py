@@ -6,7 +6,7 @@ control).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ OPSET = 21
 class Method:
     """How a student is healed. ``steps`` counts instead of ``minutes`` if it is not None."""
 
-    loss: Loss = Loss()
+    loss: Loss = field(default_factory=Loss)
     minutes: float = 30.0
     steps: int | None = None
     batch: int = 2

@@ -27,8 +27,12 @@ tiles; a row that ends inside a block is padded."""
 MANIFEST_BYTES = 300
 """Of edgekit.json for each tensor: 273 tensors take 74 kB."""
 
+NARROWEST = 0.75
+"""Share of the channels that is kept while there are layers to leave out. Without a quarter of its channels SmolLM2-135M
+is 0.37 nats a token from itself (WikiText-2, not healed), without a fifth of its layers, as many weights, about 1."""
+
 DEEPEST_CUT = 0.1
-"""The smallest share of layers and channels that is looked at. What is left of less is no student of its teacher."""
+"""Where cutting ends, in the same units: about a tenth of layers and of channels."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,10 @@ def bundle_bytes(teacher: Checkpoint, shape: Shape, recipe: Recipe, target: Targ
 
 
 def cuts(teacher: ModelSpec) -> Sequence[Shape]:
-    """The shapes that are considered, the smallest first: each lacks about as large a share of layers as of channels.
+    """The shapes that are considered, the smallest first.
 
-    Key-value heads are all kept: they are few, and without some the cache is smaller, not much of the file.
+    Channels go first, to NARROWEST of them, and from there layers and channels in equal shares. Key-value heads are all
+    kept: without some the cache is smaller, not much of the file.
     """
     shapes = {_cut(teacher, share / 1000) for share in range(int(1000 * DEEPEST_CUT), 1000)}
     ordered = sorted(shapes, key=lambda shape: (shape.decoder_weights(teacher), shape.layers))
@@ -159,6 +164,8 @@ def cuts(teacher: ModelSpec) -> Sequence[Shape]:
 
 
 def _cut(teacher: ModelSpec, share: float) -> Shape:
-    layers = max(1, round(teacher.layers * share))
-    ffn = max(FFN_STEP, round(teacher.intermediate_size * share / FFN_STEP) * FFN_STEP)
+    deeper = min(1.0, share / NARROWEST)
+    layers = max(1, round(teacher.layers * deeper))
+    channels = max(share, NARROWEST) * deeper * teacher.intermediate_size
+    ffn = max(FFN_STEP, round(channels / FFN_STEP) * FFN_STEP)
     return Shape(layers, min(ffn, teacher.intermediate_size), teacher.kv_heads)

@@ -69,7 +69,7 @@ def write_student(
         LearnError: ``out`` cannot be written, or the family cannot express the student.
     """
     out = out.absolute()
-    _require_free(out)
+    require_free(out)
     files = {f.name: f.data for f in original_files(teacher)}
     config = student_config(parse_json(files["config.json"], "config.json", error=LearnError), spec, layers, stored)
     files["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
@@ -88,7 +88,7 @@ def write_student(
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _write(folder / name, iter([data]))
             _write(folder / WEIGHTS, _safetensors(plan, weights, stored, progress))
-            _require_free(out)
+            require_free(out)
             folder.replace(out)
             sync(out.parent)
     finally:
@@ -96,7 +96,7 @@ def write_student(
     return out
 
 
-def _require_free(out: Path) -> None:
+def require_free(out: Path) -> None:
     """Raise LearnError unless a folder can be made at ``out``."""
     with writing(out, 0, LearnError):
         if os.path.lexists(out) and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):

@@ -54,17 +54,11 @@ class Curvature:
     factor: NDArray[np.float32]
 
 
-def token_weights(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much each of the inputs x [tokens, K] counts, at most 1: loud tokens are capped (see TOKEN_CAP)."""
-    energy = np.einsum("ij,ij->i", x, x)
-    cap = TOKEN_CAP * np.median(energy) / np.maximum(energy, np.float32(1e-30))
-    weights: NDArray[np.float32] = np.minimum(1, cap).astype(np.float32)
-    return weights
-
-
 def gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """H [K,K] of inputs x [tokens, K]."""
-    scaled = x * np.sqrt(token_weights(x))[:, None]
+    """H [K,K] of inputs x [tokens, K]; loud tokens are capped (see TOKEN_CAP)."""
+    energy = np.einsum("ij,ij->i", x, x)
+    weight = np.minimum(1, TOKEN_CAP * np.median(energy) / np.maximum(energy, np.float32(1e-30))).astype(np.float32)
+    scaled = x * np.sqrt(weight)[:, None]
     h: NDArray[np.float32] = scaled.T @ scaled
     return h
 

@@ -19,7 +19,6 @@ from edgekit.learn.width import narrow
 from edgekit.quantize import reference_logits
 from edgekit.source import CutWeights, keep_layers, open_model
 
-
 EVERY_FAMILY = [n for n in CONFIGS if n not in ("llama yarn in full", "qwen3 heads of 24", "smollm3 heads of 8")]
 LAYERS = {2: (1,), 3: (0, 2), 4: (0, 1, 3)}
 

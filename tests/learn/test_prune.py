@@ -135,7 +135,6 @@ def test_channels_that_are_left_give_what_those_that_went_gave():
     fit, even = _Refit.of(x, weight), np.arange(0, 16, 2)
     expected = weight[:, 0::2] + 0.5 * weight[:, 1::2]
     assert np.abs(fit.without(even) - expected).max() < 0.02
-    assert np.abs(fit.towards(even, 3 * x @ weight.T) - 3 * expected).max() < 0.06
 
 
 def test_depth_comes_before_width(teacher):
