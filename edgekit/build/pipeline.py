@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
 from edgekit.build.calibration_text import read_calibration
+from edgekit.build.learned import Learned, find_learned, read_card
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
 from edgekit.errors import ConfigError
@@ -29,6 +31,7 @@ from edgekit.types import (
     Checkpoint,
     GridPolicy,
     Manifest,
+    ModelSpec,
     NpuBuild,
     Precision,
     Prefill,
@@ -44,15 +47,16 @@ from edgekit.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     import numpy as np
     import onnx_ir as ir
     from numpy.typing import NDArray
 
     from edgekit.bundle import BundleWriter
+    from edgekit.quantize.model import Rounded
     from edgekit.run.npu import Compiler
     from edgekit.types.device import Activations
+    from edgekit.types.learning import RunCard
     from edgekit.types.quantization import CalibratedOn
 
 Exporter = Literal["native", "optimum"]
@@ -91,6 +95,7 @@ def build_bundle(
     offline: bool = False,
     force: bool = False,
     calibrate: Sequence[str] = (),
+    learned: Path | None = None,
     npu: ForNpu = ForNpu(),
     progress: Progress = silent,
     note: Callable[[str], None] = lambda _: None,
@@ -112,6 +117,8 @@ def build_bundle(
         force: replace an existing bundle.
         calibrate: text that linear weights are calibrated on with GPTQ: "packaged", files, patterns of files (see
             ``build.calibration_text``). Without it the weights are quantized without data.
+        learned: the folder of a training run of this model (see build/learned.py), whose codes are built in; by default
+            the model's own folder, if it holds one with the recipe.
         npu: options for a target with an NPU.
         progress: called with the bytes done in each step.
         note: called with what the user should know about the checkpoint.
@@ -121,7 +128,7 @@ def build_bundle(
     """
     chosen = load_target(target) if isinstance(target, str) else target
     devices = _devices(chosen, npu)
-    plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
+    plan = choose_recipe(precision, recipe, size_mb, bits, chosen, npu.activations)
     if exporter == "optimum":
         if devices:
             raise ConfigError(
@@ -143,11 +150,18 @@ def build_bundle(
         stamp = source_stamp(checkpoint)
         tried = beside.submit(try_tokenizer, checkpoint)
         provenance = beside.submit(fingerprint, checkpoint)
-        model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
+        run = None if exported or calibrate else find_learned(checkpoint, plan, learned, note)
+        plan = run.recipe if run else plan
+        model_graph, weights, codes = exported, checkpoint.weights, None
+        if model_graph is None:
+            spec, weights = prepare_weights(checkpoint, plan, chosen.opset)
+            codes = Learned(run.path, weights) if run else None
+            model_graph = _graph(checkpoint, spec, codes or weights, chosen.opset)
         tried.result()
+        card = read_card(learned or Path(checkpoint.provenance.location))
         windows, text = read_calibration(calibrate, checkpoint) if calibrate else (None, None)
-        order = _Order(plan, chosen, devices, exporter, npu, stamp, windows, text)
-        return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
+        order = _Order(plan, chosen, devices, exporter, npu, stamp, windows, text, codes, card)
+        return _write(bundle, order, checkpoint, model_graph, codes or weights, provenance, progress)
 
 
 @dataclass(frozen=True)
@@ -162,6 +176,8 @@ class _Order:
     stamp: str
     windows: NDArray[np.int64] | None
     calibrated: CalibratedOn | None
+    learned: Learned | None
+    card: RunCard | None
 
     @property
     def cpu_target(self) -> Target:
@@ -183,22 +199,25 @@ def _write(
     from edgekit.quantize import Calibration, fit_budget, most_bytes, quantize
 
     plan, cpu, wanted = order.recipe, order.cpu_target, order.npu
-    beside = _beside_weights(checkpoint)
+    beside = bytes_beside(checkpoint)
     for_npu = (order.devices, wanted.activations, checkpoint, plan)
     if order.devices:
         from edgekit.build.npu_plan import require_buildable
 
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
-    policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
-    calibration = None
+    rounded: Rounded | None = order.learned
+    if order.learned:
+        policy: GridPolicy = order.learned.policy
+    else:
+        policy = fit_budget(model_graph, weights, plan, beside, progress=progress)
     if order.windows is not None:
-        calibration = Calibration(
+        rounded = Calibration(
             model_graph.clone(), weights, policy, order.windows, positive=plan.method == "positive", progress=progress
         )
-    small = quantize(
-        model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, calibration=calibration
-    )
+    small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, rounded=rounded)
+    if order.learned:
+        small.errors.update(order.learned.float_errors())
     quantized = small.model.clone() if order.devices else None
     lowered = lower(small.model, cpu)
     if quantized is not None:
@@ -231,6 +250,7 @@ def _write(
             files=(),
             prefill=prefill,
             calibrated=order.calibrated,
+            learned=order.card,
             fallback=order.cpu_target if order.devices else None,
             npus=npus,
         )
@@ -307,7 +327,7 @@ def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
     if not order.stamp:
         return ""
     grids = [repr(policy(name, weights.shape(name))) for name in weights.names()]
-    text = to_json(order.calibrated) if order.calibrated else ""
+    text = to_json(order.calibrated) if order.calibrated else order.learned.sha256 if order.learned else ""
     plan = (to_json(order.recipe), to_json(order.target), order.exporter, text)
     words = (__version__, repr(_tools()), order.stamp, *plan, *grids)
     return sha256("\n".join(words).encode()).hexdigest()
@@ -315,17 +335,26 @@ def _key(order: _Order, weights: Weights, policy: GridPolicy) -> str:
 
 def draw(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ir.Model, Weights]:
     """The float graph of a checkpoint and its weights, smoothed and rotated if the recipe says so."""
-    from edgekit.graph import build_graph
+    spec, weights = prepare_weights(checkpoint, recipe, opset)
+    return _graph(checkpoint, spec, weights, opset), weights
+
+
+def prepare_weights(checkpoint: Checkpoint, recipe: Recipe, opset: int) -> tuple[ModelSpec, Weights]:
+    """The weights that the recipe's grids are fitted to, smoothed and rotated if it says so, and their spec."""
     from edgekit.quantize import RotatedWeights, smooth
 
-    name = checkpoint.provenance.id.rsplit("/", 1)[-1]
     spec, weights = checkpoint.spec, checkpoint.weights
-    graph = build_graph(spec, weights, opset=opset, name=name)
     if recipe.smooth:
-        weights = smooth(graph, weights, recipe.smooth)
+        weights = smooth(_graph(checkpoint, spec, weights, opset), weights, recipe.smooth)
     if recipe.rotate:
         spec, weights = replace(spec, tied=False), RotatedWeights(weights)
-    return build_graph(spec, weights, opset=opset, name=name), weights
+    return spec, weights
+
+
+def _graph(checkpoint: Checkpoint, spec: ModelSpec, weights: Weights, opset: int) -> ir.Model:
+    from edgekit.graph import build_graph
+
+    return build_graph(spec, weights, opset=opset, name=checkpoint.provenance.id.rsplit("/", 1)[-1])
 
 
 def _write_prefill(bundle: BundleWriter, written: ir.Model, graph: str) -> Prefill | None:
@@ -340,7 +369,7 @@ def _write_prefill(bundle: BundleWriter, written: ir.Model, graph: str) -> Prefi
     return prefill
 
 
-def _plan(
+def choose_recipe(
     precision: Precision | None,
     recipe: str | Recipe | None,
     size_mb: float | None,
@@ -387,7 +416,7 @@ GRAPH_BYTES = 400_000
 """Bytes of a size budget reserved for the graph's protobuf, edgekit.json and alignment."""
 
 
-def _beside_weights(checkpoint: Checkpoint) -> int:
+def bytes_beside(checkpoint: Checkpoint) -> int:
     """Bytes of a bundle other than quantized weights: tokenizer and configuration, norms, graph."""
     files = sum(len(f.data) for f in checkpoint.files)
     small = sum(

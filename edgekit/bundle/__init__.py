@@ -7,7 +7,7 @@ from edgekit.bundle.manifest import SCHEMA, open_bundle
 from edgekit.bundle.recording import record
 from edgekit.bundle.signing import Signer, check_signature, load_keys, load_signer, sign_bundle, signed_by, statement
 from edgekit.bundle.size import BundleSize, predict_size
-from edgekit.bundle.write import BundleWriter, write_bundle
+from edgekit.bundle.write import BundleWriter, require_free, write_bundle
 
 __all__ = [
     "GRAPH_NAMES",
@@ -21,6 +21,7 @@ __all__ = [
     "open_bundle",
     "predict_size",
     "record",
+    "require_free",
     "sign_bundle",
     "signed_by",
     "statement",

@@ -158,7 +158,7 @@ def write_bundle(out: Path | str, *, force: bool = False) -> Iterator[BundleWrit
     """
     out = resolve_place(out)
     with writing(out):
-        _require_free(out, force)
+        require_free(out, force)
     with writing(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -248,7 +248,7 @@ def is_private(path: Path, *, strict: bool = True) -> bool:
     return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and closed
 
 
-def _require_free(out: Path, force: bool) -> None:
+def require_free(out: Path, force: bool) -> None:
     """Raise BundleError unless ``out`` may be written or replaced."""
     if not os.path.lexists(out):
         return
@@ -282,12 +282,12 @@ def _put(folder: Path, out: Path, force: bool) -> None:
 
     Otherwise an existing bundle is set aside first, and put back if the rename fails.
     """
-    _require_free(out, force)
+    require_free(out, force)
     if not (out.is_dir() and any(out.iterdir())):
         folder.rename(out)
         return
     with locked(out):  # no process is recording measurements there
-        _require_free(out, force)
+        require_free(out, force)
         mode = stat.S_IMODE(out.stat().st_mode)
         if not exchange(folder, out):
             aside = folder.with_name(_ASIDE)

@@ -30,6 +30,7 @@ from edgekit.cli.bench_command import bench
 from edgekit.cli.build_command import build
 from edgekit.cli.commands import Commands, Sections
 from edgekit.cli.progress import Bars
+from edgekit.cli.recover_command import recover
 from edgekit.cli.route_app import route
 from edgekit.cli.serve_command import serve
 from edgekit.cli.targets_app import targets
@@ -66,6 +67,9 @@ def edgekit(
 
 
 app.command(epilog="Example:  edgekit build smollm2-135m --precision int4 -o smollm2-int4")(build)
+
+
+app.command(epilog="Example:  edgekit recover smollm2-135m --minutes 30 -o smollm2-recovered")(recover)
 
 
 @app.command(epilog="Example:  edgekit sign smollm2-int4 --key ~/.ssh/id_ed25519")

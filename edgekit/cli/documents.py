@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
+    from edgekit.types.learning import RunCard
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,17 @@ class Built:
         ratio = 4 * m.parameters / graph_bytes(m)
         estimates = tuple(e for npu in m.npus for e in estimate_build(npu))
         return cls(bundle.path, bundle.sha256, m.bytes, ratio, m.parameters, m.bits_per_weight, seconds, m, estimates)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of ``recover``: the bundle, and the card of the run."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    seconds: float
+    card: RunCard
 
 
 @dataclass(frozen=True)

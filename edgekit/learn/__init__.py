@@ -7,3 +7,18 @@
 
 Needs the extra ``learn``.
 """
+
+from importlib.util import find_spec
+
+from edgekit.errors import LearnError
+
+
+def require_packages() -> None:
+    """Refuse to begin without the packages of the extra ``learn``.
+
+    Raises:
+        LearnError: one is missing.
+    """
+    for package in ("torch", "accelerate"):
+        if find_spec(package) is None:
+            raise LearnError(f"training needs {package}, which is not installed", "pip install 'edgekit[learn]'")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 WARMUP = 0.05
 """Share of the steps in which the rate rises to its full value; it falls linearly to zero from there."""
 
+SAVE_EVERY = 60.0
+"""Seconds between two states of a run on disk."""
+
 DIVERGED = 2.0
 """A run ends when what it watches is this many times worse than at its start."""
 
@@ -68,12 +71,13 @@ class Point:
 
 @dataclass
 class Outcome:
-    """How a run ended: its points, the step of the best, and why it stopped."""
+    """How a run ended: why, the step of the best point and what was seen there, all points, and the seconds it took."""
 
     ending: Ending = "done"
     best_step: int = 0
     best: tuple[float, ...] = ()
     points: list[Point] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Run:
@@ -88,9 +92,7 @@ class Run:
         *,
         accelerator: Accelerator,
         watch: Callable[[], tuple[float, ...]],
-        folder: Path | None,
-        key: str = "",
-        save_every: float = 60.0,
+        folder: Path | None = None,
         report: Callable[[Point], None] = lambda _: None,
     ) -> None:
         """Prepare, and go on where a killed run stopped.
@@ -103,15 +105,13 @@ class Run:
             accelerator: of this process.
             watch: KLD on each held-out text, for the parameters as they are.
             folder: where the run is kept; None keeps nothing, for a trial.
-            key: what the run follows from; a state with another key is refused.
-            save_every: seconds between two states.
             report: told each point.
 
         Raises:
-            LearnError: the folder holds another run, or the windows are too few.
+            LearnError: the windows are too few, or no multiple of the processes.
         """
         self._plan, self._accelerator, self._watch = plan, accelerator, watch
-        self._folder, self._key, self._save_every, self._report = folder, key, save_every, report
+        self._folder, self._report = folder, report
         self._count, self._tokens = len(windows), plan.batch * windows.shape[1]
         share = plan.batch // accelerator.num_processes
         if not share or plan.batch % accelerator.num_processes:
@@ -138,17 +138,23 @@ class Run:
         plan, outcome = self._plan, self.outcome
         if not outcome.best:
             outcome.best = self._watch()
+            if not all(map(math.isfinite, outcome.best)):
+                raise LearnError(
+                    "the predictions on the held-out text are not finite",
+                    "check the model: `edgekit verify` on a bundle with fp32 says where",
+                )
             self._keep_best()
             self._point(0.0)
-        saved = self._since = monotonic()
+        saved = self._since = last = monotonic()
         while self._step < plan.steps and outcome.ending == "done":
-            loss = self._take()
+            loss = self.take()
             self._losses.append(loss)
             if not math.isfinite(loss):
                 outcome.ending = "not a number"
             elif self._step % plan.watch_every == 0 or self._step == plan.steps:
                 self._look()
-            if monotonic() - saved > self._save_every:
+            outcome.seconds, last = outcome.seconds + monotonic() - last, monotonic()
+            if monotonic() - saved > SAVE_EVERY:
                 self._save()
                 saved = monotonic()
         self._save()
@@ -157,7 +163,8 @@ class Run:
 
     # --- a step -----------------------------------------------------------------------------------
 
-    def _take(self) -> float:
+    def take(self) -> float:
+        """Take one step; its mean loss."""
         plan = self._plan
         share = plan.batch // self._accelerator.num_processes
         rank = self._accelerator.process_index
@@ -201,9 +208,9 @@ class Run:
         watched, outcome = self._watch(), self.outcome
         first = outcome.points[0].watched
         self._point(len(self._losses) * self._tokens / max(monotonic() - self._since, 1e-9), watched)
-        if not all(map(math.isfinite, watched)) or _relative(watched, first) > DIVERGED:
+        if not all(map(math.isfinite, watched)) or relative(watched, first) > DIVERGED:
             outcome.ending = "diverged"
-        elif _relative(watched, first) < _relative(outcome.best, first):
+        elif relative(watched, first) < relative(outcome.best, first):
             outcome.best, outcome.best_step = watched, self._step
             self._keep_best()
         elif self._step - outcome.best_step >= self._plan.patience * self._plan.watch_every:
@@ -226,7 +233,6 @@ class Run:
 
     def _save(self) -> None:
         state = {
-            "key": self._key,
             "step": self._step,
             "outcome": self.outcome,
             "losses": self._losses,
@@ -239,11 +245,6 @@ class Run:
         if self._folder is None or not (self._folder / "state.pt").exists():
             return
         state = self._read("state.pt")
-        if state["key"] != self._key:
-            raise LearnError(
-                f"{self._folder} holds another run: its model, its data or its plan differ",
-                "remove the folder, or give the run another `out`",
-            )
         self._load(state)
         self._optimizer.load_state_dict(state["optimizer"])
         self._step, self.outcome, self._losses = state["step"], state["outcome"], state["losses"]
@@ -251,7 +252,6 @@ class Run:
     def _write(self, name: str, state: dict[str, Any]) -> None:
         if self._folder is None or not self._accelerator.is_main_process:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         partial = self._folder / f"{name}.partial"
         torch.save(state, partial)
         partial.replace(self._folder / name)
@@ -270,11 +270,26 @@ class Run:
                 parameter.copy_(state["trained"][name])
 
 
-def _relative(watched: Sequence[float], first: Sequence[float]) -> float:
+def relative(watched: Sequence[float], first: Sequence[float]) -> float:
     """Mean over the texts of KLD in units of the start's: a text that drifts away counts as much as one that gains."""
     return sum(w / max(f, 1e-12) for w, f in zip(watched, first, strict=True)) / len(watched)
 
 
-def planned_steps(seconds_per_step: float, minutes: float) -> int:
-    """Steps that fit into a time; at least one."""
-    return max(1, int(minutes * 60 / seconds_per_step))
+def open_run(folder: Path, key: str) -> None:
+    """Make the folder of a run, or take up the one that is there.
+
+    Args:
+        folder: the run's.
+        key: what the run follows from.
+
+    Raises:
+        LearnError: the folder holds another run.
+    """
+    path = folder / "key"
+    if path.exists() and path.read_text(encoding="utf-8") != key:
+        raise LearnError(
+            f"{folder} holds another run: its model, its data or its plan differ",
+            "remove the folder, or give the run another `out`",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(key, encoding="utf-8")

@@ -22,6 +22,7 @@ from edgekit.measure.quality import (
     save_reference,
     score,
     source_key,
+    summarize,
 )
 from edgekit.measure.scaling import FORMULA, PRECISION_LOSS, PRECISION_SHARE, UNSEEN, estimate_loss, why_incomparable
 from edgekit.measure.text import Text, cut_windows, embedded_text, read_text
@@ -63,5 +64,6 @@ __all__ = [
     "save_reference",
     "score",
     "source_key",
+    "summarize",
     "why_incomparable",
 ]

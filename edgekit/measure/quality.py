@@ -186,10 +186,40 @@ def score(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Quality:
-    """Compare a model with its reference, with a 95 % interval for each number; a perplexity may be infinite.
+    """Compare a model with its reference: ``compare`` and ``summarize``, whose arguments these are.
+
+    Raises:
+        MeasureError: as in ``compare``.
+    """
+    return summarize(
+        compare(runner, reference, progress=progress),
+        reference,
+        text=text,
+        text_sha256=text_sha256,
+        reference_name=reference_name,
+        runtime=runtime,
+        accuracy_level=accuracy_level,
+        processor_class=processor_class,
+        seed=seed,
+    )
+
+
+def summarize(
+    scores: Scores,
+    reference: Reference,
+    *,
+    text: str,
+    text_sha256: str,
+    reference_name: str,
+    runtime: str,
+    accuracy_level: int,
+    processor_class: str,
+    seed: int = 0,
+) -> Quality:
+    """The quality that scores amount to, with a 95 % interval for each number; a perplexity may be infinite.
 
     Args:
-        runner: the shipped model.
+        scores: of the shipped model.
         reference: its source's reference.
         text: the text's name.
         text_sha256: its hash.
@@ -198,12 +228,7 @@ def score(
         accuracy_level: the shipped graph's.
         processor_class: class of the processor that ran it; see machine.CLASSES.
         seed: seed of the resampling.
-        progress: called for every window.
-
-    Raises:
-        MeasureError: as in ``compare``.
     """
-    scores = compare(runner, reference, progress=progress)
 
     def bound(statistic: Callable[[Floats], Floats], values: Floats) -> Interval:
         return bootstrap(values, statistic, seed=seed)

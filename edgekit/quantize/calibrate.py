@@ -59,21 +59,23 @@ class Calibration:
         self._steps = self._walk(model, windows)
         self._error: BaseException | None = None
 
-    def take(self, name: str) -> Packed | None:
-        """A weight on its grid, given away once; None for a weight that no matmul of the walk reads."""
+    def rounds(self, name: str) -> bool:
+        """Whether the walk rounds this weight."""
+        return name.startswith(LAYERS)
+
+    def take(self, name: str) -> Packed:
+        """A weight on its grid, given away once."""
         with self._lock:
             while name not in self._found:
                 if self._error is not None:
                     raise self._error
                 try:
                     next(self._steps)
-                except StopIteration:
-                    break
                 except BaseException as error:
                     # A generator that has raised looks as if it had ended: whoever asks next must not go on.
                     self._error = error
                     raise
-            return self._found.pop(name, None)
+            return self._found.pop(name)
 
     # --- weights, as the walk reads them --------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgekit.errors import QuantizeError, did_you_mean
 from edgekit.quantize.nodes import MATMULS, QuantizedTensor, check_layout, store_half
@@ -15,16 +15,24 @@ from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
 from edgekit.types.layout import Layout
-from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import onnx_ir as ir
 
-    from edgekit.quantize.calibrate import Calibration
     from edgekit.quantize.pack import Packed
     from edgekit.types import Grid, GridPolicy, Recipe, Weights
+
+
+class Rounded(Protocol):
+    """Weights that something other than the recipe's method puts on their grids: calibration, or a training run."""
+
+    def rounds(self, name: str) -> bool:
+        """Whether it has this weight."""
+
+    def take(self, name: str) -> Packed:
+        """The weight on its grid; asked for once."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def quantize(
     *,
     accuracy_level: int | None = None,
     policy: GridPolicy | None = None,
-    calibration: Calibration | None = None,
+    rounded: Rounded | None = None,
 ) -> Quantized:
     """Rewrite the nodes of every weight that the policy quantizes. Lazy: no weight is read or computed yet.
 
@@ -79,7 +87,7 @@ def quantize(
         recipe: method, grids and accuracy level; precision fp16 stores the rest as float16.
         accuracy_level: the target's, which overrides the recipe's.
         policy: replaces the recipe's own.
-        calibration: rounds the linear weights, instead of the recipe's method.
+        rounded: has some of the weights on their grids already.
 
     Raises:
         QuantizeError: unknown method; a grid that no kernel supports; a weight that is not used as a matrix.
@@ -96,7 +104,7 @@ def quantize(
         if value is None or grid is None:
             continue
         tensors[name] = _quantize_value(
-            model.graph, value, weights, grid, _computer(weights, name, grid, fit, pool, calibration), level, errors
+            model.graph, value, weights, grid, _computer(weights, name, grid, fit, pool, rounded), level, errors
         )
     if recipe.precision == "fp16":
         for name in weights.names():
@@ -133,13 +141,12 @@ def _quantize_value(
 
 
 def _computer(
-    weights: Weights, name: str, grid: Grid, fit: Fit, pool: Executor, calibration: Calibration | None
+    weights: Weights, name: str, grid: Grid, fit: Fit, pool: Executor, rounded: Rounded | None
 ) -> Callable[[], Packed]:
     """What puts a weight on its grid when its bytes are asked for."""
-    data_free = partial(quantize_weight, weights, name, grid, fit, pool)
-    if calibration is None or name == EMBEDDING:
-        return data_free
-    return lambda: calibration.take(name) or data_free()
+    if rounded is not None and rounded.rounds(name):
+        return partial(rounded.take, name)
+    return partial(quantize_weight, weights, name, grid, fit, pool)
 
 
 def _entries(
@@ -156,5 +163,6 @@ def _entries(
         elif name in graph.initializers:
             value = graph.initializers[name].const_value
             assert value is not None
-            entries.append(TensorEntry(name, shape, None, value.dtype.name.lower(), value.nbytes))
+            kind = value.dtype.name.lower()
+            entries.append(TensorEntry(name, shape, None, kind, value.nbytes, errors.get(name)))
     return tuple(entries)

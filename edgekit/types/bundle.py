@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekit import ranges
 from edgekit.types.calibration import Calibration
 from edgekit.types.device import Target
+from edgekit.types.learning import RunCard
 from edgekit.types.measurement import Measurement, Tuning
 from edgekit.types.model import ModelSpec, Provenance
 from edgekit.types.npu import NpuBuild
@@ -106,6 +107,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
     calibrated: CalibratedOn | None = None
+    learned: RunCard | None = None
     fallback: Target | None = None
     npus: tuple[NpuBuild, ...] = ()
     quality: Quality | None = None

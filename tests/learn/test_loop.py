@@ -11,7 +11,13 @@ torch = pytest.importorskip("torch")
 accelerate = pytest.importorskip("accelerate")
 
 from edgekit.errors import LearnError  # noqa: E402
-from edgekit.learn.loop import Plan, Run  # noqa: E402
+from edgekit.learn.loop import Plan, Run, open_run  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr("edgekit.learn.loop.SAVE_EVERY", 0.0)
+
 
 WINDOWS = torch.zeros(9, 4, dtype=torch.long)
 DATA = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
@@ -40,10 +46,12 @@ class Fit(torch.nn.Module):
 
 
 def start(module, folder=None, plan=PLAN, **options):
+    if folder:
+        folder.mkdir(exist_ok=True)
     options.setdefault("watch", module.watch)
     return Run(
         module, {"all": [module.guess]}, plan, WINDOWS, accelerator=accelerate.Accelerator(cpu=True), folder=folder,
-        save_every=0.0, **options,
+        **options,
     )  # fmt: skip
 
 
@@ -82,9 +90,10 @@ def test_a_run_killed_at_ten_random_points_ends_with_the_same_bytes(tmp_path):
 
 
 def test_another_run_is_not_gone_on_with(tmp_path):
-    start(Fit(), tmp_path, key="a").run()
+    open_run(tmp_path / "run", "a")
+    open_run(tmp_path / "run", "a")
     with pytest.raises(LearnError, match="another run"):
-        start(Fit(), tmp_path, key="b")
+        open_run(tmp_path / "run", "b")
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_at_its_best_point(tmp_path):

@@ -1,0 +1,57 @@
+"""What recover and distill print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from edgekit import words
+from edgekit.cli.layout import columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from edgekit.cli.documents import Trained
+    from edgekit.learn.loop import Point
+    from edgekit.types.learning import RunCard
+
+
+def point_line(point: Point) -> str:
+    """One line on how a run stands."""
+    watched = ", ".join(f"{kld:.4f}" for kld in point.watched)
+    line = f"step {point.step}: held-out KLD {watched}"
+    if not point.step:
+        return line
+    left = words.seconds(point.seconds_left)
+    return f"{line}; loss {point.loss:.4f}; {point.tokens_per_second:.0f} tokens/s, {left} left"
+
+
+def trained_lines(trained: Trained) -> Iterator[RenderableType]:
+    """The bundle, what the run gained, and the command to try next."""
+    here, card = Path.cwd(), trained.card
+    path = trained.path.relative_to(here) if trained.path.is_relative_to(here) else trained.path
+    yield Text.assemble((str(path), "bold"), f": {words.size(trained.bytes)}, in {words.seconds(trained.seconds)}")
+    yield Text(f"{card.tokens:,} tokens in {card.steps} steps, the best after {card.best_step}; {card.ending}")
+    yield gains_table(card)
+    for command in ("verify", "run", "bench"):
+        yield Text(f"  edgekit {command} {path}", style="dim")
+
+
+def gains_table(card: RunCard) -> RenderableType:
+    """KLD and top-1 agreement before and after on each text, both of shipped files."""
+    shown = columns("text", "KLD before", "after", "gained", "top-1 before", "after")
+    for gain in card.gains:
+        b, a, g = gain.before, gain.after, gain.gained
+        shown.add_row(
+            a.text,
+            f"{b.kld_mean.value:.4f}",
+            f"{a.kld_mean.value:.4f}",
+            f"{g.value:.4f} [{g.low:.4f}, {g.high:.4f}]",
+            f"{b.top1.value:.1%}",
+            f"{a.top1.value:.1%}",
+        )
+    return shown

@@ -1,0 +1,359 @@
+"""Recover what quantization lost: train the weights on the very grids that ship, to give the model's own predictions.
+
+    calibrated codes -> a step size -> training, watched on two texts -> the best codes -> a bundle, if it is better
+
+The teacher is the model in FP32. Codes, scales, zero points and norms are trained; the table and the head stay as they
+are unless they have fewer than 8 bits.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from edgekit import __version__
+from edgekit.build.learned import CARD, FILE, Learned, save_learned
+from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, draw
+from edgekit.bundle import require_free
+from edgekit.config.recipe import load_target
+from edgekit.corpus import read_corpus
+from edgekit.errors import LearnError
+from edgekit.host.processor import processor_class
+from edgekit.learn.fake_quant import GridWeight, round_to_int8
+from edgekit.learn.gains import TorchPredictor, judged_on, measure_gains, require_gain
+from edgekit.learn.graph import Decoder, FloatWeight, float_weights
+from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
+from edgekit.learn.losses import Loss
+from edgekit.learn.objective import Distance, Teacher, Watch
+from edgekit.learn.plan import FASTEST, SHARES, Effort, plan_steps
+from edgekit.learn.watched import CODE, windows_of_code
+from edgekit.quantize import Calibration, fit_budget, unpack
+from edgekit.quantize.model import load_method
+from edgekit.quantize.tensor import cores, quantize_weight
+from edgekit.record import to_json
+from edgekit.source import fingerprint, open_model
+from edgekit.types import silent
+from edgekit.types.learning import CurvePoint, Gain, RunCard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from edgekit.corpus import Corpus
+    from edgekit.types import (
+        Bundle,
+        Checkpoint,
+        Grid,
+        GridPolicy,
+        Precision,
+        Progress,
+        Provenance,
+        Recipe,
+        Target,
+        Weights,
+    )
+
+CALIBRATION = 8192
+"""Tokens that codes are calibrated on before they are trained."""
+
+WINDOW = 512
+WATCHED = 3
+"""Windows of each watched text."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A finished run: the bundle, and its card."""
+
+    bundle: Bundle
+    card: RunCard
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to recover, for which target and how: as in ``build_bundle``."""
+
+    model: str
+    target: str = "cpu"
+    precision: Precision | None = None
+    recipe: str | None = None
+    size_mb: float | None = None
+    bits: float | None = None
+    revision: str | None = None
+    offline: bool = False
+
+
+def recover(
+    wish: Wish,
+    effort: Effort,
+    *,
+    out: Path,
+    force: bool = False,
+    progress: Progress = silent,
+    report: Callable[[Point], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Recovered:
+    """Train a model's weights on the grids of a target, and build the bundle from them.
+
+    The run is kept in ``OUT.run`` until the bundle stands: the same call goes on with a run that was killed.
+
+    Args:
+        wish: the model and its target.
+        effort: text, time and seed.
+        out: the bundle's folder; must not exist, unless it is a bundle and ``force`` is set.
+        force: replace an existing bundle.
+        progress: told what is done of each step.
+        report: told each point of the run.
+        note: told what the user should know.
+
+    Raises:
+        LearnError: the text is too short, the model's predictions are not finite, or the folder holds another run.
+        GateFailed: the trained weights are not better than the calibrated ones by more than the interval.
+        EdgekitError: a step failed. Nothing is left at ``out``.
+    """
+    require_free(out, force)
+    folder = out.with_name(f"{out.name}.run")
+    material = _prepare(wish, effort, progress, note)
+    key = _key(material, effort)
+    open_run(folder, key)
+    start = _calibrate(material, folder / "calibrated", progress)
+    outcome, plan, student = _train(material, start, effort, folder, report)
+    _export(student, start, material, folder)
+    gains = _gains(material, folder, progress)
+    card = _card(material, effort, plan, outcome, gains)
+    (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
+    require_gain(gains)
+    bundle = _build(wish, folder, out, force=force, progress=progress)
+    rmtree(folder)
+    return Recovered(bundle, card)
+
+
+# --- what a run is made of ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Material:
+    """The model as drawn with its recipe, its grids, and the text: what everything else follows from."""
+
+    wish: Wish
+    checkpoint: Checkpoint
+    origin: Provenance
+    recipe: Recipe
+    target: Target
+    graph: ir.Model
+    weights: Weights
+    policy: GridPolicy
+    corpus: Corpus
+    other: NDArray[np.int64]
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The grids of the weights that have one."""
+        found = {name: self.policy(name, self.weights.shape(name)) for name in self.weights.names()}
+        return {name: grid for name, grid in found.items() if grid is not None}
+
+    @property
+    def accuracy_level(self) -> int:
+        """Of MatMulNBits on the target."""
+        level = self.target.accuracy_level
+        return self.recipe.accuracy_level if level is None else level
+
+
+def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str], None]) -> _Material:
+    target = load_target(wish.target)
+    recipe = choose_recipe(wish.precision, wish.recipe, wish.size_mb, wish.bits, target, None)
+    if recipe.linear is None:
+        raise LearnError(f"recipe '{recipe.name}' has no grid: nothing is lost", "use a recipe of int4 or int8")
+    checkpoint = open_model(wish.model, revision=wish.revision, offline=wish.offline, progress=progress)
+    origin = fingerprint(checkpoint, progress)
+    if origin.kind in ("gguf", "packaged"):
+        note("the model's own file is quantized: what its makers lost cannot be recovered, only what a grid adds")
+    cpu = load_target(target.fallback) if target.fallback else target
+    graph, weights = draw(checkpoint, recipe, target.opset)
+    policy = fit_budget(graph, weights, recipe, bytes_beside(checkpoint), progress=progress)
+    tokens = CALIBRATION if effort.steps == 0 else _tokens(effort)
+    corpus = read_corpus(
+        effort.text, checkpoint, tokens=tokens, window=WINDOW, seed=effort.seed, held_out=0.1, skip_bad=effort.skip_bad
+    )
+    other = windows_of_code(checkpoint, WINDOW, WATCHED)
+    return _Material(wish, checkpoint, origin, recipe, cpu, graph, weights, policy, corpus, other)
+
+
+def _tokens(effort: Effort) -> int:
+    """Tokens to read: what fits into the time at FASTEST, so that nothing is seen twice if there is text enough."""
+    steps = effort.steps if effort.steps is not None else int(effort.minutes * 60 * FASTEST / (effort.batch * WINDOW))
+    return max(CALIBRATION, int(steps * effort.batch * WINDOW / 0.9) + WATCHED * 2 * WINDOW)
+
+
+def _calibrate(material: _Material, folder: Path, progress: Progress) -> Learned:
+    """The codes that training starts from, made once and kept."""
+    path = folder / FILE
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        windows = material.corpus.train[: CALIBRATION // WINDOW]
+        recipe, weights, grids = material.recipe, material.weights, material.grids
+        positive = recipe.method == "positive"
+        walk = Calibration(
+            material.graph.clone(), weights, material.policy, windows, positive=positive, progress=progress
+        )
+        fit, packed = load_method(recipe.method), {}
+        with ThreadPoolExecutor(cores()) as pool:
+            for name, grid in grids.items():
+                rounds = walk.rounds(name)
+                packed[name] = walk.take(name) if rounds else quantize_weight(weights, name, grid, fit, pool)
+        floats = {n: weights.read(n) for n in weights.names() if n not in grids}
+        save_learned(path, packed, grids, floats, recipe)
+    return Learned(path, material.weights)
+
+
+# --- training -----------------------------------------------------------------------------------
+
+
+def student_weights(start: Learned, weights: Weights) -> dict[str, nn.Module]:
+    """Modules for every weight: grids of fewer than 8 bits and vectors are trained, the rest stays as it was."""
+    modules: dict[str, nn.Module] = {}
+    for name in weights.names():
+        grid = start.grids.get(name)
+        if grid is None:
+            value = torch.from_numpy(start.read(name))
+            modules[name] = FloatWeight(value, trained=value.ndim == 1)
+        elif grid.bits < 8:
+            modules[name] = GridWeight(start.take(name), weights.read(name), grid)
+        else:
+            fixed = unpack(start.take(name), weights.shape(name), grid)
+            modules[name] = FloatWeight(torch.from_numpy(np.ascontiguousarray(fixed)), trained=False)
+    return modules
+
+
+def parameter_groups(modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
+    """Trained parameters by the names in SHARES."""
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in SHARES}
+    for module in modules.values():
+        if isinstance(module, GridWeight):
+            groups["codes"].append(module.latent)
+            groups["scales"].append(module.ratio)
+            groups["zeros"].append(module.zero)
+        elif isinstance(module, FloatWeight):
+            groups["norms"].append(module.value)
+    return {name: [p for p in found if p.requires_grad] for name, found in groups.items()}
+
+
+def _train(
+    material: _Material, start: Learned, effort: Effort, folder: Path, report: Callable[[Point], None]
+) -> tuple[Outcome, Plan, dict[str, nn.Module]]:
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    torch.manual_seed(effort.seed)
+    modules = student_weights(start, material.weights)
+    rounding = round_to_int8(material.grids) if material.accuracy_level == 4 else None
+    student = Decoder(material.graph, modules, rounding=rounding).to(accelerator.device)
+    teacher_decoder = Decoder(material.graph, float_weights(material.weights, trained=False)).to(accelerator.device)
+    teacher, windows = Teacher(teacher_decoder), torch.from_numpy(material.corpus.train)
+    watch = Watch(student, teacher, [material.corpus.held_out[:WATCHED], material.other])
+    groups = parameter_groups(modules)
+    distance = Distance(student, teacher, windows, Loss())
+    steps = plan_steps(distance, groups, windows, watch, accelerator, effort, folder / "plan.json")
+    run = Run(distance, groups, steps, windows, accelerator=accelerator, watch=watch, folder=folder, report=report)
+    return run.run(), steps, modules
+
+
+def _key(material: _Material, effort: Effort) -> str:
+    """What the steps of a run follow from, besides the machine."""
+    told = (
+        __version__,
+        str(torch.__version__),
+        material.origin.sha256,
+        to_json(material.recipe),
+        to_json(material.target),
+        sha256(material.corpus.train.tobytes()).hexdigest(),
+        to_json(effort),
+    )
+    return sha256(" ".join(told).encode()).hexdigest()
+
+
+# --- what it gave -------------------------------------------------------------------------------
+
+
+def _export(modules: dict[str, nn.Module], start: Learned, material: _Material, folder: Path) -> None:
+    """Write the trained codes, and those that stayed, as a build takes them."""
+    packed, floats = {}, {}
+    for name, module in modules.items():
+        if isinstance(module, GridWeight):
+            packed[name] = module.pack()
+        elif name in start.grids:
+            packed[name] = start.take(name)
+        elif isinstance(module, FloatWeight):
+            floats[name] = module.value.detach().cpu().numpy()
+    save_learned(folder / FILE, packed, start.grids, floats, material.recipe)
+
+
+def _build(wish: Wish, folder: Path, out: Path, *, force: bool, progress: Progress) -> Bundle:
+    return build_bundle(
+        wish.model,
+        out=out,
+        target=wish.target,
+        precision=wish.precision,
+        recipe=wish.recipe,
+        size_mb=wish.size_mb,
+        bits=wish.bits,
+        revision=wish.revision,
+        offline=wish.offline,
+        learned=folder,
+        force=force,
+        progress=progress,
+    )
+
+
+def _gains(material: _Material, folder: Path, progress: Progress) -> tuple[Gain, ...]:
+    """Calibrated and trained codes side by side, both as bundles for the target's CPU in ONNX Runtime."""
+    with TemporaryDirectory(prefix="edgekit-", dir=folder) as place:
+        before, after = (
+            build_bundle(
+                material.wish.model, out=Path(place) / kind, target=material.target, recipe=material.recipe,
+                learned=at, offline=True, progress=progress,
+            )
+            for kind, at in (("before", folder / "calibrated"), ("after", folder))
+        )  # fmt: skip
+        weights = float_weights(material.weights, trained=False)
+        teacher = TorchPredictor(Decoder(material.graph, weights))
+        texts = judged_on(material.checkpoint, material.corpus.held_out[WATCHED:], WINDOW)
+        return measure_gains(before, after, teacher, texts, reference=_named(material), progress=progress)
+
+
+def _named(material: _Material) -> str:
+    return f"{material.origin.id} in FP32, sha256 {material.origin.sha256[:12]}"
+
+
+def _card(material: _Material, effort: Effort, plan: Plan, outcome: Outcome, gains: tuple[Gain, ...]) -> RunCard:
+    return RunCard(
+        kind="recover",
+        teacher=material.origin.id,
+        teacher_sha256=material.origin.sha256,
+        data=material.corpus.card,
+        loss="KL(model in FP32 || weights on the grid), end to end",
+        rates=tuple(plan.rates.items()),
+        seed=effort.seed,
+        steps=outcome.points[-1].step,
+        best_step=outcome.best_step,
+        tokens=outcome.points[-1].tokens,
+        minutes=outcome.seconds / 60,
+        tokens_per_second=outcome.points[-1].tokens / max(outcome.seconds, 1e-9),
+        processor_class=processor_class(),
+        ending=outcome.ending,
+        watched=("text held out from training", CODE),
+        curve=tuple(CurvePoint(p.step, p.loss, p.watched) for p in outcome.points),
+        gains=gains,
+        edgekit=__version__,
+        torch=str(torch.__version__),
+    )

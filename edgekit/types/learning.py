@@ -1,0 +1,61 @@
+"""The card of a training run: what was trained on what, for how long, and what it gained. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgekit import ranges
+from edgekit.types.interval import Interval
+from edgekit.types.quality import Quality
+from edgekit.types.quantization import CalibratedOn
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What was seen at a step: mean training loss, and KLD in nats per token on each held-out text."""
+
+    step: ranges.Count
+    loss: ranges.Measured
+    kld: tuple[ranges.Measured, ...]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Quality before and after a run on one text, both of shipped files in ONNX Runtime, and the KLD that was gained.
+
+    ``gained``: before minus after in nats per token, position by position, with its 95 % interval.
+    """
+
+    before: Quality
+    after: Quality
+    gained: Interval
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """A training run. ``minutes`` and ``tokens_per_second`` are measured, on ``processor_class``.
+
+    ``teacher`` is a name and the sha256 of its weights, ``watched`` names the held-out texts of ``curve``, ``rates``
+    the learning rates by group, ``best_step`` the point that was kept, ``ending`` why the run stopped.
+    """
+
+    kind: Literal["recover", "distill"]
+    teacher: str
+    teacher_sha256: ranges.Digest
+    data: CalibratedOn
+    loss: str
+    rates: tuple[tuple[str, ranges.NotNegative], ...]
+    seed: ranges.Count
+    steps: ranges.Count
+    best_step: ranges.Count
+    tokens: ranges.Count
+    minutes: ranges.Measured
+    tokens_per_second: ranges.Measured
+    processor_class: str
+    ending: str
+    watched: tuple[str, ...]
+    curve: tuple[CurvePoint, ...]
+    gains: tuple[Gain, ...]
+    edgekit: str
+    torch: str
