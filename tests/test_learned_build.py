@@ -170,4 +170,6 @@ def test_a_small_recipe_s_table_can_be_learned(model, tmp_path):
     bundle = build_bundle(str(model), recipe="small", out=tmp_path / "b", learned=tmp_path / "run")
     stored = read_initializers(bundle)
     table = {"model.embed_tokens.weight.codes", "model.embed_tokens.weight.table"} & set(stored)
-    assert np.array_equal(stored[table.pop()].numpy().reshape(-1), packed["model.embed_tokens.weight"].codes.reshape(-1))
+    assert np.array_equal(
+        stored[table.pop()].numpy().reshape(-1), packed["model.embed_tokens.weight"].codes.reshape(-1)
+    )

@@ -22,7 +22,7 @@ FREE = ("prompt", "system")
 
 SECTIONS = {
     "Choose": ("doctor", "targets", "fit"),
-    "Build and check": ("build", "recover", "inspect", "verify", "sign"),
+    "Build and check": ("build", "recover", "distill", "inspect", "verify", "sign"),
     "Run and measure": ("run", "bench", "report"),
     "Serve": ("route", "serve"),
 }

@@ -21,12 +21,15 @@ from edgekit.graph import build_graph
 from edgekit.learn.heal import OPSET, Lesson, Method, heal
 from edgekit.learn.layers import Layers
 from edgekit.learn.logit_cache import make_cache
+from edgekit.learn.plan import FASTEST
 from edgekit.learn.prune import Pruned, prune
 from edgekit.learn.student import require_free, write_student
 from edgekit.learn.vocabulary import require_same_vocabulary
+from edgekit.learn.watched import windows_of_code
 from edgekit.quantize import reference_logits
 from edgekit.source import OutlineWeights, fingerprint, open_model
-from edgekit.types import Interval, Progress, SideFile, silent
+from edgekit.types import Progress, SideFile, silent
+from edgekit.types.learning import StudentScore
 from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
@@ -46,6 +49,14 @@ PRUNING = 16
 WATCHED = 3
 """Windows of each watched text; of the held-out text, what comes after them judges the result."""
 
+JUDGED = 12
+"""Windows of held-out text that are used at most."""
+
+HELD_OUT = 0.1
+"""Share of the text that is held out."""
+
+WINDOW = 512
+
 SPREAD = 0.02
 """Standard deviation of the first weights of a student that has none: transformers' default."""
 
@@ -60,24 +71,13 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A model against the teacher on text that no run saw: KLD in nats per token, top-1 agreement, perplexity."""
-
-    model: str
-    kld: Interval
-    top1: Interval
-    perplexity: Interval
-    teacher_perplexity: Interval
-
-
-@dataclass(frozen=True)
 class Distilled:
     """The folder, the run, and the scores: student, start, and what else was asked for."""
 
     path: Path
     outcome: Outcome
     kept: tuple[int, ...]
-    scores: tuple[Score, ...]
+    scores: tuple[StudentScore, ...]
 
 
 def distill(
@@ -91,7 +91,7 @@ def distill(
     cache_bytes: int | None = None,
     control: bool = False,
     beside: Sequence[Checkpoint] = (),
-    cards: Callable[[Outcome, tuple[Score, ...]], Sequence[SideFile]] = lambda *_: (),
+    cards: Callable[[Outcome, tuple[StudentScore, ...]], Sequence[SideFile]] = lambda *_: (),
     report: Callable[[Point], None] = lambda _: None,
     progress: Progress = silent,
 ) -> Distilled:
@@ -148,6 +148,23 @@ def distill(
     )
     rmtree(folder)
     return Distilled(out, outcome, kept, scores)
+
+
+def read_text(named: Sequence[str], teacher: Checkpoint, method: Method, *, skip_bad: bool = False) -> Text:
+    """Text as ``read_corpus`` reads it, as much as the time could need.
+
+    Raises:
+        ConfigError: a source cannot be read, or has too little text.
+    """
+    from edgekit.corpus import read_corpus
+
+    seconds = method.minutes * 60
+    tokens = method.steps * method.batch * WINDOW if method.steps is not None else int(seconds * FASTEST)
+    tokens = max(tokens, PRUNING * WINDOW)
+    corpus = read_corpus(
+        named, teacher, tokens=tokens, window=WINDOW, seed=method.seed, held_out=HELD_OUT, skip_bad=skip_bad
+    )
+    return Text(corpus.train, corpus.held_out[:JUDGED], windows_of_code(teacher, WINDOW, WATCHED))
 
 
 # --- where the student starts -------------------------------------------------------------------
@@ -229,7 +246,7 @@ class _Predictor:
 
 def _score(
     models: dict[str, Layers], teacher: Layers, windows: NDArray[np.int64], progress: Progress
-) -> tuple[Score, ...]:
+) -> tuple[StudentScore, ...]:
     made = measure.make_reference(_Predictor(teacher), windows, progress=progress)
     scores = []
     for name, model in models.items():
@@ -239,7 +256,7 @@ def _score(
             (lambda pool: np.asarray(np.exp(pool.mean(axis=-1)))),
         )
         scores.append(
-            Score(
+            StudentScore(
                 name,
                 measure.bootstrap(found.kld, mean),
                 measure.bootstrap(found.agree, mean),

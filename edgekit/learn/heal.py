@@ -109,8 +109,10 @@ def heal(
     watch = Watch(decoder, teacher, watched)
 
     def run(steps: int, keep: Path | None) -> Run:
-        rates = dict.fromkeys(groups, method.rate)
-        plan = Plan(steps, rates, batch=method.batch, piece=1, watch_every=max(1, steps // LOOKS), seed=method.seed)
+        rates = dict.fromkeys(groups, method.rate if steps else 0.0)
+        plan = Plan(
+            max(steps, 1), rates, batch=method.batch, piece=1, watch_every=max(1, steps // LOOKS), seed=method.seed
+        )
         told = f"{key} {steps} {method}"
         return Run(
             distance, groups, plan, text, accelerator=accelerator, watch=watch, folder=keep, key=told, report=report
@@ -143,17 +145,14 @@ def _decoder(model: Layers, modules: Any) -> Decoder:
 def _steps(
     run: Callable[[int, Path | None], Run], watch: Callable[[], object], minutes: float, folder: Path | None
 ) -> int:
-    """Steps that fit into the time: measured once, and kept with the run. The measured step changes nothing."""
+    """Steps that fit into the time: measured once by a step of no size, and kept with the run."""
     path = folder / "steps" if folder is not None else None
     if path is not None and path.exists():
         return int(path.read_text(encoding="utf-8"))
     began = monotonic()
     watch()
     looked = monotonic()
-    still = run(1, None)
-    for group in still._optimizer.param_groups:
-        group["full"] = 0.0
-    still._take()
+    run(0, None).take()
     step, look = monotonic() - looked, looked - began
     steps = int((minutes * 60 - (LOOKS + 1) * look) / step)
     if steps < 1:
