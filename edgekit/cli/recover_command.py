@@ -40,6 +40,9 @@ def recover(
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows of 512 tokens a step.")] = 2,
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the text.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged lines, and count them.")] = False,
+    divide_teacher: Annotated[
+        bool, typer.Option("--divide-teacher", help="Under torchrun: divide the FP32 model among the processes.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Offline = False,
     revision: Revision = None,
@@ -61,7 +64,7 @@ def recover(
 
     start, notes = perf_counter(), list[str]()
     wish = Wish(model, target, precision, recipe, size_mb, bits, revision, offline)
-    effort = Effort(tuple(text.split(",")), minutes, steps, batch, seed, skip_bad)
+    effort = Effort(tuple(text.split(",")), minutes, steps, batch, seed, skip_bad, divide_teacher)
     with Bars() as progress:
         made = run(
             wish,

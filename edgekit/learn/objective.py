@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.learn.losses import Loss, divergence
+from edgekit.learn.processes import shard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,21 +25,24 @@ KEPT = 2 << 30
 class Teacher:
     """A decoder that does not change. Its states on a window are computed alone, so they depend on nothing else."""
 
-    def __init__(self, decoder: Decoder, keep: int = KEPT) -> None:
+    def __init__(self, decoder: Decoder, *, divide: bool = False) -> None:
+        """``divide`` it among all processes, which then keep no states: all must compute at the same time."""
+        head: Tensor = decoder.head().detach()
+        self._head = head.clone() if divide else head
+        if divide:
+            shard(decoder)
         self._decoder = decoder.eval()
         self._known: dict[bytes, Tensor] = {}
-        self._left = keep
+        self._left = 0 if divide else KEPT
 
     @torch.no_grad()
     def states(self, windows: Tensor) -> Tensor:
         """Inputs of the head [B,S,H] for tokens [B,S]."""
         return torch.cat([self._one(window) for window in windows])
 
-    @torch.no_grad()
     def head(self) -> Tensor:
         """The head [V,H]."""
-        found: Tensor = self._decoder.head()
-        return found
+        return self._head
 
     def _one(self, window: Tensor) -> Tensor:
         key = window.cpu().numpy().tobytes()
@@ -63,8 +67,9 @@ class Distance(nn.Module):
         """Mean loss over the tokens of the windows ``numbers`` [b]."""
         teacher, windows, loss = self._beside
         tokens = windows[numbers].to(next(self.student.parameters()).device)
-        hidden = self.student(tokens).float()
-        return divergence(hidden, self.student.head().float(), teacher.states(tokens), teacher.head(), loss)
+        hidden, target = self.student(tokens), teacher.states(tokens)
+        with torch.autocast(tokens.device.type, enabled=False):  # logits need float32
+            return divergence(hidden.float(), self.student.head(), target.float(), teacher.head(), loss)
 
 
 class Watch:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from edgekit.errors import LearnError
 from edgekit.learn.loop import Plan, Run, relative
@@ -44,7 +45,10 @@ LEAST_TRIAL = 3
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and on what. ``minutes`` of training, trials and looks included; ``steps`` instead, if not None."""
+    """How long and on what. ``minutes`` of training, trials and looks included; ``steps`` instead, if not None.
+
+    ``batch`` counts windows a step, over all processes. ``divide_teacher`` among the processes, if one cannot hold it.
+    """
 
     text: tuple[str, ...] = ("packaged",)
     minutes: float = 30.0
@@ -52,6 +56,7 @@ class Effort:
     batch: int = 2
     seed: int = 0
     skip_bad: bool = False
+    divide_teacher: bool = False
 
 
 def plan_steps(
@@ -64,6 +69,7 @@ def plan_steps(
     path: Path,
 ) -> Plan:
     """The plan of a run: as a killed one had it (``path``), or from trials whose time counts."""
+    accelerator.wait_for_everyone()
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         return _plan(effort, kept["steps"], kept["factor"])
@@ -73,7 +79,10 @@ def plan_steps(
 
     start = [(p, p.detach().clone()) for group in groups.values() for p in group]
     steps, factor = (effort.steps, 1.0) if effort.steps is not None else _try(trial, watch, start, effort.minutes * 60)
-    path.write_text(json.dumps({"steps": steps, "factor": factor}), encoding="utf-8")
+    steps, factor = broadcast_object_list([steps, factor])
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        path.write_text(json.dumps({"steps": steps, "factor": factor}), encoding="utf-8")
     return _plan(effort, steps, factor)
 
 
@@ -95,7 +104,8 @@ def _try(
     look = _seconds(watch)
     run = trial(2, 0.0)
     run.take()
-    step = _seconds(run.take)
+    # The first process decides: others may be faster, and all must take the same steps.
+    look, step = broadcast_object_list([look, _seconds(run.take)])
     most = int((seconds * TRIAL / len(FACTORS) - 2 * look) / step)
     factor = 1.0
     if most >= LEAST_TRIAL:

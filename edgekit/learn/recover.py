@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from edgekit import __version__
 from edgekit.build.learned import CARD, FILE, Learned, save_learned
 from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, draw
-from edgekit.bundle import require_free
+from edgekit.bundle import open_bundle, require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
 from edgekit.errors import LearnError
@@ -36,6 +35,7 @@ from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
 from edgekit.learn.losses import Loss
 from edgekit.learn.objective import Distance, Teacher, Watch
 from edgekit.learn.plan import FASTEST, SHARES, Effort, plan_steps
+from edgekit.learn.processes import accelerate
 from edgekit.learn.watched import CODE, windows_of_code
 from edgekit.quantize import Calibration, fit_budget, unpack
 from edgekit.quantize.model import load_method
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import onnx_ir as ir
+    from accelerate import Accelerator
     from numpy.typing import NDArray
 
     from edgekit.corpus import Corpus
@@ -125,19 +126,26 @@ def recover(
     """
     require_free(out, force)
     folder = out.with_name(f"{out.name}.run")
+    accelerator = accelerate()
+    if not accelerator.is_main_process:
+        progress, report, note = silent, lambda _: None, lambda _: None
     material = _prepare(wish, effort, progress, note)
-    key = _key(material, effort)
-    open_run(folder, key)
-    start = _calibrate(material, folder / "calibrated", progress)
-    outcome, plan, student = _train(material, start, effort, folder, report)
-    _export(student, start, material, folder)
-    gains = _gains(material, folder, progress)
-    card = _card(material, effort, plan, outcome, gains)
-    (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
-    require_gain(gains)
-    bundle = _build(wish, folder, out, force=force, progress=progress)
-    rmtree(folder)
-    return Recovered(bundle, card)
+    with accelerator.main_process_first():
+        open_run(folder, _key(material, effort))
+        start = _calibrate(material, folder / "calibrated", progress)
+    outcome, plan, student = _train(material, start, effort, folder, accelerator, report)
+    if accelerator.is_main_process:
+        _export(student, start, material, folder)
+        gains = _gains(material, folder, progress)
+        card = _card(material, effort, plan, outcome, gains)
+        (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
+        require_gain(gains)
+        _build(wish, folder, out, force=force, progress=progress)
+        rmtree(folder)
+    accelerator.wait_for_everyone()
+    bundle = open_bundle(out, check=False)
+    assert bundle.manifest.learned is not None
+    return Recovered(bundle, bundle.manifest.learned)
 
 
 # --- what a run is made of ----------------------------------------------------------------------
@@ -251,15 +259,19 @@ def parameter_groups(modules: dict[str, nn.Module]) -> dict[str, list[nn.Paramet
 
 
 def _train(
-    material: _Material, start: Learned, effort: Effort, folder: Path, report: Callable[[Point], None]
+    material: _Material,
+    start: Learned,
+    effort: Effort,
+    folder: Path,
+    accelerator: Accelerator,
+    report: Callable[[Point], None],
 ) -> tuple[Outcome, Plan, dict[str, nn.Module]]:
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.manual_seed(effort.seed)
     modules = student_weights(start, material.weights)
     rounding = round_to_int8(material.grids) if material.accuracy_level == 4 else None
     student = Decoder(material.graph, modules, rounding=rounding).to(accelerator.device)
-    teacher_decoder = Decoder(material.graph, float_weights(material.weights, trained=False)).to(accelerator.device)
-    teacher, windows = Teacher(teacher_decoder), torch.from_numpy(material.corpus.train)
+    exact = Decoder(material.graph, float_weights(material.weights, trained=False)).to(accelerator.device)
+    teacher, windows = Teacher(exact, divide=effort.divide_teacher), torch.from_numpy(material.corpus.train)
     watch = Watch(student, teacher, [material.corpus.held_out[:WATCHED], material.other])
     groups = parameter_groups(modules)
     distance = Distance(student, teacher, windows, Loss())

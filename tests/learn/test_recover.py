@@ -137,14 +137,15 @@ def test_what_is_refused_before_anything_is_begun(model, effort, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full"]
 
 
-def test_minutes_become_steps_once_and_a_stopped_run_keeps_them(model, effort, tmp_path):
+def test_minutes_become_steps_once_and_a_stopped_run_keeps_them(model, effort, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "TRIAL", 0.0)
     seen = []
 
     def stop(point):
         seen.append((tmp_path / "b.run" / "plan.json").read_text())
         raise KeyboardInterrupt
 
-    timed = Effort(effort.text, minutes=0.3, batch=4)
+    timed = Effort(effort.text, minutes=30, batch=4)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             recover(Wish(model, recipe="small"), timed, out=tmp_path / "b", report=stop)
