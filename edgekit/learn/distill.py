@@ -116,7 +116,7 @@ def distill(
     """
     require_free(out)
     for other in (*beside, *([wanted] if not hasattr(wanted, "ffn") else [])):
-        require_same_vocabulary(teacher, other)  # type: ignore[arg-type]
+        require_same_vocabulary(teacher, other)
     whole = Layers(teacher.spec, teacher.weights)
     if len(text.held_out) < WATCHED + 2:
         raise LearnError(

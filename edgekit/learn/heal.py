@@ -6,20 +6,22 @@ control).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from edgekit.errors import LearnError
 from edgekit.graph import build_graph
+from edgekit.host.disk import write_whole
 from edgekit.learn.graph import Decoder, FloatWeight, float_weights
 from edgekit.learn.loop import Outcome, Plan, Point, Run
 from edgekit.learn.losses import Loss, cross_entropy, divergence_of_top
 from edgekit.learn.objective import Distance, Teacher, Watch
+from edgekit.learn.processes import accelerate
 from edgekit.source import CutWeights
 from edgekit.types.tensor_names import EMBEDDING, HEAD
 
@@ -90,7 +92,7 @@ def heal(
     Raises:
         LearnError: the windows are too few, or the folder holds another run.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = accelerate()
     torch.manual_seed(method.seed)
     modules = _modules(student)
     decoder = _decoder(student, modules).to(accelerator.device)
@@ -113,13 +115,9 @@ def heal(
         plan = Plan(
             max(steps, 1), rates, batch=method.batch, piece=1, watch_every=max(1, steps // LOOKS), seed=method.seed
         )
-        told = f"{key} {steps} {method}"
-        return Run(
-            distance, groups, plan, text, accelerator=accelerator, watch=watch, folder=keep, key=told, report=report
-        )
+        return Run(distance, groups, plan, text, accelerator=accelerator, watch=watch, folder=keep, report=report)
 
-    steps = method.steps if method.steps is not None else _steps(run, watch, method.minutes, folder)
-    outcome = run(steps, folder).run()
+    outcome = run(_steps(run, watch, method, folder, key), folder).run()
     healed = CutWeights(student.weights, range(student.spec.layers))
     healed.changed = {name: module.value.detach().cpu().numpy() for name, module in modules.items()}
     return type(student)(student.spec, healed), outcome
@@ -143,26 +141,43 @@ def _decoder(model: Layers, modules: Any) -> Decoder:
 
 
 def _steps(
-    run: Callable[[int, Path | None], Run], watch: Callable[[], object], minutes: float, folder: Path | None
+    run: Callable[[int, Path | None], Run],
+    watch: Callable[[], object],
+    method: Method,
+    folder: Path | None,
+    key: str,
 ) -> int:
-    """Steps that fit into the time: measured once by a step of no size, and kept with the run."""
-    path = folder / "steps" if folder is not None else None
+    """Steps that fit into the time: measured once by a step of no size, and kept with what the run follows from."""
+    path = folder / "plan.json" if folder is not None else None
+    told = f"{key} {method}"
     if path is not None and path.exists():
-        return int(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] != told:
+            raise LearnError(
+                f"{folder} holds another run: its models, its text or its method differ",
+                "remove the folder, or give the run another `out`",
+            )
+        return int(kept["steps"])
+    steps = method.steps if method.steps is not None else _fitting(run, watch, method.minutes)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps({"key": told, "steps": steps}).encode())
+    return steps
+
+
+def _fitting(run: Callable[[int, Path | None], Run], watch: Callable[[], object], minutes: float) -> int:
+    watch()  # the teacher's states are kept from here on
     began = monotonic()
     watch()
-    looked = monotonic()
+    look = monotonic() - began
     run(0, None).take()
-    step, look = monotonic() - looked, looked - began
+    step = monotonic() - began - look
     steps = int((minutes * 60 - (LOOKS + 1) * look) / step)
     if steps < 1:
         raise LearnError(
             f"{minutes:g} minutes are too few: a step takes {step:.0f} s and the looks {LOOKS * look:.0f} s",
             "give the run more `minutes`",
         )
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(steps), encoding="utf-8")
     return steps
 
 

@@ -28,8 +28,8 @@ MANIFEST_BYTES = 300
 """Of edgekit.json for each tensor: 273 tensors take 74 kB."""
 
 NARROWEST = 0.75
-"""Share of the channels that is kept while there are layers to leave out. SmolLM2-135M without a quarter of them is 0.37
-nats a token from itself (WikiText-2, not healed), without a fifth of its layers, as many weights, about 1."""
+"""Share of the channels that is kept while there are layers to leave out. SmolLM2-135M without a quarter of them is
+0.37 nats a token from itself (WikiText-2, not healed), without a fifth of its layers, as many weights, about 1."""
 
 DEEPEST_CUT = 0.1
 """Where cutting ends, in the same units: about a tenth of layers and of channels."""
