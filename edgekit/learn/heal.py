@@ -6,7 +6,6 @@ control).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from edgekit.errors import LearnError
 from edgekit.graph import build_graph
 from edgekit.host.disk import write_whole
 from edgekit.learn.graph import Decoder, FloatWeight, float_weights
-from edgekit.learn.loop import Outcome, Plan, Point, Run
+from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
 from edgekit.learn.losses import Loss, cross_entropy, divergence_of_top
 from edgekit.learn.objective import Distance, Teacher, Watch
 from edgekit.learn.processes import accelerate
@@ -92,6 +91,8 @@ def heal(
     Raises:
         LearnError: the windows are too few, or the folder holds another run.
     """
+    if folder is not None:
+        open_run(folder, f"{key} {method}")
     accelerator = accelerate()
     torch.manual_seed(method.seed)
     modules = _modules(student)
@@ -117,7 +118,7 @@ def heal(
         )
         return Run(distance, groups, plan, text, accelerator=accelerator, watch=watch, folder=keep, report=report)
 
-    outcome = run(_steps(run, watch, method, folder, key), folder).run()
+    outcome = run(_steps(run, watch, method, folder), folder).run()
     healed = CutWeights(student.weights, range(student.spec.layers))
     healed.changed = {name: module.value.detach().cpu().numpy() for name, module in modules.items()}
     return type(student)(student.spec, healed), outcome
@@ -141,27 +142,15 @@ def _decoder(model: Layers, modules: Any) -> Decoder:
 
 
 def _steps(
-    run: Callable[[int, Path | None], Run],
-    watch: Callable[[], object],
-    method: Method,
-    folder: Path | None,
-    key: str,
+    run: Callable[[int, Path | None], Run], watch: Callable[[], object], method: Method, folder: Path | None
 ) -> int:
-    """Steps that fit into the time: measured once by a step of no size, and kept with what the run follows from."""
-    path = folder / "plan.json" if folder is not None else None
-    told = f"{key} {method}"
+    """Steps that fit into the time: measured once by a step of no size, and kept with the run."""
+    path = folder / "steps" if folder is not None else None
     if path is not None and path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] != told:
-            raise LearnError(
-                f"{folder} holds another run: its models, its text or its method differ",
-                "remove the folder, or give the run another `out`",
-            )
-        return int(kept["steps"])
+        return int(path.read_text(encoding="utf-8"))
     steps = method.steps if method.steps is not None else _fitting(run, watch, method.minutes)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"key": told, "steps": steps}).encode())
+        write_whole(path, str(steps).encode())
     return steps
 
 
