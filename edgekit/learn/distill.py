@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgekit.learn.loop import Outcome, Point
     from edgekit.learn.shapes import Shape
     from edgekit.learn.student import Stored
-    from edgekit.types import Checkpoint
+    from edgekit.types import Checkpoint, ModelSpec
 
 PRUNING = 16
 """Windows that the model is observed on while it is cut."""
@@ -91,7 +91,6 @@ def distill(
     cache_bytes: int | None = None,
     control: bool = False,
     beside: Sequence[Checkpoint] = (),
-    cards: Callable[[Outcome, tuple[StudentScore, ...]], Sequence[SideFile]] = lambda *_: (),
     report: Callable[[Point], None] = lambda _: None,
     progress: Progress = silent,
 ) -> Distilled:
@@ -107,7 +106,6 @@ def distill(
         cache_bytes: keep the teacher's likeliest tokens on disk instead of the teacher in memory.
         control: also train the start on the text alone, for as many steps.
         beside: models of the same vocabulary to score too, such as the next smaller one.
-        cards: makes files about the run, such as README.md.
         report: told each point of the run.
         progress: called with what is done of each step.
 
@@ -143,11 +141,11 @@ def distill(
         named["text alone"] = run(Lesson(), replace(method, steps=outcome.points[-1].step), "control")[0]
     named |= {other.provenance.id: Layers(other.spec, other.weights) for other in beside}
     scores = _score(named, whole, text.held_out[WATCHED:], progress)
-    write_student(
-        out, frame, healed.spec, healed.weights, kept, stored=stored, cards=cards(outcome, scores), progress=progress
-    )
+    made = Distilled(out, outcome, kept, scores)
+    cards = (SideFile("README.md", _readme(made, teacher, healed.spec, method).encode()),)
+    write_student(out, frame, healed.spec, healed.weights, kept, stored=stored, cards=cards, progress=progress)
     rmtree(folder)
-    return Distilled(out, outcome, kept, scores)
+    return made
 
 
 def read_text(named: Sequence[str], teacher: Checkpoint, method: Method, *, skip_bad: bool = False) -> Text:
@@ -265,3 +263,31 @@ def _score(
             )
         )
     return tuple(scores)
+
+
+def _readme(made: Distilled, teacher: Checkpoint, spec: ModelSpec, method: Method) -> str:
+    """The folder's card: what the student is, how it was healed, and what it is beside its start and controls."""
+    last, whole = made.outcome.points[-1], teacher.spec
+    layers = f"{spec.layers} of {whole.layers} layers ({', '.join(map(str, made.kept))})"
+    channels = f"{spec.intermediate_size} of {whole.intermediate_size} feed-forward channels"
+    heads = f"{spec.kv_heads} of {whole.kv_heads} key-value heads"
+    how = f"{method.loss.divergence} KL, temperature {method.loss.temperature:g}, rate {method.rate:g}, seed {method.seed}"
+    best = f"the best after {made.outcome.best_step}; {made.outcome.ending}"
+    lines = [
+        f"# {made.path.name}\n",
+        f"A student of {teacher.provenance.id}, made by edgekit {__version__}: {layers}, {channels}, {heads}. The",
+        "teacher's licence holds.\n",
+        f"Healed on {last.tokens:,} tokens in {last.step} steps ({how}); {best}.\n",
+        "| on text held out | KLD, nats a token (95 %) | top-1 | perplexity |",
+        "|---|---|---|---|",
+    ]
+    for s in made.scores:
+        kld = f"{s.kld.value:.4f} [{s.kld.low:.4f}, {s.kld.high:.4f}]"
+        lines.append(f"| {s.model} | {kld} | {s.top1.value:.1%} | {s.perplexity.value:.2f} |")
+    lines.append(f"\nThe teacher's perplexity there is {made.scores[0].teacher_perplexity.value:.2f}.")
+    if not all(spec.rotary) and any(r == ((i + 1) % 4 == 0) for i, r in enumerate(spec.rotary)):
+        lines += [
+            "",
+            "llama.cpp takes every fourth layer to be without rope, and would compute another model than this.",
+        ]
+    return "\n".join(lines) + "\n"

@@ -17,7 +17,6 @@ from edgekit.learn.heal import Method
 from edgekit.learn.shapes import Shape
 from edgekit.source import open_config_only, open_model
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import SideFile
 
 
 def windows(count, seed):
@@ -35,17 +34,16 @@ def teacher(tmp_path_factory):
 
 def test_the_student_stands_beside_its_start_the_control_and_a_smaller_model(teacher, tmp_path):
     smaller = open_model(str(tiny_checkpoint(tmp_path / "smaller", num_hidden_layers=1, seed=5)))
-    made = distill(
-        teacher, Shape(3, 64, 2), TEXT, METHOD, out=tmp_path / "student", control=True, beside=[smaller],
-        cards=lambda outcome, scores: [SideFile("README.md", f"{outcome.best_step} {len(scores)}".encode())],
-    )  # fmt: skip
+    made = distill(teacher, Shape(3, 64, 2), TEXT, METHOD, out=tmp_path / "student", control=True, beside=[smaller])
     student, start, alone, small = made.scores
     assert [s.model for s in made.scores] == ["student", "not healed", "text alone", "smaller"]
     assert student.kld.value < start.kld.value
     assert student.kld.value < min(alone.kld.value, small.kld.value)
     opened = open_model(str(made.path))
     assert (opened.spec.layers, opened.spec.intermediate_size) == (3, 64)
-    assert (made.path / "README.md").read_text().endswith(" 4")
+    card = (made.path / "README.md").read_text()
+    assert "3 of 4 layers" in card
+    assert f"| not healed | {start.kld.value:.4f} " in card
     assert sorted(p.name for p in tmp_path.iterdir()) == ["smaller", "student"]
 
 
