@@ -12,6 +12,13 @@ from edgekit.cli.progress import Bars
 from edgekit.cli.recover_command import MOST_MINUTES, MOST_STEPS
 from edgekit.errors import ConfigError
 
+CacheMb = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=MOST_MB, help="Keep the teacher's likeliest tokens on disk, in as many MB."),
+]
+Divergence = Annotated[Literal["forward", "reverse", "skewed"], typer.Option(help="KL divergence from the teacher.")]
+KvHeads = Annotated[int | None, typer.Option(min=1, max=10_000, help="Key-value heads to keep, with their queries.")]
+
 
 def distill(
     teacher: Annotated[str, typer.Argument(help="A folder, a hub id, a .gguf file or a packaged name.")],
@@ -22,9 +29,7 @@ def distill(
     ] = None,
     layers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Layers to keep.")] = None,
     ffn: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Feed-forward channels to keep.")] = None,
-    kv_heads: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Key-value heads to keep, with their queries.")
-    ] = None,
+    kv_heads: KvHeads = None,
     size_mb: Annotated[
         float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Size of its bundle built with --recipe, in MB.")
     ] = None,
@@ -40,14 +45,9 @@ def distill(
         int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps to heal.", show_default="what fits into --minutes")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows of 512 tokens a step.")] = 2,
-    divergence: Annotated[
-        Literal["forward", "reverse", "skewed"], typer.Option(help="KL divergence from the teacher.")
-    ] = "forward",
+    divergence: Divergence = "forward",
     temperature: Annotated[float, typer.Option(min=0.1, max=100, help="Divides the logits of both.")] = 1.0,
-    cache_mb: Annotated[
-        float | None,
-        typer.Option(min=0.01, max=MOST_MB, help="Keep the teacher's likeliest tokens on disk, in as many MB."),
-    ] = None,
+    cache_mb: CacheMb = None,
     ce: Annotated[bool, typer.Option("--ce", help="Also train on the text alone, for comparison.")] = False,
     beside: Annotated[
         list[str] | None, typer.Option(help="A smaller model to compare with, of the same vocabulary; repeatable.")

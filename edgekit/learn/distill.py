@@ -271,7 +271,8 @@ def _readme(made: Distilled, teacher: Checkpoint, spec: ModelSpec, method: Metho
     layers = f"{spec.layers} of {whole.layers} layers ({', '.join(map(str, made.kept))})"
     channels = f"{spec.intermediate_size} of {whole.intermediate_size} feed-forward channels"
     heads = f"{spec.kv_heads} of {whole.kv_heads} key-value heads"
-    how = f"{method.loss.divergence} KL, temperature {method.loss.temperature:g}, rate {method.rate:g}, seed {method.seed}"
+    loss = method.loss
+    how = f"{loss.divergence} KL, temperature {loss.temperature:g}, rate {method.rate:g}, seed {method.seed}"
     best = f"the best after {made.outcome.best_step}; {made.outcome.ending}"
     lines = [
         f"# {made.path.name}\n",
