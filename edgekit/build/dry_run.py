@@ -22,7 +22,7 @@ from edgekit.estimate.npu_cost import estimate
 from edgekit.lower import fixes, lower
 from edgekit.quantize import quantize
 from edgekit.run.npu import Compiler, VendorCompiler
-from edgekit.source import open_model
+from edgekit.source import CutWeights, keep_layers, open_model
 from edgekit.types import Progress, silent
 from edgekit.types.npu import ROLES
 
@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 
     from edgekit.bundle import BundleWriter
     from edgekit.estimate.npu_cost import Estimate
-    from edgekit.types import Activations, Checkpoint, Precision, Recipe, Target, Weights
+    from edgekit.types import Activations, Checkpoint, Precision, Recipe, Target
     from edgekit.types.device import NpuScheme
     from edgekit.types.npu import Placement, Role, Traffic
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _NUMBERED = re.compile(r"layers\.(\d|\{last\})")
 
 
@@ -223,41 +222,5 @@ def _try(line: NpuLine, order: _Order, whole: bool) -> TargetTried:
 
 def one_layer(checkpoint: Checkpoint) -> Checkpoint:
     """The model reduced to its middle layer, with the full embedding and head."""
-    spec = checkpoint.spec
-    at = spec.layers // 2
-    small = replace(spec, layers=1, windows=spec.windows[at : at + 1], rotary=spec.rotary[at : at + 1])
-    return replace(checkpoint, spec=small, weights=OneLayer(checkpoint.weights, at))
-
-
-class OneLayer:
-    """Weights restricted to one layer, presented as layer 0."""
-
-    def __init__(self, weights: Weights, layer: int) -> None:
-        self._weights, self._prefix = weights, f"model.layers.{layer}."
-
-    def names(self) -> tuple[str, ...]:
-        """All tensor names, in model order."""
-        return tuple(
-            name.replace(self._prefix, "model.layers.0.")
-            for name in self._weights.names()
-            if name.startswith(self._prefix) or not _LAYER.match(name)
-        )
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor."""
-        return self._weights.shape(self._theirs(name))
-
-    def stored(self, name: str) -> str:
-        """How the checkpoint stores it."""
-        return self._weights.stored(self._theirs(name))
-
-    def nbytes(self, name: str) -> int:
-        """Bytes it occupies in the checkpoint."""
-        return self._weights.nbytes(self._theirs(name))
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows [start, stop)."""
-        return self._weights.read(self._theirs(name), start, stop)
-
-    def _theirs(self, name: str) -> str:
-        return name.replace("model.layers.0.", self._prefix, 1)
+    at = checkpoint.spec.layers // 2
+    return replace(checkpoint, spec=keep_layers(checkpoint.spec, (at,)), weights=CutWeights(checkpoint.weights, (at,)))

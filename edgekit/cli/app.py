@@ -29,6 +29,7 @@ from edgekit.cli.arguments import (
 from edgekit.cli.bench_command import bench
 from edgekit.cli.build_command import build
 from edgekit.cli.commands import Commands, Sections
+from edgekit.cli.distill_command import distill
 from edgekit.cli.progress import Bars
 from edgekit.cli.recover_command import recover
 from edgekit.cli.route_app import route
@@ -70,6 +71,9 @@ app.command(epilog="Example:  edgekit build smollm2-135m --precision int4 -o smo
 
 
 app.command(epilog="Example:  edgekit recover smollm2-135m --minutes 30 -o smollm2-recovered")(recover)
+
+
+app.command(epilog="Example:  edgekit distill smollm2-135m --keep 0.8 -o smollm2-108m")(distill)
 
 
 @app.command(epilog="Example:  edgekit sign smollm2-int4 --key ~/.ssh/id_ed25519")

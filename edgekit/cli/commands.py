@@ -26,7 +26,7 @@ BARE = {"--calibrate": "packaged"}
 
 SECTIONS = {
     "Choose": ("doctor", "targets", "fit"),
-    "Build and check": ("build", "recover", "inspect", "verify", "sign"),
+    "Build and check": ("build", "recover", "distill", "inspect", "verify", "sign"),
     "Run and measure": ("run", "bench", "report"),
     "Serve": ("route", "serve"),
 }

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
-    from edgekit.types.learning import RunCard
+    from edgekit.types.learning import RunCard, StudentScore
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,17 @@ class Trained:
     bytes: int
     seconds: float
     card: RunCard
+
+
+@dataclass(frozen=True)
+class Student:
+    """The outcome of ``distill``: the folder, the teacher's layers that are left, and the scores of all models."""
+
+    path: Path
+    kept_layers: tuple[int, ...]
+    ending: str
+    seconds: float
+    scores: tuple[StudentScore, ...]
 
 
 @dataclass(frozen=True)

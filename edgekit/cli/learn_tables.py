@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from edgekit.cli.documents import Trained
+    from edgekit.cli.documents import Student, Trained
     from edgekit.learn.loop import Point
     from edgekit.types.learning import RunCard
 
@@ -55,3 +55,23 @@ def gains_table(card: RunCard) -> RenderableType:
             f"{a.top1.value:.1%}",
         )
     return shown
+
+
+def student_lines(student: Student) -> Iterator[RenderableType]:
+    """The folder, the student beside its start and controls, and the command to try next."""
+    here = Path.cwd()
+    path = student.path.relative_to(here) if student.path.is_relative_to(here) else student.path
+    layers = f"{len(student.kept_layers)} layers"
+    yield Text.assemble((str(path), "bold"), f": {layers}, in {words.seconds(student.seconds)}; {student.ending}")
+    shown = columns("on text held out", "KLD", "95 %", "top-1", "perplexity")
+    for score in student.scores:
+        shown.add_row(
+            score.model,
+            f"{score.kld.value:.4f}",
+            f"[{score.kld.low:.4f}, {score.kld.high:.4f}]",
+            f"{score.top1.value:.1%}",
+            words.number(score.perplexity.value),
+        )
+    yield shown
+    yield Text(f"the teacher's perplexity is {words.number(student.scores[0].teacher_perplexity.value)}")
+    yield Text(f"  edgekit build {path}", style="dim")

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.estimate.memory import RUNTIME_BYTES, Memory, held_bytes, workspace_bytes
 from edgekit.estimate.needs import decode_bytes, kv_bytes_per_position, weight_bytes
+from edgekit.types import Prefill
 from edgekit.types.tensor_names import EMBEDDING, HEAD
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from edgekit.bundle import BundleSize
     from edgekit.types import Checkpoint, ModelSpec, Recipe, Target, TensorEntry
 
@@ -31,7 +35,8 @@ class Plan:
 
     ``beside_known`` is False if the tokenizer's files are missing and ``size.beside`` is an estimate. ``expanded``
     counts bytes of weights that the runtime dequantizes to float32 in each run: the quantized head, if the dialect has
-    no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load).
+    no MatMulNBits (ONNX Runtime 1.32 fuses the other matmuls at load). ``prefill`` is the prompt graph, None without
+    one; its bytes are in ``size.graph``.
     """
 
     spec: ModelSpec
@@ -39,6 +44,7 @@ class Plan:
     size: BundleSize
     beside_known: bool
     expanded: int
+    prefill: Prefill | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,27 @@ def plan_bundle(checkpoint: Checkpoint, recipe: Recipe, target: Target) -> Plan:
     lowered = lower(small.model, target)
     tensors = small.entries()
     size = predict_size(lowered, checkpoint.files, spec, target, recipe.precision)
+    prompts, prefill = _plan_prefill(lowered, recipe)
+    size = replace(size, graph=size.graph + prompts)
     known = size.beside > 0
     if not known:
         size = replace(size, beside=TOKENIZER_BYTES * spec.vocab_size)
     head = next(t for t in tensors if t.name == (EMBEDDING if spec.tied else HEAD))
     expanded = 4 * prod(head.shape) if head.grid and "op:MatMulNBits" in target.lacks else 0
-    return Plan(spec, tensors, size, known, expanded)
+    return Plan(spec, tensors, size, known, expanded, prefill)
+
+
+def _plan_prefill(laid_out: ir.Model, recipe: Recipe) -> tuple[int, Prefill | None]:
+    """Bytes of the prompt graph of a model whose size was predicted, and what the manifest says of it."""
+    from edgekit.bundle import GRAPH_NAMES
+    from edgekit.bundle.external import predict_bytes
+    from edgekit.lower import prefill_graph
+
+    if not recipe.w8a8_prefill:
+        return 0, None
+    prompts, expansions = prefill_graph(laid_out)
+    prefill = Prefill(GRAPH_NAMES[recipe.precision].replace(".onnx", "_prefill.onnx"), expansions)
+    return predict_bytes(prompts, Path(prefill.graph))[0], prefill
 
 
 def predict_footprint(plan: Plan, context: int, *, shared_kv: bool) -> Footprint:

@@ -67,7 +67,7 @@ def divergence(hidden: Tensor, head: Tensor, target: Tensor, target_head: Tensor
     return _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head, of)  # type: ignore[no-any-return]
 
 
-def divergence_of_top(hidden: Tensor, head: Tensor, ids: Tensor, logprobs: Tensor, loss: Loss) -> Tensor:
+def divergence_of_top(hidden: Tensor, head: Tensor, ids: Tensor, logprobs: Tensor, rest: Tensor, loss: Loss) -> Tensor:
     """Mean of ``loss`` over tokens against the teacher's likeliest tokens, the rest taken together as one.
 
     Args:
@@ -75,13 +75,15 @@ def divergence_of_top(hidden: Tensor, head: Tensor, ids: Tensor, logprobs: Tenso
         head: the student's head [V,H].
         ids: the teacher's likeliest tokens [..., k] int64.
         logprobs: their log probabilities [..., k].
+        rest: the log probability of all others together [...].
         loss: which divergence; its temperature must be 1, as the cache is of one temperature.
     """
-    ids, logprobs = (a.reshape(-1, a.shape[-1]) for a in (ids, logprobs))
+    ids = ids.reshape(-1, ids.shape[-1])
+    teacher = torch.cat([logprobs.reshape(ids.shape), rest.reshape(-1, 1)], -1)
 
     def of(piece: slice, logits: Tensor) -> Tensor:
         chosen = F.log_softmax(logits, -1).gather(1, ids[piece])
-        return loss.of(_with_rest(chosen), _with_rest(logprobs[piece]))
+        return loss.of(_with_rest(chosen), teacher[piece])
 
     return _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), head, of)  # type: ignore[no-any-return]
 

@@ -17,6 +17,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from edgekit.errors import QuantizeError
+from edgekit.numerics.rms_norm import rms_norm
 from edgekit.quantize.tensor import cores
 from edgekit.types.tensor_names import EMBEDDING
 
@@ -46,6 +47,7 @@ def run_until(
     feeds: Mapping[str, Array],
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
+    see: Callable[[str, Array], None] = lambda *_: None,
 ) -> tuple[Array, ir.Node]:
     """Evaluate all nodes before the one that produces the output ``stop``; takes the arguments of ``pause_at_matmuls``.
 
@@ -55,7 +57,7 @@ def run_until(
     Raises:
         QuantizeError: an operator that graph/ never emits.
     """
-    steps = pause_at_matmuls(model, weights, feeds, variants, stop)
+    steps = pause_at_matmuls(model, weights, feeds, variants, stop, see)
     while True:
         try:
             next(steps)
@@ -70,6 +72,7 @@ def pause_at_matmuls(
     feeds: Mapping[str, Array],
     variants: Callable[[str, Array], Iterator[Array]],
     stop: str,
+    see: Callable[[str, Array], None] = lambda *_: None,
 ) -> Generator[None, None, tuple[Array, ir.Node]]:
     """Like ``run_until``, but pauses before each matmul, after its input was passed to ``variants``.
 
@@ -80,6 +83,7 @@ def pause_at_matmuls(
         variants: called with a matmul's weight name and its input [variants,S,K]; yields changed weights [K,N], each
             of which adds a row.
         stop: a graph output, the logits.
+        see: called with the name of every value and the value.
 
     Raises:
         QuantizeError: an operator that graph/ never emits.
@@ -97,7 +101,7 @@ def pause_at_matmuls(
             x = _widen(_get(node.inputs[0], values), rows)
             extra = [x[:1] @ changed for changed in variants(str(weight.name), x)]
             yield
-            matmul = _multiply_by_weight(x, weights, str(weight.name))
+            matmul = multiply_by_weight(x, weights, str(weight.name))
             outputs: tuple[Array | None, ...] = (np.concatenate([matmul, *extra]) if extra else matmul,)
             rows += len(extra)
         else:
@@ -105,6 +109,7 @@ def pause_at_matmuls(
         for value, result in zip(node.outputs, outputs, strict=False):
             if result is not None and value.name:
                 values[value.name] = result
+                see(value.name, result)
         for used in node.inputs:
             if used is not None:
                 uses[str(used.name)] -= 1
@@ -127,7 +132,7 @@ def reference_logits(model: ir.Model, weights: Weights, tokens: Sequence[int]) -
     hidden, head = run_until(model, weights, feeds_of(model, weights, tokens), lambda *_: iter(()), "logits")
     table = head.inputs[1]
     assert table is not None
-    logits: Array = _multiply_by_weight(hidden, weights, str(table.name))[0]
+    logits: Array = multiply_by_weight(hidden, weights, str(table.name))[0]
     return logits
 
 
@@ -162,7 +167,7 @@ def multiply(x: Array, weight: Array) -> Array:
     return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 
-def _multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
+def multiply_by_weight(x: Array, weights: Weights, name: str) -> Array:
     """Multiply [variants,S,K] by the transposed weight ``name`` [N,K], with a band of it on each core."""
     count, columns = weights.shape(name)
     step = ceil(count / max(BANDS, count * columns // BAND))
@@ -244,9 +249,7 @@ def _attribute(node: ir.Node, name: str, default: float) -> Any:
 
 
 def _norm(node: ir.Node, inputs: list[Array]) -> tuple[Array]:
-    x, weight = inputs
-    mean = np.mean(np.square(x), axis=-1, keepdims=True)
-    return (x / np.sqrt(mean + np.float32(_attribute(node, "epsilon", 1e-5))) * weight,)
+    return (rms_norm(inputs[0], inputs[1], _attribute(node, "epsilon", 1e-5)),)
 
 
 def _skip_norm(node: ir.Node, inputs: list[Array]) -> tuple[Array | None, ...]:

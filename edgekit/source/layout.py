@@ -61,16 +61,33 @@ def tensor_shapes(spec: ModelSpec) -> Shapes:
     return shapes
 
 
-def split_fused(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Extent]:
-    """Show phi3's ``qkv_proj`` and ``gate_up_proj`` as the q, k, v, gate and up rows they hold.
+FUSED = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""Tensors of fused families, and those whose rows they hold, in the order of transformers' Phi3Attention and Phi3MLP;
+llama.cpp keeps it."""
 
-    The order of rows is that of transformers' Phi3Attention and Phi3MLP; llama.cpp keeps it.
-    """
+
+def stored_tensors(spec: ModelSpec, *, fused: bool) -> dict[str, tuple[str, ...]]:
+    """Tensors as transformers stores a family's, and the canonical ones whose rows each holds, in model order."""
+    stored: dict[str, tuple[str, ...]] = {}
+    for name in tensor_shapes(spec):
+        layer, dot, part = name.partition(".self_attn." if ".self_attn." in name else ".mlp.")
+        part = f"{dot.strip('.')}.{part}".removesuffix(".weight")
+        whole = next((w for w, parts in FUSED.items() if fused and part in parts), None)
+        if whole is None:
+            stored[name] = (name,)
+        else:
+            stored[f"{layer}.{whole}.weight"] = tuple(f"{layer}.{p}.weight" for p in FUSED[whole])
+    return stored
+
+
+def split_fused(spec: ModelSpec, found: Mapping[str, Extent]) -> dict[str, Extent]:
+    """Show phi3's ``qkv_proj`` and ``gate_up_proj`` as the q, k, v, gate and up rows they hold."""
     q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    parts = {
-        "self_attn.qkv_proj": (("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)),
-        "mlp.gate_up_proj": (("mlp.gate_proj", spec.intermediate_size), ("mlp.up_proj", spec.intermediate_size)),
-    }
+    sizes = {"self_attn.q_proj": q, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
+    parts = {whole: tuple((p, sizes.get(p, spec.intermediate_size)) for p in names) for whole, names in FUSED.items()}
     split: dict[str, Extent] = {}
     for name, extent in found.items():
         fused = next((part for part in parts if name.endswith(part + ".weight")), None)

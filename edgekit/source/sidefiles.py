@@ -12,7 +12,7 @@ from edgekit.errors import SourceError
 from edgekit.source.added_tokens import TokenFiles, add_tokens, require_added, require_tokens
 from edgekit.source.chat_templates import MORE, listed_templates, read_templates
 from edgekit.source.fields import Fields
-from edgekit.source.folder import Folder
+from edgekit.source.folder import LIMITS, Folder
 from edgekit.source.sentencepiece_model import convert_pieces, read_pieces
 from edgekit.strangers import parse_json, parse_text
 from edgekit.strangers.cell import LARGE_MEMORY, Cell
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 _NO_TOKENIZER_HINT = "copy tokenizer.json and tokenizer_config.json from the model's page into the folder"
 _OLD = ("tokenizer.model", "vocab.json")
+
+ORIGINALS = (
+    "generation_config.json",
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+)
+"""Files besides the configuration and the weights that belong to a model in the format of transformers."""
 
 GENERIC = "PreTrainedTokenizerFast"
 """The class that reads tokenizer.json as is in transformers 4 and 5 (there also called TokenizersBackend)."""
@@ -77,6 +84,24 @@ def collect_files(
     if folder.has("special_tokens_map.json"):
         files.append(SideFile("special_tokens_map.json", folder.read("special_tokens_map.json")))
     return tuple(files), spec
+
+
+def original_files(checkpoint: Checkpoint) -> tuple[SideFile, ...]:
+    """The side files as they stand in the checkpoint's own folder, for programs that read what edgekit does not.
+
+    Without a folder, those that edgekit made of the file.
+
+    Raises:
+        SourceError: a file is too large or not a plain file.
+    """
+    place = Path(checkpoint.provenance.location)
+    if checkpoint.provenance.kind not in ("folder", "hub") or not place.is_dir():
+        return checkpoint.files
+    folder = Folder(place)
+    names = [name for name in ORIGINALS if folder.has(name)]
+    names += [f"{MORE}/{name}" for name in folder.names_in(MORE) if name.endswith(".jinja")]
+    config = next(f for f in checkpoint.files if f.name == "config.json")
+    return (config, *(SideFile(n, folder.read(n, limit="" if n in LIMITS else "tokenizer.json")) for n in names))
 
 
 def read_token_files(folder: Folder) -> TokenFiles:

@@ -33,6 +33,17 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class StudentScore:
+    """A model against the teacher on text that no run saw: KLD in nats per token, top-1 agreement, perplexities."""
+
+    model: str
+    kld: Interval
+    top1: Interval
+    perplexity: Interval
+    teacher_perplexity: Interval
+
+
+@dataclass(frozen=True)
 class RunCard:
     """A training run. ``minutes`` and ``tokens_per_second`` are measured, on ``processor_class``.
 

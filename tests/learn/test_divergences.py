@@ -62,12 +62,16 @@ def test_cross_entropy_predicts_the_next_token():
     torch.testing.assert_close(ours, hidden.grad)
 
 
+def others(logprobs):
+    return (1 - logprobs.exp().sum(-1)).log()
+
+
 def test_all_tokens_as_the_likeliest_are_the_whole_divergence():
     hidden, head = made(1, 6, 8, seed=0).requires_grad_(), made(30, 8, seed=1)
     teacher = made(1, 6, 30, seed=2)
     logprobs, ids = F.log_softmax(teacher, -1).topk(29)
-    some = divergence_of_top(hidden, head, ids, logprobs, Loss())
+    some = divergence_of_top(hidden, head, ids, logprobs, others(logprobs), Loss())
     whole = direct("forward", hidden @ head.T, teacher, 1.0)
     torch.testing.assert_close(some, whole, rtol=1e-4, atol=1e-5)
-    few = divergence_of_top(hidden, head, ids[..., :3], logprobs[..., :3], Loss())
+    few = divergence_of_top(hidden, head, ids[..., :3], logprobs[..., :3], others(logprobs[..., :3]), Loss())
     assert 0 < few < whole

@@ -1,0 +1,133 @@
+"""``edgekit distill``. As in app.py, Typer reads the annotations at run time."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any, Literal
+
+import typer
+
+from edgekit.cli import console
+from edgekit.cli.arguments import LAST_SEED, LEAST_MB, MOST_MB, Json, Offline, Revision
+from edgekit.cli.progress import Bars
+from edgekit.cli.recover_command import MOST_MINUTES, MOST_STEPS
+from edgekit.errors import ConfigError
+
+CacheMb = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=MOST_MB, help="Keep the teacher's likeliest tokens on disk, in as many MB."),
+]
+Divergence = Annotated[Literal["forward", "reverse", "skewed"], typer.Option(help="KL divergence from the teacher.")]
+KvHeads = Annotated[int | None, typer.Option(min=1, max=10_000, help="Key-value heads to keep, with their queries.")]
+
+
+def distill(
+    teacher: Annotated[str, typer.Argument(help="A folder, a hub id, a .gguf file or a packaged name.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The student's folder; it must not exist yet.")],
+    keep: Annotated[
+        float | None, typer.Option(min=0.01, max=0.99, help="Share of the weights in the layers to keep.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Layers to keep.")] = None,
+    ffn: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Feed-forward channels to keep.")] = None,
+    kv_heads: KvHeads = None,
+    size_mb: Annotated[
+        float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Size of its bundle built with --recipe, in MB.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="The recipe that --size-mb counts with.")] = "small",
+    student: Annotated[
+        str | None, typer.Option(help="A student of its own: a folder, or one with config.json alone.")
+    ] = None,
+    text: Annotated[
+        str, typer.Option(metavar="TEXT", help="What to learn on: packaged, or files, separated by commas.")
+    ] = "packaged",
+    minutes: Annotated[float, typer.Option(min=0.1, max=MOST_MINUTES, help="Time to heal.")] = 30.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps to heal.", show_default="what fits into --minutes")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows of 512 tokens a step.")] = 2,
+    divergence: Divergence = "forward",
+    temperature: Annotated[float, typer.Option(min=0.1, max=100, help="Divides the logits of both.")] = 1.0,
+    cache_mb: CacheMb = None,
+    ce: Annotated[bool, typer.Option("--ce", help="Also train on the text alone, for comparison.")] = False,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="A smaller model to compare with, of the same vocabulary; repeatable.")
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Write the weights as bfloat16 instead of float32.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the text.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged lines, and count them.")] = False,
+    offline: Offline = False,
+    revision: Revision = None,
+    json: Json = False,
+) -> None:
+    """Make a smaller student of a model: a plain Hugging Face folder.
+
+    Layers and channels are left out, and what is left is trained to predict what the teacher predicts. The run is kept
+    in OUT.run: Ctrl-C stops, and the same command goes on. Needs the extra `learn`.
+    """
+    from edgekit.learn import require_packages
+
+    require_packages()
+    from edgekit.cli.documents import Student
+    from edgekit.cli.learn_tables import point_line, student_lines
+    from edgekit.learn.distill import WINDOW, distill, read_text
+    from edgekit.learn.heal import Method
+    from edgekit.learn.losses import Loss
+    from edgekit.source import open_model
+
+    wish = _Wish(keep, layers, ffn, kv_heads, size_mb, recipe, student)
+    wish.require_one()
+    start = perf_counter()
+    method = Method(Loss(divergence, temperature), minutes, steps, batch, seed=seed)
+    with Bars() as progress:
+        checkpoint = open_model(teacher, revision=revision, offline=offline, progress=progress)
+        wanted = wish.resolve(checkpoint, offline)
+        read = read_text(text.split(","), checkpoint, method, skip_bad=skip_bad)
+        console.note(f"{len(read.train) * WINDOW:,} tokens to learn on, {len(read.held_out) * WINDOW:,} held out")
+        made = distill(
+            checkpoint,
+            wanted,
+            read,
+            method,
+            out=out,
+            stored="bfloat16" if bf16 else "float32",
+            cache_bytes=None if cache_mb is None else int(cache_mb * 1e6),
+            control=ce,
+            beside=[open_model(name, offline=offline, progress=progress) for name in beside or ()],
+            report=lambda point: console.note(point_line(point)),
+            progress=progress,
+        )
+    result = Student(made.path, made.kept, made.outcome.ending, perf_counter() - start, made.scores)
+    console.emit(result) if json else console.show(*student_lines(result))
+
+
+class _Wish:
+    """What the student is to be, in one of four ways."""
+
+    def __init__(self, *wishes: Any) -> None:
+        self.keep, self.layers, self.ffn, self.kv_heads, self.size_mb, self.recipe, self.student = wishes
+
+    def require_one(self) -> None:
+        """Raise ConfigError unless exactly one way was chosen."""
+        numbers = (self.layers, self.ffn, self.kv_heads)
+        ways = (self.keep, self.size_mb, self.student, next((n for n in numbers if n is not None), None))
+        if sum(way is not None for way in ways) != 1:
+            raise ConfigError(
+                "a student is wanted in one way: `keep`, `size_mb`, `student`, or `layers`, `ffn` and `kv_heads`",
+                "give one of them, such as `keep=0.8`",
+            )
+
+    def resolve(self, teacher: Any, offline: bool) -> Any:
+        """The shape, or the student as a checkpoint."""
+        from edgekit.config.recipe import load_recipe, load_target
+        from edgekit.learn.shapes import shape_for_share, shape_for_size, shape_of
+        from edgekit.source import open_config_only, open_model
+
+        if self.student is not None:
+            path = Path(self.student)
+            alone = path.is_dir() and not any(path.glob("*.safetensors"))
+            return (open_config_only if alone else open_model)(self.student, offline=offline)
+        if self.keep is not None:
+            return shape_for_share(teacher.spec, self.keep)
+        if self.size_mb is not None:
+            return shape_for_size(teacher, load_recipe(self.recipe), load_target("cpu"), int(self.size_mb * 1e6))
+        return shape_of(teacher.spec, layers=self.layers, ffn=self.ffn, kv_heads=self.kv_heads)
