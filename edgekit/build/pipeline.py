@@ -121,6 +121,8 @@ def build_bundle(
     Raises:
         EdgekitError: a step failed; nothing is left at ``out``.
     """
+    if skip_bad and not calibrate:
+        raise ConfigError("`skip_bad` needs `calibrate`", "name the text, or leave it out")
     chosen = load_target(target) if isinstance(target, str) else target
     devices = _devices(chosen, npu)
     plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
