@@ -121,11 +121,11 @@ def build_bundle(
     Raises:
         EdgekitError: a step failed; nothing is left at ``out``.
     """
-    if skip_bad and not calibrate:
-        raise ConfigError("`skip_bad` needs `calibrate`", "name the text, or leave it out")
     chosen = load_target(target) if isinstance(target, str) else target
     devices = _devices(chosen, npu)
     plan = _plan(precision, recipe, size_mb, bits, chosen, npu.activations)
+    if skip_bad and not calibrate:
+        raise ConfigError("`skip_bad` needs `calibrate`", "name the text, or leave it out")
     if exporter == "optimum":
         if devices:
             raise ConfigError(
@@ -149,14 +149,7 @@ def build_bundle(
         provenance = beside.submit(fingerprint, checkpoint)
         model_graph, weights = (exported, checkpoint.weights) if exported else draw(checkpoint, plan, chosen.opset)
         tried.result()
-        text = None
-        if calibrate:
-            text = read_corpus(
-                calibrate, checkpoint, tokens=CALIBRATION_TOKENS, skip_bad=skip_bad, offline=offline, progress=progress
-            )
-            for source in text.card.sources:
-                if source.bad_lines:
-                    note(f"{source.name}: left out {source.left_out}")
+        text = _read_text(calibrate, checkpoint, skip_bad, offline, progress, note) if calibrate else None
         order = _Order(plan, chosen, devices, exporter, npu, stamp, text)
         return _write(bundle, order, checkpoint, model_graph, weights, provenance, progress)
 
@@ -177,6 +170,24 @@ class _Order:
     def cpu_target(self) -> Target:
         """The target that the CPU graph is lowered for."""
         return load_target(self.target.fallback) if self.devices else self.target
+
+
+def _read_text(
+    named: Sequence[str],
+    checkpoint: Checkpoint,
+    skip_bad: bool,
+    offline: bool,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> Corpus:
+    """The text that weights are fitted to."""
+    found = read_corpus(
+        named, checkpoint, tokens=CALIBRATION_TOKENS, skip_bad=skip_bad, offline=offline, progress=progress
+    )
+    for source in found.card.sources:
+        if source.bad_lines:
+            note(f"{source.name}: left out {source.left_out}")
+    return found
 
 
 def _write(

@@ -168,11 +168,11 @@ def hub(tmp_path):
     server.server_close()
 
 
-def ask(tmp_path, endpoint, named, model, mode=""):
+def ask(tmp_path, endpoint, named, model, mode="", **more):
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("HF_")},
         "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(Path(__file__).parents[2]),
-        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **more,
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", READ, named, str(model), mode],
@@ -211,6 +211,6 @@ def test_offline_and_not_in_the_cache(hub, model, tmp_path):
 
 
 def test_without_a_network(model, tmp_path):
-    out = ask(tmp_path, "http://127.0.0.1:9", "hub:org/tiny", model)
+    out = ask(tmp_path, "http://127.0.0.1:9", "hub:org/tiny", model, HF_HUB_OFFLINE="1")
     assert "the hub cannot be reached" in out["error"]
     assert "HF_ENDPOINT" in out["hint"]
