@@ -22,7 +22,7 @@ from edgekit.build.learned import Learned, find_learned, read_card
 from edgekit.build.sample_text import sampler
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
-from edgekit.corpus import Corpus, read_corpus
+from edgekit.corpus import Corpus, Sample, read_corpus
 from edgekit.errors import ConfigError
 from edgekit.host.origins import remember_origin
 from edgekit.record import to_json
@@ -134,6 +134,8 @@ def build_bundle(
     chosen = load_target(target) if isinstance(target, str) else target
     devices = _devices(chosen, npu)
     plan = choose_recipe(precision, recipe, size_mb, bits, chosen, npu.activations)
+    if skip_bad and not calibrate:
+        raise ConfigError("`skip_bad` needs `calibrate`", "name the text, or leave it out")
     if exporter == "optimum":
         if devices:
             raise ConfigError(
@@ -142,10 +144,7 @@ def build_bundle(
         # Its graphs append to the cache and use other names: passes that rely on our own graphs are off.
         chosen, plan = replace(chosen, shared_kv=False), replace(plan, smooth=0.0, rotate=False, w8a8_prefill=False)
 
-    def plain(folder: Path) -> Bundle:
-        return build_bundle(model, out=folder, precision="int8", exporter=exporter, revision=revision, offline=offline)
-
-    sample = sampler(plain, progress)
+    sample = sampler_of(model, exporter, revision=revision, offline=offline, progress=progress)
     with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
         exported = None
         if exporter == "optimum":
@@ -169,22 +168,25 @@ def build_bundle(
             model_graph = _graph(checkpoint, spec, codes or weights, chosen.opset)
         tried.result()
         card = read_card(learned or Path(checkpoint.provenance.location))
-        text = None
-        if calibrate:
-            text = read_corpus(
-                calibrate,
-                checkpoint,
-                tokens=CALIBRATION_TOKENS,
-                skip_bad=skip_bad,
-                offline=offline,
-                sample=sample,
-                progress=progress,
-            )
-            for source in text.card.sources:
-                if source.bad_lines:
-                    note(f"{source.name}: left out {source.left_out}")
+        text = _read_text(calibrate, checkpoint, skip_bad, offline, sample, progress, note) if calibrate else None
         order = _Order(plan, chosen, devices, exporter, npu, stamp, text, codes, card)
         return _write(bundle, order, checkpoint, model_graph, codes or weights, provenance, progress)
+
+
+def sampler_of(
+    model: str,
+    exporter: Exporter = "native",
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    progress: Progress = silent,
+) -> Sample:
+    """What writes the text ``self`` of a model: a temporary INT8 bundle of it, sampled (see sample_text.py)."""
+
+    def plain(folder: Path) -> Bundle:
+        return build_bundle(model, out=folder, precision="int8", exporter=exporter, revision=revision, offline=offline)
+
+    return sampler(plain, progress)
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,31 @@ class _Order:
     def cpu_target(self) -> Target:
         """The target that the CPU graph is lowered for."""
         return load_target(self.target.fallback) if self.devices else self.target
+
+
+def _read_text(
+    named: Sequence[str],
+    checkpoint: Checkpoint,
+    skip_bad: bool,
+    offline: bool,
+    sample: Sample,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> Corpus:
+    """The text that weights are fitted to."""
+    found = read_corpus(
+        named,
+        checkpoint,
+        tokens=CALIBRATION_TOKENS,
+        skip_bad=skip_bad,
+        offline=offline,
+        sample=sample,
+        progress=progress,
+    )
+    for source in found.card.sources:
+        if source.bad_lines:
+            note(f"{source.name}: left out {source.left_out}")
+    return found
 
 
 def _write(

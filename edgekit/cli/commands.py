@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ class CheckedCommand(TyperCommand):
 def _complete(args: list[str]) -> list[str]:
     """Give options without a value theirs."""
     complete = []
-    for arg, following in zip(args, [*args[1:], "-"], strict=True):
+    for arg, following in pairwise([*args, "-"]):
         complete += [arg, BARE[arg]] if arg in BARE and following.startswith("-") else [arg]
     return complete
 

@@ -86,7 +86,7 @@ class ParquetFile(Table):
         """A row; going back means reading its row group from the start."""
         start, rows = self._held
         if row < start or row >= start + len(rows):
-            if row < start or row >= self._group_end(start):
+            if not rows or row < start or row >= self._group_end(start):
                 self._ahead = self._from_group_of(row)
             for start, rows in self._ahead:
                 if row < start + len(rows):

@@ -22,7 +22,7 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit.build.learned import CARD, FILE, Learned, save_learned
-from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, draw
+from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, draw, sampler_of
 from edgekit.bundle import open_bundle, require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
@@ -72,6 +72,9 @@ CALIBRATION = 8192
 WINDOW = 512
 WATCHED = 3
 """Windows of each watched text."""
+
+HELD_OUT = 0.1
+"""Share of the documents that is never trained on: the first windows are watched, the run is judged on the others."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,17 @@ def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str
     cpu = load_target(target.fallback) if target.fallback else target
     graph, weights = draw(checkpoint, recipe, target.opset)
     policy = fit_budget(graph, weights, recipe, bytes_beside(checkpoint), progress=progress)
-    tokens = CALIBRATION if effort.steps == 0 else _tokens(effort)
     corpus = read_corpus(
-        effort.text, checkpoint, tokens=tokens, window=WINDOW, seed=effort.seed, held_out=0.1, skip_bad=effort.skip_bad
+        effort.text,
+        checkpoint,
+        tokens=_tokens(effort),
+        window=WINDOW,
+        seed=effort.seed,
+        held_out=HELD_OUT,
+        skip_bad=effort.skip_bad,
+        offline=wish.offline,
+        sample=sampler_of(wish.model, revision=wish.revision, offline=wish.offline, progress=progress),
+        progress=progress,
     )
     other = windows_of_code(checkpoint, WINDOW, WATCHED)
     return _Material(wish, checkpoint, origin, recipe, cpu, graph, weights, policy, corpus, other)
@@ -202,7 +213,7 @@ def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str
 def _tokens(effort: Effort) -> int:
     """Tokens to read: what fits into the time at FASTEST, so that nothing is seen twice if there is text enough."""
     steps = effort.steps if effort.steps is not None else int(effort.minutes * 60 * FASTEST / (effort.batch * WINDOW))
-    return max(CALIBRATION, int(steps * effort.batch * WINDOW / 0.9) + WATCHED * 2 * WINDOW)
+    return max(CALIBRATION, steps * effort.batch * WINDOW)
 
 
 def _calibrate(material: _Material, folder: Path, progress: Progress) -> Learned:

@@ -29,8 +29,9 @@ class DataSource:
     @property
     def left_out(self) -> str:
         """What was left out, in words; "" for nothing."""
-        counts = (("bad lines", self.bad_lines), ("parts that overlap other text", self.overlapping))
-        return " and ".join(f"{count} {words}" for words, count in counts if count)
+        told = [f"{self.bad_lines} bad line{'s' * (self.bad_lines > 1)}"] if self.bad_lines else []
+        told += [f"what overlaps other text ({self.overlapping})"] if self.overlapping else []
+        return " and ".join(told)
 
 
 @dataclass(frozen=True)
