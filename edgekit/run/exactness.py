@@ -86,9 +86,11 @@ def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
             found.setdefault("dequantize_matmul", set()).add(_folded(grid))
         else:
             kind = f"MatMulNBits, {_kind(grid)}, float32, level {level}"
-            found.setdefault(f"matmul_nbits_level_{level}", set()).update(f"{kind}, {rows}" for rows in _ROWS)
+            probe = "matmul_2_bits" if grid.bits == 2 else "matmul_nbits"
+            found.setdefault(f"{probe}_level_{level}", set()).update(f"{kind}, {rows}" for rows in _ROWS)
         if table and "op:GatherBlockQuantized" not in lacks:
-            found.setdefault("gather_block_quantized", set()).add(f"GatherBlockQuantized, {_kind(grid)}")
+            probe = "gather_2_bits" if grid.bits == 2 else "gather_block_quantized"
+            found.setdefault(probe, set()).add(f"GatherBlockQuantized, {_kind(grid)}")
     return {probe: frozenset(names) for probe, names in found.items()}
 
 
