@@ -9,11 +9,12 @@ from math import ceil
 
 import numpy as np
 import pytest
+import onnx
 from onnx import TensorProto, helper
 
 from edgekit import build_bundle, open_bundle
 from edgekit.build.pipeline import draw
-from edgekit.bundle.reading import read_initializers
+from edgekit.bundle.reading import graph_at_level, read_initializers
 from edgekit.config.recipe import load_recipe, load_target
 from edgekit.errors import ConfigError, EdgekitError, LowerError, QuantizeError
 from edgekit.graph import build_graph
@@ -25,7 +26,7 @@ from edgekit.run import load_runner
 from edgekit.run.runtime import onnxruntime
 from edgekit.source import open_config_only, open_model, source_tokenizer
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import Grid, Override
+from edgekit.types import Bundle, Grid, Override
 from edgekit.types.layout import Layout
 from edgekit.verify.weights import weight_error
 from tests.npus import tiny_target
@@ -257,3 +258,31 @@ def test_sensitivity_is_measured_on_the_low_grid(model, monkeypatch):
     low = Grid(2, 32, symmetric=True)
     fit_budget(graph, checkpoint.weights, replace(load_recipe("small"), low=low, bits_per_weight=5.0), 0)
     assert set(seen.values()) == {low}
+
+
+@pytest.mark.parametrize("linear", [Grid(2, 32, True), Grid(2, 64, False), Grid(2, 0, False), Grid(2, 0, True)], ids=str)
+def test_the_graph_in_floating_point_has_the_same_numbers(model, linear, tmp_path):
+    """Its level has no kernel for 2 bits, which would take minutes: it holds them as 4 bits."""
+    made = build_bundle(model, recipe=narrow(linear=linear, w8a8_prefill=False), out=tmp_path / "b")
+    tokens = np.random.default_rng(0).integers(4, 380, 12).tolist()
+    plain = replace(made.manifest, recipe=replace(made.manifest.recipe, accuracy_level=0))
+    folder = tmp_path / "level0"
+    folder.mkdir()
+    wide = onnx.load_from_string(graph_at_level(made, 0))
+    assert {a.i for n in wide.graph.node for a in n.attribute if a.name == "bits"} == {4}
+    slow = onnx.load(made.graph, load_external_data=False)
+    for attribute in (a for n in slow.graph.node for a in n.attribute if a.name == "accuracy_level"):
+        attribute.i = 0
+    logits = []
+    for graph in (wide, slow):
+        runner = load_runner(Bundle(made.path, plain), graph=graph.SerializeToString())
+        logits.append(runner.logits(tokens))
+        runner.close()
+    assert np.abs(logits[0] - logits[1]).max() < 1e-5 * np.abs(logits[1]).max()
+
+
+def test_sessions_use_look_up_tables_where_activations_are_rounded_anyway(bundle, model, tmp_path):
+    manifest = bundle.manifest
+    assert manifest.kernels == (("mlas.use_lut_gemm", "1"),)
+    assert not replace(manifest, target=replace(manifest.target, accuracy_level=0)).kernels
+    assert not build_bundle(model, recipe="small", out=tmp_path / "b").manifest.kernels

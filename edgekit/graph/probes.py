@@ -52,6 +52,9 @@ LEVELS = (0, 1, 2, 3, 4)
 WIDTHS = (4, 8)
 """Bits of a weight's code. 2 bits have probes of their own, since not every supported ONNX Runtime reads them."""
 
+NARROW_LEVELS, LOOKED_UP = (0, 4), 128
+"""The levels of 2-bit matmuls in bundles, and N of the smallest that the kernel with look-up tables computes."""
+
 
 @dataclass
 class Probe:
@@ -131,7 +134,7 @@ def make_probes() -> dict[str, onnx.ModelProto]:
         "dynamic_quantize_matmul": _dynamic_quantize_matmul(),
         "qdq_matmul": _qdq_matmul(),
         **{f"matmul_nbits_level_{level}": _matmul_nbits(np.float32, level) for level in LEVELS},
-        **{f"matmul_2_bits_level_{level}": _matmul_nbits(np.float32, level, (2,)) for level in LEVELS},
+        **{f"matmul_2_bits_level_{level}": _matmul_nbits(np.float32, level, (2,), LOOKED_UP) for level in NARROW_LEVELS},
         "matmul_nbits_float16": _matmul_nbits(np.float16, 0),
         "dequantize_matmul": _dequantize_matmul(),
         "gather_block_quantized": _gather_block_quantized(WIDTHS),
@@ -207,21 +210,23 @@ def _qdq_matmul() -> onnx.ModelProto:
     return probe.model()
 
 
-def _matmul_nbits(dtype: type[np.floating[Any]], level: int, widths: tuple[int, ...] = WIDTHS) -> onnx.ModelProto:
+def _matmul_nbits(
+    dtype: type[np.floating[Any]], level: int, widths: tuple[int, ...] = WIDTHS, columns: int = COLUMNS
+) -> onnx.ModelProto:
     """MatMulNBits at an accuracy level: each bit width, block size and kind of zero point, for a token and a prompt."""
     probe = Probe()
     element = np.dtype(dtype).name
     for bits, symmetric, block in product(widths, (True, False), BLOCKS):
-        codes, weights = _extreme_codes(bits, symmetric)
+        codes, weights = (np.tile(a, (columns // COLUMNS, 1)) for a in _extreme_codes(bits, symmetric))
         blocks = INNER // block
         kind = _kind(bits, block, symmetric)
         tensors = [
-            probe.constant(f"codes.{kind}", _pack(codes, bits).reshape(COLUMNS, blocks, -1)),
-            probe.constant(f"scales.{blocks}", np.full((COLUMNS, blocks), SCALE, dtype)),
+            probe.constant(f"codes.{kind}", _pack(codes, bits).reshape(columns, blocks, -1)),
+            probe.constant(f"scales.{blocks}", np.full((columns, blocks), SCALE, dtype)),
         ]
         if not symmetric:
             tensors.append(probe.constant(f"zeros.{kind}", _zero_points(codes, bits, blocks)))
-        shape = {"K": INNER, "N": COLUMNS, "bits": bits, "block_size": block, "accuracy_level": level}
+        shape = {"K": INNER, "N": columns, "bits": bits, "block_size": block, "accuracy_level": level}
         for rows in (1, ROWS):
             x, values = probe.activations(rows, dtype)
             name = f"MatMulNBits, {kind}, {element}, level {level}, {_rows(rows)}"
@@ -316,7 +321,7 @@ def _extreme_codes(bits: int, symmetric: bool) -> tuple[NDArray[np.int64], NDArr
 
 
 def _zero_points(codes: NDArray[np.int64], bits: int, blocks: int) -> NDArray[np.uint8]:
-    """Packed zero points [COLUMNS, blocks] for ``_extreme_codes``."""
+    """Packed zero points [n, blocks] for ``_extreme_codes`` [n, INNER]."""
     return _pack((2**bits - 1 - codes)[:, :blocks], bits)
 
 

@@ -78,6 +78,8 @@ def test_each_kind_of_product_stands_in_a_probe():
     for bits, block, zeros, level, rows in product(
         (2, 4, 8), (16, 32, 64, 128, 256), ("symmetric", "zero points"), range(5), ("1 row", "16 rows")
     ):
+        if bits == 2 and level not in probes.NARROW_LEVELS:
+            continue
         assert f"MatMulNBits, {bits} bits, block {block}, {zeros}, float32, level {level}, {rows}" in names
         assert f"GatherBlockQuantized, {bits} bits, block {block}, {zeros}" in names
     for x, w, rows in product(("uint8", "int8"), ("uint8", "int8"), ("1 row", "16 rows")):
