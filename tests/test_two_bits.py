@@ -260,7 +260,9 @@ def test_sensitivity_is_measured_on_the_low_grid(model, monkeypatch):
     assert set(seen.values()) == {low}
 
 
-@pytest.mark.parametrize("linear", [Grid(2, 32, True), Grid(2, 64, False), Grid(2, 0, False), Grid(2, 0, True)], ids=str)
+@pytest.mark.parametrize(
+    "linear", [Grid(2, 32, True), Grid(2, 64, False), Grid(2, 0, False), Grid(2, 0, True)], ids=str
+)
 def test_the_graph_in_floating_point_has_the_same_numbers(model, linear, tmp_path):
     """Its level has no kernel for 2 bits, which would take minutes: it holds them as 4 bits."""
     made = build_bundle(model, recipe=narrow(linear=linear, w8a8_prefill=False), out=tmp_path / "b")
@@ -286,3 +288,21 @@ def test_sessions_use_look_up_tables_where_activations_are_rounded_anyway(bundle
     assert manifest.kernels == (("mlas.use_lut_gemm", "1"),)
     assert not replace(manifest, target=replace(manifest.target, accuracy_level=0)).kernels
     assert not build_bundle(model, recipe="small", out=tmp_path / "b").manifest.kernels
+
+
+def test_the_recipe_tiny_keeps_the_first_and_last_layers_at_four_bits(tmp_path):
+    folder = str(tiny_checkpoint(tmp_path / "model", num_hidden_layers=5))
+    made = build_bundle(folder, recipe="tiny", out=tmp_path / "tiny")
+    low = {t.name for t in made.manifest.tensors if t.grid and t.grid.bits == 2}
+    layers = [f"model.layers.{i}." for i in range(5)]
+    inner = {f"{at}mlp.{n}_proj.weight" for at in layers[2:4] for n in ("gate", "up", "down")}
+    assert low == inner | {f"{at}self_attn.o_proj.weight" for at in layers}
+    assert {t.grid.bits for t in made.manifest.tensors if t.grid and t.name not in low} == {4}
+
+
+@pytest.mark.parametrize("recipe", ["small", "tiny"])
+def test_a_bundle_with_two_graphs_stays_within_its_budget(recipe, tmp_path):
+    folder = str(tiny_checkpoint(tmp_path / "model", num_hidden_layers=12))
+    made = build_bundle(folder, recipe=recipe, size_mb=1.05, out=tmp_path / "b")
+    assert made.manifest.prefill is not None
+    assert sum(f.stat().st_size for f in made.path.rglob("*") if f.is_file()) <= 1.05e6

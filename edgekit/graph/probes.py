@@ -134,7 +134,9 @@ def make_probes() -> dict[str, onnx.ModelProto]:
         "dynamic_quantize_matmul": _dynamic_quantize_matmul(),
         "qdq_matmul": _qdq_matmul(),
         **{f"matmul_nbits_level_{level}": _matmul_nbits(np.float32, level) for level in LEVELS},
-        **{f"matmul_2_bits_level_{level}": _matmul_nbits(np.float32, level, (2,), LOOKED_UP) for level in NARROW_LEVELS},
+        **{
+            f"matmul_2_bits_level_{level}": _matmul_nbits(np.float32, level, (2,), LOOKED_UP) for level in NARROW_LEVELS
+        },
         "matmul_nbits_float16": _matmul_nbits(np.float16, 0),
         "dequantize_matmul": _dequantize_matmul(),
         "gather_block_quantized": _gather_block_quantized(WIDTHS),

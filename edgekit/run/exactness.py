@@ -88,7 +88,9 @@ def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
             # 2 bits are computed at level 4, or as at level 0.
             narrow, at = grid.bits == 2, level if grid.bits != 2 or level == 4 else 0
             kind = f"MatMulNBits, {_kind(grid)}, float32, level {at}"
-            found.setdefault(f"matmul_{'2_bits' if narrow else 'nbits'}_level_{at}", set()).update(f"{kind}, {rows}" for rows in _ROWS)
+            found.setdefault(f"matmul_{'2_bits' if narrow else 'nbits'}_level_{at}", set()).update(
+                f"{kind}, {rows}" for rows in _ROWS
+            )
         if table and "op:GatherBlockQuantized" not in lacks:
             probe = "gather_2_bits" if grid.bits == 2 else "gather_block_quantized"
             found.setdefault(probe, set()).add(f"GatherBlockQuantized, {_kind(grid)}")
