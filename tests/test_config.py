@@ -220,7 +220,7 @@ def test_missing_recipe_file(tmp_path: Path) -> None:
     [
         ("blocks = 3", "unknown key 'linear.blocks'", "did you mean 'block_size'?"),
         ("[linaer]", "unknown key 'linaer'", "did you mean 'linear'?"),
-        ("[embedding]\nbits = 5", "'embedding.bits' must be one of 4, 8, not 5", ""),
+        ("[embedding]\nbits = 5", "'embedding.bits' must be one of 2, 4, 8, not 5", ""),
         ("[embedding]\nbits = 8\nblock_size = 48", "'embedding.block_size' must be one of 0, 16, 32", ""),
         ("[embedding]\nbits = 8\nblock_size = 32", "'embedding.symmetric' is missing", ""),
         ("scale = 'bfloat16'", "'linear.scale' must be one of float16, float32", "did you mean 'float16'?"),

@@ -253,7 +253,7 @@ def _write(
     from edgekit.quantize import Calibration, Kept, fit_budget, most_bytes, quantize
 
     plan, cpu, wanted = order.recipe, order.cpu_target, order.npu
-    beside = bytes_beside(checkpoint)
+    beside = bytes_beside(checkpoint, plan)
     for_npu = (order.devices, wanted.activations, checkpoint, plan)
     if order.devices:
         from edgekit.build.npu_plan import require_buildable
@@ -455,6 +455,11 @@ def choose_recipe(
             f"target '{target.name}' does not support {plan.precision}",
             f"supported: {', '.join(target.precisions)}",
         )
+    if plan.narrowest < 4 and (target.npu or "op:MatMulNBits" in target.lacks):
+        raise ConfigError(
+            f"target '{target.name}' has no kernel for the {plan.narrowest}-bit weights of recipe '{plan.name}'",
+            "use a recipe without them, such as `recipe=small`, or `target=cpu`",
+        )
     if size_mb is not None and bits is not None:
         raise ConfigError("`size_mb` and `bits` cannot be used together", "give only one of them")
     if size_mb is not None:
@@ -463,22 +468,23 @@ def choose_recipe(
         plan = replace(plan, bits_per_weight=bits, size_bytes=None)
     if (plan.size_bytes or plan.bits_per_weight) and plan.precision != "int4":
         raise ConfigError(
-            f"a budget mixes 4 and 8 bits per weight, but the precision is {plan.precision}",
+            f"a budget mixes widths from the recipe's own to 8 bits per weight, but the precision is {plan.precision}",
             "use `precision=int4` with `size_mb` or `bits`",
         )
     return plan
 
 
-GRAPH_BYTES = 400_000
-"""Bytes of a size budget reserved for the graph's protobuf, edgekit.json and alignment."""
+GRAPH_BYTES, LAYER_BYTES = 40_000, 13_000
+"""Bytes of a size budget reserved for a graph's protobuf, edgekit.json and alignment, and for each layer of a graph."""
 
 
-def bytes_beside(checkpoint: Checkpoint) -> int:
-    """Bytes of a bundle other than quantized weights: tokenizer and configuration, norms, graph."""
+def bytes_beside(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Bytes of a bundle other than quantized weights: tokenizer and configuration, norms, graphs."""
     files = sum(len(f.data) for f in checkpoint.files)
     small = sum(
         4 * prod(checkpoint.weights.shape(n))
         for n in checkpoint.weights.names()
         if len(checkpoint.weights.shape(n)) != 2
     )
-    return files + small + GRAPH_BYTES
+    graphs = 2 if recipe.w8a8_prefill else 1
+    return files + small + graphs * (GRAPH_BYTES + LAYER_BYTES * checkpoint.spec.layers)

@@ -233,7 +233,7 @@ def _expansions(expansions: tuple[Int8Repack, ...], manifest: Manifest) -> Itera
         yield "prefill.expansions", "entries are duplicated or overlap"
     for i, e in enumerate(expansions):
         key = f"prefill.expansions[{i}]"
-        if e.bits not in (4, 8) or e.block_size < 16 or e.block_size & (e.block_size - 1):
+        if e.bits not in (2, 4, 8) or e.block_size < 16 or e.block_size & (e.block_size - 1):
             yield key, f"{e.bits} bits in blocks of {e.block_size} is not supported"
             continue
         blocks = -(-e.columns // e.block_size)

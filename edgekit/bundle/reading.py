@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import BundleError
+from edgekit.numerics.nibbles import pack_bits, unpack_bits
 from edgekit.record import from_json
 from edgekit.strangers import read_plain
 from edgekit.types import JOINED
@@ -18,6 +20,9 @@ from edgekit.types.npu import Placement
 
 _LARGEST_PLACEMENT = 50_000_000
 """Maximum size of placement.json in bytes; a node takes about a hundred."""
+
+_MOST_WIDENED = 3_000_000_000
+"""Most 2-bit weights that are widened to 4 bits inside a graph: a protobuf holds 2 GB."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,6 +83,31 @@ def _cut(joined: ir.TensorProtocol, start: int, stop: int) -> ir.TensorProtocol:
     return ir.tensor(joined.numpy()[start:stop], dtype=joined.dtype)
 
 
+def _widen(graph: ir.Graph, node: ir.Node) -> None:
+    """Store the 2-bit codes and zero points of a MatMulNBits as 4-bit ones inside the graph."""
+    codes, rows = node.inputs[1], node.attributes["N"].as_int()
+    assert codes is not None and codes.const_value is not None
+    packed = codes.const_value.numpy()
+    wide = pack_bits(unpack_bits(packed, 2, 4 * packed.shape[-1]), 4)
+    if len(node.inputs) > 3 and (value := node.inputs[3]) is not None:
+        while value.const_value is None and (repeated := value.producer()) is not None:
+            value = repeated.inputs[0]  # one zero point per row, repeated for its blocks
+            assert value is not None
+        assert value.const_value is not None
+        zeros = unpack_bits(value.const_value.numpy(), 2, packed.shape[1])
+    else:
+        zeros = np.full((rows, 1), 2, np.uint8)
+    zeros = np.broadcast_to(zeros if zeros.shape[1] == packed.shape[1] else zeros[:, :1], (rows, packed.shape[1]))
+    for index, kind, array in ((1, "codes", wide), (3, "zeros", pack_bits(np.ascontiguousarray(zeros), 4))):
+        tensor = ir.tensor(array, name=f"{node.name}.wide.{kind}")
+        made = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        graph.register_initializer(made)
+        if index == len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, made)
+    node.attributes["bits"] = ir.AttrInt64("bits", 4)
+
+
 @dataclass(frozen=True)
 class ContextFacts:
     """The facts of an EPContext graph: operators left uncompiled, the binary's file, and the compiler's note."""
@@ -127,11 +157,16 @@ def node_names(path: Path) -> tuple[tuple[str, str], ...]:
 def graph_at_level(bundle: Bundle, level: int) -> bytes:
     """The graph with another accuracy level in its MatMulNBits nodes, serialized; its weights stay in the bundle.
 
-    To load it, pass the folder of the bundle's graph for external data (see run/predictor_worker.py).
+    To load it, pass the folder of the bundle's graph for external data (see run/predictor_worker.py). At level 0, which
+    has no kernel for 2-bit codes, the graph holds them as 4-bit ones, the same numbers, if they fit an ONNX file.
     """
     model = _load(bundle.graph)
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for node in (n for g in graphs for n in ir.traversal.RecursiveGraphIterator(g)):
-        if node.op_type == "MatMulNBits":
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+    nodes = [n for g in graphs for n in ir.traversal.RecursiveGraphIterator(g) if n.op_type == "MatMulNBits"]
+    for node in nodes:
+        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+    narrow = [n for n in nodes if n.attributes["bits"].as_int() == 2]
+    if not level and sum(n.attributes["K"].as_int() * n.attributes["N"].as_int() for n in narrow) < _MOST_WIDENED:
+        for node in narrow:
+            _widen(model.graph, node)
     return bytes(ir.to_proto(model).SerializeToString())

@@ -39,7 +39,7 @@ def build(
         Precision | None, typer.Option(help="Precision of the weights.", show_default="int4; on an NPU its first")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A recipe instead of --precision: fast, small, or a .toml file.")
+        str | None, typer.Option(help="A recipe instead of --precision: fast, small, tiny, or a .toml file.")
     ] = None,
     size_mb: SizeMb = None,
     bits: Annotated[

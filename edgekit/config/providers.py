@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SESSION_ENTRIES = {
     "mlas.disable_kleidiai": ("0", "1"),
+    "mlas.use_lut_gemm": ("0", "1"),
     "session.disable_quant_qdq": ("0", "1"),
 }
 """Session configuration entries that a bundle or a target file may set, and their values. Some others write files or

@@ -50,6 +50,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         name=table.get("name", str),
         precision=precision,
         linear=_grid(table, "linear"),
+        low=_grid(table, "low"),
         embedding=_grid(table, "embedding"),
         overrides=tuple(map(_override, table.tables("override", (*keys_of(Override), "keep")))),
         accuracy_level=table.choice("accuracy_level", range(5), 0),
@@ -62,7 +63,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if quantized and recipe.linear is None:
         hint = "add [linear] with bits, block_size, symmetric and scale"
         raise table.error(f"precision {precision} needs a [linear] table", hint)
-    if not quantized and (recipe.linear or recipe.embedding or recipe.overrides):
+    if not quantized and (recipe.linear or recipe.low or recipe.embedding or recipe.overrides):
         hint = "remove the grids, or set precision to int8 or int4"
         raise table.error(f"precision {precision} allows no grids", hint)
     if recipe.size_bytes is not None and recipe.bits_per_weight is not None:
@@ -81,7 +82,7 @@ def _grid(table: Table, key: str) -> Grid | None:
         return None
     grid = table.table(key, keys_of(Grid))
     return Grid(
-        bits=grid.choice("bits", (4, 8)),
+        bits=grid.choice("bits", (2, 4, 8)),
         block_size=grid.choice("block_size", _BLOCKS),
         symmetric=grid.get("symmetric", bool),
         scale=grid.choice("scale", get_args(ScaleType), "float16"),

@@ -49,6 +49,11 @@ HALF_TOLERANCE = INNER * 2.0**-12
 BLOCKS = (16, 32, 64, 128, 256)
 FOLDED_BLOCKS = (32, 64, 128)
 LEVELS = (0, 1, 2, 3, 4)
+WIDTHS = (4, 8)
+"""Bits of a weight's code. 2 bits have probes of their own, since not every supported ONNX Runtime reads them."""
+
+NARROW_LEVELS, LOOKED_UP = (0, 4), 128
+"""The levels of 2-bit matmuls in bundles, and N of the smallest that the kernel with look-up tables computes."""
 
 
 @dataclass
@@ -129,9 +134,13 @@ def make_probes() -> dict[str, onnx.ModelProto]:
         "dynamic_quantize_matmul": _dynamic_quantize_matmul(),
         "qdq_matmul": _qdq_matmul(),
         **{f"matmul_nbits_level_{level}": _matmul_nbits(np.float32, level) for level in LEVELS},
+        **{
+            f"matmul_2_bits_level_{level}": _matmul_nbits(np.float32, level, (2,), LOOKED_UP) for level in NARROW_LEVELS
+        },
         "matmul_nbits_float16": _matmul_nbits(np.float16, 0),
         "dequantize_matmul": _dequantize_matmul(),
-        "gather_block_quantized": _gather_block_quantized(),
+        "gather_block_quantized": _gather_block_quantized(WIDTHS),
+        "gather_2_bits": _gather_block_quantized((2,)),
         "int8_cache": _int8_cache(),
     }
 
@@ -203,21 +212,23 @@ def _qdq_matmul() -> onnx.ModelProto:
     return probe.model()
 
 
-def _matmul_nbits(dtype: type[np.floating[Any]], level: int) -> onnx.ModelProto:
+def _matmul_nbits(
+    dtype: type[np.floating[Any]], level: int, widths: tuple[int, ...] = WIDTHS, columns: int = COLUMNS
+) -> onnx.ModelProto:
     """MatMulNBits at an accuracy level: each bit width, block size and kind of zero point, for a token and a prompt."""
     probe = Probe()
     element = np.dtype(dtype).name
-    for bits, symmetric, block in product((4, 8), (True, False), BLOCKS):
-        codes, weights = _extreme_codes(bits, symmetric)
+    for bits, symmetric, block in product(widths, (True, False), BLOCKS):
+        codes, weights = (np.tile(a, (columns // COLUMNS, 1)) for a in _extreme_codes(bits, symmetric))
         blocks = INNER // block
         kind = _kind(bits, block, symmetric)
         tensors = [
-            probe.constant(f"codes.{kind}", _pack(codes, bits).reshape(COLUMNS, blocks, -1)),
-            probe.constant(f"scales.{blocks}", np.full((COLUMNS, blocks), SCALE, dtype)),
+            probe.constant(f"codes.{kind}", _pack(codes, bits).reshape(columns, blocks, -1)),
+            probe.constant(f"scales.{blocks}", np.full((columns, blocks), SCALE, dtype)),
         ]
         if not symmetric:
             tensors.append(probe.constant(f"zeros.{kind}", _zero_points(codes, bits, blocks)))
-        shape = {"K": INNER, "N": COLUMNS, "bits": bits, "block_size": block, "accuracy_level": level}
+        shape = {"K": INNER, "N": columns, "bits": bits, "block_size": block, "accuracy_level": level}
         for rows in (1, ROWS):
             x, values = probe.activations(rows, dtype)
             name = f"MatMulNBits, {kind}, {element}, level {level}, {_rows(rows)}"
@@ -230,7 +241,7 @@ def _matmul_nbits(dtype: type[np.floating[Any]], level: int) -> onnx.ModelProto:
 def _dequantize_matmul() -> onnx.ModelProto:
     """Blocked DequantizeLinear before MatMul, which the runtime fuses to MatMulNBits at the session's level."""
     probe = Probe()
-    for bits, block in product((4, 8), FOLDED_BLOCKS):
+    for bits, block in product(WIDTHS, FOLDED_BLOCKS):
         codes, weights = _extreme_codes(bits, symmetric=True)
         kind = f"{bits} bits, block {block}"
         stored = probe.codes(f"codes.{kind}", codes.T, bits)
@@ -243,11 +254,11 @@ def _dequantize_matmul() -> onnx.ModelProto:
     return probe.model()
 
 
-def _gather_block_quantized() -> onnx.ModelProto:
+def _gather_block_quantized(widths: tuple[int, ...]) -> onnx.ModelProto:
     """GatherBlockQuantized, which reads rows from a table of codes."""
     probe = Probe()
     indices = probe.indices()
-    for bits, symmetric, block in product((4, 8), (True, False), BLOCKS):
+    for bits, symmetric, block in product(widths, (True, False), BLOCKS):
         codes, weights = _extreme_codes(bits, symmetric)
         blocks = INNER // block
         kind = _kind(bits, block, symmetric)
@@ -312,16 +323,17 @@ def _extreme_codes(bits: int, symmetric: bool) -> tuple[NDArray[np.int64], NDArr
 
 
 def _zero_points(codes: NDArray[np.int64], bits: int, blocks: int) -> NDArray[np.uint8]:
-    """Packed zero points [COLUMNS, blocks] for ``_extreme_codes``."""
+    """Packed zero points [n, blocks] for ``_extreme_codes`` [n, INNER]."""
     return _pack((2**bits - 1 - codes)[:, :blocks], bits)
 
 
 def _pack(codes: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
-    """Pack codes along the last axis into bytes, the first in the low bits; an odd length is padded with 0."""
-    if bits == 8:
-        return codes.astype(np.uint8)
-    pairs = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).astype(np.uint8)
-    return pairs[:, ::2] | pairs[:, 1::2] << np.uint8(4)
+    """Pack codes along the last axis into bytes, the first in the low bits; the last byte is padded with 0."""
+    each = 8 // bits
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % each))).astype(np.uint8)
+    places = np.uint8(bits) * np.arange(each, dtype=np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(padded.reshape(len(codes), -1, each) << places, axis=-1)
+    return packed
 
 
 def _kind(bits: int, block: int, symmetric: bool) -> str:

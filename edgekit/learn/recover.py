@@ -193,7 +193,6 @@ def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str
         note("the model's own file is quantized: what its makers lost cannot be recovered, only what a grid adds")
     cpu = load_target(target.fallback) if target.fallback else target
     graph, weights = draw(checkpoint, recipe, target.opset)
-    policy = fit_budget(graph, weights, recipe, bytes_beside(checkpoint), progress=progress)
     corpus = read_corpus(
         effort.text,
         checkpoint,
@@ -206,6 +205,8 @@ def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str
         sample=sampler_of(wish.model, revision=wish.revision, offline=wish.offline, progress=progress),
         progress=progress,
     )
+    text, beside = corpus.train[: CALIBRATION // WINDOW], bytes_beside(checkpoint, recipe)
+    policy = fit_budget(graph, weights, recipe, beside, text=text, progress=progress)
     other = windows_of_code(checkpoint, WINDOW, WATCHED)
     return _Material(wish, checkpoint, origin, recipe, cpu, graph, weights, policy, corpus, other)
 

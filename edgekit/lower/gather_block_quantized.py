@@ -29,6 +29,8 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         patch = Patch(model, node)
         bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 128)
         table = patch.stored(0)[1]
+        if bits == 2:
+            raise patch.refuse("no standard operator reads 2-bit weights")
         if table.dtype != UINT8 or bits not in (4, 8) or patch.attribute("gather_axis", 0):
             raise patch.refuse(f"{bits} bits in {table.dtype} is not a format that edgekit writes")
         width = table.shape.numpy()[1] * 8 // bits

@@ -38,6 +38,8 @@ def apply(model: ir.Model, _: Target) -> ir.Model:
         patch = Patch(model, node)
         bits, block = patch.attribute("bits", 4), patch.attribute("block_size", 0)
         k, n = patch.attribute("K", 0), patch.attribute("N", 0)
+        if bits == 2:
+            raise patch.refuse("no standard operator reads 2-bit weights")
         if bits not in (4, 8) or patch.input(4) is not None:
             raise patch.refuse(f"{bits} bits with {len(node.inputs)} inputs is not a format that edgekit writes")
         # One stored scale per row means per-channel, whatever the block size.

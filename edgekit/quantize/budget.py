@@ -1,7 +1,8 @@
 """Turn a budget in bytes or bits per weight into a policy that spends bytes on the weights that need them most.
 
-The choices for a weight are the recipe's linear grid, the same with blocks twice as large, and 8 bits in blocks or per
-channel. The divergence that each costs is measured (see sensitivity); bytes are spent greedily where they save most.
+The choices for a weight are the recipe's linear grid, the same with blocks twice as large, 8 bits in blocks or per
+channel, and the recipe's low grid with blocks of its own size, half and twice that. The divergence that each costs is
+measured (see sensitivity); bytes are spent greedily where they save most.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-LARGEST_BLOCK = 128
+SMALLEST_BLOCK, LARGEST_BLOCK = 32, 128
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,16 @@ def fit_budget(
     base = recipe_policy(recipe, count_layers(weights.names()))
     if recipe.size_bytes is None and recipe.bits_per_weight is None:
         return base
-    linear, choices = _linear(recipe), _choices(model, weights, recipe, base)
+    choices = _choices(model, weights, recipe, base)
     budget = _budget(recipe, choices.shapes, beside)
     least = choices.fixed + choices.sum(min)
     if budget < least:
         raise QuantizeError(*_too_small(recipe, choices.shapes, beside, least))
     fit = load_method(recipe.method)
-    costs = measure_sensitivity(model, weights, dict.fromkeys(choices.grids, linear), fit, text=text, progress=progress)
-    options = weigh_grids(weights, choices.grids, costs, linear, fit, progress)
+    measured = recipe.low or _linear(recipe)
+    grids = dict.fromkeys(choices.grids, measured)
+    costs = measure_sensitivity(model, weights, grids, fit, text=text, progress=progress)
+    options = weigh_grids(weights, choices.grids, costs, measured, fit, progress)
     return pinned_policy(base, spend(options, budget - choices.fixed))
 
 
@@ -114,7 +117,9 @@ def _choices(model: ir.Model, weights: Weights, recipe: Recipe, base: GridPolicy
     linear = _linear(recipe)
     shapes = {n: weights.shape(n) for n in weights.names() if n in model.graph.initializers}
     matrices = {n: s for n, s in shapes.items() if len(s) == 2}
-    grids = {n: _grids(linear, s) for n, s in matrices.items() if n not in TABLES and base(n, s) is not None}
+    grids = {
+        n: _grids(linear, recipe.low, s) for n, s in matrices.items() if n not in TABLES and base(n, s) is not None
+    }
     fixed = sum(_nbytes(base(n, s), s) for n, s in matrices.items() if n not in grids)
     return _Choices(shapes, grids, fixed)
 
@@ -173,21 +178,27 @@ def _slope(a: Option, b: Option) -> float:
     return (b.divergence - a.divergence) / (b.bytes - a.bytes)
 
 
-def _grids(linear: Grid, shape: tuple[int, ...]) -> tuple[Grid, ...]:
+def _grids(linear: Grid, low: Grid | None, shape: tuple[int, ...]) -> tuple[Grid, ...]:
     """The choices for a weight of this shape."""
     wide = replace(linear, bits=8, symmetric=True)
-    grids = (linear, replace(wide, block_size=0), wide)
-    block = linear.block_size * 2
-    if 0 < block <= LARGEST_BLOCK and shape[1] % block == 0:
-        return replace(linear, block_size=block), *grids
-    return grids
+    grids = (*_wider(linear, shape), linear, replace(wide, block_size=0), wide)
+    if low is None:
+        return grids
+    half = (replace(low, block_size=low.block_size // 2),) if low.block_size // 2 >= SMALLEST_BLOCK else ()
+    return *_wider(low, shape), low, *half, *grids
+
+
+def _wider(grid: Grid, shape: tuple[int, ...]) -> tuple[Grid, ...]:
+    """The grid with blocks twice as large, if they divide the rows."""
+    block = grid.block_size * 2
+    return (replace(grid, block_size=block),) if 0 < block <= LARGEST_BLOCK and shape[1] % block == 0 else ()
 
 
 def weigh_grids(
     weights: Weights,
     grids: Mapping[str, tuple[Grid, ...]],
     costs: Mapping[str, float],
-    linear: Grid,
+    measured: Grid,
     fit: Fit,
     progress: Progress,
 ) -> dict[str, tuple[Option, ...]]:
@@ -195,9 +206,9 @@ def weigh_grids(
 
     Args:
         weights: read once for every grid.
-        grids: the choices for each weight, including ``linear``.
-        costs: the measured divergence in nats of each weight on ``linear``.
-        linear: the measured grid.
+        grids: the choices for each weight, including ``measured``.
+        costs: the measured divergence in nats of each weight on ``measured``.
+        measured: the measured grid.
         fit: the method.
         progress: called with the number of tensors done.
     """
@@ -206,7 +217,7 @@ def weigh_grids(
         for i, (name, choices) in enumerate(grids.items()):
             progress("weighing grids", i, len(grids), "tensors")
             errors = {grid: quantize_weight(weights, name, grid, fit, pool).error for grid in choices}
-            scale = costs[name] / max(errors[linear], 1e-12) ** 2
+            scale = costs[name] / max(errors[measured], 1e-12) ** 2
             shape = weights.shape(name)
             options[name] = tuple(Option(g, _nbytes(g, shape), scale * errors[g] ** 2) for g in choices)
     progress("weighing grids", len(grids), len(grids), "tensors")

@@ -36,7 +36,7 @@ LEAF = 128
 BAND = 1024
 """Rows of a product that is computed in place."""
 
-SPANS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
+SPANS = {2: (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
 """Fractions of the full span that are tried."""
 
 TOKEN_CAP = 10.0
@@ -167,7 +167,7 @@ def _starts(
             yield scale, np.full_like(scale, middle(grid))
         else:
             scale = storable((high - low) * (part / levels(grid)), grid)
-            for shift in (-0.5, 0.5) if grid.bits == 4 else (0.0,):
+            for shift in (-0.5, 0.5) if grid.bits < 8 else (0.0,):
                 zero = np.rint(-low * part / scale + np.float32(shift))
                 yield scale, np.clip(zero, 0, levels(grid)).astype(np.float32)
 

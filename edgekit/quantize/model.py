@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Protocol
 
 from edgekit.errors import QuantizeError, did_you_mean
-from edgekit.quantize.nodes import MATMULS, QuantizedTensor, check_layout, store_half
+from edgekit.quantize.nodes import MATMULS, QuantizedTensor, check_kernel, check_layout, store_half
 from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
@@ -127,6 +127,7 @@ def _quantize_value(
     users = [node for node, _ in value.uses()]
     layout = Layout.of(weights.shape(name), grid)
     check_layout(name, grid, layout, gathered=any(n.op_type == "Gather" for n in users))
+    check_kernel(name, grid, layout, level, multiplied=any(n.op_type in MATMULS for n in users))
     lazy = LazyWeight(compute, partial(errors.__setitem__, name))
     tensor = QuantizedTensor(name, grid, layout, lazy, level)
     for node in users:

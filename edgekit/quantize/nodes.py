@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MATMULS = ("MatMul", "FusedMatMul")
 CONTRIB = "com.microsoft"
 
+NARROWEST, LEAST_NARROW_BLOCK, ROUNDED_ACTIVATIONS = 2, 32, 4
+"""Bits, the smallest block and the accuracy level of MatMulNBits' kernels for the fewest bits."""
+
 
 @dataclass
 class QuantizedTensor:
@@ -137,6 +140,22 @@ def check_layout(name: str, grid: Grid, layout: Layout, *, gathered: bool) -> No
             f"set block_size of [embedding] to one of {', '.join(map(str, fitting))}"
             if fitting
             else "keep the embedding in float",
+        )
+
+
+def check_kernel(name: str, grid: Grid, layout: Layout, level: int, *, multiplied: bool) -> None:
+    """Raise QuantizeError for 2 bits where ONNX Runtime has no kernel: it would unpack the matrix in every run."""
+    if grid.bits != NARROWEST or not multiplied:
+        return
+    if layout.block_size < LEAST_NARROW_BLOCK:
+        raise QuantizeError(
+            f"{name}: there is no kernel for {grid.bits} bits in blocks of {layout.block_size}",
+            "set block_size to 32, 64 or 128",
+        )
+    if level != ROUNDED_ACTIVATIONS:
+        raise QuantizeError(
+            f"{name}: there is no kernel for {grid.bits} bits at accuracy level {level}",
+            f"set accuracy_level = {ROUNDED_ACTIVATIONS} in the recipe",
         )
 
 

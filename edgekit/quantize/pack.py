@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Packed:
     """A weight [rows, columns] on a grid.
 
-    ``codes``: uint8 [rows, blocks, block_size * bits / 8], low nibble first. ``scales``: the grid's scale type
-    [rows, blocks], or [rows, 1] per channel. ``zeros``: uint8 [rows, ceil(blocks * bits / 8)], packed like codes, or
-    [rows, 1] per channel (both nibbles the same); None on a symmetric grid. ``error``: ||W - Q(W)|| / ||W||.
+    ``codes``: uint8 [rows, blocks, block_size * bits / 8], the first code in the low bits. ``scales``: the grid's scale
+    type [rows, blocks], or [rows, 1] per channel. ``zeros``: uint8 [rows, ceil(blocks * bits / 8)], packed like codes,
+    or [rows, 1] per channel (a byte of equal codes); None on a symmetric grid. ``error``: ||W - Q(W)|| / ||W||.
     """
 
     codes: NDArray[np.uint8]
@@ -39,7 +39,7 @@ class Packed:
 def pack_columns(codes: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     """Pack codes [block, n], integers in float32, into bytes [n, block * bits / 8] in the order of pack_bits.
 
-    Four 4-bit or two 8-bit codes are combined to 16 bits before the transposition, which is then smaller.
+    Eight 2-bit, four 4-bit or two 8-bit codes are combined to 16 bits before the transposition, which is then smaller.
     """
     if codes.flags.f_contiguous:
         return pack_bits(codes.T.astype(np.uint8), bits)

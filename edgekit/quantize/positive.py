@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgekit.types import Grid
 
-SPANS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 8: (1.0, 0.95)}
+SPANS = {2: (1.0, 0.8, 0.6), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.7), 8: (1.0, 0.95)}
 """Fractions of the full span to try: long blocks, such as per-channel ones, gain from clipping outliers."""
 
 

@@ -120,7 +120,7 @@ def _compiled(fit: Fit) -> Quantizer | None:
     except ImportError:
         return None
     w = np.random.default_rng(0).standard_normal((64, 64), np.float32)
-    for grid in (Grid(4, 32, False), Grid(8, 32, True)):
+    for grid in (Grid(2, 32, False), Grid(4, 32, False), Grid(8, 32, True)):
         layout = Layout.of(w.shape, grid)
         ours, theirs = quantize_rows(w, layout, grid), _quantize_rows(w, layout, grid, fit)
         if not all(np.array_equal(ours[i], theirs[i]) for i in range(len(ours))):
@@ -163,7 +163,7 @@ def pack_zeros(zero: NDArray[np.float32], layout: Layout, grid: Grid) -> NDArray
     """Zero points, one a block, as the operators read them: see ``Packed``."""
     zeros = zero.astype(np.uint8).reshape(-1, layout.scale_columns)
     if layout.per_channel and grid.bits < 8:
-        return zeros | zeros << np.uint8(grid.bits)
+        return zeros * np.uint8(255 // (2**grid.bits - 1))
     return pack_bits(zeros, grid.bits)
 
 

@@ -85,10 +85,15 @@ def decoder_matmuls(manifest: Manifest) -> dict[str, frozenset[str]]:
         if "op:MatMulNBits" in lacks:
             found.setdefault("dequantize_matmul", set()).add(_folded(grid))
         else:
-            kind = f"MatMulNBits, {_kind(grid)}, float32, level {level}"
-            found.setdefault(f"matmul_nbits_level_{level}", set()).update(f"{kind}, {rows}" for rows in _ROWS)
+            # 2 bits are computed at level 4, or as at level 0.
+            narrow, at = grid.bits == 2, level if grid.bits != 2 or level == 4 else 0
+            kind = f"MatMulNBits, {_kind(grid)}, float32, level {at}"
+            found.setdefault(f"matmul_{'2_bits' if narrow else 'nbits'}_level_{at}", set()).update(
+                f"{kind}, {rows}" for rows in _ROWS
+            )
         if table and "op:GatherBlockQuantized" not in lacks:
-            found.setdefault("gather_block_quantized", set()).add(f"GatherBlockQuantized, {_kind(grid)}")
+            probe = "gather_2_bits" if grid.bits == 2 else "gather_block_quantized"
+            found.setdefault(probe, set()).add(f"GatherBlockQuantized, {_kind(grid)}")
     return {probe: frozenset(names) for probe, names in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""Expand the 8-bit weights of the prompt graph from the 4-bit file when a bundle is opened.
+"""Expand the 8-bit weights of the prompt graph from the codes in the file when a bundle is opened.
 
 With s the scale of a block, S the scale of its channel and M = round(256 s / S), in 16-bit integers:
 
@@ -14,6 +14,7 @@ changes by at most half of S and a 512th of itself: a tenth of its error from ro
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +69,8 @@ def _expand(data: NDArray[np.uint8], e: Int8Repack) -> tuple[NDArray[np.int8], N
     reach = np.abs(scales) * _pair_sums(codes, zeros, e)
     channel = np.maximum(reach.max(axis=1), np.float32(1e-30)) / np.float32(PAIR)
     weight = np.empty((e.columns, e.rows), np.int8)
-    if e.bits == 4:
-        _from_nibbles(codes, zeros, scales / channel[:, None], e.block_size, weight)
+    if e.bits < 8:
+        _from_packed(codes, zeros, scales / channel[:, None], e, weight)
         return weight, channel
     step = max(1, BAND // e.columns)
     for start in range(0, e.rows, step):
@@ -80,15 +81,15 @@ def _expand(data: NDArray[np.uint8], e: Int8Repack) -> tuple[NDArray[np.int8], N
 
 
 def _pair_sums(codes: NDArray[np.uint8], zeros: NDArray[np.int16], e: Int8Repack) -> NDArray[np.float32]:
-    """The largest sum of steps of one sign in a pair, per block [rows, blocks]. A byte holds a pair of 4-bit codes."""
+    """The largest sum of steps of one sign in a pair, per block [rows, blocks]. A byte holds one or two pairs."""
     rows, blocks = zeros.shape
     sums = np.empty((rows, blocks), np.float32)
     step = max(1, BAND // e.columns)
     for start in range(0, rows, step):
         band = slice(start, start + step)
         packed, zero = codes[band].reshape(-1, blocks, codes.shape[1] // blocks), zeros[band, :, None]
-        if e.bits == 4:
-            pairs = np.take(_NIBBLE_SUMS, packed.astype(np.uint16) + (zero.astype(np.uint16) << np.uint16(8)))
+        if e.bits < 8:
+            pairs = np.take(_byte_sums(e.bits), packed.astype(np.uint16) + (zero.astype(np.uint16) << np.uint16(8)))
         else:
             wide = packed.astype(np.int16) - zero
             above, below = np.maximum(wide, 0), np.maximum(-wide, 0)
@@ -97,33 +98,36 @@ def _pair_sums(codes: NDArray[np.uint8], zeros: NDArray[np.int16], e: Int8Repack
     return sums
 
 
-def _nibble_sums() -> NDArray[np.uint8]:
-    """For each zero point and each byte of two codes, the larger sum of steps of one sign, [16 * 256]."""
-    byte, zero = np.arange(256)[None], np.arange(16)[:, None]
-    steps = (byte & 15) - zero, (byte >> 4) - zero
-    above, below = (sum(np.maximum(sign * s, 0) for s in steps) for sign in (1, -1))
-    largest: NDArray[np.uint8] = np.maximum(above, below).astype(np.uint8).ravel()
+@cache
+def _byte_sums(bits: int) -> NDArray[np.uint8]:
+    """For each zero point and each byte of codes, the largest sum of steps of one sign in a pair, [2**bits * 256]."""
+    codes = unpack_bits(np.arange(256, dtype=np.uint8)[:, None], bits, 8 // bits).astype(np.int64)
+    steps = codes.reshape(256, -1, 2) - np.arange(2**bits)[:, None, None, None]
+    above, below = (np.maximum(sign * steps, 0).sum(axis=-1) for sign in (1, -1))
+    largest: NDArray[np.uint8] = np.maximum(above, below).max(axis=-1).astype(np.uint8).ravel()
     return largest
 
 
-_NIBBLE_SUMS = _nibble_sums()
-
-
-def _from_nibbles(
-    codes: NDArray[np.uint8], zeros: NDArray[np.int16], ratio: NDArray[np.float32], block: int, weight: NDArray[np.int8]
+def _from_packed(
+    codes: NDArray[np.uint8],
+    zeros: NDArray[np.int16],
+    ratio: NDArray[np.float32],
+    e: Int8Repack,
+    weight: NDArray[np.int8],
 ) -> None:
     """Fill ``weight`` [K,N] block by block. Packed bytes are transposed, so that all steps run along N."""
     bytes_by_column, zeros_by_block = np.ascontiguousarray(codes.T), np.ascontiguousarray(zeros.T)
     multipliers = np.ascontiguousarray(np.rint(ratio * np.float32(256)).astype(np.int16).T)
+    block, each = e.block_size, 8 // e.bits
     for i, (zero, multiplier) in enumerate(zip(zeros_by_block, multipliers, strict=True)):
-        packed = bytes_by_column[i * block // 2 : (i + 1) * block // 2]
-        for first, nibbles in ((0, packed & np.uint8(15)), (1, packed >> np.uint8(4))):
-            wide = nibbles.astype(np.int16)
+        packed = bytes_by_column[i * block // each : (i + 1) * block // each]
+        for first in range(each):
+            wide = (packed >> np.uint8(e.bits * first) & np.uint8(2**e.bits - 1)).astype(np.int16)
             wide -= zero
             wide *= multiplier
             wide += np.int16(128)
             wide >>= np.int16(8)
-            rows = weight[i * block + first : (i + 1) * block : 2]
+            rows = weight[i * block + first : (i + 1) * block : each]
             rows[...] = wide[: len(rows)]
 
 

@@ -44,6 +44,11 @@ class TensorEntry:
     shared_with: str = ""
 
 
+LOOK_UP, LOOKED_UP_LEVEL = (("mlas.use_lut_gemm", "1"),), 4
+"""The session entry for ONNX Runtime's 2-bit kernel with look-up tables, and the accuracy level that it is for. It
+computes the matmuls whose rows are a multiple of 128 and whose columns are a multiple of the block."""
+
+
 EXPANDED = "expanded-at-load"
 """External-data location of the prompt graph's 8-bit weights: not a file, ``run`` provides them at load."""
 
@@ -141,8 +146,12 @@ class Manifest:
 
     @property
     def kernels(self) -> tuple[tuple[str, str], ...]:
-        """Session config entries for the kernels with the best score; () if none were scored."""
-        return self.arm.chosen.entries if self.arm else ()
+        """Session config entries: of the kernels with the best score on ARM if scored, and of those for 2 bits.
+
+        At level 4, look-up tables round activations like the other kernel and are faster. At level 0 they would round.
+        """
+        narrow = self.accuracy_level == LOOKED_UP_LEVEL and any(t.grid and t.grid.bits == 2 for t in self.tensors)
+        return (self.arm.chosen.entries if self.arm else ()) + (LOOK_UP if narrow else ())
 
     @property
     def bits_per_weight(self) -> float:

@@ -65,7 +65,8 @@ class Recipe:
     """How to quantize the weights. ``method`` is the name of a module in quantize/.
 
     ``linear`` is the grid of the decoder's matmuls; ``embedding`` that of the token table and the head.
-    ``size_bytes`` or ``bits_per_weight`` is a budget with which 8-bit tensors are chosen by measured sensitivity.
+    ``size_bytes`` or ``bits_per_weight`` is a budget with which each tensor's grid is chosen by measured sensitivity:
+    8 bits, ``linear``, or ``low``, the smallest grid that a budget may choose (None: ``linear`` with wider blocks).
     ``smooth`` (0..1): how much of the activations' range is first moved into the weights, exactly (quantize/smooth.py).
     ``rotate``: rotate the residual stream, exactly, to avoid outlier channels (quantize/rotate.py).
     ``w8a8_prefill``: run prompts with 8-bit integers and one scale per token (lower/prefill.py).
@@ -75,6 +76,7 @@ class Recipe:
     precision: Precision
     method: str = "search"
     linear: Grid | None = None
+    low: Grid | None = None
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
     accuracy_level: ranges.Level = 0  # of MatMulNBits; 0: the runtime decides, 1: fp32, 4: int8 activations
@@ -83,6 +85,12 @@ class Recipe:
     w8a8_prefill: bool = False
     size_bytes: ranges.Bytes | None = None
     bits_per_weight: ranges.NotNegative | None = None
+
+    @property
+    def narrowest(self) -> int:
+        """The fewest bits of any of its grids; 32 without one."""
+        grids = (self.linear, self.low, self.embedding, *(o.grid for o in self.overrides))
+        return min((g.bits for g in grids if g is not None), default=32)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoint:
     return with_extras(tmp_path / "tiny", request.param)
 
 
-@pytest.mark.parametrize("grid", [Grid(4, 64, symmetric=False), Grid(8, 0, symmetric=True)], ids=str)
+@pytest.mark.parametrize(
+    "grid", [Grid(4, 64, symmetric=False), Grid(8, 0, symmetric=True), Grid(2, 32, symmetric=False)], ids=str
+)
 def test_joined_products_compute_the_same(checkpoint: Checkpoint, grid: Grid) -> None:
     """In blocks with zero points, and with one scale a row, which a node repeats for every block of the kernel."""
     recipe = replace(load_recipe("small"), linear=grid)

@@ -19,6 +19,8 @@ GRIDS = (
     Grid(4, 128, True),
     Grid(8, 32, True),
     Grid(8, 16, False),
+    Grid(2, 16, True),
+    Grid(2, 64, False),
 )
 
 

@@ -10,7 +10,15 @@ from edgekit.quantize.gptq import curvature, fit_weighted, gram, round_columns
 from edgekit.types import Grid
 from edgekit.types.layout import Layout
 
-GRIDS = [Grid(4, 32, False), Grid(4, 32, True), Grid(8, 32, True), Grid(4, 0, False), Grid(4, 16, False, "float32")]
+GRIDS = [
+    Grid(4, 32, False),
+    Grid(4, 32, True),
+    Grid(8, 32, True),
+    Grid(4, 0, False),
+    Grid(4, 16, False, "float32"),
+    Grid(2, 32, True),
+    Grid(2, 32, False),
+]
 
 
 def correlated(tokens: int, columns: int, seed: int = 0) -> np.ndarray:

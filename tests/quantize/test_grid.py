@@ -17,7 +17,7 @@ from edgekit.types.layout import Layout
 GRIDS = [
     Grid(bits, block_size, symmetric, scale)
     for bits, block_size, symmetric, scale in product(
-        (4, 8), (0, 16, 32, 64, 128, 256), (True, False), ("float16", "float32")
+        (2, 4, 8), (0, 16, 32, 64, 128, 256), (True, False), ("float16", "float32")
     )
 ]
 FITS = {"rtn": rtn.fit, "search": search.fit}
@@ -91,7 +91,7 @@ def test_no_weight_is_further_from_its_value_than_the_step_allows(grid, fit):
     assert packed.error == pytest.approx(lost, rel=1e-3)
 
 
-@pytest.mark.parametrize("grid", [g for g in GRIDS if g.bits == 4], ids=str)
+@pytest.mark.parametrize("grid", [g for g in GRIDS if g.bits < 8], ids=str)
 def test_searched_scales_beat_round_to_nearest(grid):
     weight = normal(64, 512)
     assert quantized(weight, grid).error < 0.99 * quantized(weight, grid, rtn.fit).error
@@ -149,7 +149,7 @@ def test_a_scale_that_vanishes_in_float16_makes_a_block_of_zeros():
     assert np.all(unpack(quantized(weight, Grid(4, 32, False)), weight.shape, Grid(4, 32, False)) == 0)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_columns_are_packed_like_rows(bits):
     codes = np.random.default_rng(0).integers(0, 2**bits, (7, 32), dtype=np.uint8)
     for columns in (np.ascontiguousarray(codes.T, np.float32), codes.astype(np.float32).T):

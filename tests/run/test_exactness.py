@@ -76,8 +76,10 @@ def test_the_files_are_what_the_generator_makes():
 def test_each_kind_of_product_stands_in_a_probe():
     names = set().union(*map(names_in, FILES))
     for bits, block, zeros, level, rows in product(
-        (4, 8), (16, 32, 64, 128, 256), ("symmetric", "zero points"), range(5), ("1 row", "16 rows")
+        (2, 4, 8), (16, 32, 64, 128, 256), ("symmetric", "zero points"), range(5), ("1 row", "16 rows")
     ):
+        if bits == 2 and level not in probes.NARROW_LEVELS:
+            continue
         assert f"MatMulNBits, {bits} bits, block {block}, {zeros}, float32, level {level}, {rows}" in names
         assert f"GatherBlockQuantized, {bits} bits, block {block}, {zeros}" in names
     for x, w, rows in product(("uint8", "int8"), ("uint8", "int8"), ("1 row", "16 rows")):
@@ -95,7 +97,8 @@ def test_whatever_a_bundle_multiplies_is_in_a_probe(fast, level, lacks):
         recipe=replace(manifest.recipe, accuracy_level=level),
         target=replace(manifest.target, lacks=lacks, accuracy_level=None),
     )
-    for bits, block, symmetric in product((4, 8), (0, 16, 32, 48, 64, 128, 256, 512), (True, False)):
+    widths = (4, 8) if lacks else (2, 4, 8)
+    for bits, block, symmetric in product(widths, (0, 16, 32, 48, 64, 128, 256, 512), (True, False)):
         grid = Grid(bits, block, symmetric)
         products = decoder_matmuls(replace(manifest, tensors=tuple(replace(t, grid=grid) for t in manifest.tensors)))
         assert products

@@ -10,14 +10,16 @@ import pytest
 
 from edgekit import build_bundle
 from edgekit.bundle.reading import read_initializers
+from edgekit.config.recipe import load_recipe
 from edgekit.lower import prefill as prefill_module
+from edgekit.numerics.nibbles import pack_bits
 from edgekit.quantize import Packed, unpack
 from edgekit.run import load_runner
 from edgekit.run import session as session_module
 from edgekit.run.prefill_weights import _pair_sums, expand
 from edgekit.run.settings import DECODE_GRAPH_MAX_TOKENS
 from edgekit.testing import tiny_checkpoint
-from edgekit.types import Bundle, Int8Repack, Region
+from edgekit.types import Bundle, Grid, Int8Repack, Override, Region
 from edgekit.types.generation import PREFILL_CHUNK
 from edgekit.types.layout import Layout
 
@@ -42,7 +44,17 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return build_bundle(str(model), recipe="small", out=folder / "small")
 
 
-@pytest.mark.parametrize("which", ["bundle", "padded"])
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same with 2 bits, with and without zero points."""
+    folder = tmp_path_factory.mktemp("narrow")
+    model = tiny_checkpoint(folder / "model", num_hidden_layers=3, intermediate_size=152)
+    narrow = Override("*.mlp.*", Grid(2, 64, symmetric=False)), Override("*.q_proj.*", Grid(4, 32, symmetric=True))
+    recipe = replace(load_recipe("small"), linear=Grid(2, 32, symmetric=True), overrides=narrow)
+    return build_bundle(str(model), recipe=recipe, out=folder / "narrow")
+
+
+@pytest.mark.parametrize("which", ["bundle", "padded", "narrow"])
 def test_expanded_weights_are_those_of_the_file(request: pytest.FixtureRequest, which: str) -> None:
     bundle: Bundle = request.getfixturevalue(which)
     prefill, stored = bundle.manifest.prefill, read_initializers(bundle)
@@ -51,7 +63,11 @@ def test_expanded_weights_are_those_of_the_file(request: pytest.FixtureRequest, 
     grids = {t.name: t.grid for t in bundle.manifest.tensors}
     bits = set()
     made_of = {
-        "self_attn.q_proj+k_proj+v_proj": ("q_proj", "k_proj", "v_proj"),
+        **(
+            {"self_attn.q_proj": ("q_proj",), "self_attn.k_proj+v_proj.0": ("k_proj",)}
+            if which == "narrow"
+            else {"self_attn.q_proj+k_proj+v_proj": ("q_proj", "k_proj", "v_proj")}
+        ),
         "self_attn.o_proj": ("o_proj",),
         "mlp.gate_proj+up_proj.0": ("gate_proj",),
         f"mlp.gate_proj+up_proj.{bundle.manifest.spec.intermediate_size}": ("up_proj",),
@@ -77,10 +93,10 @@ def test_expanded_weights_are_those_of_the_file(request: pytest.FixtureRequest, 
             assert weight.dtype == np.int8
             # Half a step of the channel, and a 512th of the weight for the rounded ratio of scales.
             assert (np.abs(found - exact) <= 0.5001 * channels[:, None] + np.abs(exact) / 256 + 1e-7).all()
-    assert bits == {4, 8}
+    assert bits == ({2, 4} if which == "narrow" else {4, 8})
 
 
-@pytest.mark.parametrize("which", ["bundle", "padded"])
+@pytest.mark.parametrize("which", ["bundle", "padded", "narrow"])
 def test_no_pair_of_weights_saturates_sixteen_bits(request: pytest.FixtureRequest, which: str) -> None:
     bundle: Bundle = request.getfixturevalue(which)
     prefill = bundle.manifest.prefill
@@ -96,14 +112,14 @@ def test_no_pair_of_weights_saturates_sixteen_bits(request: pytest.FixtureReques
     assert tight in (127, 128), "no room is given away"
 
 
-def test_pairs_of_eight_and_of_four_bits_are_summed_alike() -> None:
+@pytest.mark.parametrize("bits", [2, 4])
+def test_pairs_of_codes_in_bytes_are_summed_like_those_of_eight_bits(bits: int) -> None:
     random = np.random.default_rng(0)
-    zeros = random.integers(0, 16, (3, 2)).astype(np.int16)
-    codes = random.integers(0, 16, (3, 64)).astype(np.uint8)
+    zeros = random.integers(0, 2**bits, (3, 2)).astype(np.int16)
+    codes = random.integers(0, 2**bits, (3, 64)).astype(np.uint8)
     region = Region(0, 0)
     eight = Int8Repack("x", 3, 64, 8, 32, region, region, half_scales=False, zeros=None)
-    packed = codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
-    found = _pair_sums(packed, zeros, replace(eight, bits=4))
+    found = _pair_sums(pack_bits(codes, bits), zeros, replace(eight, bits=bits))
     np.testing.assert_array_equal(found, _pair_sums(codes, zeros, eight))
     steps = codes.reshape(3, 2, 16, 2).astype(int) - zeros[..., None, None]
     wanted = np.maximum(np.maximum(steps, 0).sum(-1), np.maximum(-steps, 0).sum(-1)).max(-1)
