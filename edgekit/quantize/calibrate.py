@@ -187,7 +187,8 @@ class Calibration:
             if rounded is not None:
                 rounded[start : start + ROWS] = ours
             ours -= weight
-            return packed, *(float(np.einsum("ij,ij", a, a, dtype=np.float64)) for a in (ours, weight))
+            lost, total = (float(np.einsum("ij,ij", a, a, dtype=np.float64)) for a in (ours, weight))
+            return packed, lost, total
 
         with single_blas(), ThreadPoolExecutor(cores()) as pool:
             bands, lost, total = zip(*pool.map(work, range(0, layout.rows, ROWS)), strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
+
+    from numpy.typing import NDArray
 
     from edgekit.types import Grid
     from edgekit.types.layout import Layout
@@ -69,13 +71,15 @@ class Kept:
         if self._path is None or name not in self._places:
             return None
         record, place = self._places[name]
-        shapes = [((layout.rows, layout.blocks, layout.code_bytes(grid)), np.dtype(np.uint8))]
+        shapes: list[tuple[tuple[int, ...], np.dtype[Any]]] = [
+            ((layout.rows, layout.blocks, layout.code_bytes(grid)), np.dtype(np.uint8))
+        ]
         shapes.append(((layout.rows, layout.scale_columns), np.dtype(grid.scale)))
         if not grid.symmetric:
             shapes.append(((layout.rows, layout.zero_bytes(grid)), np.dtype(np.uint8)))
         with self._path.open("rb") as file:
             file.seek(place)
-            parts = [np.fromfile(file, t, int(np.prod(shape))).reshape(shape) for shape, t in shapes]
+            parts: list[NDArray[Any]] = [np.fromfile(file, t, int(np.prod(s))).reshape(s) for s, t in shapes]
         return Packed(parts[0], parts[1], parts[2] if len(parts) > 2 else None, record.error)
 
     def keep(self, name: str, packed: Packed) -> None:
@@ -89,7 +93,7 @@ class Kept:
         record = _Record(name, packed.error, sum(p.nbytes for p in parts), digest.hexdigest())
         try:
             with self._path.open("ab", buffering=0) as file:
-                for data in (to_json(record).encode() + b"\n", *(part.data.cast("B") for part in parts)):
+                for data in (to_json(record).encode() + b"\n", *(part.tobytes() for part in parts)):
                     rest = memoryview(data)
                     while rest:
                         rest = rest[file.write(rest) :]
