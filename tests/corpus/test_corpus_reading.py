@@ -211,7 +211,7 @@ def test_what_is_held_out_is_whole_documents_and_never_trained_on(model, decode,
     assert trained
     assert not held & trained
     assert corpus.card.held_out == corpus.held_out.size
-    assert corpus.card.sources[0].overlapping > 0  # the copies of those held out
+    assert 0 < corpus.card.sources[0].overlapping <= 20  # the copies of those held out, not these
 
 
 def test_a_long_document_is_held_out_by_section(model, decode, tmp_path):
