@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 OWNERS = {
     "serve": ("serve/", "routing/"),
     "large": ("quantize/jit/",),
-    "learn": ("corpus/",),
+    "learn": ("corpus/", "learn/"),
     "nvidia": ("measure/power/nvml.py",),
     "coreml": ("bundle/mlprogram.py",),
     "sign": ("bundle/signing.py",),
@@ -35,8 +35,6 @@ BY_NAME = {
     "tiktoken": "transformers reads tokenizers of that kind with it",
     "protobuf": "transformers reads tokenizer.model with it",
     "optimum-onnx": "run in an interpreter of its own",
-    "torch": "optimum's, and what the extra learn brings",
-    "accelerate": "what the extra learn brings",
     "onnxruntime-qnn": "imported by the name that the NPU's family gives",
     "openvino": "the tests compare with it",
 }
