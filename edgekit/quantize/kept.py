@@ -69,14 +69,14 @@ class Kept:
         if self._path is None or name not in self._places:
             return None
         record, place = self._places[name]
-        shapes = [((layout.rows, layout.blocks, layout.code_bytes(grid)), np.dtype(np.uint8))]
-        shapes.append(((layout.rows, layout.scale_columns), np.dtype(grid.scale)))
-        if not grid.symmetric:
-            shapes.append(((layout.rows, layout.zero_bytes(grid)), np.dtype(np.uint8)))
+        rows, size = layout.rows, layout.code_bytes(grid)
         with self._path.open("rb") as file:
             file.seek(place)
-            parts = [np.fromfile(file, t, int(np.prod(shape))).reshape(shape) for shape, t in shapes]
-        return Packed(parts[0], parts[1], parts[2] if len(parts) > 2 else None, record.error)
+            codes = np.fromfile(file, np.uint8, rows * layout.blocks * size).reshape(rows, layout.blocks, size)
+            scale_type: type[np.float16 | np.float32] = np.float16 if grid.scale == "float16" else np.float32
+            scales = np.fromfile(file, scale_type, rows * layout.scale_columns).reshape(rows, -1)
+            zeros = None if grid.symmetric else np.fromfile(file, np.uint8, rows * layout.zero_bytes(grid))
+        return Packed(codes, scales, None if zeros is None else zeros.reshape(rows, -1), record.error)
 
     def keep(self, name: str, packed: Packed) -> None:
         """Append a weight."""
@@ -89,8 +89,8 @@ class Kept:
         record = _Record(name, packed.error, sum(p.nbytes for p in parts), digest.hexdigest())
         try:
             with self._path.open("ab", buffering=0) as file:
-                for data in (to_json(record).encode() + b"\n", *(part.data.cast("B") for part in parts)):
-                    rest = memoryview(data)
+                for data in (memoryview(to_json(record).encode() + b"\n"), *(part.data.cast("B") for part in parts)):
+                    rest = data
                     while rest:
                         rest = rest[file.write(rest) :]
         except OSError:

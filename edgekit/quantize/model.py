@@ -15,6 +15,7 @@ from edgekit.quantize.policy import count_layers, recipe_policy
 from edgekit.quantize.tensor import Fit, LazyWeight, cores, quantize_weight
 from edgekit.types import TensorEntry
 from edgekit.types.layout import Layout
+from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +137,7 @@ def _computer(
 ) -> Callable[[], Packed]:
     """What puts a weight on its grid when its bytes are asked for."""
     data_free = partial(quantize_weight, weights, name, grid, fit, pool)
-    if calibration is None:
+    if calibration is None or name == EMBEDDING:
         return data_free
     return lambda: calibration.take(name) or data_free()
 
