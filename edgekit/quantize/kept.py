@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from numpy.typing import NDArray
+
     from edgekit.types import Grid
     from edgekit.types.layout import Layout
 
@@ -73,10 +75,11 @@ class Kept:
         with self._path.open("rb") as file:
             file.seek(place)
             codes = np.fromfile(file, np.uint8, rows * layout.blocks * size).reshape(rows, layout.blocks, size)
-            scale_type: type[np.float16 | np.float32] = np.float16 if grid.scale == "float16" else np.float32
-            scales = np.fromfile(file, scale_type, rows * layout.scale_columns).reshape(rows, -1)
+            half, count = grid.scale == "float16", rows * layout.scale_columns
+            scales: NDArray[np.float16 | np.float32]
+            scales = np.fromfile(file, np.float16, count) if half else np.fromfile(file, np.float32, count)
             zeros = None if grid.symmetric else np.fromfile(file, np.uint8, rows * layout.zero_bytes(grid))
-        return Packed(codes, scales, None if zeros is None else zeros.reshape(rows, -1), record.error)
+        return Packed(codes, scales.reshape(rows, -1), None if zeros is None else zeros.reshape(rows, -1), record.error)
 
     def keep(self, name: str, packed: Packed) -> None:
         """Append a weight."""
