@@ -48,7 +48,7 @@ def loss(bundle, model, tokens):
         runner.close()
 
 
-@pytest.mark.parametrize(("recipe", "share"), [("int4", 0.85), ("fast", 0.9), ("small", 0.9)])
+@pytest.mark.parametrize(("recipe", "share"), [("int4", 0.85), ("fast", 0.9), ("small", 0.95)])
 def test_the_logits_are_nearer_to_fp32(recipe, share, model, text, tmp_path):
     plain = build_bundle(model, recipe=recipe, out=tmp_path / "plain")
     fitted = build_bundle(model, recipe=recipe, calibrate=(str(text),), out=tmp_path / "fitted")
@@ -193,19 +193,3 @@ def test_a_model_writes_its_own_text(model, tmp_path, monkeypatch):
     assert [source.name for source in made.manifest.calibrated.sources] == ["self"]
     assert made.manifest.calibrated.tokens == 512
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_head_is_rounded_for_the_hidden_states_that_come(tied, text, tmp_path, monkeypatch):
-    """A tied one with the table, before all layers; one of its own after them."""
-    from edgekit.quantize.calibrate import Calibration
-
-    model = str(tiny_checkpoint(tmp_path / "model", tie_word_embeddings=tied))
-    names, original = [], Calibration._round
-    monkeypatch.setattr(
-        Calibration, "_round", lambda self, name, *rest: names.append(name) or original(self, name, *rest)
-    )
-    build_bundle(model, recipe="small", calibrate=(str(text),), out=tmp_path / "b")
-    assert len(names) == 15
-    assert (names[0] == "model.embed_tokens.weight") == tied
-    assert (names[-1] == "lm_head.weight") != tied

@@ -146,31 +146,36 @@ def build_bundle(
 
     sample = sampler_of(model, exporter, revision=revision, offline=offline, progress=progress)
     with write_bundle(out, force=force) as bundle, ThreadPoolExecutor(1) as beside:
-        exported = None
-        if exporter == "optimum":
-            from edgekit.graph import export_with_optimum
-
-            export = export_with_optimum(model, opset=chosen.opset, offline=offline, progress=progress)
-            checkpoint, exported = complete_export(export.checkpoint), export.graph
-        else:
-            checkpoint = open_model(model, revision=revision, offline=offline, progress=progress)
+        checkpoint, exported = _open(model, exporter, chosen.opset, revision, offline, progress)
         if checkpoint.left_aside:
             note(f"left aside: {words.left_aside(checkpoint.left_aside)}")
         stamp = source_stamp(checkpoint)
         tried = beside.submit(try_tokenizer, checkpoint)
         provenance = beside.submit(fingerprint, checkpoint)
-        run = None if exported or calibrate else find_learned(checkpoint, plan, learned, note)
-        plan = run.recipe if run else plan
         model_graph, weights, codes = exported, checkpoint.weights, None
         if model_graph is None:
+            found = None if calibrate else find_learned(checkpoint, plan, learned, note)
+            plan = found.recipe if found else plan
             spec, weights = prepare_weights(checkpoint, plan, chosen.opset)
-            codes = Learned(run.path, weights) if run else None
+            codes = Learned(found.path, weights) if found else None
             model_graph = _graph(checkpoint, spec, codes or weights, chosen.opset)
         tried.result()
         card = read_card(learned or Path(checkpoint.provenance.location))
         text = _read_text(calibrate, checkpoint, skip_bad, offline, sample, progress, note) if calibrate else None
         order = _Order(plan, chosen, devices, exporter, npu, stamp, text, codes, card)
         return _write(bundle, order, checkpoint, model_graph, codes or weights, provenance, progress)
+
+
+def _open(
+    model: str, exporter: Exporter, opset: int, revision: str | None, offline: bool, progress: Progress
+) -> tuple[Checkpoint, ir.Model | None]:
+    """The checkpoint, and its graph if optimum exports it."""
+    if exporter == "native":
+        return open_model(model, revision=revision, offline=offline, progress=progress), None
+    from edgekit.graph import export_with_optimum
+
+    export = export_with_optimum(model, opset=opset, offline=offline, progress=progress)
+    return complete_export(export.checkpoint), export.graph
 
 
 def sampler_of(

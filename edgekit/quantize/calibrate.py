@@ -2,9 +2,7 @@
 
 The float graph reads a calibration text, one matmul at a time. Before each, GPTQ (gptq.py) rounds its weight for the
 inputs that have come so far, and from there on the graph computes with what was rounded: every layer makes up for the
-error of those before it, and the first for that of the token table. A head of its own is rounded last, for the hidden
-states that come. A tied one is the token table, so it comes first, for the float model's hidden states. (How often a
-token occurs scales the error of its row and changes no code, since no two rows share a scale.)
+error of those before it, and the first for that of the token table. The table and the head keep their data-free fit.
 """
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ import numpy as np
 
 from edgekit.errors import QuantizeError
 from edgekit.numerics.nibbles import pack_bits
-from edgekit.quantize.evaluate import feeds_of_windows, pause_at_matmuls, run_until, single_blas
+from edgekit.quantize.evaluate import feeds_of_windows, pause_at_matmuls, single_blas
 from edgekit.quantize.gptq import Curvature, curvature, fit_weighted, gram, round_columns
 from edgekit.quantize.model import load_method
 from edgekit.quantize.pack import Packed, unpack
 from edgekit.quantize.tensor import cores, nearest_rows, pack_zeros, pad_columns
 from edgekit.types.layout import Layout
-from edgekit.types.tensor_names import EMBEDDING, HEAD
+from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,10 +36,6 @@ if TYPE_CHECKING:
 
 LAYERS = "model.layers."
 """What the names of the weights begin with that the walk rounds."""
-
-TABLE_DAMPING = 0.1
-"""Of H's mean diagonal, added to it for a table that is also the head: its rows are inputs too, for which every column
-counts alike."""
 
 ROWS = 512
 """Rows of a weight that a core rounds at once; fixed, so that results do not depend on the number of cores."""
@@ -77,11 +71,9 @@ class Calibration:
         """
         self._weights, self._policy, self._kept, self._progress = weights, policy, kept, progress
         self._fit, self._positive = load_method(method), method == "positive"
-        self._tied = HEAD not in weights.names()
         self.names, self.shape = weights.names, weights.shape
         self.stored, self.nbytes = weights.stored, weights.nbytes
         self._found: dict[str, Packed] = {}
-        self._table: Packed | None = None
         self._current: tuple[str, NDArray[np.float32]] = ("", np.empty(0, np.float32))
         self._input: tuple[Callable[[], object], Curvature | None] = (lambda: None, None)
         self._lock = Lock()
@@ -90,7 +82,7 @@ class Calibration:
 
     def rounds(self, name: str) -> bool:
         """Whether the walk rounds this weight."""
-        return name != EMBEDDING or self._tied
+        return name.startswith(LAYERS)
 
     def take(self, name: str) -> Packed:
         """A weight on its grid, given away once."""
@@ -114,13 +106,9 @@ class Calibration:
         """Rows [start, stop) of a weight: as rounded, if it is the one at hand or the token table."""
         if name == self._current[0]:
             return self._current[1][start:stop]
+        rows = self._weights.read(name, start, stop)
         grid = self._policy(name, self.shape(name)) if name == EMBEDDING else None
-        if grid is None or self._table is None:
-            rows = self._weights.read(name, start, stop)
-            return rows if grid is None else nearest_rows(rows, grid, self._fit)
-        zeros = None if self._table.zeros is None else self._table.zeros[start:stop]
-        part = Packed(self._table.codes[start:stop], self._table.scales[start:stop], zeros, 0.0)
-        return unpack(part, (len(part.codes), self.shape(name)[1]), grid)
+        return rows if grid is None else nearest_rows(rows, grid, self._fit)
 
     # --- the walk -------------------------------------------------------------------------------
 
@@ -131,38 +119,14 @@ class Calibration:
             grid = self._policy(name, self.shape(name))
             if grid is not None:
                 self._progress("calibrating", len(done), len(linear), "weights")
-                self._found[name] = self._recall(name, grid) or self._round_linear(name, grid, x)
+                self._found[name] = self._recall(name, grid) or self._round(name, grid, x)
                 done.append(name)
             return iter(())
 
         done: list[str] = []
-        grids = {name: self._policy(name, self.shape(name)) for name in (EMBEDDING, HEAD) if name in self.names()}
-        table = grids[EMBEDDING]
-        if self._tied and table is not None:
-            self._found[EMBEDDING] = self._table = self._round_table(model, windows, table)
         feeds = feeds_of_windows(model, self, windows)
-        self._table = None
-        yield
-        hidden, _ = yield from pause_at_matmuls(model, self, feeds, observe, "logits")
-        head = grids.get(HEAD)
-        if head is not None:
-            self._found[HEAD] = self._kept_or(HEAD, head, lambda: self._curve(HEAD, hidden))
+        yield from pause_at_matmuls(model, self, feeds, observe, "logits")
         self._progress("calibrating", len(linear), len(linear), "weights")
-
-    def _round_table(self, model: ir.Model, windows: NDArray[np.int64], grid: Grid) -> Packed:
-        """The tied table, for the last hidden states of the float model."""
-
-        def curve() -> Curvature:
-            feeds = feeds_of_windows(model, self._weights, windows)
-            hidden, _ = run_until(model, self._weights, feeds, lambda *_: iter(()), "logits")
-            return curvature(gram(hidden.reshape(-1, hidden.shape[-1])), TABLE_DAMPING)
-
-        return self._kept_or(EMBEDDING, grid, curve)
-
-    def _kept_or(self, name: str, grid: Grid, curve: Callable[[], Curvature]) -> Packed:
-        """A table: what a killed build has rounded, or rounded now."""
-        packed = self._kept.recall(name, Layout.of(self.shape(name), grid), grid)
-        return packed or self._round(name, grid, curve())
 
     def _recall(self, name: str, grid: Grid) -> Packed | None:
         """What a killed build has rounded."""
@@ -171,27 +135,23 @@ class Calibration:
             self._current = name, unpack(packed, self.shape(name), grid)
         return packed
 
-    def _round_linear(self, name: str, grid: Grid, x: NDArray[np.float32]) -> Packed:
+    def _round(self, name: str, grid: Grid, x: NDArray[np.float32]) -> Packed:
         curve = self._curve(name, x)
-        rounded = np.empty(self.shape(name), np.float32)
-        self._current = name, rounded
-        return self._round(name, grid, curve, rounded)
-
-    def _round(self, name: str, grid: Grid, curve: Curvature, rounded: NDArray[np.float32] | None = None) -> Packed:
-        """A weight on its grid; what it is worth there goes into ``rounded``."""
         layout = Layout.of(self.shape(name), grid)
+        rounded = np.empty(self.shape(name), np.float32)
+        self._current = "", rounded
 
         def work(start: int) -> tuple[Packed, float, float]:
             weight = self._weights.read(name, start, min(start + ROWS, layout.rows))
             packed, ours = round_rows(weight, curve, grid, positive=self._positive)
-            if rounded is not None:
-                rounded[start : start + ROWS] = ours
+            rounded[start : start + ROWS] = ours
             ours -= weight
             lost, total = (float(np.einsum("ij,ij", a, a, dtype=np.float64)) for a in (ours, weight))
             return packed, lost, total
 
         with single_blas(), ThreadPoolExecutor(cores()) as pool:
             bands, lost, total = zip(*pool.map(work, range(0, layout.rows, ROWS)), strict=True)
+        self._current = name, rounded
         packed = _join(bands, sqrt(sum(lost) / max(sum(total), 1e-30)))
         self._kept.keep(name, packed)
         return packed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -71,16 +71,15 @@ class Kept:
         if self._path is None or name not in self._places:
             return None
         record, place = self._places[name]
-        shapes: list[tuple[tuple[int, ...], np.dtype[Any]]] = [
-            ((layout.rows, layout.blocks, layout.code_bytes(grid)), np.dtype(np.uint8))
-        ]
-        shapes.append(((layout.rows, layout.scale_columns), np.dtype(grid.scale)))
-        if not grid.symmetric:
-            shapes.append(((layout.rows, layout.zero_bytes(grid)), np.dtype(np.uint8)))
+        rows, size = layout.rows, layout.code_bytes(grid)
         with self._path.open("rb") as file:
             file.seek(place)
-            parts: list[NDArray[Any]] = [np.fromfile(file, t, int(np.prod(s))).reshape(s) for s, t in shapes]
-        return Packed(parts[0], parts[1], parts[2] if len(parts) > 2 else None, record.error)
+            codes = np.fromfile(file, np.uint8, rows * layout.blocks * size).reshape(rows, layout.blocks, size)
+            half, count = grid.scale == "float16", rows * layout.scale_columns
+            scales: NDArray[np.float16 | np.float32]
+            scales = np.fromfile(file, np.float16, count) if half else np.fromfile(file, np.float32, count)
+            zeros = None if grid.symmetric else np.fromfile(file, np.uint8, rows * layout.zero_bytes(grid))
+        return Packed(codes, scales.reshape(rows, -1), None if zeros is None else zeros.reshape(rows, -1), record.error)
 
     def keep(self, name: str, packed: Packed) -> None:
         """Append a weight."""
@@ -93,8 +92,8 @@ class Kept:
         record = _Record(name, packed.error, sum(p.nbytes for p in parts), digest.hexdigest())
         try:
             with self._path.open("ab", buffering=0) as file:
-                for data in (to_json(record).encode() + b"\n", *(part.tobytes() for part in parts)):
-                    rest = memoryview(data)
+                for data in (memoryview(to_json(record).encode() + b"\n"), *(part.data.cast("B") for part in parts)):
+                    rest = data
                     while rest:
                         rest = rest[file.write(rest) :]
         except OSError:
