@@ -100,7 +100,9 @@ def _widen(graph: ir.Graph, node: ir.Node) -> None:
     zeros = np.broadcast_to(zeros if zeros.shape[1] == packed.shape[1] else zeros[:, :1], (rows, packed.shape[1]))
     for index, kind, array in ((1, "codes", wide), (3, "zeros", pack_bits(np.ascontiguousarray(zeros), 4))):
         tensor = ir.tensor(array, name=f"{node.name}.wide.{kind}")
-        made = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        made = ir.Value(
+            name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
+        )
         graph.register_initializer(made)
         if index == len(node.inputs):
             node.resize_inputs(index + 1)

@@ -219,7 +219,8 @@ def _matmul_nbits(
     probe = Probe()
     element = np.dtype(dtype).name
     for bits, symmetric, block in product(widths, (True, False), BLOCKS):
-        codes, weights = (np.tile(a, (columns // COLUMNS, 1)) for a in _extreme_codes(bits, symmetric))
+        codes, weights = _extreme_codes(bits, symmetric)
+        codes, weights = np.tile(codes, (columns // COLUMNS, 1)), np.tile(weights, (columns // COLUMNS, 1))
         blocks = INNER // block
         kind = _kind(bits, block, symmetric)
         tensors = [
