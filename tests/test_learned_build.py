@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from edgekit import build_bundle
+from edgekit import build_bundle, open_bundle
 from edgekit.build.learned import CARD, FILE, save_learned
 from edgekit.build.pipeline import draw
 from edgekit.bundle.reading import read_initializers
@@ -173,3 +173,14 @@ def test_a_small_recipe_s_table_can_be_learned(model, tmp_path):
     assert np.array_equal(
         stored[table.pop()].numpy().reshape(-1), packed["model.embed_tokens.weight"].codes.reshape(-1)
     )
+
+
+def test_bundles_from_before_calibration_are_read(model, tmp_path):
+    made = build_bundle(str(model), out=tmp_path / "b")
+    path = made.path / "edgekit.json"
+    record = json.loads(path.read_text())
+    for key in ("calibrated", "learned"):
+        assert record.pop(key) is None
+    assert record["recipe"].pop("low") is None
+    path.write_text(json.dumps(record))
+    assert open_bundle(made.path, check=False).manifest.recipe == made.manifest.recipe

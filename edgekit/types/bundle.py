@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 
 from edgekit import ranges
+from edgekit.record import added_later
 from edgekit.types.calibration import Calibration
 from edgekit.types.data import DataCard
 from edgekit.types.device import Target
@@ -112,8 +113,8 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
-    calibrated: DataCard | None = None
-    learned: RunCard | None = None
+    calibrated: DataCard | None = added_later(None)
+    learned: RunCard | None = added_later(None)
     fallback: Target | None = None
     npus: tuple[NpuBuild, ...] = ()
     quality: Quality | None = None

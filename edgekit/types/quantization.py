@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit import ranges
+from edgekit.record import added_later
 from edgekit.types.device import Precision
 
 ScaleType = Literal["float16", "float32"]
@@ -76,7 +77,7 @@ class Recipe:
     precision: Precision
     method: str = "search"
     linear: Grid | None = None
-    low: Grid | None = None
+    low: Grid | None = added_later(None)
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
     accuracy_level: ranges.Level = 0  # of MatMulNBits; 0: the runtime decides, 1: fp32, 4: int8 activations
