@@ -106,7 +106,7 @@ def measure(row: Row, context: int, probe: Probe, steps: int, folder: Path, cali
         row=row.name,
         target=row.target,
         chip=build.target.chip,
-        recipe=bundle.manifest.recipe.name + (f", calibrated on {fitted.text}" if fitted else ""),
+        recipe=bundle.manifest.recipe.name + (f", calibrated on {fitted.names}" if fitted else ""),
         tools=build.tools,
         context=context,
         nodes=decode.nodes,

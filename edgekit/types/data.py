@@ -43,3 +43,8 @@ class DataCard:
     held_out: ranges.Count
     window: ranges.Count
     seed: ranges.Count
+
+    @property
+    def names(self) -> str:
+        """The sources, separated by commas."""
+        return ", ".join(source.name for source in self.sources)
