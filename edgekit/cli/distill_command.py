@@ -33,7 +33,10 @@ def distill(
     size_mb: Annotated[
         float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Size of its bundle built with --recipe, in MB.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="The recipe that --size-mb counts with.")] = "small",
+    recipe: Annotated[
+        str,
+        typer.Option(help="The recipe that --size-mb counts with and --recover-minutes trains on: int4, small, tiny."),
+    ] = "small",
     student: Annotated[
         str | None, typer.Option(help="A student of its own: a folder, or one with config.json alone.")
     ] = None,
@@ -41,6 +44,12 @@ def distill(
         str, typer.Option(metavar="TEXT", help="What to learn on: packaged, or files, separated by commas.")
     ] = "packaged",
     minutes: Annotated[float, typer.Option(min=0.1, max=MOST_MINUTES, help="Time to heal.")] = 30.0,
+    recover_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, max=MOST_MINUTES, help="Then train on the grids of --recipe, for `build` to take as they are."
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps to heal.", show_default="what fits into --minutes")
     ] = None,
@@ -61,28 +70,38 @@ def distill(
 ) -> None:
     """Make a smaller student of a model: a plain Hugging Face folder.
 
-    Layers and channels are left out, and what is left is trained to predict what the teacher predicts. The run is kept
-    in OUT.run: Ctrl-C stops, and the same command goes on. Needs the extra `learn`.
+    Layers and channels are left out, and what is left is trained to predict what the teacher predicts. With
+    --recover-minutes it is trained on in the very numbers that a recipe ships. The run is kept in OUT.run: Ctrl-C
+    stops, and the same command goes on. Needs the extra `learn`.
     """
     from edgekit.learn import require_packages
 
     require_packages()
+    from edgekit.build.pipeline import sampler_of
     from edgekit.cli.documents import Student
     from edgekit.cli.learn_tables import point_line, student_lines
-    from edgekit.learn.distill import WINDOW, distill, read_text
+    from edgekit.learn.distill import distill, read_text
     from edgekit.learn.heal import Method
     from edgekit.learn.losses import Loss
+    from edgekit.learn.student import require_free
     from edgekit.source import open_model
 
     wish = _Wish(keep, layers, ffn, kv_heads, size_mb, recipe, student)
     wish.require_one()
+    require_free(out)
     start = perf_counter()
     method = Method(Loss(divergence, temperature), minutes, steps, batch, seed=seed)
     with Bars() as progress:
         checkpoint = open_model(teacher, revision=revision, offline=offline, progress=progress)
         wanted = wish.resolve(checkpoint, offline)
-        read = read_text(text.split(","), checkpoint, method, skip_bad=skip_bad)
-        console.note(f"{len(read.train) * WINDOW:,} tokens to learn on, {len(read.held_out) * WINDOW:,} held out")
+        sample = sampler_of(teacher, revision=revision, offline=offline, progress=progress)
+        read = read_text(
+            text.split(","), checkpoint, method, skip_bad=skip_bad, offline=offline, sample=sample, progress=progress
+        )
+        for source in read.card.sources:
+            if source.left_out:
+                console.note(f"{source.name}: left out {source.left_out}")
+        console.note(f"{read.train.size:,} tokens to learn on, {read.held_out.size:,} held out")
         made = distill(
             checkpoint,
             wanted,
@@ -91,13 +110,29 @@ def distill(
             out=out,
             stored="bfloat16" if bf16 else "float32",
             cache_bytes=None if cache_mb is None else int(cache_mb * 1e6),
+            recovery=None if recover_minutes is None else _recovery(recipe, recover_minutes, batch, seed),
             control=ce,
             beside=[open_model(name, offline=offline, progress=progress) for name in beside or ()],
             report=lambda point: console.note(point_line(point)),
+            note=console.note,
             progress=progress,
         )
-    result = Student(made.path, made.kept, made.outcome.ending, perf_counter() - start, made.scores)
+    if made is None:  # not the first of several processes
+        return
+    counts = recipe if size_mb is not None or recover_minutes is not None else ""
+    spec, card = made.spec, made.card
+    took = perf_counter() - start
+    result = Student(made.path, spec.layers, spec.intermediate_size, made.kept, counts, took, card)
     console.emit(result) if json else console.show(*student_lines(result))
+
+
+def _recovery(recipe: str, minutes: float, batch: int, seed: int) -> Any:
+    """Training on the grids of a recipe for the CPU."""
+    from edgekit.config.recipe import load_recipe, load_target
+    from edgekit.learn.plan import Effort
+    from edgekit.learn.student_on_grid import Recovery
+
+    return Recovery(load_recipe(recipe), load_target("cpu"), Effort(minutes=minutes, batch=batch, seed=seed))
 
 
 class _Wish:

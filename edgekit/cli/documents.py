@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgekit.estimate.npu_cost import Estimate
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
-    from edgekit.types.learning import RunCard, StudentScore
+    from edgekit.types.learning import RunCard
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,18 @@ class Trained:
 
 @dataclass(frozen=True)
 class Student:
-    """The outcome of ``distill``: the folder, the teacher's layers that are left, and the scores of all models."""
+    """The outcome of ``distill``: the folder, its shape, the teacher's layers in it, and the card of the run.
+
+    ``recipe`` is what it was sized for or trained with, "" for none.
+    """
 
     path: Path
+    layers: int
+    ffn: int
     kept_layers: tuple[int, ...]
-    ending: str
+    recipe: str
     seconds: float
-    scores: tuple[StudentScore, ...]
+    card: RunCard
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,19 @@ def gains_table(card: RunCard) -> RenderableType:
 
 def student_lines(student: Student) -> Iterator[RenderableType]:
     """The folder, the student beside its start and controls, and the command to try next."""
-    here = Path.cwd()
+    here, card = Path.cwd(), student.card
     path = student.path.relative_to(here) if student.path.is_relative_to(here) else student.path
-    layers = f"{len(student.kept_layers)} layers"
-    yield Text.assemble((str(path), "bold"), f": {layers}, in {words.seconds(student.seconds)}; {student.ending}")
+    shape = f"{student.layers} layers with {student.ffn:,} feed-forward channels"
+    yield Text.assemble((str(path), "bold"), f": {shape}, in {words.seconds(student.seconds)}")
+    yield Text(
+        f"healed on {card.tokens:,} tokens in {card.steps} steps, the best after {card.best_step}; {card.ending}"
+    )
+    if card.on_grid:
+        g = card.on_grid
+        steps = f"{g.tokens:,} tokens in {g.steps} steps, the best after {g.best_step}; {g.ending}"
+        yield Text(f"on the grids of '{g.recipe}': {steps}")
     shown = columns("on text held out", "KLD", "95 %", "top-1", "perplexity")
-    for score in student.scores:
+    for score in card.scores:
         shown.add_row(
             score.model,
             f"{score.kld.value:.4f}",
@@ -73,5 +80,8 @@ def student_lines(student: Student) -> Iterator[RenderableType]:
             words.number(score.perplexity.value),
         )
     yield shown
-    yield Text(f"the teacher's perplexity is {words.number(student.scores[0].teacher_perplexity.value)}")
-    yield Text(f"  edgekit build {path}", style="dim")
+    yield Text(f"the teacher's perplexity is {words.number(card.scores[0].teacher_perplexity.value)}")
+    # Codes that were trained are in the folder; any others are better fitted to text.
+    how = f"{f' --recipe {student.recipe}' if student.recipe else ''}{'' if card.on_grid else ' --calibrate'}"
+    named = Path(student.recipe).stem or "int4"
+    yield Text(f"  edgekit build {path}{how} -o {path}-{named}", style="dim")

@@ -1,13 +1,15 @@
 """A smaller student of a teacher: cut it or take another model, heal it, judge it beside its start and its controls.
 
-    shape -> pruned model -> healed by the teacher's predictions -> a plain folder, with scores on text it never saw
+    shape -> pruned model -> healed by the teacher's predictions -> trained on a grid, if wanted -> a plain folder
 
 The pruned model and the run are kept in ``OUT.run`` until the folder stands: the same call goes on with a killed run.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from math import prod
 from shutil import rmtree
@@ -15,33 +17,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit import __version__, measure
-from edgekit.errors import LearnError
-from edgekit.graph import build_graph
-from edgekit.learn.heal import OPSET, Lesson, Method, heal
+from edgekit import __version__
+from edgekit.corpus import read_corpus
+from edgekit.errors import EdgekitError, LearnError
+from edgekit.learn.card import card_files, run_card
+from edgekit.learn.heal import Lesson, Method, heal
 from edgekit.learn.layers import Layers
 from edgekit.learn.logit_cache import make_cache
+from edgekit.learn.loop import open_run
+from edgekit.learn.memory import estimate_memory, require_memory
+from edgekit.learn.on_grid import WINDOW
 from edgekit.learn.plan import FASTEST
+from edgekit.learn.processes import accelerate
 from edgekit.learn.prune import Pruned, prune
+from edgekit.learn.shapes import Shape
 from edgekit.learn.student import require_free, write_student
+from edgekit.learn.student_on_grid import OnGrid, Recovery, put_on_grid, require_grid
+from edgekit.learn.student_scores import Predictor, score
 from edgekit.learn.vocabulary import require_same_vocabulary
 from edgekit.learn.watched import windows_of_code
-from edgekit.quantize import reference_logits
 from edgekit.source import OutlineWeights, fingerprint, open_model
-from edgekit.types import Progress, SideFile, silent
-from edgekit.types.learning import StudentScore
+from edgekit.types import Checkpoint, Progress, SideFile, silent
 from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from edgekit.corpus import Sample
+    from edgekit.learn.logit_cache import LogitCache
     from edgekit.learn.loop import Outcome, Point
-    from edgekit.learn.shapes import Shape
     from edgekit.learn.student import Stored
-    from edgekit.types import Checkpoint, ModelSpec
+    from edgekit.types import ModelSpec
+    from edgekit.types.data import DataCard
+    from edgekit.types.learning import RunCard
 
 PRUNING = 16
 """Windows that the model is observed on while it is cut."""
@@ -55,29 +66,31 @@ JUDGED = 12
 HELD_OUT = 0.1
 """Share of the text that is held out."""
 
-WINDOW = 512
-
 SPREAD = 0.02
 """Standard deviation of the first weights of a student that has none: transformers' default."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Windows [n,S] of tokens: to train on, held out from training, and of another kind to watch for drift."""
+    """Windows [n,S] of tokens: to train on, held out from training, and of another kind to watch for drift.
+
+    ``card`` says what the first two were read from.
+    """
 
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
     other: NDArray[np.int64]
+    card: DataCard
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """The folder, the run, and the scores: student, start, and what else was asked for."""
+    """The folder, the teacher's layers in it (none of a student of its own), and the card with all scores."""
 
     path: Path
-    outcome: Outcome
     kept: tuple[int, ...]
-    scores: tuple[StudentScore, ...]
+    spec: ModelSpec
+    card: RunCard
 
 
 def distill(
@@ -89,11 +102,13 @@ def distill(
     out: Path,
     stored: Stored = "float32",
     cache_bytes: int | None = None,
+    recovery: Recovery | None = None,
     control: bool = False,
     beside: Sequence[Checkpoint] = (),
     report: Callable[[Point], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
     progress: Progress = silent,
-) -> Distilled:
+) -> Distilled | None:
     """Make a student.
 
     Args:
@@ -104,92 +119,231 @@ def distill(
         out: the student's folder; must not exist.
         stored: type of the weights in it.
         cache_bytes: keep the teacher's likeliest tokens on disk instead of the teacher in memory.
+        recovery: train the healed student on the grids of a recipe; the folder then has the codes for ``build``.
         control: also train the start on the text alone, for as many steps.
         beside: models of the same vocabulary to score too, such as the next smaller one.
         report: told each point of the run.
+        note: told what the user should know before the run.
         progress: called with what is done of each step.
 
+    Returns:
+        The student; None in all processes of several but the first.
+
     Raises:
-        LearnError: another vocabulary, a student larger than its teacher, logits that are not finite, too little text.
+        LearnError: another vocabulary, a student larger than its teacher, logits that are not finite, too little text,
+            too little memory, or a folder of another run.
     """
-    require_free(out)
-    for other in (*beside, *([wanted] if not hasattr(wanted, "ffn") else [])):
-        require_same_vocabulary(teacher, other)
-    whole = Layers(teacher.spec, teacher.weights)
-    if len(text.held_out) < WATCHED + 2:
-        raise LearnError(
-            f"{len(text.held_out)} windows held out from training are too few to judge on", "give more text"
-        )
-    if not np.isfinite(_Predictor(whole).logits(text.held_out[0].tolist())).all():
-        raise LearnError("the teacher's logits are not finite", "its weights are damaged; use another checkpoint")
-    folder = out.with_name(f"{out.name}.run")
-    frame, start, kept = _start(teacher, wanted, text, folder, progress)
-    key = sha256(f"{__version__} {fingerprint(teacher).sha256} {wanted!r} {text.train.tobytes().hex()}".encode())
-    cache = None
-    if cache_bytes is not None:
-        cache = make_cache(folder / "cache", whole, text.train, cache_bytes, key=key.hexdigest(), progress=progress)
-    lesson = Lesson(whole) if cache is None else Lesson(cache=cache)
-    watched = (text.held_out[:WATCHED], text.other)
-
-    def run(taught: Lesson, how: Method, name: str) -> tuple[Layers, Outcome]:
-        place = folder / name
-        return heal(start, whole, taught, text.train, watched, how, folder=place, key=key.hexdigest(), report=report)
-
-    healed, outcome = run(lesson, method, "healed")
-    named = {"student": healed, "not healed": start}
+    accelerator = accelerate()
+    if not accelerator.is_main_process:
+        progress, report, note = silent, lambda _: None, lambda _: None
+    job = _Job(teacher, wanted, text, method, out, recovery, report, progress)
+    job.require_possible(beside)
+    note(job.require_memory(cached=cache_bytes is not None))
+    with _undone(job.folder):
+        with accelerator.main_process_first():
+            open_run(job.folder, job.key)
+            cache = job.cache(cache_bytes)
+            frame, start, kept = job.start()
+        lesson = Lesson(job.whole) if cache is None else Lesson(cache=cache)
+        note("healing the student")
+        healed, outcome = job.heal(start, lesson, method, "healed")
+    named, on_grid = {"student": healed, "not healed": start}, None
+    if recovery:
+        note(f"training the student on the grids of recipe '{recovery.recipe.name}'")
+        on_grid = job.onto_grid(replace(frame, spec=healed.spec, weights=healed.weights), recovery, lesson)
+        named = {"student": on_grid.trained, "not trained on its grid": on_grid.calibrated, "not quantized": healed}
+        named["not healed"] = start
     if control:
-        named["text alone"] = run(Lesson(), replace(method, steps=outcome.points[-1].step), "control")[0]
+        note("training on the text alone, for comparison")
+        named["text alone"] = job.heal(start, Lesson(), replace(method, steps=outcome.points[-1].step), "control")[0]
     named |= {other.provenance.id: Layers(other.spec, other.weights) for other in beside}
-    scores = _score(named, whole, text.held_out[WATCHED:], progress)
-    made = Distilled(out, outcome, kept, scores)
-    cards = (SideFile("README.md", _readme(made, teacher, healed.spec, method).encode()),)
-    write_student(out, frame, healed.spec, healed.weights, kept, stored=stored, cards=cards, progress=progress)
-    rmtree(folder)
+    made = None
+    if accelerator.is_main_process:
+        scores = score(named, job.whole, text.held_out[WATCHED:], progress)
+        origin = fingerprint(teacher)
+        card = run_card(origin, text.card, method, outcome, scores, on_grid.card if on_grid else None)
+        final, shown = named["student"], kept if isinstance(wanted, Shape) else ()
+        cards = card_files(out.name, card, teacher.spec, final.spec, shown)
+        copies = [on_grid.file] if on_grid else []
+        write_student(
+            out, frame, final.spec, final.weights, kept, stored=stored, cards=cards, copies=copies, progress=progress
+        )
+        rmtree(job.folder)
+        made = Distilled(out, shown, final.spec, card)
+    accelerator.wait_for_everyone()
     return made
 
 
-def read_text(named: Sequence[str], teacher: Checkpoint, method: Method, *, skip_bad: bool = False) -> Text:
+def read_text(
+    named: Sequence[str],
+    teacher: Checkpoint,
+    method: Method,
+    *,
+    skip_bad: bool = False,
+    offline: bool = False,
+    sample: Sample | None = None,
+    progress: Progress = silent,
+) -> Text:
     """Text as ``read_corpus`` reads it, as much as the time could need.
+
+    Args:
+        named: the sources.
+        teacher: its tokenizer cuts the text.
+        method: how long is trained.
+        skip_bad: leave out lines that hold no document.
+        offline: take data sets of the hub from the cache.
+        sample: writes the text ``self``.
+        progress: called while files are read.
 
     Raises:
         ConfigError: a source cannot be read, or has too little text.
     """
-    from edgekit.corpus import read_corpus
-
-    seconds = method.minutes * 60
-    tokens = method.steps * method.batch * WINDOW if method.steps is not None else int(seconds * FASTEST)
-    tokens = max(tokens, PRUNING * WINDOW)
+    steps = method.minutes * 60 * FASTEST / (method.batch * WINDOW) if method.steps is None else method.steps
+    tokens = max(int(steps) * method.batch, PRUNING, int(JUDGED / HELD_OUT)) * WINDOW
     corpus = read_corpus(
-        named, teacher, tokens=tokens, window=WINDOW, seed=method.seed, held_out=HELD_OUT, skip_bad=skip_bad
+        named,
+        teacher,
+        tokens=tokens,
+        window=WINDOW,
+        seed=method.seed,
+        held_out=HELD_OUT,
+        skip_bad=skip_bad,
+        offline=offline,
+        sample=sample,
+        progress=progress,
     )
-    return Text(corpus.train, corpus.held_out[:JUDGED], windows_of_code(teacher, WINDOW, WATCHED))
+    return Text(corpus.train, corpus.held_out[:JUDGED], windows_of_code(teacher, WINDOW, WATCHED), corpus.card)
 
 
-# --- where the student starts -------------------------------------------------------------------
+# --- the parts of a run -------------------------------------------------------------------------
 
 
-def _start(
-    teacher: Checkpoint, wanted: Shape | Checkpoint, text: Text, folder: Path, progress: Progress
-) -> tuple[Checkpoint, Layers, tuple[int, ...]]:
-    """The checkpoint whose files the student has, its first weights, and the layers of the former that it keeps."""
-    from edgekit.types import Checkpoint
+@dataclass(frozen=True)
+class _Job:
+    """What a run follows from."""
 
-    if isinstance(wanted, Checkpoint):
-        _require_smaller(teacher, wanted)
-        everything = tuple(range(wanted.spec.layers))
-        if not isinstance(wanted.weights, OutlineWeights):
-            return wanted, Layers(wanted.spec, wanted.weights), everything
-        config = next(f for f in wanted.files if f.name == "config.json")
-        frame = replace(teacher, files=(config, *(f for f in teacher.files if f.name != "config.json")))
-        return frame, Layers(wanted.spec, _FirstWeights(wanted, teacher)), everything
-    place, note = folder / "pruned", "kept-layers.json"
-    if not place.exists():
-        made: Pruned = prune(teacher, wanted, text.train[:PRUNING], text.held_out[:WATCHED], progress=progress)
-        listed = SideFile(note, ",".join(map(str, made.depth.kept)).encode())
-        write_student(place, teacher, made.spec, made.weights, made.depth.kept, cards=[listed], progress=progress)
-    kept = tuple(int(i) for i in (place / note).read_text(encoding="utf-8").split(","))
-    pruned = open_model(str(place))
-    return teacher, Layers(pruned.spec, pruned.weights), kept
+    teacher: Checkpoint
+    wanted: Shape | Checkpoint
+    text: Text
+    method: Method
+    out: Path
+    recovery: Recovery | None
+    report: Callable[[Point], None]
+    progress: Progress
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return self.out.with_name(f"{self.out.name}.run")
+
+    @property
+    def whole(self) -> Layers:
+        """The teacher."""
+        return Layers(self.teacher.spec, self.teacher.weights)
+
+    @cached_property
+    def key(self) -> str:
+        """What the start and the teacher's predictions follow from."""
+        student = repr(self.wanted)
+        if isinstance(self.wanted, Checkpoint):
+            student = f"{self.wanted.spec} {fingerprint(self.wanted).sha256}"
+        told = (__version__, fingerprint(self.teacher).sha256, student, sha256(self.text.train.tobytes()).hexdigest())
+        return sha256(" ".join(told).encode()).hexdigest()
+
+    def require_possible(self, beside: Sequence[Checkpoint]) -> None:
+        """Refuse what cannot become a student, before anything is begun."""
+        require_free(self.out)
+        if self.recovery:
+            require_grid(self.recovery.recipe)
+        own = [self.wanted] if isinstance(self.wanted, Checkpoint) else []
+        for other in (*own, *beside):
+            require_same_vocabulary(self.teacher, other)
+        for student in own:
+            _require_smaller(self.teacher, student)
+        if len(self.text.held_out) < WATCHED + 2:
+            raise LearnError(
+                f"{len(self.text.held_out)} windows of text are held out from training, too few to judge on",
+                f"give more text: {WATCHED + 2} windows of {self.text.train.shape[1]} tokens at least, and ten times "
+                "as much to train on",
+            )
+        if not np.isfinite(Predictor(self.whole).logits(self.text.held_out[0].tolist())).all():
+            raise LearnError("the teacher's logits are not finite", "its weights are damaged; use another checkpoint")
+
+    def require_memory(self, *, cached: bool) -> str:
+        """What the run takes, in words; refuses more than there is."""
+        spec = self.wanted.spec(self.teacher.spec) if isinstance(self.wanted, Shape) else self.wanted.spec
+        train = self.text.train
+        needed = estimate_memory(
+            spec, self.teacher.spec, train.size, train.shape[1], beside=not cached, grid=self.recovery is not None
+        )
+        return require_memory(needed)
+
+    def cache(self, most: int | None) -> LogitCache | None:
+        """The teacher's likeliest tokens."""
+        if most is None:
+            return None
+        return make_cache(
+            self.folder / "cache", self.whole, self.text.train, most, key=self.key, progress=self.progress
+        )
+
+    def start(self) -> tuple[Checkpoint, Layers, tuple[int, ...]]:
+        """The checkpoint whose files the student has, its first weights, and the layers of the former that it keeps."""
+        teacher, wanted = self.teacher, self.wanted
+        if isinstance(wanted, Checkpoint):
+            everything = tuple(range(wanted.spec.layers))
+            if not isinstance(wanted.weights, OutlineWeights):
+                return wanted, Layers(wanted.spec, wanted.weights), everything
+            config = next(f for f in wanted.files if f.name == "config.json")
+            frame = replace(teacher, files=(config, *(f for f in teacher.files if f.name != "config.json")))
+            return frame, Layers(wanted.spec, _FirstWeights(wanted, teacher)), everything
+        place, note = self.folder / "pruned", "kept-layers.json"
+        if not place.exists():
+            train, held_out = self.text.train[:PRUNING], self.text.held_out[:WATCHED]
+            made: Pruned = prune(
+                teacher, wanted, train, held_out, folder=self.folder / "refitted", progress=self.progress
+            )
+            listed = SideFile(note, ",".join(map(str, made.depth.kept)).encode())
+            write_student(
+                place, teacher, made.spec, made.weights, made.depth.kept, cards=[listed], progress=self.progress
+            )
+            rmtree(self.folder / "refitted", ignore_errors=True)
+        kept = tuple(int(i) for i in (place / note).read_text(encoding="utf-8").split(","))
+        pruned = open_model(str(place))
+        return teacher, Layers(pruned.spec, pruned.weights), kept
+
+    def heal(self, start: Layers, lesson: Lesson, method: Method, name: str) -> tuple[Layers, Outcome]:
+        """Train a student; the run is kept as ``name``."""
+        place, watched = self.folder / name, (self.text.held_out[:WATCHED], self.text.other)
+        return heal(
+            start, self.whole, lesson, self.text.train, watched, method, folder=place, key=self.key, report=self.report
+        )
+
+    def onto_grid(self, student: Checkpoint, recovery: Recovery, lesson: Lesson) -> OnGrid:
+        """The healed student on its grids."""
+        return put_on_grid(
+            student,
+            self.whole,
+            lesson,
+            self.text.train,
+            (self.text.held_out[:WATCHED], self.text.other),
+            recovery,
+            folder=self.folder / "on-grid",
+            key=f"{self.key} {self.method}",
+            report=self.report,
+            progress=self.progress,
+        )
+
+
+@contextmanager
+def _undone(folder: Path) -> Iterator[None]:
+    """Remove the folder of a run that ends with an error before it trained, unless it was there already."""
+    began = folder.exists()
+    try:
+        yield
+    except EdgekitError:
+        if not began and not (folder / "healed" / "state.pt").exists():
+            rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _require_smaller(teacher: Checkpoint, student: Checkpoint) -> None:
@@ -224,71 +378,3 @@ class _FirstWeights:
             return np.ones(shape, np.float32)[start:stop]
         random = np.random.default_rng(int.from_bytes(sha256(name.encode()).digest()[:8], "little"))
         return (random.standard_normal(shape, np.float32) * np.float32(SPREAD))[start:stop]
-
-
-# --- what it gave -------------------------------------------------------------------------------
-
-
-class _Predictor:
-    """A model in NumPy, for ``measure``: its weights are read once for each window."""
-
-    def __init__(self, model: Layers) -> None:
-        self._model, self.vocab_size = model, model.spec.vocab_size
-        self._graph = build_graph(model.spec, model.weights, opset=OPSET, name="model")
-
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits [S,V] of every position."""
-        found: NDArray[np.float32] = reference_logits(self._graph, self._model.weights, tokens)
-        return found
-
-
-def _score(
-    models: dict[str, Layers], teacher: Layers, windows: NDArray[np.int64], progress: Progress
-) -> tuple[StudentScore, ...]:
-    made = measure.make_reference(_Predictor(teacher), windows, progress=progress)
-    scores = []
-    for name, model in models.items():
-        found = measure.compare(_Predictor(model), made, progress=progress)
-        mean, rise = (
-            (lambda pool: np.asarray(pool.mean(axis=-1))),
-            (lambda pool: np.asarray(np.exp(pool.mean(axis=-1)))),
-        )
-        scores.append(
-            StudentScore(
-                name,
-                measure.bootstrap(found.kld, mean),
-                measure.bootstrap(found.agree, mean),
-                measure.bootstrap(found.nll, rise),
-                measure.bootstrap(found.reference_nll, rise),
-            )
-        )
-    return tuple(scores)
-
-
-def _readme(made: Distilled, teacher: Checkpoint, spec: ModelSpec, method: Method) -> str:
-    """The folder's card: what the student is, how it was healed, and what it is beside its start and controls."""
-    last, whole = made.outcome.points[-1], teacher.spec
-    layers = f"{spec.layers} of {whole.layers} layers ({', '.join(map(str, made.kept))})"
-    channels = f"{spec.intermediate_size} of {whole.intermediate_size} feed-forward channels"
-    heads = f"{spec.kv_heads} of {whole.kv_heads} key-value heads"
-    loss = method.loss
-    how = f"{loss.divergence} KL, temperature {loss.temperature:g}, rate {method.rate:g}, seed {method.seed}"
-    best = f"the best after {made.outcome.best_step}; {made.outcome.ending}"
-    lines = [
-        f"# {made.path.name}\n",
-        f"A student of {teacher.provenance.id}, made by edgekit {__version__}: {layers}, {channels}, {heads}. The",
-        "teacher's licence holds.\n",
-        f"Healed on {last.tokens:,} tokens in {last.step} steps ({how}); {best}.\n",
-        "| on text held out | KLD, nats a token (95 %) | top-1 | perplexity |",
-        "|---|---|---|---|",
-    ]
-    for s in made.scores:
-        kld = f"{s.kld.value:.4f} [{s.kld.low:.4f}, {s.kld.high:.4f}]"
-        lines.append(f"| {s.model} | {kld} | {s.top1.value:.1%} | {s.perplexity.value:.2f} |")
-    lines.append(f"\nThe teacher's perplexity there is {made.scores[0].teacher_perplexity.value:.2f}.")
-    if not all(spec.rotary) and any(r == ((i + 1) % 4 == 0) for i, r in enumerate(spec.rotary)):
-        lines += [
-            "",
-            "llama.cpp takes every fourth layer to be without rope, and would compute another model than this.",
-        ]
-    return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from edgekit.errors import LearnError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from accelerate import Accelerator
     from numpy.typing import NDArray
 
     from edgekit.learn.layers import Layers
@@ -91,23 +93,15 @@ def heal(
     Raises:
         LearnError: the windows are too few, or the folder holds another run.
     """
-    if folder is not None:
-        open_run(folder, f"{key} {method}")
     accelerator = accelerate()
+    if folder is not None:
+        with accelerator.main_process_first():
+            open_run(folder, f"{key} {method}")
     torch.manual_seed(method.seed)
     modules = _modules(student)
     decoder = _decoder(student, modules).to(accelerator.device)
     text = torch.from_numpy(windows)
-    teacher: Any = _Streamed(judge)
-    distance: nn.Module
-    if lesson.cache is not None:
-        distance = _FromCache(decoder, lesson.cache, text, method.loss)
-    elif lesson.teacher is not None:
-        beside = _decoder(lesson.teacher, float_weights(lesson.teacher.weights, trained=False))
-        teacher = Teacher(beside.to(accelerator.device))
-        distance = Distance(decoder, teacher, text, method.loss)
-    else:
-        distance = _FromText(decoder, text)
+    distance, teacher = teach(decoder, judge, lesson, text, method.loss, accelerator.device)
     groups = _groups(modules)
     watch = Watch(decoder, teacher, watched)
 
@@ -118,10 +112,32 @@ def heal(
         )
         return Run(distance, groups, plan, text, accelerator=accelerator, watch=watch, folder=keep, report=report)
 
-    outcome = run(_steps(run, watch, method, folder), folder).run()
+    outcome = run(_steps(run, watch, method, folder, accelerator), folder).run()
     healed = CutWeights(student.weights, range(student.spec.layers))
     healed.changed = {name: module.value.detach().cpu().numpy() for name, module in modules.items()}
     return type(student)(student.spec, healed), outcome
+
+
+def teach(
+    student: Decoder, judge: Layers, lesson: Lesson, windows: Tensor, loss: Loss, device: torch.device
+) -> tuple[nn.Module, Any]:
+    """What a run lowers for a student, and the teacher that it is watched by.
+
+    Args:
+        student: the decoder that is trained.
+        judge: the teacher.
+        lesson: what is learnt from.
+        windows: text [n,S] to train on.
+        loss: the divergence.
+        device: where the student is.
+    """
+    if lesson.cache is not None:
+        return _FromCache(student, lesson.cache, windows, loss), _Streamed(judge)
+    if lesson.teacher is not None:
+        beside = _decoder(lesson.teacher, float_weights(lesson.teacher.weights, trained=False))
+        teacher = Teacher(beside.to(device))
+        return Distance(student, teacher, windows, loss), teacher
+    return _FromText(student, windows), _Streamed(judge)
 
 
 def _modules(student: Layers) -> dict[str, FloatWeight]:
@@ -142,16 +158,24 @@ def _decoder(model: Layers, modules: Any) -> Decoder:
 
 
 def _steps(
-    run: Callable[[int, Path | None], Run], watch: Callable[[], object], method: Method, folder: Path | None
+    run: Callable[[int, Path | None], Run],
+    watch: Callable[[], object],
+    method: Method,
+    folder: Path | None,
+    accelerator: Accelerator,
 ) -> int:
     """Steps that fit into the time: measured once by a step of no size, and kept with the run."""
     path = folder / "steps" if folder is not None else None
+    accelerator.wait_for_everyone()
     if path is not None and path.exists():
         return int(path.read_text(encoding="utf-8"))
     steps = method.steps if method.steps is not None else _fitting(run, watch, method.minutes)
-    if path is not None:
+    # The first process decides: others may be faster, and all must take the same steps.
+    (steps,) = broadcast_object_list([steps])
+    accelerator.wait_for_everyone()
+    if path is not None and accelerator.is_main_process:
         write_whole(path, str(steps).encode())
-    return steps
+    return int(steps)
 
 
 def _fitting(run: Callable[[int, Path | None], Run], watch: Callable[[], object], minutes: float) -> int:

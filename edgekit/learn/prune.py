@@ -15,6 +15,8 @@ from edgekit.source import CutWeights, keep_layers
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -40,6 +42,7 @@ def prune(
     windows: NDArray[np.int64],
     held_out: NDArray[np.int64],
     *,
+    folder: Path | None = None,
     progress: Progress = silent,
 ) -> Pruned:
     """Cut a model to a shape.
@@ -49,6 +52,7 @@ def prune(
         shape: no larger than the teacher's, see shapes.py.
         windows: text [n,S] to observe the model on.
         held_out: other text [m,S], by which the best choice of layers is taken.
+        folder: see ``narrow``.
         progress: called with the layers done.
 
     Raises:
@@ -58,5 +62,5 @@ def prune(
     depth = choose_layers(whole, shape.layers, windows[:DEPTH_WINDOWS], held_out[:DEPTH_WINDOWS], progress=progress)
     model = Layers(keep_layers(teacher.spec, depth.kept), CutWeights(teacher.weights, depth.kept))
     if (shape.ffn, shape.kv_heads) != (teacher.spec.intermediate_size, teacher.spec.kv_heads):
-        model = narrow(model, shape.ffn, shape.kv_heads, windows, progress=progress)
+        model = narrow(model, shape.ffn, shape.kv_heads, windows, folder=folder, progress=progress)
     return Pruned(model.spec, model.weights, depth)

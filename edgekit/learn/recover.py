@@ -8,7 +8,6 @@ are unless they have fewer than 8 bits.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,30 +15,35 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import nn
 
 from edgekit import __version__
-from edgekit.build.learned import CARD, FILE, Learned, save_learned
+from edgekit.build.learned import CARD, FILE
 from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, draw, sampler_of
 from edgekit.bundle import open_bundle, require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
 from edgekit.errors import LearnError
 from edgekit.host.processor import processor_class
-from edgekit.learn.fake_quant import GridWeight, round_to_int8
 from edgekit.learn.gains import TorchPredictor, judged_on, measure_gains, require_gain
-from edgekit.learn.graph import Decoder, FloatWeight, float_weights
+from edgekit.learn.graph import Decoder, float_weights
 from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
 from edgekit.learn.losses import Loss
 from edgekit.learn.objective import Distance, Teacher, Watch
-from edgekit.learn.plan import FASTEST, SHARES, Effort, plan_steps
+from edgekit.learn.on_grid import (
+    CALIBRATION,
+    WINDOW,
+    Drawn,
+    calibrate,
+    decoder,
+    export,
+    parameter_groups,
+    student_weights,
+)
+from edgekit.learn.plan import FASTEST, Effort, plan_steps
 from edgekit.learn.processes import accelerate
 from edgekit.learn.watched import CODE, windows_of_code
-from edgekit.quantize import Calibration, Kept, fit_budget, unpack
-from edgekit.quantize.model import load_method
-from edgekit.quantize.tensor import cores, quantize_weight
+from edgekit.quantize import fit_budget
 from edgekit.record import to_json
 from edgekit.source import fingerprint, open_model
 from edgekit.types import silent
@@ -48,15 +52,17 @@ from edgekit.types.learning import CurvePoint, Gain, RunCard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     import onnx_ir as ir
     from accelerate import Accelerator
     from numpy.typing import NDArray
+    from torch import nn
 
+    from edgekit.build.learned import Learned
     from edgekit.corpus import Corpus
     from edgekit.types import (
         Bundle,
         Checkpoint,
-        Grid,
         GridPolicy,
         Precision,
         Progress,
@@ -66,10 +72,6 @@ if TYPE_CHECKING:
         Weights,
     )
 
-CALIBRATION = 8192
-"""Tokens that codes are calibrated on before they are trained."""
-
-WINDOW = 512
 WATCHED = 3
 """Windows of each watched text."""
 
@@ -135,10 +137,10 @@ def recover(
     material = _prepare(wish, effort, progress, note)
     with accelerator.main_process_first():
         open_run(folder, _key(material, effort))
-        start = _calibrate(material, folder / "calibrated", progress)
+        start = calibrate(material.drawn, material.corpus.train, folder / "calibrated", progress)
     outcome, plan, student = _train(material, start, effort, folder, accelerator, report)
     if accelerator.is_main_process:
-        _export(student, start, material, folder)
+        export(student, start, material.recipe, folder / FILE)
         gains = _gains(material, folder, progress)
         card = _card(material, effort, plan, outcome, gains)
         (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
@@ -170,16 +172,9 @@ class _Material:
     other: NDArray[np.int64]
 
     @property
-    def grids(self) -> dict[str, Grid]:
-        """The grids of the weights that have one."""
-        found = {name: self.policy(name, self.weights.shape(name)) for name in self.weights.names()}
-        return {name: grid for name, grid in found.items() if grid is not None}
-
-    @property
-    def accuracy_level(self) -> int:
-        """Of MatMulNBits on the target."""
-        level = self.target.accuracy_level
-        return self.recipe.accuracy_level if level is None else level
+    def drawn(self) -> Drawn:
+        """The model with its grids."""
+        return Drawn(self.graph, self.weights, self.policy, self.recipe, self.target)
 
 
 def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str], None]) -> _Material:
@@ -217,63 +212,7 @@ def _tokens(effort: Effort) -> int:
     return max(CALIBRATION, steps * effort.batch * WINDOW)
 
 
-def _calibrate(material: _Material, folder: Path, progress: Progress) -> Learned:
-    """The codes that training starts from, made once and kept."""
-    path = folder / FILE
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        windows = material.corpus.train[: CALIBRATION // WINDOW]
-        recipe, weights, grids = material.recipe, material.weights, material.grids
-        kept = Kept(folder / "rounded", (folder.parent / "key").read_text(encoding="utf-8"))
-        walk = Calibration(
-            material.graph.clone(),
-            weights,
-            material.policy,
-            windows,
-            method=recipe.method,
-            kept=kept,
-            progress=progress,
-        )
-        fit, packed = load_method(recipe.method), {}
-        with ThreadPoolExecutor(cores()) as pool:
-            for name, grid in grids.items():
-                rounds = walk.rounds(name)
-                packed[name] = walk.take(name) if rounds else quantize_weight(weights, name, grid, fit, pool)
-        floats = {n: weights.read(n) for n in weights.names() if n not in grids}
-        save_learned(path, packed, grids, floats, recipe)
-    return Learned(path, material.weights)
-
-
 # --- training -----------------------------------------------------------------------------------
-
-
-def student_weights(start: Learned, weights: Weights) -> dict[str, nn.Module]:
-    """Modules for every weight: grids of fewer than 8 bits and vectors are trained, the rest stays as it was."""
-    modules: dict[str, nn.Module] = {}
-    for name in weights.names():
-        grid = start.grids.get(name)
-        if grid is None:
-            value = torch.from_numpy(start.read(name))
-            modules[name] = FloatWeight(value, trained=value.ndim == 1)
-        elif grid.bits < 8:
-            modules[name] = GridWeight(start.take(name), weights.read(name), grid)
-        else:
-            fixed = unpack(start.take(name), weights.shape(name), grid)
-            modules[name] = FloatWeight(torch.from_numpy(np.ascontiguousarray(fixed)), trained=False)
-    return modules
-
-
-def parameter_groups(modules: dict[str, nn.Module]) -> dict[str, list[nn.Parameter]]:
-    """Trained parameters by the names in SHARES."""
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in SHARES}
-    for module in modules.values():
-        if isinstance(module, GridWeight):
-            groups["codes"].append(module.latent)
-            groups["scales"].append(module.ratio)
-            groups["zeros"].append(module.zero)
-        elif isinstance(module, FloatWeight):
-            groups["norms"].append(module.value)
-    return {name: [p for p in found if p.requires_grad] for name, found in groups.items()}
 
 
 def _train(
@@ -286,8 +225,7 @@ def _train(
 ) -> tuple[Outcome, Plan, dict[str, nn.Module]]:
     torch.manual_seed(effort.seed)
     modules = student_weights(start, material.weights)
-    rounding = round_to_int8(material.grids) if material.accuracy_level == 4 else None
-    student = Decoder(material.graph, modules, rounding=rounding).to(accelerator.device)
+    student = decoder(material.drawn, modules).to(accelerator.device)
     exact = Decoder(material.graph, float_weights(material.weights, trained=False)).to(accelerator.device)
     teacher, windows = Teacher(exact, divide=effort.divide_teacher), torch.from_numpy(material.corpus.train)
     watch = Watch(student, teacher, [material.corpus.held_out[:WATCHED], material.other])
@@ -313,19 +251,6 @@ def _key(material: _Material, effort: Effort) -> str:
 
 
 # --- what it gave -------------------------------------------------------------------------------
-
-
-def _export(modules: dict[str, nn.Module], start: Learned, material: _Material, folder: Path) -> None:
-    """Write the trained codes, and those that stayed, as a build takes them."""
-    packed, floats = {}, {}
-    for name, module in modules.items():
-        if isinstance(module, GridWeight):
-            packed[name] = module.pack()
-        elif name in start.grids:
-            packed[name] = start.take(name)
-        elif isinstance(module, FloatWeight):
-            floats[name] = module.value.detach().cpu().numpy()
-    save_learned(folder / FILE, packed, start.grids, floats, material.recipe)
 
 
 def _build(wish: Wish, folder: Path, out: Path, *, force: bool, progress: Progress) -> Bundle:

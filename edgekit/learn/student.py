@@ -51,6 +51,7 @@ def write_student(
     *,
     stored: Stored = "float32",
     cards: Sequence[SideFile] = (),
+    copies: Sequence[Path] = (),
     progress: Progress = silent,
 ) -> Path:
     """Write the folder, whole or not at all. One tensor's rows are in memory at a time.
@@ -63,6 +64,7 @@ def write_student(
         layers: the teacher's layers that the student's are, in order.
         stored: type of the weights in the file.
         cards: more files, such as README.md; they replace files of the teacher.
+        copies: large files to copy into the folder.
         progress: called with the bytes written.
 
     Raises:
@@ -76,6 +78,7 @@ def write_student(
     files |= {f.name: f.data for f in cards}
     plan = _plan(spec, weights)
     needed = sum(prod(shape) for shape, _ in plan.values()) * _CODES[stored][1] + sum(map(len, files.values())) + _SPARE
+    needed += sum(path.stat().st_size for path in copies)
     folder = out.parent / scrap_name()
     try:
         with writing(out, needed, LearnError):
@@ -87,6 +90,8 @@ def write_student(
             for name, data in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 _write(folder / name, iter([data]))
+            for path in copies:
+                _write(folder / path.name, _pieces(path))
             _write(folder / WEIGHTS, _safetensors(plan, weights, stored, progress))
             require_free(out)
             folder.replace(out)
@@ -184,6 +189,12 @@ def _encode(values: NDArray[np.float32], stored: Stored) -> bytes:
     bits = values.astype("<f4", copy=False).view(np.uint32)
     # To the nearest, ties to even.
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 24):
+            yield piece
 
 
 def _write(path: Path, pieces: Iterator[bytes]) -> None:

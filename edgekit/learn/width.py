@@ -8,6 +8,7 @@ fitted on 7,680 tokens, cost 0.37 nats a token on WikiText-2 and 0.20 on GSM8K; 
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ from edgekit.source import CutWeights
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
@@ -29,7 +33,13 @@ RIDGE = 0.01
 
 
 def narrow(
-    model: Layers, ffn: int, kv_heads: int, windows: NDArray[np.int64], *, progress: Progress = silent
+    model: Layers,
+    ffn: int,
+    kv_heads: int,
+    windows: NDArray[np.int64],
+    *,
+    folder: Path | None = None,
+    progress: Progress = silent,
 ) -> Layers:
     """The model with ``ffn`` feed-forward channels and ``kv_heads`` key-value heads with their queries in every layer.
 
@@ -38,10 +48,13 @@ def narrow(
         ffn: channels to keep.
         kv_heads: heads of keys and values to keep.
         windows: text [n,S]. What n S tokens need inside of one layer fits in memory.
+        folder: where the matrices that are fitted again are kept while the result is in use; None keeps them in memory.
         progress: called with the number of layers done.
     """
     spec, group = model.spec, model.spec.heads // model.spec.kv_heads
     cut = CutWeights(model.weights, range(spec.layers))
+    if folder is not None:
+        cut.changed = _OnDisk(folder)
     fewer_heads = replace(spec, heads=group * kv_heads, kv_heads=kv_heads)
     x = model.embed(windows)
     for i in range(spec.layers):
@@ -85,6 +98,33 @@ def _narrow_attention(model: Layers, cut: CutWeights, layer: int, kv_heads: int,
     _keep_rows(cut, (f"{name}k_proj", f"{name}v_proj"), of_keys)
     _keep_rows(cut, (f"{name}q_proj",), of_queries)
     cut.changed[f"{name}o_proj.weight"] = fit.without(of_queries)
+
+
+class _OnDisk(MutableMapping[str, "Floats"]):
+    """Arrays by name, each in a file of its own, of which only what is read is in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._names = folder, dict[str, None]()
+
+    def __setitem__(self, name: str, value: Floats) -> None:
+        np.save(self._folder / f"{name}.npy", value)
+        self._names[name] = None
+
+    def __getitem__(self, name: str) -> Floats:
+        if name not in self._names:
+            raise KeyError(name)
+        found: Floats = np.load(self._folder / f"{name}.npy", mmap_mode="r")
+        return found
+
+    def __delitem__(self, name: str) -> None:
+        del self._names[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _keep_rows(cut: CutWeights, parts: tuple[str, ...], kept: Indices) -> None:

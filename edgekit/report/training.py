@@ -9,7 +9,7 @@ from edgekit import words
 if TYPE_CHECKING:
     from edgekit.types import Manifest
     from edgekit.types.data import DataCard
-    from edgekit.types.learning import Gain, RunCard
+    from edgekit.types.learning import Gain, RunCard, StudentScore
 
 
 def data_rows(manifest: Manifest) -> list[tuple[str, str]]:
@@ -29,12 +29,25 @@ def _data(card: DataCard) -> str:
 
 def _run(run: RunCard) -> list[tuple[str, str]]:
     took = f"{run.tokens:,} tokens in {run.steps} steps and {run.minutes:.0f} min on {run.processor_class}"
-    return [
+    rows = [
         ("training", f"{run.kind}, {took}; the best after {run.best_step}; {run.ending}"),
         ("trained on", _data(run.data)),
         ("teacher", f"{run.teacher}, sha256 {run.teacher_sha256[:16]}; loss: {run.loss}"),
-        ("gained", "; ".join(map(_gain, run.gains)) or "not measured"),
     ]
+    if run.on_grid:
+        then = run.on_grid
+        took = f"{then.tokens:,} tokens in {then.steps} steps and {then.minutes:.0f} min"
+        rows.append((f"on the grids of '{then.recipe}'", f"{took}; the best after {then.best_step}; {then.ending}"))
+    if run.scores:
+        rows.append(("from the teacher", "; ".join(map(_score, run.scores))))
+    else:
+        rows.append(("gained", "; ".join(map(_gain, run.gains)) or "not measured"))
+    return rows
+
+
+def _score(score: StudentScore) -> str:
+    interval = f"[{words.number(score.kld.low)}, {words.number(score.kld.high)}]"
+    return f"{score.model}: KLD {words.number(score.kld.value)} {interval}, top-1 {words.percent(score.top1.value)}"
 
 
 def _gain(gain: Gain) -> str:

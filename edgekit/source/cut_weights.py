@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import MutableMapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class CutWeights:
         self._weights, self._layers = weights, tuple(layers)
         self.rows: dict[str, NDArray[np.intp]] = {}
         self.columns: dict[str, NDArray[np.intp]] = {}
-        self.changed: dict[str, NDArray[np.float32]] = {}
+        self.changed: MutableMapping[str, NDArray[np.float32]] = {}
 
     def names(self) -> tuple[str, ...]:
         """All tensor names, in model order."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit import ranges
+from edgekit.record import added_later
 from edgekit.types.data import DataCard
 from edgekit.types.interval import Interval
 from edgekit.types.quality import Quality
@@ -44,11 +45,26 @@ class StudentScore:
 
 
 @dataclass(frozen=True)
+class GridTraining:
+    """What followed the healing of a student: training on the grids of ``recipe``. Fields as in ``RunCard``."""
+
+    recipe: str
+    rates: tuple[tuple[str, ranges.NotNegative], ...]
+    steps: ranges.Count
+    best_step: ranges.Count
+    tokens: ranges.Count
+    minutes: ranges.Measured
+    ending: str
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
 class RunCard:
     """A training run. ``minutes`` and ``tokens_per_second`` are measured, on ``processor_class``.
 
     ``teacher`` is a name and the sha256 of its weights, ``watched`` names the held-out texts of ``curve``, ``rates``
-    the learning rates by group, ``best_step`` the point that was kept, ``ending`` why the run stopped.
+    the learning rates by group, ``best_step`` the point that was kept, ``ending`` why the run stopped. A student has
+    ``scores`` in place of ``gains``: itself first, then its start and what it is compared with.
     """
 
     kind: Literal["recover", "distill"]
@@ -70,3 +86,5 @@ class RunCard:
     gains: tuple[Gain, ...]
     edgekit: str
     torch: str
+    scores: tuple[StudentScore, ...] = added_later(())
+    on_grid: GridTraining | None = added_later(None)  # noqa: RUF009 - a field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,19 +12,27 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from edgekit import build_bundle, open_bundle
+from edgekit.build.learned import CARD, FILE, read_card
+from edgekit.bundle.reading import read_initializers
+from edgekit.config.recipe import load_recipe, load_target
 from edgekit.errors import LearnError
 from edgekit.learn.distill import Text, distill
 from edgekit.learn.heal import Method
+from edgekit.learn.plan import Effort
 from edgekit.learn.shapes import Shape
+from edgekit.learn.student_on_grid import Recovery
 from edgekit.source import open_config_only, open_model
 from edgekit.testing import tiny_checkpoint
+from edgekit.types.data import DataCard, DataSource
 
 
 def windows(count, seed):
     return np.random.default_rng(seed).integers(4, 384, (count, 24))
 
 
-TEXT = Text(windows(32, 0), windows(8, 1), windows(2, 2))
+SOURCE = DataSource("text.txt", "0" * 64, 3, 960, 1.0, "CC0", 0, 0)
+TEXT = Text(windows(32, 0), windows(8, 1), windows(2, 2), DataCard((SOURCE,), 768, 192, 24, 0))
 METHOD = Method(steps=40, rate=2e-3)
 
 
@@ -35,8 +44,8 @@ def teacher(tmp_path_factory):
 def test_the_student_stands_beside_its_start_the_control_and_a_smaller_model(teacher, tmp_path):
     smaller = open_model(str(tiny_checkpoint(tmp_path / "smaller", num_hidden_layers=1, seed=5)))
     made = distill(teacher, Shape(3, 64, 2), TEXT, METHOD, out=tmp_path / "student", control=True, beside=[smaller])
-    student, start, alone, small = made.scores
-    assert [s.model for s in made.scores] == ["student", "not healed", "text alone", "smaller"]
+    student, start, alone, small = made.card.scores
+    assert [s.model for s in made.card.scores] == ["student", "not healed", "text alone", "smaller"]
     assert student.kld.value < start.kld.value
     assert student.kld.value < min(alone.kld.value, small.kld.value)
     opened = open_model(str(made.path))
@@ -86,3 +95,111 @@ def test_what_cannot_be_a_student_is_refused_and_nothing_is_left(teacher, tmp_pa
             distill(teacher, wanted, text, METHOD, out=tmp_path / "student")
         assert [p.name for p in tmp_path.iterdir()] == ["larger"]
     assert json.loads((tmp_path / "larger" / "config.json").read_text())["num_hidden_layers"] == 6
+
+
+def test_the_card_travels_to_the_bundle_and_into_the_report(teacher, tmp_path):
+    from edgekit.report.page import write_report
+
+    made = distill(teacher, Shape(3, 128, 2), TEXT, METHOD, out=tmp_path / "student")
+    assert read_card(made.path) == made.card
+    card = made.card
+    assert (card.kind, card.teacher, card.tokens, card.seed) == ("distill", "tiny", 40 * 2 * 24, 0)
+    assert card.data.sources[0].licence == "CC0"
+    assert "| text.txt | 3 | 960 | CC0 | - |" in (made.path / "README.md").read_text()
+    bundle = build_bundle(str(made.path), out=tmp_path / "b")
+    assert open_bundle(bundle.path).manifest.learned == card
+    page = write_report([bundle], tmp_path / "report.html").read_text()
+    assert f"not healed: KLD {card.scores[1].kld.value:.3}" in page
+    assert "training step" in page
+
+
+@pytest.fixture(scope="module")
+def on_grid(teacher, tmp_path_factory):
+    """A student trained on the grids of ``small``, from the teacher's cached predictions."""
+    out = tmp_path_factory.mktemp("grid") / "student"
+    recovery = Recovery(load_recipe("small"), load_target("cpu"), Effort(steps=12, batch=4))
+    return distill(
+        teacher, Shape(3, 128, 2), TEXT, replace(METHOD, steps=4), out=out, cache_bytes=1_000_000, recovery=recovery
+    )
+
+
+def test_the_codes_of_the_student_are_those_of_the_bundle_and_of_its_weights(on_grid, tmp_path):
+    from safetensors.numpy import load_file
+
+    said = []
+    bundle = build_bundle(str(on_grid.path), recipe="small", out=tmp_path / "b", note=said.append)
+    trained, stored = load_file(on_grid.path / FILE), read_initializers(bundle)
+    names = [n for n in trained if n.endswith((".codes", ".scales", ".zeros")) and n in stored]
+    assert len(names) > 60
+    for name in names:
+        assert np.array_equal(stored[name].numpy().reshape(-1), trained[name].reshape(-1)), name
+    assert not said
+    assert {t.error for t in bundle.manifest.tensors} == {0.0}
+    # Trained by the teacher, and not only rounded: scales and norms have moved.
+    assert bundle.manifest.learned.on_grid.recipe == "small"
+
+
+def test_training_on_the_grid_comes_nearer_to_the_teacher_than_rounding(on_grid):
+    scores = {s.model: s.kld.value for s in on_grid.card.scores}
+    assert list(scores) == ["student", "not trained on its grid", "not quantized", "not healed"]
+    assert scores["student"] < scores["not trained on its grid"]
+    assert "grids of recipe 'small'" in (on_grid.path / "README.md").read_text()
+
+
+def test_the_students_float_weights_are_what_its_codes_say(on_grid, tmp_path):
+    """Without the file of codes the folder is the same model: that is what other software reads."""
+    shutil.copytree(on_grid.path, tmp_path / "plain")
+    (tmp_path / "plain" / FILE).unlink()
+    with_codes = read_initializers(build_bundle(str(on_grid.path), recipe="small", out=tmp_path / "a"))
+    plain = open_model(str(tmp_path / "plain")).weights
+    for name in ("model.norm.weight", "model.layers.1.post_attention_layernorm.weight"):
+        assert np.array_equal(with_codes[name].numpy(), plain.read(name))
+    name = "model.layers.1.mlp.up_proj.weight"
+    values = np.unique(plain.read(name)[0, :64])
+    assert len(values) <= 16
+    assert not (tmp_path / "plain" / "kept-layers.json").exists()
+    assert (tmp_path / "plain" / CARD).exists()
+
+
+def test_a_run_killed_on_its_grid_goes_on(teacher, on_grid, tmp_path):
+    def stop(point):
+        seen.append(point.step)
+        if len(seen) > 10:
+            raise KeyboardInterrupt
+
+    seen = []
+    recovery = Recovery(load_recipe("small"), load_target("cpu"), Effort(steps=12, batch=4))
+    options = {"out": tmp_path / "student", "cache_bytes": 1_000_000, "recovery": recovery}
+    method = replace(METHOD, steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        distill(teacher, Shape(3, 128, 2), TEXT, method, report=stop, **options)
+    distill(teacher, Shape(3, 128, 2), TEXT, method, **options)
+    for name in (FILE, "model.safetensors"):
+        assert (tmp_path / "student" / name).read_bytes() == (on_grid.path / name).read_bytes()
+
+
+def test_a_folder_of_another_run_is_not_gone_on_with(teacher, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(teacher, Shape(3, 128, 2), TEXT, METHOD, out=tmp_path / "student", progress=stop)
+    with pytest.raises(LearnError, match="another run"):
+        distill(teacher, Shape(2, 128, 2), TEXT, METHOD, out=tmp_path / "student")
+    assert [p.name for p in tmp_path.iterdir()] == ["student.run"]
+
+
+def test_an_error_before_training_leaves_nothing(teacher, tmp_path):
+    from edgekit.learn import memory
+
+    for options, message in (
+        ({"method": Method(minutes=0.0)}, "too few"),
+        ({"cache_bytes": 1000}, "fewer than 8 tokens"),
+        ({"recovery": Recovery(load_recipe("fp16"), load_target("cpu"), Effort())}, "has no grid"),
+    ):
+        method = options.pop("method", METHOD)
+        with pytest.raises(LearnError, match=message):
+            distill(teacher, Shape(3, 128, 2), TEXT, method, out=tmp_path / "student", **options)
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(LearnError, match=r"about 1\.0 PB of memory \(estimated\)"):
+        memory.require_memory(10**15)

@@ -94,8 +94,15 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(teacher, student, tmp_pa
 
 
 def test_minutes_become_steps_once(teacher, student, tmp_path):
-    method = Method(minutes=0.05)
-    _, outcome = heal(student, teacher, Lesson(teacher), TEXT, OTHER, method, folder=tmp_path / "run")
-    assert int((tmp_path / "run" / "steps").read_text()) >= outcome.points[-1].step
+    def stop(point):
+        seen.append((tmp_path / "run" / "steps").read_text())
+        raise KeyboardInterrupt
+
+    seen = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            heal(student, teacher, Lesson(teacher), TEXT, OTHER, Method(), folder=tmp_path / "run", report=stop)
+    assert int(seen[0]) > 0
+    assert seen[0] == seen[1]
     with pytest.raises(LearnError, match="too few"):
         heal(student, teacher, Lesson(teacher), TEXT, OTHER, Method(minutes=0.0), folder=None)
