@@ -62,7 +62,7 @@ def recover(
     from edgekit.learn.recover import Wish
     from edgekit.learn.recover import recover as run
 
-    start, notes = perf_counter(), list[str]()
+    start = perf_counter()
     wish = Wish(model, target, precision, recipe, size_mb, bits, revision, offline)
     effort = Effort(tuple(text.split(",")), minutes, steps, batch, seed, skip_bad, divide_teacher)
     with Bars() as progress:
@@ -73,10 +73,8 @@ def recover(
             force=force,
             progress=progress,
             report=lambda point: console.note(point_line(point)),
-            note=notes.append,
+            note=console.note,
         )
-    for said in notes:
-        console.note(said)
     result = Trained(
         made.bundle.path, made.bundle.sha256, made.bundle.manifest.bytes, perf_counter() - start, made.card
     )

@@ -29,6 +29,7 @@ from edgekit.learn.gains import TorchPredictor, judged_on, measure_gains, requir
 from edgekit.learn.graph import Decoder, float_weights
 from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
 from edgekit.learn.losses import Loss
+from edgekit.learn.memory import estimate_memory, require_memory
 from edgekit.learn.objective import Distance, Teacher, Watch
 from edgekit.learn.on_grid import (
     CALIBRATION,
@@ -203,6 +204,8 @@ def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str
     text, beside = corpus.train[: CALIBRATION // WINDOW], bytes_beside(checkpoint, recipe)
     policy = fit_budget(graph, weights, recipe, beside, text=text, progress=progress)
     other = windows_of_code(checkpoint, WINDOW, WATCHED)
+    spec = checkpoint.spec
+    note(require_memory(estimate_memory(spec, spec, corpus.train.size, WINDOW, beside=True, grid=True)))
     return _Material(wish, checkpoint, origin, recipe, cpu, graph, weights, policy, corpus, other)
 
 

@@ -113,8 +113,8 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[FileEntry, ...]
     prefill: Prefill | None = None
-    calibrated: DataCard | None = added_later(None)
-    learned: RunCard | None = added_later(None)
+    calibrated: DataCard | None = added_later(None)  # noqa: RUF009 - a field
+    learned: RunCard | None = added_later(None)  # noqa: RUF009 - a field
     fallback: Target | None = None
     npus: tuple[NpuBuild, ...] = ()
     quality: Quality | None = None

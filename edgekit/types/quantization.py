@@ -77,7 +77,7 @@ class Recipe:
     precision: Precision
     method: str = "search"
     linear: Grid | None = None
-    low: Grid | None = added_later(None)
+    low: Grid | None = added_later(None)  # noqa: RUF009 - a field
     embedding: Grid | None = None
     overrides: tuple[Override, ...] = ()
     accuracy_level: ranges.Level = 0  # of MatMulNBits; 0: the runtime decides, 1: fp32, 4: int8 activations
