@@ -23,7 +23,7 @@ from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, dr
 from edgekit.bundle import open_bundle, require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
-from edgekit.errors import LearnError
+from edgekit.errors import GateFailed, LearnError
 from edgekit.host.processor import processor_class
 from edgekit.learn.gains import TorchPredictor, judged_on, measure_gains, require_gain
 from edgekit.learn.graph import Decoder, float_weights
@@ -145,7 +145,11 @@ def recover(
         gains = _gains(material, folder, progress)
         card = _card(material, effort, plan, outcome, gains)
         (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
-        require_gain(gains)
+        try:
+            require_gain(gains)
+        except GateFailed:
+            rmtree(folder)  # more minutes or more text make another run
+            raise
         _build(wish, folder, out, force=force, progress=progress)
         rmtree(folder)
     accelerator.wait_for_everyone()
