@@ -9,17 +9,19 @@ One process or several run the same code: accelerate averages the gradients of a
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from shutil import rmtree
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import LearnError
+from edgekit.errors import EdgekitError, GateFailed, LearnError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from accelerate import Accelerator
@@ -293,3 +295,20 @@ def open_run(folder: Path, key: str) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(key, encoding="utf-8")
+
+
+@contextmanager
+def kept_to_resume(folder: Path, *, mine: bool) -> Iterator[None]:
+    """Around a run: its folder stays if there are steps to go on from; it goes if a limit was not met.
+
+    Args:
+        folder: the run's.
+        mine: whether this process writes it.
+    """
+    try:
+        yield
+    except EdgekitError as error:
+        # More minutes or more text make another run: this one is of no use to it.
+        if mine and (isinstance(error, GateFailed) or not any(folder.rglob("state.pt"))):
+            rmtree(folder, ignore_errors=True)
+        raise

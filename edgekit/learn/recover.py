@@ -23,11 +23,11 @@ from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, dr
 from edgekit.bundle import open_bundle, require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
-from edgekit.errors import GateFailed, LearnError
+from edgekit.errors import LearnError
 from edgekit.host.processor import processor_class
 from edgekit.learn.gains import TorchPredictor, judged_on, measure_gains, require_gain
 from edgekit.learn.graph import Decoder, float_weights
-from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
+from edgekit.learn.loop import Outcome, Plan, Point, Run, kept_to_resume, open_run
 from edgekit.learn.losses import Loss
 from edgekit.learn.memory import estimate_memory, require_memory
 from edgekit.learn.objective import Distance, Teacher, Watch
@@ -136,22 +136,19 @@ def recover(
     if not accelerator.is_main_process:
         progress, report, note = silent, lambda _: None, lambda _: None
     material = _prepare(wish, effort, progress, note)
-    with accelerator.main_process_first():
-        open_run(folder, _key(material, effort))
-        start = calibrate(material.drawn, material.corpus.train, folder / "calibrated", progress)
-    outcome, plan, student = _train(material, start, effort, folder, accelerator, report)
-    if accelerator.is_main_process:
-        export(student, start, material.recipe, folder / FILE)
-        gains = _gains(material, folder, progress)
-        card = _card(material, effort, plan, outcome, gains)
-        (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
-        try:
+    with kept_to_resume(folder, mine=accelerator.is_main_process):
+        with accelerator.main_process_first():
+            open_run(folder, _key(material, effort))
+            start = calibrate(material.drawn, material.corpus.train, folder / "calibrated", progress)
+        outcome, plan, student = _train(material, start, effort, folder, accelerator, report)
+        if accelerator.is_main_process:
+            export(student, start, material.recipe, folder / FILE)
+            gains = _gains(material, folder, progress)
+            card = _card(material, effort, plan, outcome, gains)
+            (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
             require_gain(gains)
-        except GateFailed:
-            rmtree(folder)  # more minutes or more text make another run
-            raise
-        _build(wish, folder, out, force=force, progress=progress)
-        rmtree(folder)
+            _build(wish, folder, out, force=force, progress=progress)
+            rmtree(folder)
     accelerator.wait_for_everyone()
     bundle = open_bundle(out, check=False)
     assert bundle.manifest.learned is not None

@@ -29,7 +29,8 @@ _QUICK = {
     "run": ("--max-new-tokens", "2"), "bench": ("--pp", "4", "--tg", "2", "--depth", "0", "--repetitions", "1"),
     "verify": ("--source", "model", "--tokens", "32", "--window", "16"), "fit": ("--target", "cpu"),
     "route calibrate": ("--no-record",), "route bench": ("--cloud", "questions/answers.jsonl"),
-    "serve": ("--port", "0", "--history", "none"), "recover": ("--steps", "1"), "distill": ("--layers", "1", "--steps", "1"),
+    "serve": ("--port", "0", "--history", "none"), "recover": ("--steps", "1"),
+    "distill": ("--layers", "1", "--steps", "1"),
 }  # fmt: skip
 """What keeps a command short; an option of the case stands behind it and wins."""
 _LEFT_OUT = {

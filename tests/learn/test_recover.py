@@ -127,6 +127,12 @@ def test_no_gain_no_bundle(model, effort, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_too_little_text_for_a_step_leaves_nothing(model, effort, tmp_path):
+    with pytest.raises(LearnError, match="windows to train on"):
+        recover(Wish(model, recipe="small"), Effort(effort.text, steps=1, batch=4096), out=tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_refused_before_anything_is_begun(model, effort, tmp_path):
     with pytest.raises(LearnError, match="no grid"):
         recover(Wish(model, precision="fp16"), effort, out=tmp_path / "a")
