@@ -119,7 +119,9 @@ def bundles(options: argparse.Namespace, plan: Plan, judge: Judge) -> Iterator[t
     """What is to be scored, by row: given bundles first."""
     for given in options.bundle:
         name, _, folder = given.partition("=")
-        yield "given", Made(name, open_bundle(Path(folder)))
+        bundle = open_bundle(Path(folder))
+        learned, fitted = bundle.manifest.learned, bundle.manifest.calibrated
+        yield "recovered" if learned else "calibrated" if fitted else "data-free", Made(name, bundle)
     for row in options.row:
         if row == "fp32":
             yield row, Made(row, judge.fp32)

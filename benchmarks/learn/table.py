@@ -9,22 +9,35 @@ from benchmarks.peers.tables import MB, lay_out
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from benchmarks.peers.records import Run
+
 Line = dict[str, Any]
+
+PACKAGED = "pydoc_data.topics"
+"""In the names of the sources that are the packaged text."""
+
+REFERENCE = "1fa402cfaef02293e49f4953c6c4991975cc18e8f452185f5eb20cefbf5366ac"
+"""sha256 of the peers' off-grid reference: SmolLM2-135M, seed 1234 (reference.py)."""
 
 
 def newest(lines: Iterable[Line]) -> list[Line]:
-    """The last line of each bundle's name, data and reference, in the order of their first appearance."""
+    """The last line of each bundle's name, data, reference and texts, in the order of their first appearance."""
     found: dict[tuple[str, ...], Line] = {}
     for line in lines:
         if "qualities" in line:
-            found[line["name"], trained_on(line), line["reference_sha256"], *_texts(line)] = line
+            found[line["name"], trained_on(line), line["reference_sha256"], *map(protocol, line["qualities"])] = line
     return list(found.values())
 
 
 def trained_on(line: Line) -> str:
     """The sources of the text that weights were fitted to; "" without data."""
     sources = line["data"]["sources"] if line["data"] else ()
-    return ", ".join(source["name"] for source in sources)
+    return ", ".join("packaged" if PACKAGED in source["name"] else source["name"] for source in sources)
+
+
+def protocol(quality: dict[str, Any]) -> str:
+    """What two qualities must have in common to be compared, besides the model in FP32."""
+    return f"{quality['text_sha256']} {quality['window']} {quality['tokens']}"
 
 
 def without_data(line: Line, quality: dict[str, Any], lines: Iterable[Line]) -> dict[str, Any] | None:
@@ -33,31 +46,45 @@ def without_data(line: Line, quality: dict[str, Any], lines: Iterable[Line]) -> 
         same = all(other[key] == line[key] for key in ("recipe", "reference_sha256"))
         if other["row"] == "data-free" and same:
             for candidate in other["qualities"]:
-                if all(candidate[key] == quality[key] for key in ("text_sha256", "window", "tokens", "reference")):
+                if protocol(candidate) == protocol(quality):
                     return dict(candidate)
     return None
 
 
+def comparable(lines: list[Line], run: Run) -> list[tuple[Line, dict[str, float]]]:
+    """Learned bundles, each with its KLD on the peers' text against their reference."""
+    theirs = {protocol(record["quality"]) for record in run.records if record["what"] == "quality"}
+    return [
+        (line, quality["kld_mean"])
+        for line in newest(lines)
+        if line["reference_sha256"] == REFERENCE and line["row"] not in ("fp32", "data-free")
+        for quality in line["qualities"]
+        if protocol(quality) in theirs
+    ]
+
+
 def quality_table(lines: Iterable[Line]) -> str:
     """A row for each bundle and text."""
-    kept, rows = newest(lines), []
-    for line in kept:
-        for quality in line["qualities"]:
-            free = without_data(line, quality, kept)
-            kld, top1 = quality["kld_mean"], quality["top1"]
-            rows.append(
-                [
-                    " on ".join(filter(None, [line["name"], trained_on(line)])),
-                    f"{line['bytes'] / MB:.2f} MB",
-                    quality["text"],
-                    f"{free['kld_mean']['value']:.4f}" if free else "-",
-                    f"{kld['value']:.4f} [{kld['low']:.4f}, {kld['high']:.4f}]",
-                    f"{kld['value'] / free['kld_mean']['value']:.2f}x" if free else "-",
-                    f"{100 * top1['value']:.1f} %",
-                    _words(line["lambada"]),
-                ]
-            )
-    return lay_out(["what", "size", "text", "data-free", "reached: KLD", "ratio", "top-1", "last words"], rows)
+    kept = newest(lines)
+    head = ["what", "size", "text", "data-free", "reached: KLD", "ratio", "top-1", "last words"]
+    rows = [_row(line, quality, kept) for line in kept for quality in line["qualities"]]
+    if all(line["lambada"] is None for line in kept):
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    return lay_out(head, rows)
+
+
+def _row(line: Line, quality: dict[str, Any], kept: list[Line]) -> list[str]:
+    free, kld, top1 = without_data(line, quality, kept), quality["kld_mean"], quality["top1"]
+    return [
+        " on ".join(filter(None, [line["name"], trained_on(line)])),
+        f"{line['bytes'] / MB:.2f} MB",
+        quality["text"],
+        f"{free['kld_mean']['value']:.4f}" if free else "-",
+        f"{kld['value']:.4f} [{kld['low']:.4f}, {kld['high']:.4f}]",
+        f"{kld['value'] / free['kld_mean']['value']:.2f}x" if free else "-",
+        f"{100 * top1['value']:.1f} %",
+        _words(line["lambada"]),
+    ]
 
 
 def _words(found: dict[str, Any] | None) -> str:
@@ -65,7 +92,3 @@ def _words(found: dict[str, Any] | None) -> str:
         return "-"
     right = found["right"]
     return f"{100 * right['value']:.1f} % [{100 * right['low']:.1f}, {100 * right['high']:.1f}] of {found['asked']}"
-
-
-def _texts(line: Line) -> tuple[str, ...]:
-    return tuple(f"{q['text_sha256']} {q['window']} {q['tokens']}" for q in line["qualities"])

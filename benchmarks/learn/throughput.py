@@ -4,8 +4,8 @@ Operations of a token, 2 for each weight of a matmul and the head, and 4 * heads
 each layer: a teacher's forward pass takes f, the student's forward pass f, its backward pass 2 f, so 4 f in all if both
 have the teacher's shape. The head is not trained, so its gradient needs no product for its weights: 2 V H less.
 
-Both rates are of processor seconds, so that other work on the machine counts for little: operations per processor second
-of the step, over those of torch's matmul with the shapes of the feed-forward layers.
+Both rates are of processor seconds, so that other work on the machine counts for little: operations per processor
+second of the step, over those of torch's matmul with the shapes of the feed-forward layers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from time import process_time
 from typing import Any
 
-import torch
+import torch  # noqa: TID251 - what is measured
 
 from edgekit.estimate.needs import matmul_weights
 from edgekit.graph import build_graph
