@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 Line = dict[str, Any]
 
-PACKAGED = "pydoc_data.topics"
-"""In the names of the sources that are the packaged text."""
+PACKAGED = ("pydoc_data.topics", "docstrings of Python's library")
+"""In the names of the sources that the packaged text consists of."""
 
 REFERENCE = "1fa402cfaef02293e49f4953c6c4991975cc18e8f452185f5eb20cefbf5366ac"
 """sha256 of the peers' off-grid reference: SmolLM2-135M, seed 1234 (reference.py)."""
@@ -32,7 +32,8 @@ def newest(lines: Iterable[Line]) -> list[Line]:
 def trained_on(line: Line) -> str:
     """The sources of the text that weights were fitted to; "" without data."""
     sources = line["data"]["sources"] if line["data"] else ()
-    return ", ".join("packaged" if PACKAGED in source["name"] else source["name"] for source in sources)
+    names = (s["name"] for s in sources)
+    return ", ".join(dict.fromkeys("packaged" if any(p in n for p in PACKAGED) else n for n in names))
 
 
 def protocol(quality: dict[str, Any]) -> str:
