@@ -2,9 +2,9 @@
 
     python benchmarks/narrow.py BASE OTHER ... [--rounds 20] [--new 32] [--threads N] [--results FILE.jsonl]
 
-Every round runs all bundles in random order: a prompt of 64 tokens, 4 tokens to warm up, then --new that are timed.
-Ratios are BASE / other within a round, so above 1 the other is faster; median and quartiles over the rounds.
-Beside them is what the bytes alone would allow: BASE's weights over the other's, each read once a token.
+Every round runs all bundles in random order: a prompt of 64 random tokens, 4 tokens to warm up, then --new tokens,
+which are timed. Ratios are BASE / other within a round, so above 1 the other is faster; median and quartiles over the
+rounds. Beside them is what the bytes alone would allow: BASE's weights over the other's, each read once a token.
 """
 
 from __future__ import annotations

@@ -30,15 +30,15 @@ DEVIATION = 0.02
 PIECE = 1 << 25
 
 
-def config_of(shape: str) -> dict[str, object]:
-    """config.json of a shape."""
+def config_of(shape: str, layers: int | None = None) -> dict[str, object]:
+    """config.json of a shape, with fewer layers if that is wanted."""
     s = SHAPES[shape]
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "hidden_size": s["hidden"],
         "intermediate_size": s["inner"],
-        "num_hidden_layers": s["layers"],
+        "num_hidden_layers": layers or s["layers"],
         "num_attention_heads": s["heads"],
         "num_key_value_heads": s["kv_heads"],
         "head_dim": s["hidden"] // s["heads"],
@@ -54,12 +54,12 @@ def config_of(shape: str) -> dict[str, object]:
     }
 
 
-def tensors_of(shape: str) -> dict[str, tuple[int, ...]]:
+def tensors_of(shape: str, layers: int | None = None) -> dict[str, tuple[int, ...]]:
     """Names and shapes, in the order of Hugging Face's shards."""
     s = SHAPES[shape]
     hidden, inner, kv = s["hidden"], s["inner"], s["hidden"] // s["heads"] * s["kv_heads"]
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (s["vocab"], hidden)}
-    for i in range(s["layers"]):
+    for i in range(layers or s["layers"]):
         layer = f"model.layers.{i}."
         tensors |= {
             layer + "input_layernorm.weight": (hidden,),
@@ -78,12 +78,12 @@ def tensors_of(shape: str) -> dict[str, tuple[int, ...]]:
     return tensors
 
 
-def make_checkpoint(folder: Path, shape: str, seed: int = 0) -> Path:
+def make_checkpoint(folder: Path, shape: str, seed: int = 0, layers: int | None = None) -> Path:
     """Write the checkpoint, unless it exists."""
     if (folder / "generation_config.json").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = tensors_of(shape)
+    tensors = tensors_of(shape, layers)
     total = 2 * sum(map(prod, tensors.values()))
     shards = _shards(tensors, total // SHAPES[shape]["shards"])
     random = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def make_checkpoint(folder: Path, shape: str, seed: int = 0) -> Path:
             **tokens,
             "chat_template": CHAT_TEMPLATE,
         },
-        "config.json": config_of(shape),
+        "config.json": config_of(shape, layers),
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3},
     }.items():
         (folder / name).write_text(json.dumps(content, indent=2))

@@ -1,4 +1,4 @@
-"""Run a process and measure its wall time and peak resident memory."""
+"""Run a process and measure its wall time, processor time and peak resident memory."""
 
 import os
 import subprocess
@@ -13,7 +13,8 @@ quiet = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
 started = time.perf_counter()
 pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ, file_actions=quiet)
 _, status, usage = os.wait4(pid, 0)
-print(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
+cpu = usage.ru_utime + usage.ru_stime
+print(time.perf_counter() - started, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status), cpu)
 """
 
 
@@ -24,6 +25,7 @@ class Spent:
     seconds: float
     rss_bytes: int
     code: int
+    cpu_seconds: float
 
 
 def spend(command: list[str], log: Path = Path(os.devnull), folder: Path | None = None) -> Spent:
@@ -34,5 +36,5 @@ def spend(command: list[str], log: Path = Path(os.devnull), folder: Path | None 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     launched = [sys.executable, "-S", "-c", LAUNCHER, str(log), *command]
     out = subprocess.run(launched, env=environment, cwd=folder, check=True, capture_output=True, text=True).stdout
-    seconds, memory, code = out.split()
-    return Spent(float(seconds), int(memory), int(code))
+    seconds, memory, code, cpu = out.split()
+    return Spent(float(seconds), int(memory), int(code), float(cpu))

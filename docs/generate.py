@@ -1,7 +1,7 @@
 """Write the documents that a program knows better, so that they cannot drift. ``--check`` only compares.
 
 docs/cli.md comes from the command line itself. docs/benchmarks.md comes from the records in benchmarks/results, and so
-does what stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`` in README.md.
+does what stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`` in README.md and docs/learn.md.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def generate() -> dict[Path, str]:
     return {
         DOCS / "cli.md": command_line(),
         DOCS / "benchmarks.md": fill_placeholders(template, found),
-        README: fill_regions(README.read_text(encoding="utf-8"), found),
+        **{path: fill_regions(path.read_text(encoding="utf-8"), found) for path in (README, DOCS / "learn.md")},
     }
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from benchmarks.page import large, npu, quality, race, routing, server
+from benchmarks.page import large, learn, npu, quality, race, routing, server
 from benchmarks.page.records import RecordError
 from benchmarks.results import FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUBJECTS = (race, quality, large, npu, server, routing)
+SUBJECTS = (race, learn, quality, large, npu, server, routing)
 PLACEHOLDER = re.compile(r"\{\{ *([\w.]+) *\}\}")
 REGION = re.compile(r"(<!-- generated: ([\w.]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 

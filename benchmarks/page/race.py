@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.page.learn import beside_peers
 from benchmarks.page.records import MB, RecordError, last_run, need, reading, spread
 from benchmarks.page.records import interval as interval_of
-from benchmarks.peers.tables import lay_out
+from benchmarks.peers.tables import OURS, lay_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,10 @@ def figures(folder: Path) -> dict[str, str]:
         with reading(folder / kind / "peers.jsonl"):
             runs[kind] = last_run(folder / kind / "peers.jsonl")
     with reading(folder / "AMX" / "peers.jsonl"):
-        found = {"peers": brief_table(runs["AMX"]), "peers.table": whole_table(runs["AMX"])}
+        found = {
+            "peers": brief_table(runs["AMX"], beside_peers(folder, runs["AMX"])),
+            "peers.table": whole_table(runs["AMX"]),
+        }
         found |= conditions(runs["AMX"])
     with reading(folder / "*" / "peers.jsonl"):
         found["peers.ratios"] = ratio_table(runs)
@@ -62,13 +66,15 @@ def kld(run: Run, name: str) -> float:
     return value
 
 
-def brief_table(run: Run) -> str:
-    """Medians alone, for the README."""
+def brief_table(run: Run, learned: list[list[str]]) -> str:
+    """Medians alone, for the README, and learned bundles, whose speed is that of the same recipe without data."""
     rows = []
     for name, title in SHOWN.items():
         speeds = [f"{need(run.speed(name, workload)).middle:.0f}" for workload in WORKLOADS]
         memory = need(run.starts(name, "peak_rss_bytes")).high
         rows.append([title, *size_and_kld(run, name), *speeds, f"{memory / MB:.0f} MB"])
+    ours = sum(name.startswith(OURS) for name in SHOWN)
+    rows[ours:ours] = [[*cells, *[""] * 4] for cells in learned]
     return lay_out(["", "size", "KLD", "prompt of 512", "decode after 512", "decode after 32", "peak RSS"], rows)
 
 

@@ -56,13 +56,17 @@ class Point:
 
 def draw(run: Run, out: Path) -> None:
     """Write the picture (SVG or PNG, by the file's ending): a panel for the size, one for each workload measured."""
-    panels = [("Bundle size", "MB, smaller is better", _sizes(run))]
+    panels = [("Bundle size", "MB, smaller is better", size_points(run))]
     names = {"pp": "Prefill", "tg": "Decode"}
     panels += [
         (f"{names[workload[:2]]}, {workload}", "tokens per second, more is better", _speeds(run, workload))
         for workload in run.workloads[:2]
     ]
-    panels = [panel for panel in panels if panel[2]]
+    draw_panels([panel for panel in panels if panel[2]], out)
+
+
+def draw_panels(panels: list[tuple[str, str, list[Point]]], out: Path) -> None:
+    """Write panels side by side, each with its title, the unit of its axis and its points."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * len(panels) + 0.4, 6.4), layout="constrained", facecolor="white")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -80,7 +84,8 @@ def draw(run: Run, out: Path) -> None:
         figure.savefig(out, metadata=dated, dpi=110)
 
 
-def _sizes(run: Run) -> list[Point]:
+def size_points(run: Run) -> list[Point]:
+    """Every contender's bundle."""
     made = {name: run.conversion(name) for name in run.titles}
     return [
         point

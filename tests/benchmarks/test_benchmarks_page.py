@@ -30,8 +30,8 @@ def rewrite(path: Path, change) -> None:
 
 def test_every_figure_is_shown_somewhere():
     template = (ROOT / "docs" / "benchmarks.md.in").read_text(encoding="utf-8")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = set(PLACEHOLDER.findall(template)) | {name for _, name, _ in REGION.findall(readme)}
+    filled = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/learn.md"))
+    shown = set(PLACEHOLDER.findall(template)) | {name for _, name, _ in REGION.findall(filled)}
     assert shown == set(figures())
 
 
@@ -58,7 +58,15 @@ def test_the_newest_run_counts(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["AMX/peers.jsonl", "AVX512-VNNI/quality.jsonl", "AMX/operators.jsonl", "npu.jsonl", "guarantee.jsonl"]
+    "name",
+    [
+        "AMX/peers.jsonl",
+        "AVX512-VNNI/quality.jsonl",
+        "AMX/operators.jsonl",
+        "npu.jsonl",
+        "learn.jsonl",
+        "guarantee.jsonl",
+    ],
 )
 def test_a_missing_record_is_named(folder, name):
     (folder / name).unlink()
@@ -75,6 +83,7 @@ def test_a_missing_record_is_named(folder, name):
         ("AMX/serve_load.jsonl", "load"),
         ("AMX/routing.jsonl", "duels"),
         ("npu.jsonl", "decode_bytes"),
+        ("learn.jsonl", "recipe"),
         ("guarantee.jsonl", "rows"),
     ],
 )
