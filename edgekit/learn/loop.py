@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import EdgekitError, GateFailed, LearnError
+from edgekit.host.disk import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -294,7 +295,7 @@ def open_run(folder: Path, key: str) -> None:
             "remove the folder, or give the run another `out`",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(key, encoding="utf-8")
+    write_whole(path, key.encode())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from edgekit.errors import LearnError
+from edgekit.host.disk import write_whole
 from edgekit.learn.loop import Plan, Run, relative
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def plan_steps(
     steps, factor = broadcast_object_list([steps, factor])
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        path.write_text(json.dumps({"steps": steps, "factor": factor}), encoding="utf-8")
+        write_whole(path, json.dumps({"steps": steps, "factor": factor}).encode())
     return _plan(effort, steps, factor)
 
 

@@ -24,6 +24,7 @@ from edgekit.bundle import open_bundle, require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
 from edgekit.errors import LearnError
+from edgekit.host.disk import write_whole
 from edgekit.host.processor import processor_class
 from edgekit.learn.gains import TorchPredictor, judged_on, measure_gains, require_gain
 from edgekit.learn.graph import Decoder, float_weights
@@ -145,7 +146,7 @@ def recover(
             export(student, start, material.recipe, folder / FILE)
             gains = _gains(material, folder, progress)
             card = _card(material, effort, plan, outcome, gains)
-            (folder / CARD).write_text(to_json(card, indent=1), encoding="utf-8")
+            write_whole(folder / CARD, to_json(card, indent=1).encode())
             require_gain(gains)
             _build(wish, folder, out, force=force, progress=progress)
             rmtree(folder)
