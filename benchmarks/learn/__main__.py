@@ -243,7 +243,7 @@ def smoke(options: argparse.Namespace, work: Path) -> None:
     passages = [{"text": "The quick brown fox"}, {"text": "Paris is the capital of France"}]
     options.lambada = work / "passages.jsonl"
     options.lambada.write_text("".join(json.dumps(p) + "\n" for p in passages))
-    options.tokens, options.window, options.shapes, options.steps = 256, 64, "tiny", 2
+    options.tokens, options.window, options.shapes, options.steps = 256, 64, "tiny", 30
     options.row = options.row or ["fp32", "data-free", "calibrated", "memory"]
     options.recipe = options.recipe or ["int4"]
     options.layers = 1
