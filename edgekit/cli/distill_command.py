@@ -17,6 +17,27 @@ CacheMb = Annotated[
     typer.Option(min=0.01, max=MOST_MB, help="Keep the teacher's likeliest tokens on disk, in as many MB."),
 ]
 Divergence = Annotated[Literal["forward", "reverse", "skewed"], typer.Option(help="KL divergence from the teacher.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(help="The recipe that --size-mb counts with and --recover-minutes trains on: int4, small, tiny."),
+]
+RecoverMinutes = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1, max=MOST_MINUTES, help="Then train on the grids of --recipe, for `build` to take as they are."
+    ),
+]
+StudentMb = Annotated[
+    float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Size of its bundle built with --recipe, in MB.")
+]
+Beside = Annotated[
+    list[str] | None, typer.Option(help="A smaller model to compare with, of the same vocabulary; repeatable.")
+]
+Steps = Annotated[
+    int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps to heal.", show_default="what fits into --minutes")
+]
+Keep = Annotated[float | None, typer.Option(min=0.01, max=0.99, help="Share of the weights in the layers to keep.")]
+OwnStudent = Annotated[str | None, typer.Option(help="A student of its own: a folder, or one with config.json alone.")]
 KvHeads = Annotated[int | None, typer.Option(min=1, max=10_000, help="Key-value heads to keep, with their queries.")]
 
 
@@ -24,43 +45,25 @@ def distill(
     teacher: Annotated[str, typer.Argument(help="A folder, a hub id, a .gguf file or a packaged name.")],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The student's folder; it must not exist yet.")],
-    keep: Annotated[
-        float | None, typer.Option(min=0.01, max=0.99, help="Share of the weights in the layers to keep.")
-    ] = None,
+    keep: Keep = None,
     layers: Annotated[int | None, typer.Option(min=1, max=10_000, help="Layers to keep.")] = None,
     ffn: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Feed-forward channels to keep.")] = None,
     kv_heads: KvHeads = None,
-    size_mb: Annotated[
-        float | None, typer.Option(min=LEAST_MB, max=MOST_MB, help="Size of its bundle built with --recipe, in MB.")
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(help="The recipe that --size-mb counts with and --recover-minutes trains on: int4, small, tiny."),
-    ] = "small",
-    student: Annotated[
-        str | None, typer.Option(help="A student of its own: a folder, or one with config.json alone.")
-    ] = None,
+    size_mb: StudentMb = None,
+    recipe: RecipeName = "small",
+    student: OwnStudent = None,
     text: Annotated[
         str, typer.Option(metavar="TEXT", help="What to learn on: packaged, or files, separated by commas.")
     ] = "packaged",
     minutes: Annotated[float, typer.Option(min=0.1, max=MOST_MINUTES, help="Time to heal.")] = 30.0,
-    recover_minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, max=MOST_MINUTES, help="Then train on the grids of --recipe, for `build` to take as they are."
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, max=MOST_STEPS, help="Steps to heal.", show_default="what fits into --minutes")
-    ] = None,
+    recover_minutes: RecoverMinutes = None,
+    steps: Steps = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows of 512 tokens a step.")] = 2,
     divergence: Divergence = "forward",
     temperature: Annotated[float, typer.Option(min=0.1, max=100, help="Divides the logits of both.")] = 1.0,
     cache_mb: CacheMb = None,
     ce: Annotated[bool, typer.Option("--ce", help="Also train on the text alone, for comparison.")] = False,
-    beside: Annotated[
-        list[str] | None, typer.Option(help="A smaller model to compare with, of the same vocabulary; repeatable.")
-    ] = None,
+    beside: Beside = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Write the weights as bfloat16 instead of float32.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the text.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged lines, and count them.")] = False,

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 def point_line(point: Point) -> str:
     """One line on how a run stands."""
-    watched = ", ".join(f"{kld:.4f}" for kld in point.watched)
-    line = f"step {point.step}: held-out KLD {watched}"
+    held_out, code = point.watched
+    line = f"step {point.step}: KLD {held_out:.4f} on held-out text, {code:.4f} on source code"
     if not point.step:
         return line
-    left = words.seconds(point.seconds_left)
-    return f"{line}; loss {point.loss:.4f}; {point.tokens_per_second:.0f} tokens/s, {left} left"
+    left = f", {words.seconds(point.seconds_left)} left" if point.seconds_left else ""
+    return f"{line}; loss {point.loss:.4f}; {point.tokens_per_second:.0f} tokens/s{left}"
 
 
 def trained_lines(trained: Trained) -> Iterator[RenderableType]:

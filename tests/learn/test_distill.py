@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -98,18 +99,19 @@ def test_what_cannot_be_a_student_is_refused_and_nothing_is_left(teacher, tmp_pa
 
 
 def test_the_card_travels_to_the_bundle_and_into_the_report(teacher, tmp_path):
-    from edgekit.report.page import write_report
+    from edgekit.report import write_report
 
     made = distill(teacher, Shape(3, 128, 2), TEXT, METHOD, out=tmp_path / "student")
     assert read_card(made.path) == made.card
     card = made.card
-    assert (card.kind, card.teacher, card.tokens, card.seed) == ("distill", "tiny", 40 * 2 * 24, 0)
+    assert (card.kind, card.teacher, card.tokens, card.seed) == ("distill", "tiny", card.steps * 2 * 24, 0)
     assert card.data.sources[0].licence == "CC0"
     assert "| text.txt | 3 | 960 | CC0 | - |" in (made.path / "README.md").read_text()
     bundle = build_bundle(str(made.path), out=tmp_path / "b")
     assert open_bundle(bundle.path).manifest.learned == card
-    page = write_report([bundle], tmp_path / "report.html").read_text()
+    page = write_report([open_bundle(bundle.path)], tmp_path / "report.html").read_text()
     assert f"not healed: KLD {card.scores[1].kld.value:.3}" in page
+    assert f"distill, {card.tokens:,} tokens in {card.steps} steps" in page
     assert "training step" in page
 
 
@@ -124,18 +126,15 @@ def on_grid(teacher, tmp_path_factory):
 
 
 def test_the_codes_of_the_student_are_those_of_the_bundle_and_of_its_weights(on_grid, tmp_path):
-    from safetensors.numpy import load_file
-
     said = []
     bundle = build_bundle(str(on_grid.path), recipe="small", out=tmp_path / "b", note=said.append)
     trained, stored = load_file(on_grid.path / FILE), read_initializers(bundle)
-    names = [n for n in trained if n.endswith((".codes", ".scales", ".zeros")) and n in stored]
-    assert len(names) > 60
+    names = [n for n in trained if n.endswith((".codes", ".scales", ".zeros"))]
+    assert len(names) == 60
     for name in names:
         assert np.array_equal(stored[name].numpy().reshape(-1), trained[name].reshape(-1)), name
     assert not said
-    assert {t.error for t in bundle.manifest.tensors} == {0.0}
-    # Trained by the teacher, and not only rounded: scales and norms have moved.
+    assert {t.error for t in bundle.manifest.tensors if t.grid} == {0.0}
     assert bundle.manifest.learned.on_grid.recipe == "small"
 
 
@@ -175,7 +174,9 @@ def test_a_run_killed_on_its_grid_goes_on(teacher, on_grid, tmp_path):
         distill(teacher, Shape(3, 128, 2), TEXT, method, report=stop, **options)
     distill(teacher, Shape(3, 128, 2), TEXT, method, **options)
     for name in (FILE, "model.safetensors"):
-        assert (tmp_path / "student" / name).read_bytes() == (on_grid.path / name).read_bytes()
+        again, once = (load_file(folder / name) for folder in (tmp_path / "student", on_grid.path))
+        assert again.keys() == once.keys()
+        assert all(np.array_equal(again[n], once[n]) for n in once)
 
 
 def test_a_folder_of_another_run_is_not_gone_on_with(teacher, tmp_path):
@@ -201,5 +202,5 @@ def test_an_error_before_training_leaves_nothing(teacher, tmp_path):
         with pytest.raises(LearnError, match=message):
             distill(teacher, Shape(3, 128, 2), TEXT, method, out=tmp_path / "student", **options)
         assert not list(tmp_path.iterdir())
-    with pytest.raises(LearnError, match=r"about 1\.0 PB of memory \(estimated\)"):
+    with pytest.raises(LearnError, match=r"about 1000 TB of memory \(estimated\)"):
         memory.require_memory(10**15)
