@@ -42,7 +42,9 @@ KvHeads = Annotated[int | None, typer.Option(min=1, max=10_000, help="Key-value 
 
 
 def distill(
-    teacher: Annotated[str, typer.Argument(help="A folder, a hub id, a .gguf file or a packaged name.")],
+    teacher: Annotated[
+        str, typer.Argument(metavar="TEACHER", help="A folder, a hub id, a .gguf file or a packaged name.")
+    ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The student's folder; it must not exist yet.")],
     keep: Keep = None,
@@ -74,8 +76,8 @@ def distill(
     """Make a smaller student of a model: a plain Hugging Face folder.
 
     Layers and channels are left out, and what is left is trained to predict what the teacher predicts. With
-    --recover-minutes it is trained on in the very numbers that a recipe ships. The run is kept in OUT.run: Ctrl-C
-    stops, and the same command goes on. Needs the extra `learn`.
+    --recover-minutes it is then trained on the grids of --recipe. The run is kept in OUT.run: Ctrl-C stops, and the same
+    command goes on. Needs the extra `learn`.
     """
     from edgekit.learn import require_packages
 
