@@ -76,8 +76,8 @@ def distill(
     """Make a smaller student of a model: a plain Hugging Face folder.
 
     Layers and channels are left out, and what is left is trained to predict what the teacher predicts. With
-    --recover-minutes it is then trained on the grids of --recipe. The run is kept in OUT.run: Ctrl-C stops, and the same
-    command goes on. Needs the extra `learn`.
+    --recover-minutes it is then trained on the grids of --recipe. The run is kept in OUT.run: Ctrl-C stops, and the
+    same command goes on. Needs the extra `learn`.
     """
     from edgekit.learn import require_packages
 
