@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.learn.table import comparable, trained_on
+from benchmarks.learn.table import comparable, title
 from benchmarks.peers.picture import Point, draw_panels, size_points
 from benchmarks.peers.records import read_runs
 from benchmarks.peers.tables import MB
@@ -25,7 +25,6 @@ def draw(lines: list[Line], out: Path) -> None:
     run = read_runs(FOLDER / "AMX" / "peers.jsonl")[-1]
     points = size_points(run)
     for line, kld in comparable(lines, run):
-        name = f"{line['name']} on {trained_on(line)}" if len(trained_on(line)) < 20 else line["name"]
         size = line["bytes"] / MB
-        points.append(Point(name, True, size, size, size, (kld["value"], kld["low"], kld["high"])))
+        points.append(Point(title(line), True, size, size, size, (kld["value"], kld["low"], kld["high"])))
     draw_panels([("Quality per byte", "MB, smaller is better", points)], out)

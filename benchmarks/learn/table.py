@@ -36,6 +36,11 @@ def trained_on(line: Line) -> str:
     return ", ".join(dict.fromkeys("packaged" if any(p in n for p in PACKAGED) else n for n in names))
 
 
+def title(line: Line) -> str:
+    """What a bundle is called beside the peers."""
+    return f"edgekit {line['name'].replace('int', 'INT')}"
+
+
 def protocol(quality: dict[str, Any]) -> str:
     """What two qualities must have in common to be compared, besides the model in FP32."""
     return f"{quality['text_sha256']} {quality['window']} {quality['tokens']}"

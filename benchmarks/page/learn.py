@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.learn.table import comparable, newest, quality_table, trained_on, without_data
+from benchmarks.learn.table import comparable, newest, quality_table, title, trained_on, without_data
 from benchmarks.page.records import read_lines, reading
 from benchmarks.peers.tables import lay_out
 
@@ -51,6 +51,6 @@ def beside_peers(folder: Path, run: Run) -> list[list[str]]:
     path = folder / "learn.jsonl"
     with reading(path):
         return [
-            [f"edgekit {line['name'].replace('int', 'INT')}", f"{line['bytes'] / 1e6:.1f} MB", f"{kld['value']:.3f}"]
+            [title(line), f"{line['bytes'] / 1e6:.1f} MB", f"{kld['value']:.3f}"]
             for line, kld in comparable(read_lines(path), run)
         ]
