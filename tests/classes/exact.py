@@ -78,9 +78,8 @@ def _fill(tensor: onnx.TensorProto, folder: Path, made: dict[str, NDArray[Any]])
 
 def _codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.int64]:
     """Codes along the last axis, the first in the low bits."""
-    if bits == 8:
-        return packed.astype(np.int64)
-    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1).astype(np.int64)
+    parts = [(packed >> place) & (2**bits - 1) for place in range(0, 8, bits)]
+    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1).astype(np.int64)
 
 
 class _MatMulNBits(OpRun):

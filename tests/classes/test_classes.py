@@ -105,7 +105,7 @@ def check_machine(machine, kind, bundles, exact, folder):
     said = {name: str(found.pop(f"{name}/arithmetic")) for name in bundles}
     assert {said[name] for name in ("fast", "small", "int4", "int8")} == {"exact by known sums"}
     assert said["fp32"] == "floating point"
-    assert len(found) == 2 * len(bundles) + 2, "a prompt and steps of each, and two graphs for prompts"
+    assert len(found) == 2 * len(bundles) + 3, "a prompt and steps of each, and three graphs for prompts"
     check(found, bundles, exact, kind)
 
 
@@ -131,7 +131,7 @@ def test_arm_classes_under_emulation(kind, bundles, exact, tmp_path):
         pytest.skip(f"{error.message}: {error.hint}")
     assert arm.processor_class == kind.name
     found = drive_graphs(arm, bundles, tmp_path)
-    assert len(found) == len(bundles) + 2
+    assert len(found) == len(bundles) + 3
     check(found, bundles, exact, kind)
 
 
