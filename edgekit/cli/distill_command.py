@@ -38,6 +38,12 @@ Steps = Annotated[
 ]
 Keep = Annotated[float | None, typer.Option(min=0.01, max=0.99, help="Share of the weights in the layers to keep.")]
 OwnStudent = Annotated[str | None, typer.Option(help="A student of its own: a folder, or one with config.json alone.")]
+TextNames = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="What to learn on: packaged, self (what the teacher writes), or files, by commas."
+    ),
+]
 KvHeads = Annotated[int | None, typer.Option(min=1, max=10_000, help="Key-value heads to keep, with their queries.")]
 
 
@@ -54,9 +60,7 @@ def distill(
     size_mb: StudentMb = None,
     recipe: RecipeName = "small",
     student: OwnStudent = None,
-    text: Annotated[
-        str, typer.Option(metavar="TEXT", help="What to learn on: packaged, or files, separated by commas.")
-    ] = "packaged",
+    text: TextNames = "packaged",
     minutes: Annotated[float, typer.Option(min=0.1, max=MOST_MINUTES, help="Time to heal.")] = 30.0,
     recover_minutes: RecoverMinutes = None,
     steps: Steps = None,
@@ -84,7 +88,7 @@ def distill(
     require_packages()
     from edgekit.build.pipeline import sampler_of
     from edgekit.cli.documents import Student
-    from edgekit.cli.learn_tables import point_line, student_lines
+    from edgekit.cli.learn_tables import point_line, read_lines, student_lines
     from edgekit.learn.distill import distill, read_text
     from edgekit.learn.heal import Method
     from edgekit.learn.losses import Loss
@@ -96,6 +100,7 @@ def distill(
     require_free(out)
     start = perf_counter()
     method = Method(Loss(divergence, temperature), minutes, steps, batch, seed=seed)
+    recovery = None if recover_minutes is None else _recovery(recipe, recover_minutes, batch, seed)
     with Bars() as progress:
         checkpoint = open_model(teacher, revision=revision, offline=offline, progress=progress)
         wanted = wish.resolve(checkpoint, offline)
@@ -103,10 +108,8 @@ def distill(
         read = read_text(
             text.split(","), checkpoint, method, skip_bad=skip_bad, offline=offline, sample=sample, progress=progress
         )
-        for source in read.card.sources:
-            if source.left_out:
-                console.note(f"{source.name}: left out {source.left_out}")
-        console.note(f"{read.train.size:,} tokens to learn on, {read.held_out.size:,} held out")
+        for line in read_lines(read):
+            console.note(line)
         made = distill(
             checkpoint,
             wanted,
@@ -115,7 +118,7 @@ def distill(
             out=out,
             stored="bfloat16" if bf16 else "float32",
             cache_bytes=None if cache_mb is None else int(cache_mb * 1e6),
-            recovery=None if recover_minutes is None else _recovery(recipe, recover_minutes, batch, seed),
+            recovery=recovery,
             control=ce,
             beside=[open_model(name, offline=offline, progress=progress) for name in beside or ()],
             report=lambda point: console.note(point_line(point)),
@@ -124,10 +127,7 @@ def distill(
         )
     if made is None:  # not the first of several processes
         return
-    counts = recipe if size_mb is not None or recover_minutes is not None else ""
-    spec, card = made.spec, made.card
-    took = perf_counter() - start
-    result = Student(made.path, spec.layers, spec.intermediate_size, made.kept, counts, took, card)
+    result = Student.of(made, recipe if size_mb is not None or recovery else "", perf_counter() - start)
     console.emit(result) if json else console.show(*student_lines(result))
 
 

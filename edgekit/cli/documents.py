@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.estimate.npu_cost import Estimate
+    from edgekit.learn.distill import Distilled
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
     from edgekit.types.learning import RunCard
@@ -78,6 +79,12 @@ class Student:
     recipe: str
     seconds: float
     card: RunCard
+
+    @classmethod
+    def of(cls, made: Distilled, recipe: str, seconds: float) -> Self:
+        """Read the shape off a student."""
+        spec = made.spec
+        return cls(made.path, spec.layers, spec.intermediate_size, made.kept, recipe, seconds, made.card)
 
 
 @dataclass(frozen=True)

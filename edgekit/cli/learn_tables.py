@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgekit.cli.documents import Student, Trained
+    from edgekit.learn.distill import Text as Lessons
     from edgekit.learn.loop import Point
     from edgekit.types.learning import RunCard
 
@@ -55,6 +56,14 @@ def gains_table(card: RunCard) -> RenderableType:
             f"{a.top1.value:.1%}",
         )
     return shown
+
+
+def read_lines(text: Lessons) -> Iterator[str]:
+    """What was read, and what of it was left out."""
+    for source in text.card.sources:
+        if source.left_out:
+            yield f"{source.name}: left out {source.left_out}"
+    yield f"{text.train.size:,} tokens to learn on, {text.held_out.size:,} held out"
 
 
 def student_lines(student: Student) -> Iterator[RenderableType]:

@@ -20,6 +20,7 @@ from edgekit.learn.on_grid import Drawn, calibrate, decoder, export, on_device, 
 from edgekit.learn.plan import Effort, plan_steps
 from edgekit.learn.processes import accelerate
 from edgekit.quantize import fit_budget
+from edgekit.record import to_json
 from edgekit.source import CutWeights
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def put_on_grid(
     """
     accelerator, effort = accelerate(), recovery.effort
     with accelerator.main_process_first():
-        open_run(folder, f"{key} {recovery}")
+        # As JSON: the order of a set's words differs between processes.
+        open_run(folder, f"{key} {to_json(recovery.recipe)} {to_json(recovery.target)} {effort}")
         drawn = _draw(student, recovery, windows, progress)
         start = calibrate(drawn, windows, folder / "calibrated", progress)
     torch.manual_seed(effort.seed)
