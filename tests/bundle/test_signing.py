@@ -16,6 +16,7 @@ from edgekit.cli import run
 from edgekit.errors import BundleError, ConfigError
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Manifest
+from edgekit.types.data import DataCard
 from tests import made
 
 pytest.importorskip("cryptography")
@@ -118,16 +119,25 @@ def test_what_is_measured_later_leaves_the_signature(signed, key):
 
 
 MEASURED = {"quality", "latency", "tunings", "arm", "calibration"}
+LEARNED = {"calibrated", "learned"}
+"""Left out where there are none, so that signatures of earlier bundles hold."""
 
 
 def test_everything_else_of_the_manifest_is_signed(bundle):
     told = json.loads(statement(bundle.manifest))
-    assert set(told) == {f.name for f in fields(Manifest)}
+    assert set(told) == {f.name for f in fields(Manifest)} - LEARNED
     plain = json.loads((bundle.path / "edgekit.json").read_text())
-    for name in told.keys() - MEASURED:
+    assert told["recipe"] == {k: v for k, v in plain["recipe"].items() if k != "low"}
+    for name in told.keys() - MEASURED - {"recipe"}:
         assert told[name] == plain[name], name
     for name in MEASURED:
         assert not told[name]
+
+
+def test_the_text_that_weights_were_fitted_to_is_signed(bundle):
+    card = DataCard((), tokens=512, held_out=0, window=512, seed=0)
+    told = json.loads(statement(replace(bundle.manifest, calibrated=card)))
+    assert told["calibrated"]["tokens"] == 512
 
 
 @pytest.mark.parametrize(
