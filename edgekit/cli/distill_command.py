@@ -44,13 +44,14 @@ TextNames = Annotated[
         metavar="TEXT", help="What to learn on: packaged, self (what the teacher writes), or files, by commas."
     ),
 ]
+TeacherName = Annotated[
+    str, typer.Argument(metavar="TEACHER", help="A folder, a hub id, a .gguf file or a packaged name.")
+]
 KvHeads = Annotated[int | None, typer.Option(min=1, max=10_000, help="Key-value heads to keep, with their queries.")]
 
 
 def distill(
-    teacher: Annotated[
-        str, typer.Argument(metavar="TEACHER", help="A folder, a hub id, a .gguf file or a packaged name.")
-    ],
+    teacher: TeacherName,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The student's folder; it must not exist yet.")],
     keep: Keep = None,

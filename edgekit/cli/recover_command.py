@@ -29,7 +29,8 @@ def recover(
     ] = None,
     bits: Annotated[float | None, typer.Option(min=1, max=32, help="Size budget in bits per weight.")] = None,
     text: Annotated[
-        str, typer.Option(metavar="TEXT", help="What to train on: packaged, or files, separated by commas.")
+        str,
+        typer.Option(metavar="TEXT", help="What to train on: packaged, self (the model's own), or files, by commas."),
     ] = "packaged",
     minutes: Annotated[
         float, typer.Option(min=0.1, max=MOST_MINUTES, help="Time to train, with the trials of step sizes.")
