@@ -127,7 +127,9 @@ def shape_for_size(teacher: Checkpoint, recipe: Recipe, target: Target, most: in
     if recipe.size_bytes is not None or recipe.bits_per_weight is not None:
         raise LearnError(f"recipe '{recipe.name}' has a size of its own", "give a recipe without a budget")
     if bundle_bytes(teacher, Shape.of(teacher.spec), recipe, target) <= most:
-        raise LearnError(f"the teacher itself takes no more than {shown(most)} with recipe '{recipe.name}'", "build it")
+        raise LearnError(
+            f"the teacher itself takes no more than {shown(most)} with recipe '{recipe.name}'", "build the teacher"
+        )
     path = cuts(teacher.spec)
     at = bisect_right(path, most, key=lambda shape: bundle_bytes(teacher, shape, recipe, target)) - 1
     if at < 0:

@@ -34,16 +34,19 @@ STUDENT = """
 import sys, json
 from pathlib import Path
 from edgekit.config.recipe import load_recipe, load_target
-from edgekit.learn.distill import distill, read_text
+import numpy as np
+from edgekit.learn.distill import Text, distill
 from edgekit.learn.heal import Method
 from edgekit.learn.plan import Effort
 from edgekit.learn.shapes import Shape
 from edgekit.learn.student_on_grid import Recovery
 from edgekit.source import open_model
+from edgekit.types.data import DataCard
 model, text, out, _ = sys.argv[1:]
 points = []
 teacher, method = open_model(model), Method(steps=4, batch=4)
-text = read_text((text,), teacher, method)
+card = DataCard((), 768, 192, 24, 0)
+text = Text(*(np.random.default_rng(i).integers(4, 384, (n, 24)) for i, n in enumerate((32, 6, 2))), card)
 recovery = Recovery(load_recipe("small"), load_target("cpu"), Effort(steps=4, batch=4))
 made = distill(
     teacher, Shape(2, 64, 2), text, method, out=Path(out), recovery=recovery, cache_bytes=10**7, report=points.append
@@ -89,12 +92,10 @@ def test_two_processes_give_the_curve_of_one(tmp_path):
 
 def test_two_processes_make_the_student_of_one(tmp_path):
     model = tiny_checkpoint(tmp_path / "tiny", num_hidden_layers=3)
-    text = tmp_path / "text.txt"
-    text.write_text(" ".join(f"{i * i} boxes of {i} apples and a river;" for i in range(8000)))
-    one = curve(1, model, text, tmp_path / "one", program=STUDENT)
-    two = curve(2, model, text, tmp_path / "two", program=STUDENT)
+    one = curve(1, model, "", tmp_path / "one", program=STUDENT)
+    two = curve(2, model, "", tmp_path / "two", program=STUDENT)
     assert [row[0] for row in one] == [0, 1, 2, 3, 4] * 2
     for row, other in zip(one, two, strict=True):
         assert other == pytest.approx(row, rel=5e-3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "text.txt", "tiny", "two"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "tiny", "two"]
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())

@@ -137,6 +137,13 @@ def test_channels_that_are_left_give_what_those_that_went_gave():
     assert np.abs(fit.without(even) - expected).max() < 0.02
 
 
+def test_matrices_that_are_fitted_again_may_wait_on_disk(model, tmp_path):
+    kept, saved = narrow(model, 64, 1, text(4)), narrow(model, 64, 1, text(4), folder=tmp_path / "refitted")
+    assert len(list((tmp_path / "refitted").iterdir())) == 12  # two of each layer
+    assert all(np.array_equal(saved.weights.read(n), kept.weights.read(n)) for n in kept.weights.names())
+    assert isinstance(saved.weights.changed["model.layers.2.mlp.down_proj.weight"], np.memmap)
+
+
 def test_depth_comes_before_width(teacher):
     steps = []
     small = prune(teacher, Shape(4, 64, 1), text(4), text(2, seed=1), progress=lambda task, *_: steps.append(task))
