@@ -9,7 +9,7 @@ import typer
 from edgekit.cli import console
 from edgekit.cli.arguments import LAST_SEED, LEAST_MB, MOST_MB, Json, Offline, Revision
 from edgekit.cli.progress import Bars
-from edgekit.cli.recover_command import MOST_MINUTES, MOST_STEPS
+from edgekit.cli.recover_command import MOST_MINUTES, MOST_STEPS, SmallTraining
 from edgekit.errors import ConfigError
 
 CacheMb = Annotated[
@@ -74,6 +74,7 @@ def distill(
     bf16: Annotated[bool, typer.Option("--bf16", help="Write the weights as bfloat16 instead of float32.")] = False,
     seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Seed of the order of the text.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged lines, and count them.")] = False,
+    small_memory: SmallTraining = False,
     offline: Offline = False,
     revision: Revision = None,
     json: Json = False,
@@ -97,10 +98,9 @@ def distill(
     from edgekit.source import open_model
 
     wish = _Wish(keep, layers, ffn, kv_heads, size_mb, recipe, student)
-    wish.require_one()
     require_free(out)
     start = perf_counter()
-    method = Method(Loss(divergence, temperature), minutes, steps, batch, seed=seed)
+    method = Method(Loss(divergence, temperature), minutes, steps, batch, seed=seed, small_memory=small_memory)
     recovery = None if recover_minutes is None else _recovery(recipe, recover_minutes, batch, seed)
     with Bars() as progress:
         checkpoint = open_model(teacher, revision=revision, offline=offline, progress=progress)
@@ -146,8 +146,9 @@ class _Wish:
 
     def __init__(self, *wishes: Any) -> None:
         self.keep, self.layers, self.ffn, self.kv_heads, self.size_mb, self.recipe, self.student = wishes
+        self._require_one()
 
-    def require_one(self) -> None:
+    def _require_one(self) -> None:
         """Raise ConfigError unless exactly one way was chosen."""
         numbers = (self.layers, self.ffn, self.kv_heads)
         ways = (self.keep, self.size_mb, self.student, next((n for n in numbers if n is not None), None))

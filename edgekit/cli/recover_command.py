@@ -13,6 +13,10 @@ from edgekit.types import Precision
 
 MOST_MINUTES = 60 * 24 * 365
 MOST_STEPS = 10_000_000
+SmallTraining = Annotated[
+    bool,
+    typer.Option("--small-memory", help="Hold one window at a time and compute its layers again: slower."),
+]
 
 
 def recover(
@@ -44,6 +48,7 @@ def recover(
     divide_teacher: Annotated[
         bool, typer.Option("--divide-teacher", help="Under torchrun: divide the FP32 model among the processes.")
     ] = False,
+    small_memory: SmallTraining = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     offline: Offline = False,
     revision: Revision = None,
@@ -65,7 +70,7 @@ def recover(
 
     start = perf_counter()
     wish = Wish(model, target, precision, recipe, size_mb, bits, revision, offline)
-    effort = Effort(tuple(text.split(",")), minutes, steps, batch, seed, skip_bad, divide_teacher)
+    effort = Effort(tuple(text.split(",")), minutes, steps, batch, seed, skip_bad, divide_teacher, small_memory)
     with Bars() as progress:
         made = run(
             wish,
@@ -76,6 +81,8 @@ def recover(
             report=lambda point: console.note(point_line(point)),
             note=console.note,
         )
+    if made is None:  # not the first of several processes
+        return
     result = Trained(
         made.bundle.path, made.bundle.sha256, made.bundle.manifest.bytes, perf_counter() - start, made.card
     )

@@ -47,7 +47,10 @@ OPSET = 21
 
 @dataclass(frozen=True)
 class Method:
-    """How a student is healed. ``steps`` counts instead of ``minutes`` if it is not None."""
+    """How a student is healed. ``steps`` counts instead of ``minutes`` if it is not None.
+
+    ``small_memory``: layers are computed again in the backward pass, which is slower.
+    """
 
     loss: Loss = field(default_factory=Loss)
     minutes: float = 30.0
@@ -55,6 +58,7 @@ class Method:
     batch: int = 2
     rate: float = RATE
     seed: int = 0
+    small_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def heal(
     decoder = _decoder(student, modules).to(accelerator.device)
     text = torch.from_numpy(windows)
     distance, teacher = teach(decoder, judge, lesson, text, method.loss, accelerator.device)
+    decoder.recompute = method.small_memory
     groups = _groups(modules)
     watch = Watch(decoder, teacher, watched)
 

@@ -49,6 +49,7 @@ class Effort:
     """How long and on what. ``minutes`` of training, trials and looks included; ``steps`` instead, if not None.
 
     ``batch`` counts windows a step, over all processes. ``divide_teacher`` among the processes, if one cannot hold it.
+    ``small_memory``: one window at a time, whose layers are computed again in the backward pass; about a third slower.
     """
 
     text: tuple[str, ...] = ("packaged",)
@@ -58,6 +59,7 @@ class Effort:
     seed: int = 0
     skip_bad: bool = False
     divide_teacher: bool = False
+    small_memory: bool = False
 
 
 def plan_steps(
@@ -90,7 +92,8 @@ def plan_steps(
 def _plan(effort: Effort, steps: int, factor: float) -> Plan:
     rate = MOVE * factor / steps**0.5
     rates = {name: rate * share for name, share in SHARES.items()}
-    return Plan(steps, rates, batch=effort.batch, watch_every=max(1, steps // LOOKS), seed=effort.seed)
+    piece = 1 if effort.small_memory else 2
+    return Plan(steps, rates, effort.batch, piece, watch_every=max(1, steps // LOOKS), seed=effort.seed)
 
 
 def _try(

@@ -20,7 +20,7 @@ import torch
 from edgekit import __version__
 from edgekit.build.learned import CARD, FILE
 from edgekit.build.pipeline import build_bundle, bytes_beside, choose_recipe, draw, sampler_of
-from edgekit.bundle import open_bundle, require_free
+from edgekit.bundle import require_free
 from edgekit.config.recipe import load_target
 from edgekit.corpus import read_corpus
 from edgekit.errors import LearnError
@@ -112,7 +112,7 @@ def recover(
     progress: Progress = silent,
     report: Callable[[Point], None] = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
-) -> Recovered:
+) -> Recovered | None:
     """Train a model's weights on the grids of a target, and build the bundle from them.
 
     The run is kept in ``OUT.run`` until the bundle stands: the same call goes on with a run that was killed.
@@ -126,6 +126,9 @@ def recover(
         report: told each point of the run.
         note: told what the user should know.
 
+    Returns:
+        The bundle; None in all processes but the first.
+
     Raises:
         LearnError: the text is too short, the model's predictions are not finite, or the folder holds another run.
         GateFailed: the trained weights are not better than the calibrated ones by more than the interval.
@@ -137,6 +140,7 @@ def recover(
     if not accelerator.is_main_process:
         progress, report, note = silent, lambda _: None, lambda _: None
     material = _prepare(wish, effort, progress, note)
+    made = None
     with kept_to_resume(folder, mine=accelerator.is_main_process):
         with accelerator.main_process_first():
             open_run(folder, _key(material, effort))
@@ -148,12 +152,11 @@ def recover(
             card = _card(material, effort, plan, outcome, gains)
             write_whole(folder / CARD, to_json(card, indent=1).encode())
             require_gain(gains)
-            _build(wish, folder, out, force=force, progress=progress)
+            bundle = _build(wish, folder, out, force=force, progress=progress)
             rmtree(folder)
+            made = Recovered(bundle, card)
     accelerator.wait_for_everyone()
-    bundle = open_bundle(out, check=False)
-    assert bundle.manifest.learned is not None
-    return Recovered(bundle, bundle.manifest.learned)
+    return made
 
 
 # --- what a run is made of ----------------------------------------------------------------------
@@ -231,6 +234,7 @@ def _train(
     torch.manual_seed(effort.seed)
     modules = student_weights(start, material.weights)
     student = decoder(material.drawn, modules).to(accelerator.device)
+    student.recompute = effort.small_memory
     exact = Decoder(material.graph, float_weights(material.weights, trained=False)).to(accelerator.device)
     teacher, windows = Teacher(exact, divide=effort.divide_teacher), torch.from_numpy(material.corpus.train)
     watch = Watch(student, teacher, [material.corpus.held_out[:WATCHED], material.other])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -150,6 +152,24 @@ def test_minutes_become_steps_once_and_a_stopped_run_keeps_them(model, effort, t
             recover(Wish(model, recipe="small"), timed, out=tmp_path / "b", report=stop)
     assert len(set(seen)) == 1
     assert '"steps": ' in seen[0]
+
+
+def test_small_memory_trains_the_same(made, model, effort, tmp_path):
+    curves = []
+    for small in (False, True):
+        points = []
+
+        def report(point, points=points):
+            points.append(point)
+            if point.step == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            wanted = replace(effort, small_memory=small)
+            recover(Wish(model, recipe="small"), wanted, out=tmp_path / str(small), report=report)
+        curves.append([(p.loss, *p.watched) for p in points])
+    for plain, small in zip(*curves, strict=True):
+        assert small == pytest.approx(plain, rel=2e-3)
 
 
 def test_learned_weights_are_read_as_they_were_written(made, model, tmp_path):
