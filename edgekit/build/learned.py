@@ -8,6 +8,7 @@ point is ``NAME``. Its metadata have the recipe and the grids.
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +26,7 @@ from edgekit.types.layout import Layout
 from edgekit.types.learning import RunCard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -88,7 +89,7 @@ def find_learned(
         if folder is None:
             return None
         raise ConfigError(f"{folder} has no {FILE}", "pass the folder of a finished training run")
-    recipe = _open(path)[0]
+    recipe, _ = _read_about(path)
     # A student's weights are on their grids as they are: there is nothing to smooth or rotate.
     same = replace(wanted, smooth=recipe.smooth, rotate=recipe.rotate)
     if same == recipe:
@@ -131,7 +132,8 @@ class Learned:
             ConfigError: damaged, of another format, or of a model with other shapes.
         """
         self._path, self._base = path, weights
-        self.recipe, self.grids, self._tensors = _open(path)
+        self.recipe, self.grids = _read_about(path)
+        self._tensors = _read_tensors(path)
         self.sha256 = _hash(path)
         self.errors: dict[str, float] = {}
         known = set(weights.names())
@@ -222,18 +224,36 @@ class Learned:
             raise ConfigError(f"{self._path}: {name} is {found.dtype} {list(found.shape)}, not {wanted}", AGAIN)
 
 
-def _open(path: Path) -> tuple[Recipe, dict[str, Grid], dict[str, NDArray[Any]]]:
-    from safetensors import SafetensorError, safe_open
+def _read_about(path: Path) -> tuple[Recipe, dict[str, Grid]]:
+    """The recipe and the grids, without the tensors, which may be gigabytes."""
+    with _reading(path):
+        read_shard(Folder(path.parent), path.name)  # as strict as for a checkpoint: holes, overlaps, sizes
+        with _opened(path) as file:
+            about = file.metadata() or {}
+        if about.get("format") != FORMAT:
+            raise ConfigError(f"{path} is not what a training run of this edgekit left", AGAIN)
+        grids = json.loads(about.get("grids", "")).items()
+        return from_json(Recipe, about.get("recipe", "")), {str(n): from_json(Grid, json.dumps(g)) for n, g in grids}
+
+
+def _read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    with _reading(path), _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="numpy")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise ConfigError for whatever a stranger's file makes its readers raise."""
+    from safetensors import SafetensorError
 
     try:
-        read_shard(Folder(path.parent), path.name)  # as strict as for a checkpoint: holes, overlaps, sizes
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT:
-                raise ConfigError(f"{path} is not what a training run of this edgekit left", AGAIN)
-            recipe = from_json(Recipe, about.get("recipe", ""))
-            grids = {str(n): from_json(Grid, json.dumps(g)) for n, g in json.loads(about.get("grids", "")).items()}
-            return recipe, grids, {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118 - not a mapping
+        yield
     except ConfigError:
         raise
     except (EdgekitError, SafetensorError, ValueError, AttributeError, TypeError, OSError) as error:

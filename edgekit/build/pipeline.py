@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, words
 from edgekit.build.learned import Learned, find_learned, read_card
-from edgekit.build.sample_text import sampler
 from edgekit.bundle import GRAPH_NAMES, SCHEMA, write_bundle
 from edgekit.config.recipe import builtin_recipe, load_recipe, load_target
-from edgekit.corpus import Corpus, Sample, read_corpus
 from edgekit.errors import ConfigError
 from edgekit.host.origins import remember_origin
 from edgekit.record import to_json
@@ -54,6 +52,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.bundle import BundleWriter
+    from edgekit.corpus import Corpus, Sample
     from edgekit.quantize.model import Rounded
     from edgekit.run.npu import Compiler
     from edgekit.types.device import Activations
@@ -191,7 +190,12 @@ def sampler_of(
     def plain(folder: Path) -> Bundle:
         return build_bundle(model, out=folder, precision="int8", exporter=exporter, revision=revision, offline=offline)
 
-    return sampler(plain, progress)
+    def sample(tokens: int, seed: int) -> Sequence[str]:
+        from edgekit.build.sample_text import sampler  # brings ONNX Runtime, which other builds do without
+
+        return sampler(plain, progress)(tokens, seed)
+
+    return sample
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,8 @@ def _read_text(
     note: Callable[[str], None],
 ) -> Corpus:
     """The text that weights are fitted to."""
+    from edgekit.corpus import read_corpus
+
     found = read_corpus(
         named,
         checkpoint,
