@@ -132,7 +132,17 @@ DAMAGE = {
     "grids that are none": (lambda t, a: a.update(grids="[]"), "cannot be read"),
     "a grid of 3 bits": (
         lambda t, a: a.update(grids=a["grids"].replace('"bits": 4', '"bits": 3')),
-        "not uint8",
+        "no grid of 3 bits",
+    ),
+    "a grid of 16 bits": (
+        lambda t, a: a.update(grids=a["grids"].replace('"bits": 4', '"bits": 16')),
+        "no grid of 16 bits",
+    ),
+    "a norm on a grid": (
+        lambda t, a: a.update(
+            grids=json.dumps({**json.loads(a["grids"]), "model.norm.weight": json.loads(a["grids"])[UP]})
+        ),
+        r"model.norm.weight \[64\] is on no grid",
     ),
     "a tensor of another model": (
         lambda t, a: a.update(grids=json.dumps({**json.loads(a["grids"]), "other": json.loads(a["grids"])[UP]})),

@@ -200,6 +200,8 @@ class Learned:
 
     def _check_packed(self, name: str) -> None:
         grid, shape = self.grids[name], self._base.shape(name)
+        if grid.bits not in (2, 4, 8) or len(shape) != 2:
+            raise ConfigError(f"{self._path}: {name} {list(shape)} is on no grid of {grid.bits} bits that ships", AGAIN)
         layout = Layout.of(shape, grid)
         scale = np.dtype(grid.scale)
         wanted = {

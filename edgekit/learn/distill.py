@@ -7,7 +7,6 @@ The pruned model and the run are kept in ``OUT.run`` until the folder stands: th
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -19,12 +18,12 @@ import numpy as np
 
 from edgekit import __version__
 from edgekit.corpus import read_corpus
-from edgekit.errors import EdgekitError, LearnError
+from edgekit.errors import LearnError
 from edgekit.learn.card import card_files, run_card
 from edgekit.learn.heal import Lesson, Method, heal
 from edgekit.learn.layers import Layers
 from edgekit.learn.logit_cache import make_cache
-from edgekit.learn.loop import open_run
+from edgekit.learn.loop import kept_to_resume, open_run
 from edgekit.learn.memory import estimate_memory, require_memory
 from edgekit.learn.on_grid import WINDOW
 from edgekit.learn.plan import FASTEST
@@ -35,13 +34,13 @@ from edgekit.learn.student import require_free, write_student
 from edgekit.learn.student_on_grid import OnGrid, Recovery, put_on_grid, require_grid
 from edgekit.learn.student_scores import Predictor, score
 from edgekit.learn.vocabulary import require_same_vocabulary
-from edgekit.learn.watched import windows_of_code
+from edgekit.learn.watched import HELD_OUT, WATCHED, windows_of_code
 from edgekit.source import OutlineWeights, fingerprint, open_model
 from edgekit.types import Checkpoint, Progress, SideFile, silent
 from edgekit.types.tensor_names import EMBEDDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -57,14 +56,8 @@ if TYPE_CHECKING:
 PRUNING = 16
 """Windows that the model is observed on while it is cut."""
 
-WATCHED = 3
-"""Windows of each watched text; of the held-out text, what comes after them judges the result."""
-
 JUDGED = 12
 """Windows of held-out text that are used at most."""
-
-HELD_OUT = 0.1
-"""Share of the text that is held out."""
 
 SPREAD = 0.02
 """Standard deviation of the first weights of a student that has none: transformers' default."""
@@ -139,7 +132,7 @@ def distill(
     job = _Job(teacher, wanted, text, method, out, recovery, report, progress)
     job.require_possible(beside)
     note(job.require_memory(cached=cache_bytes is not None))
-    with _undone(job.folder):
+    with kept_to_resume(job.folder, mine=accelerator.is_main_process):
         with accelerator.main_process_first():
             open_run(job.folder, job.key)
             cache = job.cache(cache_bytes)
@@ -332,18 +325,6 @@ class _Job:
             report=self.report,
             progress=self.progress,
         )
-
-
-@contextmanager
-def _undone(folder: Path) -> Iterator[None]:
-    """Remove the folder of a run that ends with an error before it trained, unless it was there already."""
-    began = folder.exists()
-    try:
-        yield
-    except EdgekitError:
-        if not began and not (folder / "healed" / "state.pt").exists():
-            rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _require_smaller(teacher: Checkpoint, student: Checkpoint) -> None:

@@ -14,13 +14,13 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from edgekit.errors import LearnError
 from edgekit.graph import build_graph
 from edgekit.host.disk import write_whole
 from edgekit.learn.graph import Decoder, FloatWeight, float_weights
 from edgekit.learn.loop import Outcome, Plan, Point, Run, open_run
 from edgekit.learn.losses import Loss, cross_entropy, divergence_of_top
 from edgekit.learn.objective import Distance, Teacher, Watch
+from edgekit.learn.plan import LOOKS, too_few_minutes
 from edgekit.learn.processes import accelerate
 from edgekit.source import CutWeights
 from edgekit.types.tensor_names import EMBEDDING, HEAD
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
     from edgekit.learn.layers import Layers
     from edgekit.learn.logit_cache import LogitCache
-
-LOOKS = 16
-"""How often a run is watched."""
 
 RATE = 3e-4
 """Adam's rate for matrices and vectors."""
@@ -192,10 +189,7 @@ def _fitting(run: Callable[[int, Path | None], Run], watch: Callable[[], object]
     step = monotonic() - began - look
     steps = int((minutes * 60 - (LOOKS + 1) * look) / step)
     if steps < 1:
-        raise LearnError(
-            f"{minutes:g} minutes are too few: a step takes {step:.0f} s and the looks {LOOKS * look:.0f} s",
-            "give the run more `minutes`",
-        )
+        raise too_few_minutes(minutes, step, look)
     return steps
 
 

@@ -286,9 +286,13 @@ def open_run(folder: Path, key: str) -> None:
         key: what the run follows from.
 
     Raises:
-        LearnError: the folder holds another run.
+        LearnError: the folder holds another run, or something else.
     """
     path = folder / "key"
+    # The folder is removed in the end: it must hold nothing but a run.
+    taken = folder.is_dir() and not path.is_file() and any(folder.iterdir())
+    if taken or folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise LearnError(f"{folder} is not the folder of a run", "move it elsewhere, or choose another `out`")
     if path.exists() and path.read_text(encoding="utf-8") != key:
         raise LearnError(
             f"{folder} holds another run: its model, its data or its plan differ",
@@ -300,16 +304,18 @@ def open_run(folder: Path, key: str) -> None:
 
 @contextmanager
 def kept_to_resume(folder: Path, *, mine: bool) -> Iterator[None]:
-    """Around a run: its folder stays if there are steps to go on from; it goes if a limit was not met.
+    """Around a run: after an error its folder goes if a limit was not met, or if it is new and nothing was trained.
 
     Args:
         folder: the run's.
         mine: whether this process writes it.
     """
+    began = folder.exists()
     try:
         yield
     except EdgekitError as error:
         # More minutes or more text make another run: this one is of no use to it.
-        if mine and (isinstance(error, GateFailed) or not any(folder.rglob("state.pt"))):
+        unused = not began and not any(folder.rglob("state.pt"))
+        if mine and (isinstance(error, GateFailed) or unused):
             rmtree(folder, ignore_errors=True)
         raise

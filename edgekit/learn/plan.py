@@ -122,11 +122,16 @@ def _try(
     _restore(start)
     left = seconds - (monotonic() - began) - (LOOKS + 1) * look
     if left < step:
-        raise LearnError(
-            f"{seconds / 60:.1f} minutes are too few: one step takes {step:.0f} s and the looks {LOOKS * look:.0f} s",
-            "give the run more minutes",
-        )
+        raise too_few_minutes(seconds / 60, step, look)
     return int(left / step), factor
+
+
+def too_few_minutes(minutes: float, step: float, look: float) -> LearnError:
+    """The error for a time in which no step fits; seconds of a step and of a look."""
+    return LearnError(
+        f"{minutes:g} minutes are too few: a step takes {step:.0f} s and the looks {LOOKS * look:.0f} s",
+        "give the run more `minutes`",
+    )
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ from edgekit.learn.on_grid import (
 )
 from edgekit.learn.plan import FASTEST, Effort, plan_steps
 from edgekit.learn.processes import accelerate
-from edgekit.learn.watched import CODE, windows_of_code
+from edgekit.learn.watched import CODE, HELD_OUT, WATCHED, windows_of_code
 from edgekit.quantize import fit_budget
 from edgekit.record import to_json
 from edgekit.source import fingerprint, open_model
@@ -73,12 +73,6 @@ if TYPE_CHECKING:
         Target,
         Weights,
     )
-
-WATCHED = 3
-"""Windows of each watched text."""
-
-HELD_OUT = 0.1
-"""Share of the documents that is never trained on: the first windows are watched, the run is judged on the others."""
 
 
 @dataclass(frozen=True)

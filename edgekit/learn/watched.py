@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
     from edgekit.types import Checkpoint
 
+WATCHED = 3
+"""Windows of each watched text; of the held-out text, what comes after them judges the result."""
+
+HELD_OUT = 0.1
+"""Share of the documents that is never trained on."""
+
 CODE = "source code of Python's library"
 MODULES = ("dataclasses", "queue", "enum", "sched", "fnmatch", "selectors", "bisect", "tabnanny")
 """Modules whose docstrings are not in the packaged text."""

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 accelerate = pytest.importorskip("accelerate")
 
 from edgekit.errors import LearnError  # noqa: E402
-from edgekit.learn.loop import Plan, Run, open_run  # noqa: E402
+from edgekit.learn.loop import Plan, Run, kept_to_resume, open_run  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +94,30 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     open_run(tmp_path / "run", "a")
     with pytest.raises(LearnError, match="another run"):
         open_run(tmp_path / "run", "b")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
+def test_what_is_no_run_is_left_alone(kind, tmp_path):
+    place, mine = tmp_path / "b.run", tmp_path / "mine"
+    (place if kind == "folder" else mine).mkdir()
+    if kind == "folder":
+        (place / "notes").write_text("mine")
+    elif kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(mine if kind == "link" else tmp_path / "nowhere")
+    with pytest.raises(LearnError, match="not the folder of a run"), kept_to_resume(place, mine=True):
+        open_run(place, "key")
+    assert place.is_symlink() or place.exists()
+    assert kind != "folder" or (place / "notes").read_text() == "mine"
+
+
+def test_another_run_outlives_a_mistake(tmp_path):
+    place = tmp_path / "b.run"
+    open_run(place, "theirs")
+    with pytest.raises(LearnError, match="another run"), kept_to_resume(place, mine=True):
+        open_run(place, "mine")
+    assert (place / "key").read_text() == "theirs"
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_at_its_best_point(tmp_path):
