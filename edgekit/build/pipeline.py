@@ -271,17 +271,16 @@ def _write(
 
         budget = most_bytes(model_graph, weights, plan, beside)
         require_buildable(*for_npu, budget, compiler=_compiler(wanted), mlpackage=wanted.mlpackage)
-    windows = order.windows
     rounded: Rounded | None = order.learned
     if order.learned:
         policy: GridPolicy = order.learned.policy
     else:
-        policy = fit_budget(model_graph, weights, plan, beside, text=windows, progress=progress)
+        policy = fit_budget(model_graph, weights, plan, beside, text=order.windows, progress=progress)
     key = _key(order, weights, policy)
-    if windows is not None:
+    if order.windows is not None:
         kept = Kept(bundle.workshop_file("calibrated"), key)
         rounded = Calibration(
-            model_graph.clone(), weights, policy, windows, method=plan.method, kept=kept, progress=progress
+            model_graph.clone(), weights, policy, order.windows, method=plan.method, kept=kept, progress=progress
         )
     small = quantize(model_graph, weights, plan, accuracy_level=cpu.accuracy_level, policy=policy, rounded=rounded)
     if order.learned:

@@ -269,7 +269,7 @@ class _Job:
         needed = estimate_memory(
             spec, self.teacher.spec, train.size, train.shape[1], beside=not cached, grid=self.recovery is not None
         )
-        return require_memory(needed)
+        return require_memory(needed, "give a smaller student, or `cache_mb` so that the teacher stays on disk")
 
     def cache(self, most: int | None) -> LogitCache | None:
         """The teacher's likeliest tokens."""

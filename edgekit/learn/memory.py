@@ -55,8 +55,8 @@ def _activations(spec: ModelSpec, window: int) -> int:
     return 4 * window * spec.layers * (inside + 3 * spec.heads * window) + 4 * 4 * PIECE * spec.vocab_size
 
 
-def require_memory(needed: int) -> str:
-    """What is told of a run that needs so many bytes, as estimated.
+def require_memory(needed: int, less: str) -> str:
+    """What is told of a run that needs so many bytes, as estimated; ``less`` is the hint for one that needs too many.
 
     Raises:
         LearnError: the device has fewer.
@@ -70,6 +70,6 @@ def require_memory(needed: int) -> str:
     if needed > has:
         raise LearnError(
             f"training takes about {words.size(needed)} of memory (estimated), {where} has {words.size(has)}",
-            "give a smaller student, or `cache_mb` so that the teacher stays on disk",
+            less,
         )
     return f"training takes about {words.size(needed)} of memory (estimated); {where} has {words.size(has)}"

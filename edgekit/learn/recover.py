@@ -204,7 +204,8 @@ def _prepare(wish: Wish, effort: Effort, progress: Progress, note: Callable[[str
     policy = fit_budget(graph, weights, recipe, beside, text=text, progress=progress)
     other = windows_of_code(checkpoint, WINDOW, WATCHED)
     spec = checkpoint.spec
-    note(require_memory(estimate_memory(spec, spec, corpus.train.size, WINDOW, beside=True, grid=True)))
+    needed = estimate_memory(spec, spec, corpus.train.size, WINDOW, beside=True, grid=True)
+    note(require_memory(needed, "use a machine with more memory; `edgekit build --calibrate` needs far less"))
     return _Material(wish, checkpoint, origin, recipe, cpu, graph, weights, policy, corpus, other)
 
 

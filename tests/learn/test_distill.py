@@ -203,4 +203,4 @@ def test_an_error_before_training_leaves_nothing(teacher, tmp_path):
             distill(teacher, Shape(3, 128, 2), TEXT, method, out=tmp_path / "student", **options)
         assert not list(tmp_path.iterdir())
     with pytest.raises(LearnError, match=r"about 1000 TB of memory \(estimated\)"):
-        memory.require_memory(10**15)
+        memory.require_memory(10**15, "use less")
