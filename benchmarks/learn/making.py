@@ -91,4 +91,4 @@ def distill(plan: Plan, name: str, *options: str) -> tuple[Path, Spent, tuple[di
     spent = edgekit("distill", plan.source, *options, *plan.effort, "-o", str(out), "--json", log=log)
     said = "\n" + log.read_text(encoding="utf-8")  # messages, then the document
     document, _ = json.JSONDecoder().raw_decode(said, said.rindex("\n{\n") + 1)
-    return out, spent, tuple(document["scores"])
+    return out, spent, tuple(document["card"]["scores"])
