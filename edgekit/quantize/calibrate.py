@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 LAYERS = "model.layers."
 """What the names of the weights begin with that the walk rounds."""
 
-ROWS = 512
-"""Rows of a weight that a core rounds at once; fixed, so that results do not depend on the number of cores."""
+BAND = 1 << 20
+"""Weights that a core rounds at once, in whole rows; fixed, so that results do not depend on the number of cores."""
 
 
 class Calibration:
@@ -140,17 +140,18 @@ class Calibration:
         layout = Layout.of(self.shape(name), grid)
         rounded = np.empty(self.shape(name), np.float32)
         self._current = "", rounded
+        rows = max(1, BAND // layout.columns)
 
         def work(start: int) -> tuple[Packed, float, float]:
-            weight = self._weights.read(name, start, min(start + ROWS, layout.rows))
+            weight = self._weights.read(name, start, min(start + rows, layout.rows))
             packed, ours = round_rows(weight, curve, grid, positive=self._positive)
-            rounded[start : start + ROWS] = ours
+            rounded[start : start + rows] = ours
             ours -= weight
             lost, total = (float(np.einsum("ij,ij", a, a, dtype=np.float64)) for a in (ours, weight))
             return packed, lost, total
 
         with single_blas(), ThreadPoolExecutor(cores()) as pool:
-            bands, lost, total = zip(*pool.map(work, range(0, layout.rows, ROWS)), strict=True)
+            bands, lost, total = zip(*pool.map(work, range(0, layout.rows, rows)), strict=True)
         self._current = name, rounded
         packed = _join(bands, sqrt(sum(lost) / max(sum(total), 1e-30)))
         self._kept.keep(name, packed)

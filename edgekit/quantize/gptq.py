@@ -70,7 +70,7 @@ def gram(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def curvature(h: NDArray[np.float32], damping: float = DAMPING) -> Curvature:
-    """Factor H. Beside H and the result there is one matrix of their size, in float64.
+    """Factor H in one float64 matrix of its size, whose memory the result then has. H is freed if nobody else holds it.
 
     Raises:
         QuantizeError: H is not finite: the model overflows on the calibration text.
@@ -79,14 +79,29 @@ def curvature(h: NDArray[np.float32], damping: float = DAMPING) -> Curvature:
     if not np.isfinite(diagonal).all():
         raise QuantizeError("the calibration text overflows the model", "calibrate on another text")
     order = np.argsort(-diagonal, kind="stable")
-    factor = np.empty(h.shape, np.float64)
-    for start in range(0, len(h), LEAF):
+    columns = len(h)
+    flat = np.empty(columns * columns, np.float64)
+    factor = flat.reshape(columns, columns)
+    for start in range(0, columns, LEAF):
         rows = order[start : start + LEAF]
         factor[start : start + LEAF] = h[rows][:, order]
+    del h  # the memory of a wide layer is that of this function
     factor[np.diag_indices_from(factor)] += damping * diagonal.mean(dtype=np.float64) + 1e-12
     _factor_upper(factor)
     _invert_upper(factor)
-    return Curvature(diagonal, order, factor.astype(np.float32))
+    del factor
+    return Curvature(diagonal, order, _narrow(flat).reshape(columns, columns))
+
+
+def _narrow(flat: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The same numbers in float32, in the first half of their memory; the other half is given back."""
+    count, narrow = len(flat), flat.view(np.float32)
+    for start in range(0, count, LEAF * LEAF):
+        part = flat[start : start + LEAF * LEAF].astype(np.float32)
+        narrow[start : start + len(part)] = part
+    del narrow, part
+    flat.resize((count + 1) // 2, refcheck=False)
+    return flat.view(np.float32)[:count]
 
 
 def _factor_upper(h: NDArray[np.float64]) -> None:
