@@ -62,7 +62,7 @@ mv code.part code"""
 _START = """umask 077; mkdir -p {parent} && mkdir {folder} 2>/dev/null; cd {folder} || exit 1
 [ -f id ] || echo {token} > id; read -r id < id
 [ "$id" = {token} ] || {{ echo 'the folder of the job is in use' >&2; exit 1; }}
-cat > in.$$ && [ "$(($(wc -c < in.$$)))" = {size} ] || {{ rm -f in.$$; echo 'No space left on device' >&2; exit 1; }}
+cat > in.$$ && [ $(wc -c < in.$$) = {size} ] || {{ rm -f in.$$; echo 'No space left on device' >&2; exit 1; }}
 if mkdir started 2>/dev/null; then
   mv in.$$ in && printf %s {command} > command && printf %s {supervise} > supervise || exit 1
   printf %s {finish} > finish && {boot} && echo "$boot" > boot && echo 0 > alive && : > out && : > err || exit 1
@@ -96,8 +96,8 @@ cd {folder} 2>/dev/null || exit 0
 read -r pid < pid && grep -qF {mark} /proc/"$pid"/environ 2>/dev/null && echo "alive yes"
 [ -f code ] && read -r code < code && echo "code $code"
 [ -f why ] && read -r why < why && echo "why $why"
-echo "size $(($(wc -c < out)))"
-df -k . | tail -n 1 | {{ read -r a b c free rest; echo "free $free"; }}"""
+echo size $(wc -c < out)
+echo "free $(stat -f -c %a . 2>/dev/null)\""""
 
 
 class Job:

@@ -65,7 +65,7 @@ def late(address: str, command: str, seconds: float | None) -> LabError:
 
 def told(data: bytes) -> str:
     """A device's words for a message: printable, on one line, the last of them if there are many."""
-    words = " ".join(data.decode(errors="replace").split())
+    words = " ".join(data.replace(b"\0", b"").decode(errors="replace").split())
     return "".join(c if c.isprintable() else "?" for c in words)[-LONGEST:]
 
 
@@ -85,6 +85,7 @@ def refusal(address: str, words: str) -> LabError:
     """The error of a device that refused something with ``words``, and its fix where they are known ones."""
     known = {
         "No space left": "free some space there",
+        "I/O error": "look whether its disk is full or broken",
         "Read-only file system": "mount it writable, or use a device folder elsewhere",
         "Permission denied": "let this user write there, or log in as another",
     }
@@ -92,6 +93,11 @@ def refusal(address: str, words: str) -> LabError:
         (fix for text, fix in known.items() if text.lower() in words.lower()), "run `edgekit lab check` with it"
     )
     return LabError(f"{address}: {words}", hint)
+
+
+def sized(path: str, size: int) -> str:
+    """A test for the size of a file. Not in the shell's arithmetic, which has 32 bits on Android."""
+    return f"[ $(wc -c < {quote(path)}) = {size} ]"  # unquoted: some print spaces before the number
 
 
 def storing(target: str, size: int) -> str:

@@ -36,7 +36,7 @@ class Board:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile {folder}/pid\n"
             f"AuthorizedKeysFile {folder}/authorized\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             f"KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nPrintMotd no\n"
-            f"SetEnv XDG_CACHE_HOME={self.cache}\n{extra}"
+            f"SetEnv HOME={self.cache} XDG_CACHE_HOME={self.cache}\n{extra}"
         )
         self.server: subprocess.Popen | None = None
         self.start()
