@@ -13,6 +13,7 @@ from edgekit.errors import LabError, LinkLost
 from edgekit.lab.job import start
 from edgekit.lab.lease import Lease, lease
 from edgekit.lab.transports.local import Local
+from tests.lab.loopback import wait_for
 
 
 @pytest.fixture
@@ -24,14 +25,6 @@ def processes(folder) -> list[str]:
     """Processes that a job of ``folder`` has left, by what is in their environment."""
     command = f"grep -lF EDGEKIT_JOB={folder} /proc/[0-9]*/environ"
     return subprocess.run(command, shell=True, capture_output=True, text=True, check=False).stdout.split()
-
-
-def wait_for(true, what: str):
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    pytest.fail(what)
 
 
 def run_of(device, name="1") -> str:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from edgekit.errors import LabError, LinkLost
 from edgekit.lab.job import start
 from edgekit.lab.transport import connect
-from tests.lab.sshd import Board, free_port, need_sshd
+from tests.lab.loopback import Board, free_port, need_sshd, running, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +31,6 @@ def device(board, user):
     transport = connect("ssh:board")
     yield transport
     transport.close()
-
-
-def running(text: str) -> bool:
-    return subprocess.run(["pgrep", "-f", text], capture_output=True, check=False).returncode == 0
-
-
-def wait_for(true, what: str):
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    pytest.fail(what)
 
 
 def test_commands_have_streams_and_a_status(device, board):
