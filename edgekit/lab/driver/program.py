@@ -95,12 +95,13 @@ def _hello(printed: Printer, driver: str) -> None:
     import numpy as np
 
     from edgekit import __version__
+    from edgekit.host.processor import processor_class
     from edgekit.measure.sampling import read_word
     from edgekit.run.runtime import onnxruntime
 
     versions = (("edgekit", __version__), ("onnxruntime", onnxruntime.__version__), ("numpy", np.__version__))
     boot = read_word(Path("/proc/sys/kernel/random/boot_id"))
-    printed(Hello(boot_seconds(), driver, platform.python_version(), versions, os.getpid(), boot))
+    printed(Hello(boot_seconds(), driver, platform.python_version(), versions, os.getpid(), boot, processor_class()))
 
 
 def _do(task: Task, printed: Printer) -> Measurement | None:
@@ -153,9 +154,13 @@ def _meter(name: str) -> PowerProbe | None:
 
 def _open(task: Task, bundle: Bundle, printed: Printer) -> OnnxRunner:
     from edgekit.run.runner import load_runner
+    from edgekit.run.settings import default_settings
 
+    # Quality must not depend on how the device was tuned.
+    usual = default_settings(bundle.manifest) if task.do == "logits" else None
+    settings = task.settings or usual
     printed.mark("load begin")
-    runner = load_runner(bundle, threads=task.threads, small_memory=task.small_memory, settings=task.settings)
+    runner = load_runner(bundle, threads=task.threads, small_memory=task.small_memory, settings=settings)
     printed.mark("load end")
     return runner
 
