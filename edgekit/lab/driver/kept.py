@@ -162,10 +162,12 @@ def _make_room(transport: Transport, home: str, there: _There, missing: Sequence
             f"{transport.address}: {words.size(new)} are to be pushed, and {words.size(there.free or 0)} are free",
             f"free {words.size(needed)} there, or use a smaller bundle",
         )
-    if gone:
-        ask(transport, f"cd {quote(home)} && rm -rf {' '.join(gone)}")
-        for name in gone:
-            del there.items[name]
+    # What a push of something else left half-made goes too.
+    left = " ".join(f"! -name .new-{item.name}" for item in missing)
+    clean = f"find . -maxdepth 1 -name '.new-*' {left} -exec rm -rf {{}} +"
+    ask(transport, f"cd {quote(home)} && rm -rf {' '.join(gone)}; {clean}", seconds=600.0)
+    for name in gone:
+        del there.items[name]
 
 
 def _bring(transport: Transport, home: str, item: Item, there: _There, python: Python, progress: Progress) -> None:
@@ -192,10 +194,8 @@ def _bring(transport: Transport, home: str, item: Item, there: _There, python: P
         for file in item.files:
             script += f"{python.command} -m zipfile -e {quote(file.path)} . && rm {quote(file.path)} || exit 1\n"
         listed = [f"{'0' * 64} {sum(_UNPACKED * file.bytes for file in item.files)} ."]
-    script += f"printf '%s\\n' {' '.join(map(quote, listed))} > .files && rm -rf {quote(whole)} && mv . {quote(whole)}"
-    script = script.replace("mv . ", f"cd .. && mv {quote(new)} ")
-    ask(transport, script, seconds=600.0)
-    there.items[item.name] = ()
+    script += f"printf '%s\\n' {' '.join(map(quote, listed))} > .files && cd .. || exit 1\n"
+    ask(transport, f"{script}rm -rf {quote(whole)} && mv {quote(new)} {quote(whole)}", seconds=600.0)
 
 
 def _digest(transport: Transport, python: Python, target: str, file: KeptFile) -> str:
