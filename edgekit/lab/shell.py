@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -48,9 +49,23 @@ def marked(command: str, mark: str) -> str:
     return f"exec env {mark} sh -c {quote(command)}"
 
 
+def mark_of_its_own() -> str:
+    """A mark for one command."""
+    return f"EDGEKIT_RUN={token_hex(8)}"
+
+
+def late(address: str, command: str, seconds: float | None) -> LabError:
+    """The error of a command that took too long."""
+    brief = command if len(command) < 60 else f"{command[:57]}..."
+    return LabError(
+        f"{address}: `{brief}` did not end within {seconds or 0:g} s",
+        "look at what the device is doing, then try again",
+    )
+
+
 def told(data: bytes) -> str:
     """A device's words for a message: printable, on one line, the last of them if there are many."""
-    words = " ".join(data.decode(errors="replace").split())
+    words = " ".join(data.replace(b"\0", b"").decode(errors="replace").split())
     return "".join(c if c.isprintable() else "?" for c in words)[-LONGEST:]
 
 
@@ -70,6 +85,7 @@ def refusal(address: str, words: str) -> LabError:
     """The error of a device that refused something with ``words``, and its fix where they are known ones."""
     known = {
         "No space left": "free some space there",
+        "I/O error": "look whether its disk is full or broken",
         "Read-only file system": "mount it writable, or use a device folder elsewhere",
         "Permission denied": "let this user write there, or log in as another",
     }
@@ -77,3 +93,17 @@ def refusal(address: str, words: str) -> LabError:
         (fix for text, fix in known.items() if text.lower() in words.lower()), "run `edgekit lab check` with it"
     )
     return LabError(f"{address}: {words}", hint)
+
+
+def sized(path: str, size: int) -> str:
+    """A test for the size of a file. Not in the shell's arithmetic, which has 32 bits on Android."""
+    return f"[ $(wc -c < {quote(path)}) = {size} ]"  # unquoted: some print spaces before the number
+
+
+def storing(target: str, size: int) -> str:
+    """A script that stores its stdin, ``size`` bytes, as ``target``: whole, or not at all if the link is lost."""
+    part = quote(f"{target}.part")
+    return (
+        f'{{ cat > {part} && [ "$(($(wc -c < {part})))" = {size} ] && mv -f {part} {quote(target)}; }}'
+        f" || {{ rm -f {part}; exit 1; }}"
+    )
