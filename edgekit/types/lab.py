@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekit import ranges
-from edgekit.record import added_later
+from edgekit.record import added_later, from_json
 from edgekit.types.generation import Sampling, Settings
-from edgekit.types.measurement import Energy, Measurement
+from edgekit.types.measurement import Energy, Measurement, Series
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,19 @@ class Failed:
     hint: str
 
 
-Line = Hello | Mark | Sample | Token | Rate | Power | Done | Failed
+Line = Hello | Mark | Sample | Token | Rate | Power | Series | Done | Failed
 LINES: dict[str, type[Line]] = {
-    cls.__name__.lower(): cls for cls in (Hello, Mark, Sample, Token, Rate, Power, Done, Failed)
+    cls.__name__.lower(): cls for cls in (Hello, Mark, Sample, Token, Rate, Power, Series, Done, Failed)
 }
+"""A Series is what the native runner measured; the host makes the Measurement, whose formulas need the manifest."""
+
+
+def read_line(text: str) -> Line:
+    """Read a line of a driver. Raises ValueError if it is none, as record.from_json."""
+    kind, colon, rest = text.strip().removeprefix('{"').partition('": ')
+    if kind not in LINES or not colon or not rest.endswith("}"):
+        raise ValueError(f"$: expected a line of the driver, found {text.strip()[:60]!r}")
+    return from_json(LINES[kind], rest[:-1])
 
 
 Status = Literal["done", "noisy", "throttled", "failed", "refused"]

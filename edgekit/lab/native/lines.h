@@ -1,0 +1,76 @@
+// The driver's lines: one JSON object each, as edgekit/types/lab.py defines them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <ctime>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace edgekit {
+
+// What is wrong, and what to do about it.
+struct Error {
+  std::string message, hint;
+};
+
+// Seconds of the clock that no one sets and that counts while the device sleeps.
+inline double now() {
+  timespec time{};
+  clock_gettime(CLOCK_BOOTTIME, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
+}
+
+inline std::string number(double value) {
+  if (!std::isfinite(value)) return "null";
+  char text[40];
+  std::snprintf(text, sizeof text, "%.12g", value);
+  return text;
+}
+
+inline std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (unsigned char c : text) {
+    char escaped[8];
+    // Bytes outside of ASCII may be no UTF-8: names of thermal zones are a stranger's.
+    if (c < 0x20 || c >= 0x7f) {
+      std::snprintf(escaped, sizeof escaped, "\\u%04x", c >= 0x7f ? 0xfffd : c);
+      out += escaped;
+    } else {
+      if (c == '"' || c == '\\') out += '\\';
+      out += static_cast<char>(c);
+    }
+  }
+  return out + '"';
+}
+
+inline std::string list(const std::vector<std::string>& items) {
+  std::string out = "[";
+  for (const auto& item : items) out += (out.size() > 1 ? ", " : "") + item;
+  return out + "]";
+}
+
+// Prints {"kind": {"key": value, ...}}; the values are JSON.
+inline void print(const char* kind, std::initializer_list<std::pair<const char*, std::string>> fields) {
+  std::string out = "{" + quoted(kind) + ": {";
+  bool first = true;
+  for (const auto& [key, value] : fields) {
+    out += (first ? "" : ", ") + quoted(key) + ": " + value;
+    first = false;
+  }
+  std::printf("%s}}\n", out.c_str());
+  std::fflush(stdout);
+}
+
+inline void mark(const std::string& name) { print("mark", {{"at", number(now())}, {"name", quoted(name)}}); }
+
+inline void series(const std::string& name, const char* unit, const std::vector<double>& samples) {
+  std::vector<std::string> items;
+  for (double sample : samples) items.push_back(number(sample));
+  print("series", {{"name", quoted(name)}, {"unit", quoted(unit)}, {"samples", list(items)}});
+}
+
+}  // namespace edgekit
