@@ -6,6 +6,7 @@ one of the classes in ``LINES``. Times ``at`` are seconds of the device's CLOCK_
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -161,10 +162,10 @@ LINES: dict[str, type[Line]] = {
 
 def read_line(text: str) -> Line:
     """Read a line of a driver. Raises ValueError if it is none, as record.from_json."""
-    kind, colon, rest = text.strip().removeprefix('{"').partition('": ')
-    if kind not in LINES or not colon or not rest.endswith("}"):
+    found = re.fullmatch(r'\{"(\w+)": ?(.*)\}', text.strip())
+    if not found or found[1] not in LINES:
         raise ValueError(f"$: expected a line of the driver, found {text.strip()[:60]!r}")
-    return from_json(LINES[kind], rest[:-1])
+    return from_json(LINES[found[1]], found[2])
 
 
 Status = Literal["done", "noisy", "throttled", "failed", "refused"]

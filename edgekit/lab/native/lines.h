@@ -1,11 +1,14 @@
 // The driver's lines: one JSON object each, as edgekit/types/lab.py defines them.
 #pragma once
 
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <ctime>
 #include <initializer_list>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,7 +56,17 @@ inline std::string list(const std::vector<std::string>& items) {
   return out + "]";
 }
 
-// Prints {"kind": {"key": value, ...}}; the values are JSON.
+// The stream of the lines. Vendors' libraries print to stdout too: from the first call on, that goes to stderr.
+inline FILE* lines() {
+  static FILE* stream = [] {
+    FILE* own = fdopen(dup(STDOUT_FILENO), "w");
+    dup2(STDERR_FILENO, STDOUT_FILENO);
+    return own;
+  }();
+  return stream;
+}
+
+// Prints {"kind": {"key": value, ...}}, from several threads; the values are JSON.
 inline void print(const char* kind, std::initializer_list<std::pair<const char*, std::string>> fields) {
   std::string out = "{" + quoted(kind) + ": {";
   bool first = true;
@@ -61,8 +74,10 @@ inline void print(const char* kind, std::initializer_list<std::pair<const char*,
     out += (first ? "" : ", ") + quoted(key) + ": " + value;
     first = false;
   }
-  std::printf("%s}}\n", out.c_str());
-  std::fflush(stdout);
+  static std::mutex lock;
+  const std::lock_guard<std::mutex> held(lock);
+  std::fprintf(lines(), "%s}}\n", out.c_str());
+  std::fflush(lines());
 }
 
 inline void mark(const std::string& name) { print("mark", {{"at", number(now())}, {"name", quoted(name)}}); }

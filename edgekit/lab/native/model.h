@@ -136,15 +136,15 @@ inline Ort::Value whole_numbers(int64_t* data, size_t count, const Shape& shape)
 inline void copy_positions(char* to, int64_t room, int64_t at, const char* from, int64_t held, int64_t count,
                            int64_t heads, size_t row) {
   for (int64_t head = 0; head < heads; head++)
-    std::memcpy(to + static_cast<size_t>(head * room + at) * row, from + static_cast<size_t>(head * held) * row,
-                static_cast<size_t>(count) * row);
+    std::memmove(to + static_cast<size_t>(head * room + at) * row, from + static_cast<size_t>(head * held) * row,
+                 static_cast<size_t>(count) * row);
 }
 
 // A model with a cache: tokens in, the last position's logits out.
 class Model {
  public:
   virtual ~Model() = default;
-  virtual void reset() = 0;
+  virtual void rewind(int64_t length) { length_ = length; }
   int64_t context() const { return context_; }
   int64_t vocab() const { return static_cast<int64_t>(logits_.size()); }
   int64_t length() const { return length_; }
@@ -213,7 +213,14 @@ class GrowingModel : public Model {
     mask_.assign(static_cast<size_t>(context_), 1);
   }
 
-  void reset() override { length_ = 0; }
+  // Heads are stored one after another, so a cache that is not written in place is packed again.
+  void rewind(int64_t length) override {
+    if (!plan_.shared && length < length_)
+      for (size_t i = 0; i < slots_.size(); i++)
+        copy_positions(past_[i].bytes.data(), length, 0, past_[i].bytes.data(), length_, length, slots_[i].heads,
+                       slots_[i].row());
+    length_ = length;
+  }
 
  protected:
   void run(const int64_t* ids, int64_t count, bool) override {
@@ -332,11 +339,6 @@ class StaticModel : public Model {
       }
     const auto info = prefill_.back().session.GetOutputTypeInfo(0);
     logits_.resize(static_cast<size_t>(info.GetTensorTypeAndShapeInfo().GetShape().back()));
-  }
-
-  void reset() override {
-    length_ = 0;
-    for (auto& [name, tensor] : cache_) std::fill(tensor.bytes.begin(), tensor.bytes.end(), 0);
   }
 
  protected:

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "model.h"
 #include "state.h"
@@ -21,6 +22,7 @@ namespace {
 using namespace edgekit;
 
 constexpr const char* VERSION = "1";
+constexpr int64_t STRETCH = 128;
 
 struct Decode {
   int64_t count, depth;
@@ -30,14 +32,16 @@ struct Task {
   std::string kind;
   std::vector<int64_t> prompts;
   std::vector<Decode> decodes;
-  int64_t repetitions, warmup, loads, max_tokens;
+  int64_t repetitions, warmup, loads, max_tokens, depth;
+  bool bursts;
   double seconds;
   Tokens tokens, stop;
 };
 
 Task read_task(Arguments& words) {
   Task task{words.one("do"), words.wholes("pp"), {}, words.whole("repetitions", 1), words.whole("warmup", 0),
-            std::max<int64_t>(words.whole("loads", 1), 1), words.whole("max_tokens", 0), words.real("seconds", 0),
+            std::max<int64_t>(words.whole("loads", 1), 1), words.whole("max_tokens", 0),
+            words.whole("depth", 0), words.whole("bursts", 0) != 0, words.real("seconds", 0),
             words.wholes("tokens"), words.wholes("stop")};
   for (const auto& word : words.all("tg")) {
     const auto [count, depth] = split(word, '@');
@@ -115,17 +119,15 @@ class RandomTokens {
 // Measured rounds over all workloads, as edgekit/measure/latency.py.
 class Bench {
  public:
-  Bench(Model& model, State& state, const Task& task)
-      : model_(model), state_(state), task_(task), random_(model.vocab()) {}
+  Bench(Model& model, const Task& task) : model_(model), task_(task), random_(model.vocab()) {}
 
   void run() {
     for (int64_t i = 0; i < task_.warmup + task_.repetitions; i++) {
       timed_ = i >= task_.warmup;
       for (int64_t count : task_.prompts) prompt(count);
-      model_.reset();
+      model_.rewind(0);
       for (const auto& decode : task_.decodes)
         if (timed_ || &decode == &task_.decodes.front()) this->decode(decode);
-      if (timed_) state_.sample();
     }
     for (const auto& name : order_) series(name, units_[name], samples_[name]);
   }
@@ -134,7 +136,7 @@ class Bench {
   void prompt(int64_t count) {
     const Tokens tokens = random_(count);
     const std::string name = std::to_string(count);
-    model_.reset();
+    model_.rewind(0);
     say("pp" + name + " begin");
     const double started = now();
     const auto& logits = model_.feed(tokens);
@@ -148,7 +150,7 @@ class Bench {
 
   void decode(const Decode& decode) {
     const std::string at = "@" + std::to_string(decode.depth), name = "tg" + std::to_string(decode.count) + at;
-    if (model_.length() > decode.depth) model_.reset();
+    if (model_.length() > decode.depth) model_.rewind(0);
     if (model_.length() < decode.depth) model_.feed(random_(decode.depth - model_.length()));
     double sum = 0;
     say(name + " begin");
@@ -158,7 +160,6 @@ class Bench {
       const double seconds = now() - started;
       add("tpot" + at, "s", seconds);
       sum += seconds;
-      state_.tick();
     }
     say(name + " end");
     add(name, "tok/s", static_cast<double>(decode.count) / sum);
@@ -176,7 +177,6 @@ class Bench {
   }
 
   Model& model_;
-  State& state_;
   const Task& task_;
   RandomTokens random_;
   std::vector<std::string> order_;
@@ -186,49 +186,102 @@ class Bench {
   volatile int64_t keep_ = 0;  // the choice of a token is part of the time; the compiler must not drop it
 };
 
-void sustain(Model& model, State& state, const Task& task) {
+// Decodes at the first depth for some seconds, printing a Rate each second. After STRETCH tokens it starts again there,
+// so that depth bends no curve; as edgekit/lab/driver/program.py.
+void sustain(Model& model, const Task& task) {
+  const int64_t stretch = std::min<int64_t>(STRETCH, model.context() - task.depth);
+  if (stretch < 1)
+    throw Error{"a depth of " + std::to_string(task.depth) + " tokens leaves no room in the context of " +
+                    std::to_string(model.context()),
+                "use a smaller depth"};
   RandomTokens random(model.vocab());
-  const double started = now();
-  double last = started;
+  if (task.depth) model.feed(random(task.depth));
+  const Tokens tokens = random(stretch);
+  const std::string name = "sustain@" + std::to_string(task.depth);
+  mark(name + " begin");
+  const double begin = now();
+  double last = begin;
   int64_t done = 0;
-  mark("sustain begin");
-  while (last - started < task.seconds) {
-    if (model.length() == model.context()) model.reset();
-    model.feed(random(1));
+  for (double at = begin; at - begin < task.seconds; at = now()) {
+    if (at - last >= 1) {
+      print("rate", {{"at", number(at)}, {"seconds", number(at - last)}, {"tokens", std::to_string(done)}});
+      last = at;
+      done = 0;
+    }
+    if (model.length() >= task.depth + stretch) model.rewind(task.depth);
+    model.feed({tokens[static_cast<size_t>(model.length() - task.depth)]});
     done++;
-    state.tick();
-    const double at = now();
-    if (at - last < 1 && at - started < task.seconds) continue;
-    print("rate", {{"at", number(at)}, {"seconds", number(at - last)}, {"tokens", std::to_string(done)}});
-    state.sample();
-    last = at;
-    done = 0;
   }
-  mark("sustain end");
+  if (now() - last >= 1)
+    print("rate", {{"at", number(now())}, {"seconds", number(now() - last)}, {"tokens", std::to_string(done)}});
+  mark(name + " end");
 }
 
-void generate(Model& model, State& state, const Task& task) {
+// Loads all cores in a pattern that a meter's trace shows too, so that its clock can be aligned.
+void burst() {
+  const double pauses[] = {0.7, 1.1, 0.9};  // as edgekit/lab/driver/program.py
+  for (int i = 0; i < 3; i++) {
+    const std::string name = "burst " + std::to_string(i + 1);
+    mark(name + " begin");
+    const double end = now() + 0.5;
+    std::vector<std::thread> busy(std::max(1u, std::thread::hardware_concurrency()));
+    for (auto& thread : busy)
+      thread = std::thread([end] {
+        volatile double sum = 0;
+        while (now() < end)
+          for (int k = 0; k < 100000; k++) sum = sum * 0.999 + k;
+      });
+    for (auto& thread : busy) thread.join();
+    mark(name + " end");
+    std::this_thread::sleep_for(std::chrono::duration<double>(pauses[i]));
+  }
+}
+
+void generate(Model& model, const Task& task) {
   if (static_cast<int64_t>(task.tokens.size()) >= model.context())
     throw Error{"the prompt's " + std::to_string(task.tokens.size()) + " tokens leave no room in the context of " +
                     std::to_string(model.context()) + " tokens",
                 "shorten the prompt"};
-  mark("prompt begin");
   int64_t token = best(model.feed(task.tokens));
-  mark("prompt end");
   for (int64_t made = 1;; made++) {
     print("token", {{"at", number(now())}, {"id", std::to_string(token)}});
     const bool ended = std::find(task.stop.begin(), task.stop.end(), token) != task.stop.end();
     if (ended || made == task.max_tokens || model.length() == model.context()) return;
     token = best(model.feed({token}));
-    state.tick();
   }
+}
+
+void measure(const Task& task, const Opening& how, const std::function<std::unique_ptr<Model>(Opener&)>& make) {
+  Opener opener(how);
+  std::unique_ptr<Model> model;
+  std::vector<double> loads;
+  mark("load begin");
+  for (int64_t i = 0; i < task.loads; i++) {
+    model.reset();
+    const double started = now();
+    model = make(opener);
+    loads.push_back(now() - started);
+  }
+  mark("load end");
+  series("load", "s", loads);
+  if (task.kind == "bench") {
+    Bench(*model, task).run();
+  } else if (task.kind == "sustain") {
+    sustain(*model, task);
+  } else if (task.kind == "generate") {
+    generate(*model, task);
+  } else {
+    throw Error{"this runner cannot do '" + task.kind + "'", "ask it to do bench, sustain or generate"};
+  }
+  if (const auto peak = read_field("/proc/self/status", "VmHWM")) series("peak_rss", "B", {*peak * 1024});
 }
 
 void work(int count, char** given) {
   Arguments words(count, given);
   const Task task = read_task(words);
   const std::string root = words.one("root");
-  State state(root, words.one("power"), words.real("power_seconds", 0.1));
+  const Meter meter(root, words.one("power"));
+  const double power_seconds = words.real("power_seconds", 0.1);
   const auto [library, version] = load_runtime(words.one("runtime"));
   const Opening how = read_opening(words, library);
   const auto make = read_model(words, !how.provider.empty() || !how.function.empty());
@@ -240,28 +293,10 @@ void work(int count, char** given) {
                                      list({quoted("onnxruntime"), quoted(version)})})},
                   {"pid", std::to_string(getpid())},
                   {"boot_id", quoted(read_word("/proc/sys/kernel/random/boot_id"))}});
-  state.sample();
-  Opener opener(how);
-  std::unique_ptr<Model> model;
-  std::vector<double> loads;
-  for (int64_t i = 0; i < task.loads; i++) {
-    model.reset();
-    const double started = now();
-    model = make(opener);
-    loads.push_back(now() - started);
-  }
-  series("load", "s", loads);
-  if (task.kind == "bench") {
-    Bench(*model, state, task).run();
-  } else if (task.kind == "sustain") {
-    sustain(*model, state, task);
-  } else if (task.kind == "generate") {
-    generate(*model, state, task);
-  } else {
-    throw Error{"this runner cannot do '" + task.kind + "'", "ask it to do bench, sustain or generate"};
-  }
-  if (const auto peak = read_field("/proc/self/status", "VmHWM")) series("peak_rss", "B", {*peak * 1024});
-  state.sample();
+  const Watch watch(root, meter, power_seconds);
+  if (task.bursts) burst();
+  measure(task, how, make);
+  if (task.bursts) burst();
 }
 
 int fail(const std::string& message, const std::string& hint) {
@@ -272,6 +307,7 @@ int fail(const std::string& message, const std::string& hint) {
 }  // namespace
 
 int main(int count, char** given) {
+  lines();
   try {
     work(count, given);
   } catch (const Error& error) {

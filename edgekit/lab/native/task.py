@@ -87,6 +87,8 @@ def task_words(task: Task, bundle: Bundle, there: There, npu: NpuBuild | None = 
     words += _npu_words(task, npu, there) if npu else _cpu_words(task, bundle, settings)
     if there.power:
         words.append(f"power={there.power}")
+    if task.marks:
+        words.append("bursts=1")
     return (*words, *_work(task, context_of(bundle, npu)))
 
 
@@ -96,7 +98,6 @@ def _refuse(task: Task) -> None:
         "logits": task.do == "logits",
         "sampling, only the likeliest tokens": sampling
         and (bool(sampling.temperature) or sampling.repetition_penalty != 1.0 or bool(sampling.stop)),
-        "bursts for a meter's clock": task.marks,
         "meters by name, only the files that `power` names": bool(task.meter),
     }
     for what, true in wrong.items():
@@ -150,6 +151,7 @@ def _work(task: Task, context: int) -> Iterator[str]:
         yield f"warmup={task.warmup}"
     elif task.do == "sustain":
         yield f"seconds={task.seconds:g}"
+        yield from (f"depth={depth}" for depth in task.depth[:1])
     else:
         yield f"tokens={','.join(map(str, task.tokens))}"
         yield f"stop={','.join(map(str, task.stop))}"
