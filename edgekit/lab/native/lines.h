@@ -34,7 +34,7 @@ inline std::string number(double value) {
   return text;
 }
 
-inline std::string quoted(const std::string& text) {
+inline std::string in_quotes(const std::string& text) {
   std::string out = "\"";
   for (unsigned char c : text) {
     char escaped[8];
@@ -68,10 +68,10 @@ inline FILE* lines() {
 
 // Prints {"kind": {"key": value, ...}}, from several threads; the values are JSON.
 inline void print(const char* kind, std::initializer_list<std::pair<const char*, std::string>> fields) {
-  std::string out = "{" + quoted(kind) + ": {";
+  std::string out = "{" + in_quotes(kind) + ": {";
   bool first = true;
   for (const auto& [key, value] : fields) {
-    out += (first ? "" : ", ") + quoted(key) + ": " + value;
+    out += (first ? "" : ", ") + in_quotes(key) + ": " + value;
     first = false;
   }
   static std::mutex lock;
@@ -80,12 +80,12 @@ inline void print(const char* kind, std::initializer_list<std::pair<const char*,
   std::fflush(lines());
 }
 
-inline void mark(const std::string& name) { print("mark", {{"at", number(now())}, {"name", quoted(name)}}); }
+inline void mark(const std::string& name) { print("mark", {{"at", number(now())}, {"name", in_quotes(name)}}); }
 
 inline void series(const std::string& name, const char* unit, const std::vector<double>& samples) {
   std::vector<std::string> items;
   for (double sample : samples) items.push_back(number(sample));
-  print("series", {{"name", quoted(name)}, {"unit", quoted(unit)}, {"samples", list(items)}});
+  print("series", {{"name", in_quotes(name)}, {"unit", in_quotes(unit)}, {"samples", list(items)}});
 }
 
 }  // namespace edgekit

@@ -8,9 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <memory>
 #include <random>
 #include <thread>
 
@@ -287,12 +289,12 @@ void work(int count, char** given) {
   const auto make = read_model(words, !how.provider.empty() || !how.function.empty());
   words.refuse_unread();
   print("hello", {{"at", number(now())},
-                  {"driver", quoted(std::string("edgekit-runner ") + VERSION)},
+                  {"driver", in_quotes(std::string("edgekit-runner ") + VERSION)},
                   {"python", "\"\""},
-                  {"versions", list({list({quoted("edgekit-runner"), quoted(VERSION)}),
-                                     list({quoted("onnxruntime"), quoted(version)})})},
+                  {"versions", list({list({in_quotes("edgekit-runner"), in_quotes(VERSION)}),
+                                     list({in_quotes("onnxruntime"), in_quotes(version)})})},
                   {"pid", std::to_string(getpid())},
-                  {"boot_id", quoted(read_word("/proc/sys/kernel/random/boot_id"))}});
+                  {"boot_id", in_quotes(read_word("/proc/sys/kernel/random/boot_id"))}});
   const Watch watch(root, meter, power_seconds);
   if (task.bursts) burst();
   measure(task, how, make);
@@ -300,7 +302,7 @@ void work(int count, char** given) {
 }
 
 int fail(const std::string& message, const std::string& hint) {
-  print("failed", {{"at", number(now())}, {"message", quoted(message)}, {"hint", quoted(hint)}});
+  print("failed", {{"at", number(now())}, {"message", in_quotes(message)}, {"hint", in_quotes(hint)}});
   return 1;
 }
 

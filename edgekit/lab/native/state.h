@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <mutex>
 #include <optional>
@@ -61,7 +64,7 @@ inline std::vector<std::string> entries(const std::string& folder, const std::st
       if (name[0] == '.' || name.size() < start.size() + end.size() || name.rfind(start, 0) != 0) continue;
       if (name.compare(name.size() - end.size(), end.size(), end) != 0) continue;
       const std::string middle = name.substr(start.size(), name.size() - start.size() - end.size());
-      const bool number = !middle.empty() && std::all_of(middle.begin(), middle.end(), isdigit);
+      const bool number = !middle.empty() && std::all_of(middle.begin(), middle.end(), [](unsigned char c) { return std::isdigit(c); });
       if (number || start.empty()) found.emplace_back(number ? std::strtol(middle.c_str(), nullptr, 10) : 0, name);
     }
     closedir(open);
@@ -89,7 +92,7 @@ class Observer {
                      {"clocks_mhz", clocks()},
                      {"governor", governor()},
                      {"battery_percent", or_null(percent)},
-                     {"plugged", plugged ? quoted(*plugged) : "null"},
+                     {"plugged", plugged ? in_quotes(*plugged) : "null"},
                      {"background", or_null(background())},
                      {"free_memory_bytes", or_null(free, 1024)}});
   }
@@ -103,7 +106,7 @@ class Observer {
       const auto degrees = read_number(file);
       // Others are a sensor that is off.
       if (degrees && *degrees >= -40e3 && *degrees <= 150e3)
-        found.push_back(list({quoted(name), number(*degrees / 1e3)}));
+        found.push_back(list({in_quotes(name), number(*degrees / 1e3)}));
     };
     for (const auto& zone : entries(root_ + "/sys/class/thermal", "thermal_zone"))
       add(read_word(zone + "/type"), zone + "/temp");
@@ -131,7 +134,7 @@ class Observer {
     std::string all;
     for (const auto& name : found)
       if (!name.empty()) all += (all.empty() ? "" : ", ") + name;
-    return quoted(all);
+    return in_quotes(all);
   }
 
   Battery supplies() {
