@@ -216,7 +216,7 @@ def test_another_users_file_is_not_taken_for_a_private_one(tmp_path, monkeypatch
 
 PRIVATE_FOLDERS = {
     "bundle/external.py", "bundle/journal.py", "bundle/mlprogram.py", "bundle/write.py", "graph/optimum.py",
-    "learn/student.py", "quantize/kept.py",
+    "lab/native/building.py", "learn/student.py", "quantize/kept.py",
     "run/arm64.py", "run/npu/child.py", "run/npu/compiling.py", "run/npu/emulating.py", "source/packaged.py",
     "verify/arm.py",
 }  # fmt: skip

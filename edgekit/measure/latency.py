@@ -41,7 +41,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """The workloads that fit the context."""
 
     prompts: tuple[int, ...]
@@ -107,9 +107,9 @@ def measure_latency(
             "more",
             "pass larger numbers",
         )
-    plan = _plan(runner.context_length, pp, tg, depth)
+    plan = plan_workloads(runner.context_length, pp, tg, depth)
     random = np.random.default_rng(seed)
-    warm = _Plan(plan.prompts, plan.decodes[:1], "")
+    warm = Plan(plan.prompts, plan.decodes[:1], "")
     samples, forgotten = _Samples(list), _Samples(list)
     rounds = [(warm, forgotten, unmarked)] * warmup + [(plan, samples, mark)] * repetitions
     total = sum(len(p.prompts) + len(p.decodes) for p, _, _ in rounds)
@@ -134,7 +134,7 @@ def decode(runner: Runner, tokens: NDArray[np.int64]) -> list[float]:
 
 def _round(
     runner: Runner,
-    plan: _Plan,
+    plan: Plan,
     random: np.random.Generator,
     samples: _Samples,
     mark: Marking,
@@ -168,7 +168,8 @@ def _round(
         done()
 
 
-def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[int]) -> _Plan:
+def plan_workloads(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[int]) -> Plan:
+    """The workloads of ``measure_latency`` that fit a context. Raises MeasureError if none does."""
     decodes = sorted({(d, n) for d in depth for n in tg})
     fit = tuple((d, n) for d, n in decodes if d + n <= context)
     prompts = tuple(n for n in sorted(set(pp)) if n <= context)
@@ -181,4 +182,4 @@ def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[in
     words = [f"pp{n}" for n in prompts] + [f"tg{n}@{d}" for d, n in fit]
     missing = [f"pp{n}" for n in sorted(set(pp)) if n > context] + [f"tg{n}@{d}" for d, n in decodes if d + n > context]
     left_out = f"; left out: {', '.join(missing)} (the context holds {context} tokens)" if missing else ""
-    return _Plan(prompts, fit, ", ".join(words) + left_out)
+    return Plan(prompts, fit, ", ".join(words) + left_out)

@@ -6,13 +6,14 @@ one of the classes in ``LINES``. Times ``at`` are seconds of the device's CLOCK_
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from edgekit import ranges
-from edgekit.record import added_later
+from edgekit.record import added_later, from_json
 from edgekit.types.generation import Sampling, Settings
-from edgekit.types.measurement import Energy, Measurement
+from edgekit.types.measurement import Energy, Measurement, Series
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,19 @@ class Failed:
     hint: str
 
 
-Line = Hello | Mark | Sample | Token | Rate | Power | Done | Failed
+Line = Hello | Mark | Sample | Token | Rate | Power | Series | Done | Failed
 LINES: dict[str, type[Line]] = {
-    cls.__name__.lower(): cls for cls in (Hello, Mark, Sample, Token, Rate, Power, Done, Failed)
+    cls.__name__.lower(): cls for cls in (Hello, Mark, Sample, Token, Rate, Power, Series, Done, Failed)
 }
+"""A Series is what the native runner measured; the host makes the Measurement, whose formulas need the manifest."""
+
+
+def read_line(text: str) -> Line:
+    """Read a line of a driver. Raises ValueError if it is none, as record.from_json."""
+    found = re.fullmatch(r'\{"(\w+)": ?(.*)\}', text.strip())
+    if not found or found[1] not in LINES:
+        raise ValueError(f"$: expected a line of the driver, found {text.strip()[:60]!r}")
+    return from_json(LINES[found[1]], found[2])
 
 
 Status = Literal["done", "noisy", "throttled", "failed", "refused"]
