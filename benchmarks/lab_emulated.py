@@ -120,17 +120,20 @@ class EmulatedStation:
         """Heat up with a time constant of 90 s, and slow down with it."""
         begin = self._at
         rates, samples, power = [], [], []
-        for second in range(int(workload.sustained)):
-            warm = 1 - exp(-second / 90)
+        at = begin
+        while at < begin + workload.sustained:
+            warm = 1 - exp(-(at - begin) / 90)
             kept = 1 - (1 - self.temper.hot) * warm
-            at = begin + second + 1
-            rates.append(Rate(at, 1.0, max(1, round(speed * kept * (1 + 0.2 * self._noise())))))
-            samples.append(self._sample(at, 41 + 42 * warm, 2400 * kept))
+            now = speed * kept * (1 + 0.2 * self._noise())
+            tokens = max(1, round(now))
+            at += tokens / now
+            rates.append(Rate(at, tokens / now, tokens))
+            samples.append(self._sample(at, 41 + 42 * warm * self.temper.watts**0.1 / 1.2, 2400 * kept))
             power.append(Power(at, self.temper.watts * kept))
         self._at = begin + workload.sustained + 60
         marks = (Mark(begin, "sustain begin"), Mark(begin + workload.sustained, "sustain end"))
-        tokens = sum(rate.tokens for rate in rates)
-        energy = self._energy(sum(p.value for p in power), tokens, workload.sustained)
+        joules = sum(p.value * rate.seconds for p, rate in zip(power, rates, strict=True))
+        energy = self._energy(joules, sum(rate.tokens for rate in rates), workload.sustained)
         return Outcome("emulated", None, energy, marks, tuple(samples), tuple(rates), tuple(power))
 
     def _bench(self, bundle: LabBundle, speed: float, workload: Workload) -> Outcome:

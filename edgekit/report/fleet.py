@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 _SHAPES = dict(zip(MARKERS, "●■◆▲▼✚★✖", strict=True))
 """Characters that look like matplotlib's markers."""
 
+_AT_ONCE = 5.0
+"""Seconds: a curve that is level by then was level from the start."""
+
 
 @dataclass(frozen=True)
 class Drawing:
-    """A plot with its title; ``say`` explains it."""
+    """A plot with its title; ``say`` explains each of its lines."""
 
     title: str
     svg: str
-    say: str = ""
+    say: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ def _curves(results: Sequence[Result], bundles: Sequence[str]) -> list[Drawing]:
     for at, (device, workload) in enumerate(groups):
         found = [r for r in results if (r.device, r.workload) == (device, workload) and r.curve]
         lines = [(Ink(r.bundle, bundles.index(r.bundle) % HUES), r.curve) for r in found if r.curve]
-        told = [_told(r) for r in found]
-        drawings.append(Drawing(f"{device}: {workload}", plot_curves(lines, f"curve{at}"), "; ".join(told)))
+        told = tuple(map(_told, found))
+        drawings.append(Drawing(f"{device}: {workload}", plot_curves(lines, f"curve{at}"), told))
     return drawings
 
 
@@ -171,13 +174,13 @@ def _told(result: Result) -> str:
     curve = result.curve
     assert curve
     level = curve.level
-    said = (
-        f"levels off after {words.seconds(level.after)} at {words.number(level.tok_s)} tok/s "
-        f"[{words.number(level.low)}, {words.number(level.high)}]"
-        if level
-        else "does not level off"
-    )
-    return f"{result.bundle} {said}{f', {curve.throttled}' if curve.throttled else ''}"
+    if level is None:
+        said = "does not level off"
+    else:
+        speed = f"{words.number(level.tok_s)} tok/s [{words.number(level.low)}, {words.number(level.high)}]"
+        early = level.after < _AT_ONCE
+        said = f"holds {speed}" if early else f"levels off after {words.seconds(level.after)} at {speed}"
+    return f"{result.bundle} {said}{f'; {curve.throttled}' if curve.throttled else ''}"
 
 
 class _Scale:
