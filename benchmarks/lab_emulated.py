@@ -185,7 +185,7 @@ def run_emulated(
     seconds: float = 0.0,
     drift: float = 1.0,
     fresh: bool = False,
-    told: Callable[[LabRun], None] = lambda run: None,
+    told: Callable[[LabRun], None] | None = None,
 ) -> Plan:
     """Run a lab of emulated devices, or what is left of it."""
     with opened(folder) as store:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgekit.learn.distill import Distilled
     from edgekit.types import Bundle, Check, Emitted, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
+    from edgekit.types.fleet import MeasuredSpeed
     from edgekit.types.learning import RunCard
 
 
@@ -181,20 +182,25 @@ class SchemeCard:
 
 @dataclass(frozen=True)
 class TargetCard:
-    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``."""
+    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``.
+
+    ``measured``: what this user's lab measured on such devices.
+    """
 
     target: Target
     rewrites: tuple[Rewrite, ...]
     schemes: tuple[SchemeCard, ...]
+    measured: tuple[MeasuredSpeed, ...] = ()
 
     @classmethod
-    def of(cls, target: Target, fixes: dict[str, str]) -> Self:
+    def of(cls, target: Target, fixes: dict[str, str], measured: tuple[MeasuredSpeed, ...] = ()) -> Self:
         """Pair the lacks and quirks of a target and its schemes with the files of their rewrites."""
         npu = target.npu
         return cls(
             target,
             _rewrites(target, fixes),
             tuple(_scheme(npu, scheme, fixes) for scheme in npu.schemes) if npu else (),
+            measured,
         )
 
 

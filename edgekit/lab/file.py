@@ -176,7 +176,7 @@ def _check_devices(table: Table, devices: Sequence[LabDevice]) -> None:
 
 def _select(table: Table, key: str, devices: Sequence[LabDevice]) -> tuple[LabDevice, ...]:
     """The devices that a list of names and labels means."""
-    wanted = table.words(key, default=())
+    wanted: tuple[str, ...] = table.words(key, default=())
     known = sorted({word for d in devices for word in (d.name, *d.labels)})
     for word in wanted:
         if word not in known:

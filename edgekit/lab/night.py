@@ -57,7 +57,7 @@ class _Night:
     store: Store
     open_station: Open
     clock: Clock
-    told: Callable[[LabRun], None]
+    told: Callable[[LabRun], None] | None
     began: float
     stop: Event = field(default_factory=Event)
     turn: Lock = field(default_factory=Lock)
@@ -71,8 +71,9 @@ class _Night:
     def keep(self, run: LabRun) -> None:
         """Write a run down, then tell of it, one at a time."""
         self.store.keep(run)
-        with self.turn:
-            self.told(run)
+        if self.told:
+            with self.turn:
+                self.told(run)
 
 
 def run_lab(
@@ -80,7 +81,7 @@ def run_lab(
     store: Store,
     open_station: Open,
     *,
-    told: Callable[[LabRun], None] = lambda run: None,
+    told: Callable[[LabRun], None] | None = None,
     clock: Clock | None = None,
 ) -> None:
     """Make the runs of a plan that the store does not have yet.

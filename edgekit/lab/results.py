@@ -211,4 +211,3 @@ def _health(device: str, runs: Sequence[LabRun], results: Sequence[Result]) -> D
         hottest=max(temperatures, default=None),
         meter=meter,
     )
-

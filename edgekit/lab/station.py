@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from edgekit.types.measurement import Energy
@@ -19,7 +19,7 @@ class Outcome:
 
     driver: str
     measurement: Measurement | None = None
-    energy: Energy = Energy("none", reason="no meter was read")
+    energy: Energy = field(default_factory=lambda: Energy("none", reason="no meter was read"))
     marks: tuple[Mark, ...] = ()
     samples: tuple[Sample, ...] = ()
     rates: tuple[Rate, ...] = ()

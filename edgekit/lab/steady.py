@@ -108,7 +108,9 @@ def find_level(rates: Sequence[Rate]) -> Level | None:
     rest = values[cut:]
     mean = sum(rest) / len(rest)
     reach = t_quantile(len(rest) - 1) * _standard_error(rest) * sqrt(len(rest) / (len(rest) - 1))
-    return Level(after=batches[cut][0] - rates[0].at + rates[0].seconds, tok_s=mean, low=mean - reach, high=mean + reach)
+    return Level(
+        after=batches[cut][0] - rates[0].at + rates[0].seconds, tok_s=mean, low=mean - reach, high=mean + reach
+    )
 
 
 def _standard_error(values: Sequence[float]) -> float:

@@ -199,9 +199,7 @@ def _schema(line: str) -> object:
 
 def durations(runs: Sequence[LabRun]) -> dict[tuple[str, str, str], float]:
     """Seconds that the last run of each device, bundle and workload took, of those that brought something back."""
-    return {
-        (r.device, r.bundle, r.workload): _seconds(r) for r in runs if r.status in ("done", "noisy", "throttled")
-    }
+    return {(r.device, r.bundle, r.workload): _seconds(r) for r in runs if r.status in ("done", "noisy", "throttled")}
 
 
 def _seconds(run: LabRun) -> float:

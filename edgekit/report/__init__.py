@@ -37,4 +37,3 @@ def write_report(bundles: Sequence[Bundle], out: Path) -> Path:
         make_parent(out)
         write_whole(out, page)
     return out
-

@@ -11,9 +11,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from edgekit.report.plot import SOFT, STYLE, Ink, to_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.gridspec import SubplotSpec
 
     from edgekit.types.fleet import Curve, Point
 
@@ -30,7 +31,7 @@ def plot_energy(lines: Sequence[tuple[Ink, Sequence[tuple[int, float, float]]]],
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-        axes = _panel(figure, 1, 0, "tokens per second")
+        axes = _panel(figure, figure.add_gridspec(1, 1)[0], "tokens per second")
         axes.set_xlabel("net joules per token")
         axes.grid(visible=True, axis="both")
         axes.set_xscale("log")
@@ -42,9 +43,9 @@ def plot_energy(lines: Sequence[tuple[Ink, Sequence[tuple[int, float, float]]]],
                 marker = MARKERS[bundle % len(MARKERS)]
                 axes.plot(joules, speed, marker, color=ink.color, markersize=9)
         _label_apart(axes, [(ink, *max(((p[1], p[2]) for p in points), key=lambda p: p[1])) for ink, points in lines])
-        joules = [p[1] for _, points in lines for p in points]
+        costs = [p[1] for _, points in lines for p in points]
         speeds = [p[2] for _, points in lines for p in points]
-        axes.set_xlim(min(joules) / 1.6, max(joules) * 1.6)
+        axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
         axes.set_ylim(min(speeds) / 1.6, max(speeds) * 2)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -75,32 +76,34 @@ def plot_curves(lines: Sequence[tuple[Ink, Curve]], name: str) -> str:
     A dashed line marks where and at what speed a curve levels off.
     """
     rows = [row for row in _ROWS if any(getattr(p, row[0]) is not None for _, c in lines for p in c.points)]
+    longest = max(curve.points[-1].seconds for _, curve in lines) / 60
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 2.2 + 0.85 * len(rows)), layout="constrained")
-        heights: Mapping[str, list[float]] = {"height_ratios": [2.6 if f == "tok_s" else 1.0 for f, _ in rows]}
+        grid = figure.add_gridspec(len(rows), 1, height_ratios=[2.6 if f == "tok_s" else 1.0 for f, _ in rows])
         for at, (field, unit) in enumerate(rows):
-            axes = _panel(figure, len(rows), at, unit, heights)
+            axes = _panel(figure, grid[at], unit)
             for ink, curve in lines:
-                times, values = _known(curve.points, field)
-                axes.plot(times, values, "-", color=ink.color, linewidth=1.6)
-                if field == "tok_s" and curve.level:
-                    end = curve.points[-1].seconds / 60
-                    axes.plot(
-                        [curve.level.after / 60, end], [curve.level.tok_s] * 2, "--", color=SOFT, linewidth=1.4
-                    )
-                    text = f"{ink.label} {curve.level.tok_s:.3g}"
-                    axes.annotate(text, (end, curve.level.tok_s), (6, 0), textcoords="offset points", va="center", fontsize=9)
-            if field in ("tok_s", "watts", "clock_mhz"):
+                axes.plot(*_known(curve.points, field), "-", color=ink.color, linewidth=1.6)
+                if field == "tok_s":
+                    _draw_level(axes, ink, curve)
+            if field != "celsius":
                 axes.set_ylim(bottom=0)
-            last = at == len(rows) - 1
-            axes.tick_params(labelbottom=last)
-            if last:
-                axes.set_xlabel("minutes")
-            longest = max(curve.points[-1].seconds for _, curve in lines) / 60
-            axes.set_xlim(0, 1.32 * longest)
-            axes.set_xticks([t for t in MaxNLocator(6, integer=True).tick_values(0, longest) if 0 <= t <= longest])
+            axes.set_xlim(0, 1.36 * longest)
+            axes.set_xticks([t for t in MaxNLocator(6).tick_values(0, longest) if 0 <= t <= longest])
             axes.yaxis.set_major_locator(MaxNLocator(5 if field == "tok_s" else 2))
+            axes.tick_params(labelbottom=at == len(rows) - 1)
+        axes.set_xlabel("minutes")
         return to_svg(figure, name)
+
+
+def _draw_level(axes: Axes, ink: Ink, curve: Curve) -> None:
+    """Mark where a curve levels off, and label its end."""
+    end = curve.points[-1]
+    height = curve.level.tok_s if curve.level else end.tok_s or 0.0
+    if curve.level:
+        axes.plot([curve.level.after / 60, end.seconds / 60], [height] * 2, "--", color=SOFT, linewidth=1.4)
+    text = f"{ink.label} {height:.3g}" if curve.level else ink.label
+    axes.annotate(text, (end.seconds / 60, height), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _known(points: Sequence[Point], field: str) -> tuple[list[float], list[float]]:
@@ -109,12 +112,9 @@ def _known(points: Sequence[Point], field: str) -> tuple[list[float], list[float
     return [t for t, _ in known], [v for _, v in known]
 
 
-def _panel(
-    figure: Figure, rows: int, at: int, y: str, heights: Mapping[str, list[float]] | None = None
-) -> Axes:
+def _panel(figure: Figure, place: SubplotSpec, y: str) -> Axes:
     figure.patch.set_visible(False)
-    grid = figure.axes[0].get_gridspec() if figure.axes else figure.add_gridspec(rows, 1, **(heights or {}))
-    axes = figure.add_subplot(grid[at])
+    axes = figure.add_subplot(place)
     axes.patch.set_visible(False)
     axes.set_ylabel(y)
     axes.grid(visible=False, axis="x")

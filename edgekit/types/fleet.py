@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgekit.types.device import Precision
 from edgekit.types.interval import Interval
 from edgekit.types.lab import Status
-from edgekit.types.measurement import Series
+from edgekit.types.measurement import Measurement, Series
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,40 @@ class Fleet:
     results: tuple[Result, ...]
     changes: tuple[Change, ...]
     devices: tuple[DeviceHealth, ...]
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """The newest measurement of a bundle with a workload on a device, kept in this machine's cache.
+
+    ``target``: the device file that describes it, "" for none. ``identity``: as in DeviceFacts. ``joules_per_token``:
+    net, of decoding, None if there was no meter.
+    """
+
+    schema: int
+    target: str
+    device: str
+    identity: str
+    workload: str
+    run: str
+    joules_per_token: float | None
+    meter: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """A decode speed that was measured on a device of a target.
+
+    ``efficiency``: the fraction of the target's memory bandwidth that decoding read, None if that is unknown.
+    """
+
+    precision: Precision
+    model: str
+    device: str
+    host: str
+    time: str
+    tok_s: float
+    efficiency: float | None
+    joules_per_token: float | None
+    meter: str

@@ -74,7 +74,9 @@ def _queries(series: dict[str, Series], pp: int) -> Series | None:
 
 
 def _nanoseconds(start: str, end: str, series: Series) -> dict[str, object]:
-    named = {f"{start}{what}_{end}": value for what, value in (("min", min(series.samples)), ("max", max(series.samples)))}
+    named = {
+        f"{start}{what}_{end}": value for what, value in (("min", min(series.samples)), ("max", max(series.samples)))
+    }
     named[f"{start}mean_{end}"] = series.mean
     named |= {f"{start}{p}.00_percentile_{end}": series.percentile(p) for p in (50, 90, 99)}
     return {name: round(1e9 * value) for name, value in named.items()}
