@@ -130,9 +130,7 @@ def main(arguments: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             labs.append(kill_a_lab(Path(folder) / "lab", pick, min(left, 5)))
         lab = labs[-1]
-        print(
-            f"lab {len(labs)}: {lab.runs} runs, {lab.kills} kills, {lab.torn_lines} torn lines, {len(lab.faults)} faults"
-        )
+        print(f"lab {len(labs)}: {lab.runs} runs, {lab.kills} kills, {lab.torn_lines} torn, {len(lab.faults)} faults")
         for fault in lab.faults[:5]:
             print(f"  {fault}")
         if given.output:

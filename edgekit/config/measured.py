@@ -1,4 +1,4 @@
-"""What this user's lab measured on devices: a file in the cache for each device, bundle and workload, the newest alone."""
+"""What this user's lab measured on devices: a file in the cache for each device, bundle and workload, the newest."""
 
 from __future__ import annotations
 

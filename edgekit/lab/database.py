@@ -94,10 +94,10 @@ class Database:
         """
         try:
             with self._engine.connect() as connection:
-                for identity, record in connection.execute(select(RUNS.c.id, RUNS.c.record).order_by(RUNS.c.started)):
+                for record in connection.execute(select(RUNS.c.record).order_by(RUNS.c.started)).scalars():
                     yield from_json(LabRun, record)
         except ValueError as error:
-            raise LabError(f"{self._place}: the run {identity} is damaged: {error}", "remove its row") from error
+            raise LabError(f"{self._place} holds a damaged run: {error}", "remove its row") from error
         except SQLAlchemyError as error:
             raise self._error("read", error) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from edgekit.bundle import open_bundle
@@ -16,6 +15,7 @@ from edgekit.strangers.toml_table import Table, is_path, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 Order = Literal["interleaved", "listed"]
 """interleaved: each repetition runs everything once, in an order of its own. listed: as in the file."""
@@ -178,15 +178,15 @@ def _select(table: Table, key: str, devices: Sequence[LabDevice]) -> tuple[LabDe
     """The devices that a list of names and labels means."""
     wanted: tuple[str, ...] = table.words(key, default=())
     known = sorted({word for d in devices for word in (d.name, *d.labels)})
-    for word in wanted:
-        if word not in known:
-            hint = f"{did_you_mean(word, known)}known names and labels: {', '.join(known)}"
-            raise table.error(f"'{table.where}{key}' has '{word}', which is no device and no label", hint)
+    for word in sorted(set(wanted) - set(known)):
+        hint = f"{did_you_mean(word, known)}known names and labels: {', '.join(known)}"
+        raise table.error(f"'{table.where}{key}' has '{word}', which is no device and no label", hint)
     return pick_devices(devices, wanted)
 
 
 def _bundles(table: Table, folder: Path, digest: Callable[[Path], str]) -> tuple[LabBundle, ...]:
-    paths = [(folder / word).resolve() for word in table.words("bundles", ())]
+    listed: tuple[str, ...] = table.words("bundles")
+    paths = [(folder / word).resolve() for word in listed]
     if not paths:
         raise table.error("'bundles' is empty", "list folders that `edgekit build` made")
     for path in paths:

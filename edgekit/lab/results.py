@@ -1,4 +1,4 @@
-"""What a lab's runs say together: results with their spread, sustained curves, and what changed since the night before."""
+"""What a lab's runs say together: results with their spread, sustained curves, changes since the night before."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from edgekit.types.lab import LabRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from edgekit.lab.database import Database
     from edgekit.lab.plan import Plan

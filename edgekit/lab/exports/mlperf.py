@@ -1,7 +1,7 @@
 """MLPerf LoadGen's names beside ours, for the SingleStream scenario.
 
-Names: ``result_*`` of loadgen's mlperf_log_detail.txt (loadgen/results.cc). edgekit runs no LoadGen and claims no MLPerf
-result: these are edgekit's own samples under the names that LoadGen gives to the same quantities.
+Names: ``result_*`` of loadgen's mlperf_log_detail.txt (loadgen/results.cc). edgekit runs no LoadGen and claims no
+MLPerf result: these are edgekit's own samples under the names that LoadGen gives to the same quantities.
 """
 
 from __future__ import annotations
