@@ -190,8 +190,7 @@ def run_emulated(
     """Run a lab of emulated devices, or what is left of it."""
     with opened(folder) as store:
         night = store.begin(lab.name, fresh=fresh)
-        known = durations(list(store.runs())) if any(folder.glob(f"{lab.name}@*")) else {}
-        plan = plan_runs(lab, night, known)
+        plan = plan_runs(lab, night, durations(store.runs()))
         run_lab(plan, store, lambda device, stopped: EmulatedStation(device, stopped, seconds, drift), told=told)
     return plan
 

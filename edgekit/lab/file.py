@@ -12,6 +12,7 @@ from edgekit.errors import did_you_mean
 from edgekit.lab import transport
 from edgekit.ranges import PLAIN_NAME
 from edgekit.strangers.toml_table import Table, is_path, keys_of
+from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,12 +97,13 @@ class Lab:
     deadline: float | None = None
 
 
-def load_lab(path: Path, digest: Callable[[Path], str] | None = None) -> Lab:
+def load_lab(path: Path, digest: Callable[[Path], str] | None = None, progress: Progress = silent) -> Lab:
     """Read a lab file. Paths of bundles are relative to its folder.
 
     Args:
         path: the TOML file.
         digest: returns a bundle's sha256; by default it is opened, which checks its files.
+        progress: called while bundles are checked.
 
     Raises:
         ConfigError: no such file, an unknown or missing key, an invalid value, a device or bundle twice, an unknown
@@ -120,7 +122,7 @@ def load_lab(path: Path, digest: Callable[[Path], str] | None = None) -> Lab:
     return Lab(
         name=name,
         devices=chosen,
-        bundles=_bundles(table, path.parent, digest or (lambda bundle: open_bundle(bundle).sha256)),
+        bundles=_bundles(table, path.parent, digest or (lambda bundle: open_bundle(bundle, progress=progress).sha256)),
         workloads=workloads,
         limits=limits,
         order=table.choice("order", get_args(Order), "interleaved"),

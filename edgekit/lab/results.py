@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from math import exp, log, sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
+from edgekit.errors import LabError, did_you_mean
 from edgekit.lab.steady import find_level, find_throttling, spread_of, t_quantile
-from edgekit.lab.store import lab_of
+from edgekit.lab.store import lab_of, nights_in, read_folder, read_plan
 from edgekit.types.fleet import Change, Curve, DeviceHealth, Fleet, Point, Result
 from edgekit.types.interval import Interval
 from edgekit.types.measurement import Series
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 
     from edgekit.types.lab import LabRun
 
+MOST_SPREAD = 0.1
 _BROKEN = ("failed", "refused")
 Key = tuple[str, str, str]
 
 
-def summarize(runs: Iterable[LabRun], most_spread: float = 0.1, lab: str = "") -> Fleet:
+def summarize(runs: Iterable[LabRun], most_spread: float = MOST_SPREAD, lab: str = "") -> Fleet:
     """Put runs together.
 
     Args:
@@ -40,6 +43,38 @@ def summarize(runs: Iterable[LabRun], most_spread: float = 0.1, lab: str = "") -
     last = by_night[nights[-1]]
     results = tuple(_result(nights[-1], key, last[key], most_spread) for key in sorted(last))
     return Fleet(lab, tuple(nights), results, tuple(_changes(nights, by_night)), _devices(last, results))
+
+
+def load_fleet(results: str, lab: str = "", most_spread: float | None = None) -> Fleet:
+    """Put together what a folder or a database holds.
+
+    Args:
+        results: a folder that a lab wrote, or an SQLAlchemy URL.
+        lab: which lab's; by default that of the last night.
+        most_spread: as in summarize; by default the limit in the last night's plan.
+
+    Raises:
+        LabError: there is nothing, or it cannot be read.
+    """
+    from edgekit.lab.database import Database
+
+    if "://" in results:
+        database = Database(results)
+        try:
+            runs = list(database.runs())
+        finally:
+            database.close()
+    else:
+        runs = list(read_folder(Path(results)))
+        nights = [night for night in nights_in(Path(results)) if not lab or lab_of(night) == lab]
+        planned = read_plan(Path(results) / nights[-1]) if nights else None
+        most_spread = planned.most_spread if planned and most_spread is None else most_spread
+    names = sorted({lab_of(run.lab) for run in runs})
+    if not runs or (lab and lab not in names):
+        asked = f" of a lab '{lab}'" if lab else ""
+        hint = f"{did_you_mean(lab, names)}run a lab first, or pass one of: {', '.join(names) or 'none is there'}"
+        raise LabError(f"{results.rpartition('@')[2]} holds no results{asked}", hint)
+    return summarize(runs, MOST_SPREAD if most_spread is None else most_spread, lab)
 
 
 def decode_speed(run: LabRun) -> float | None:

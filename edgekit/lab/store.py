@@ -22,7 +22,7 @@ from edgekit.record import from_json, to_json
 from edgekit.types.lab import LabRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from edgekit.lab.database import Database
@@ -34,9 +34,10 @@ _NIGHT = re.compile(r"(?P<lab>.+)@(?P<time>\d{8}T\d{6})Z")
 
 @dataclass(frozen=True)
 class Planned:
-    """``plan.json``: the ids of a night's runs."""
+    """``plan.json``: the ids of a night's runs, and the spread above which they are no result."""
 
     night: str
+    most_spread: float
     ids: tuple[str, ...]
 
 
@@ -66,7 +67,7 @@ class Store:
         folder = self._folder / plan.night
         with writing(folder, kind=LabError):
             folder.mkdir(exist_ok=True)
-            planned = Planned(plan.night, tuple(run.id for run in plan.runs))
+            planned = Planned(plan.night, plan.lab.limits.most_spread, tuple(run.id for run in plan.runs))
             write_whole(folder / PLAN, f"{to_json(planned)}\n".encode())
             sync(self._folder)
         runs = read_night(folder)
@@ -90,16 +91,22 @@ class Store:
             except LabError as error:
                 self.behind = error.message
 
+    def done(self, night: str) -> frozenset[str]:
+        """The ids of a night's runs that are done."""
+        return frozenset(run.id for run in self.night(night))
+
+    def night(self, night: str) -> list[LabRun]:
+        """The runs of a night."""
+        return read_night(self._folder / night)
+
     def runs(self) -> Iterator[LabRun]:
-        """All runs of all nights, oldest night first."""
-        return read_folder(self._folder)
+        """All runs of all nights, oldest night first; none in a new folder."""
+        for night in nights_in(self._folder):
+            yield from read_night(self._folder / night)
 
     def _left(self, night: str) -> bool:
-        try:
-            planned = from_json(Planned, (self._folder / night / PLAN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return bool(set(planned.ids) - {run.id for run in read_night(self._folder / night)})
+        planned = read_plan(self._folder / night)
+        return bool(planned and set(planned.ids) - {run.id for run in read_night(self._folder / night)})
 
 
 @contextmanager
@@ -134,6 +141,14 @@ def nights_in(folder: Path) -> list[str]:
     """The nights in a folder of results, oldest first."""
     found = [f.name for f in folder.iterdir() if _NIGHT.fullmatch(f.name)] if folder.is_dir() else []
     return sorted(found, key=lambda night: night.rpartition("@")[2])
+
+
+def read_plan(folder: Path) -> Planned | None:
+    """The plan of a night, None if it has none that can be read."""
+    try:
+        return from_json(Planned, (folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def lab_of(night: str) -> str:
@@ -197,7 +212,7 @@ def _schema(line: str) -> object:
     return data.get("schema") if isinstance(data, dict) else None
 
 
-def durations(runs: Sequence[LabRun]) -> dict[tuple[str, str, str], float]:
+def durations(runs: Iterable[LabRun]) -> dict[tuple[str, str, str], float]:
     """Seconds that the last run of each device, bundle and workload took, of those that brought something back."""
     return {(r.device, r.bundle, r.workload): _seconds(r) for r in runs if r.status in ("done", "noisy", "throttled")}
 
