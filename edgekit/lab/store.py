@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from edgekit.lab.database import Database
     from edgekit.lab.plan import Plan
 
+SHOWN = 14
+"""Nights that are looked at; older ones stay where they are."""
 RUNS, PLAN, DATABASE = "runs.jsonl", "plan.json", "lab.sqlite"
 _NIGHT = re.compile(r"(?P<lab>.+)@(?P<time>\d{8}T\d{6})Z")
 
@@ -70,9 +72,19 @@ class Store:
             planned = Planned(plan.night, plan.lab.limits.most_spread, tuple(run.id for run in plan.runs))
             write_whole(folder / PLAN, f"{to_json(planned)}\n".encode())
             sync(self._folder)
-        runs = read_night(folder)
-        self._database.add([run for run in runs if run.id not in self._database.ids(plan.night)])
-        return frozenset(run.id for run in runs)
+        self.catch_up()
+        return self.done(plan.night)
+
+    def catch_up(self) -> None:
+        """Add to the table the runs that it lacks.
+
+        Raises:
+            LabError: the database cannot be read or written.
+        """
+        for night in nights_in(self._folder):
+            there = self._database.ids(night)
+            if len(there) < _count_lines(self._folder / night):
+                self._database.add([run for run in self.night(night) if run.id not in there])
 
     def keep(self, run: LabRun) -> None:
         """Append a run; when this returns, it is on disk. Thread-safe.
@@ -100,8 +112,8 @@ class Store:
         return read_night(self._folder / night)
 
     def runs(self) -> Iterator[LabRun]:
-        """All runs of all nights, oldest night first; none in a new folder."""
-        for night in nights_in(self._folder):
+        """The runs of the last nights, the oldest first; none in a new folder."""
+        for night in nights_in(self._folder)[-SHOWN:]:
             yield from read_night(self._folder / night)
 
     def _left(self, night: str) -> bool:
@@ -157,7 +169,7 @@ def lab_of(night: str) -> str:
 
 
 def read_folder(folder: Path) -> Iterator[LabRun]:
-    """The runs of all nights in a folder, oldest night first.
+    """The runs of the last nights in a folder, the oldest first.
 
     Raises:
         LabError: there are none, or a line is damaged.
@@ -165,8 +177,17 @@ def read_folder(folder: Path) -> Iterator[LabRun]:
     nights = nights_in(folder)
     if not nights:
         raise LabError(f"{folder} holds no results of a lab", "pass a folder that `edgekit lab run` wrote")
-    for night in nights:
+    for night in nights[-SHOWN:]:
         yield from read_night(folder / night)
+
+
+def _count_lines(folder: Path) -> int:
+    """Runs of a night, without reading them."""
+    path = folder / RUNS
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
 
 
 def read_night(folder: Path) -> list[LabRun]:

@@ -65,7 +65,13 @@ def lab(folder: Path, text: str = WHOLE) -> Lab:
 
 def test_everything_that_a_lab_file_says(tmp_path: Path) -> None:
     found = lab(tmp_path)
-    assert (found.name, found.order, found.seed, found.repetitions, found.deadline) == ("nightly", "listed", 7, 2, 28800)
+    assert (found.name, found.order, found.seed, found.repetitions, found.deadline) == (
+        "nightly",
+        "listed",
+        7,
+        2,
+        28800,
+    )
     # 'on' chooses by label and by name; 'desk' is left out.
     assert found.devices == (
         LabDevice("pi", "local:/tmp/pi", ("board",), "raspberry-pi-5", "ina226"),
@@ -89,7 +95,12 @@ def test_everything_that_a_lab_file_says(tmp_path: Path) -> None:
         ("most_spread", "most_spred", "unknown key 'limits.most_spred'", "did you mean 'most_spread'?"),
         ("tg = [32]", "tq = [32]", "unknown key 'workload[0].tq'", "did you mean 'tg'?"),
         ('name = "phone"', 'name = "pi"', "the device with name 'pi' is there twice", "remove one"),
-        ('"local:/tmp/phone"', '"local:/tmp/pi"', "the device with address 'local:/tmp/pi' is there twice", "remove one"),
+        (
+            '"local:/tmp/phone"',
+            '"local:/tmp/pi"',
+            "the device with address 'local:/tmp/pi' is there twice",
+            "remove one",
+        ),
         ('on = ["board", "phone"]', 'on = ["bord"]', "'on' has 'bord'", "did you mean 'board'?"),
         ('on = ["board"]', 'on = ["phne"]', "'workload[0].on' has 'phne'", "did you mean 'phone'?"),
         ('address = "local"', 'address = "locl"', "unknown transport 'locl'", "did you mean 'local'?"),

@@ -240,9 +240,7 @@ def test_a_noisy_run_is_no_result_and_a_slowing_one_is_throttled(tmp_path: Path)
     outcome = Station(small().devices[0], lambda: False).execute(small().bundles[0], small().workloads[0])
     assert judge(outcome, Limits(), sustained=False) == ("done", "")
     assert outcome.measurement
-    series = tuple(
-        replace(s, samples=(10.0, 11.2)) if s.name == "tg4@0" else s for s in outcome.measurement.series
-    )
+    series = tuple(replace(s, samples=(10.0, 11.2)) if s.name == "tg4@0" else s for s in outcome.measurement.series)
     noisy = replace(outcome, measurement=replace(outcome.measurement, series=series))
     status, why = judge(noisy, Limits(most_spread=0.1), sustained=False)
     assert (status, why) == ("noisy", "tg4@0 spreads by 11.3 %, limit 10.0 %")
