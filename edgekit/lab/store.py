@@ -22,7 +22,7 @@ from edgekit.record import from_json, to_json
 from edgekit.types.lab import LabRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from edgekit.lab.database import Database

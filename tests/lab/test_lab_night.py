@@ -192,7 +192,7 @@ def test_a_lost_device_is_opened_again_and_one_that_stays_away_is_given_up(tmp_p
 
     clock = FakeClock()
     lab = small(("laptop",), limits=Limits(wait_at_most=60.0))
-    _, runs = night(tmp_path / "away", lab, lambda device, stopped: Station(device, stopped), clock)
+    _, runs = night(tmp_path / "away", lab, Station, clock)
     assert {(run.status, run.hint) for run in runs} == {("failed", "switch it on")}
     assert len(runs) == 4
     assert clock.seconds == 60.0
@@ -268,11 +268,11 @@ def test_a_night_that_was_stopped_goes_on_and_a_finished_one_is_followed_by_a_ne
     first = next(tmp_path.glob("emulated@*"))
     before = (first / "runs.jsonl").read_bytes()
     assert before.count(b"\n") == 1
-    plan, runs = night(tmp_path, small(("jetson",)), lambda device, stopped: Station(device, stopped))
+    plan, runs = night(tmp_path, small(("jetson",)), Station)
     assert plan.night == first.name
     assert [run.id for run in runs] == [run.id for run in plan.runs]
     assert (first / "runs.jsonl").read_bytes().startswith(before)
-    again, _ = night(tmp_path, small(("jetson",)), lambda device, stopped: Station(device, stopped))
+    again, _ = night(tmp_path, small(("jetson",)), Station)
     assert again.night != plan.night
 
 

@@ -208,7 +208,7 @@ def test_results_become_the_targets_efficiency(nights: Path, tmp_path: Path, mon
     assert "pi5-a" in (shown.source("verified") or pytest.fail("no source")).text
     # What is damaged or another's does not count.
     folder = tmp_path / "cache" / "measured"
-    first = sorted(folder.iterdir())[0]
+    first = min(folder.iterdir())
     first.write_text("{")
     assert len(measured.read_records()) == kept - 1
     folder.chmod(0o777)
