@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgekit.errors import LabError
 from edgekit.host.cache import cache_folder
 from edgekit.host.disk import writing
+from edgekit.lab.shell import late
 from edgekit.lab.transport import Finished
 from edgekit.types import Progress, silent
 
@@ -58,10 +59,7 @@ class Local:
         try:
             out, err = process.communicate(give, seconds)
         except subprocess.TimeoutExpired:
-            raise LabError(
-                f"{self._address}: `{_brief(command)}` did not end within {seconds:g} s",
-                "look at what the device is doing, then try again",
-            ) from None
+            raise late(self._address, command, seconds) from None
         finally:
             _end(process)
         return Finished(process.returncode if process.returncode >= 0 else 128 - process.returncode, out, err)
@@ -116,7 +114,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _brief(command: str) -> str:
-    return command if len(command) < 60 else f"{command[:57]}..."
