@@ -15,7 +15,7 @@ from packaging.version import Version
 from edgekit import locks
 from edgekit.errors import RunError
 from edgekit.graph import optimum
-from edgekit.run import arm64
+from edgekit.run import arm64, wheels
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -97,7 +97,7 @@ def test_an_extra_names_what_the_core_does_not():
 # --- what doctor installs -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["optimum", "arm64"])
+@pytest.mark.parametrize("name", ["optimum", "runtime"])
 def test_locks_pin_versions_and_hashes_and_name_no_index(name):
     text = (locks.FOLDER / f"{name}.txt").read_text(encoding="utf-8")
     assert "://" not in text
@@ -120,7 +120,7 @@ def test_the_lock_is_what_the_extra_asks_for():
         wanted = Requirement(line)
         assert versions[canonicalize_name(wanted.name)] in wanted.specifier
     floor = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "onnxruntime")
-    known = [Requirement(p) for p in locks.pins("arm64")]
+    known = [Requirement(p) for p in locks.pins("runtime")]
     runtimes = [Version(next(iter(p.specifier)).version) for p in known if p.name == "onnxruntime"]
     assert all(v in floor.specifier for v in runtimes)
     assert runtimes == sorted(runtimes)
@@ -150,7 +150,7 @@ def test_optimum_is_installed_by_its_hashes(monkeypatch, tmp_path):
 def test_arms_wheels_are_fetched_by_their_hashes(monkeypatch, tmp_path):
     (tmp_path / "root/usr/bin").mkdir(parents=True)
     (tmp_path / "root/usr/bin/python3.12").touch()
-    (pip,) = commands_of(monkeypatch, arm64, lambda: arm64._unpack_wheels(tmp_path / "wheels", tmp_path / "root"))
+    (pip,) = commands_of(monkeypatch, wheels, lambda: arm64._unpack_wheels(tmp_path / "wheels", tmp_path / "root"))
     assert set(locks.STRICT) <= set(pip)
     lock = Path(pip[pip.index("--requirement") + 1]).read_text(encoding="utf-8")
     assert [line.split()[0].partition("==")[0] for line in lock.splitlines()] == ["onnxruntime", "numpy"]
@@ -159,7 +159,7 @@ def test_arms_wheels_are_fetched_by_their_hashes(monkeypatch, tmp_path):
 
 def test_a_runtime_without_known_hashes_is_refused():
     with pytest.raises(RunError, match="no hashes for onnxruntime 0") as caught:
-        arm64._wheels("0")
+        wheels.runtime_pins("0")
     assert "pip install onnxruntime==" in caught.value.hint
 
 

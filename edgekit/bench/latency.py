@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +11,18 @@ import numpy as np
 from edgekit import __version__, measure
 from edgekit.estimate import needs
 from edgekit.host.processor import cpu_flags
-from edgekit.run import choose_settings, find_tuning, load_runner, physical_cores
+from edgekit.run.runner import load_runner
+from edgekit.run.runtime import onnxruntime
+from edgekit.run.settings import choose_settings, find_tuning
+from edgekit.run.threads import physical_cores
 from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, PowerProbe, Progress, Runner, silent
+from edgekit.types.measurement import unmarked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgekit.types import Ceilings, Series
+    from edgekit.types import Ceilings, Series, Settings
+    from edgekit.types.measurement import Marking
 
 SCHEMA = 2
 """Version of the measurement record."""
@@ -38,7 +42,9 @@ def bench_bundle(
     warmup: int = 1,
     threads: int | None = None,
     small_memory: bool = False,
+    settings: Settings | None = None,
     meter: PowerProbe | None = None,
+    mark: Marking = unmarked,
     progress: Progress = silent,
 ) -> Measurement:
     """Measure a bundle: load, prompts, decoding at depths, memory, ceilings, energy.
@@ -54,7 +60,10 @@ def bench_bundle(
         warmup: untimed rounds before them.
         threads: threads of the runtime and of both probes; by default the tuned number, else the physical cores.
         small_memory: as in load_runner.
+        settings: as in load_runner.
         meter: the energy meter; by default the first one that includes the processor.
+        mark: called where each workload begins and ends, as in measure_latency; also ``load``, ``energy`` and
+            ``ceilings``.
         progress: called for every workload.
 
     Raises:
@@ -62,24 +71,31 @@ def bench_bundle(
         MeasureError: no workload fits, or a result exceeds what the machine can do.
     """
     manifest = bundle.manifest
-    settings, tuning = choose_settings(manifest, threads=threads, small_memory=small_memory), find_tuning(manifest)
+    tuning = find_tuning(manifest)
+    settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
     weights = needs.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
     measure.reset_peak_memory()
+    mark("load begin")
     runner, load = measure.measure_load(
         lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
     )
+    mark("load end")
     with closing(runner):
         latency = measure.measure_latency(
-            runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, progress=progress
+            runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, mark=mark, progress=progress
         )
         peak = measure.peak_memory()
+        mark("energy begin")
         energy = _energy(runner, meter, progress)
+        mark("energy end")
         nodes = runner.info.nodes_on_cpu
         environment = _environment(manifest, settings.threads, runner.arithmetic)
         settings = runner.settings
+    mark("ceilings begin")
     ceilings, factor, fractions = _roofline(manifest, settings.threads, latency.series, weights, progress)
+    mark("ceilings end")
     return Measurement(
         schema=SCHEMA,
         bundle_sha256=bundle.sha256,
@@ -120,7 +136,7 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
     return measure.read_environment(
         cores=physical_cores(),
         threads=threads,
-        runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
+        runtime=(("edgekit", __version__), ("onnxruntime", onnxruntime.__version__), ("numpy", np.__version__)),
         provider=manifest.cpu_target.provider,
         provider_options=manifest.cpu_target.provider_options,
         arithmetic=arithmetic,

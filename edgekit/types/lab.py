@@ -69,7 +69,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Hello:
-    """The driver's first line."""
+    """The driver's first line. ``processor_class``: a value of host.processor.CLASSES."""
 
     at: float
     driver: str
@@ -77,6 +77,7 @@ class Hello:
     versions: tuple[tuple[str, str], ...]
     pid: int
     boot_id: str
+    processor_class: str = added_later("")
 
 
 @dataclass(frozen=True)

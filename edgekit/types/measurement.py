@@ -114,6 +114,17 @@ class PowerProbe(Protocol):
         """Joules since start()."""
 
 
+class Marking(Protocol):
+    """Called at a moment that splits the work: ``pp512 begin``, ``tg128@0 end``."""
+
+    def __call__(self, name: str) -> None:
+        """Note the moment."""
+
+
+def unmarked(name: str) -> None:
+    """A Marking that does nothing."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """The machine during a measurement. Unknown is None or "". ``arithmetic``: how exact its integer matmuls are."""
