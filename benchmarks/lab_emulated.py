@@ -67,7 +67,7 @@ def emulated_lab(**changes: object) -> Lab:
     """The lab file of these devices."""
     settings: dict[str, object] = {
         "name": "emulated",
-        "devices": tuple(LabDevice(name, f"local:/emulated/{name}", ("board",)) for name in TEMPERS),
+        "devices": tuple(LabDevice(name, f"ssh:emulated@{name}", ("board",)) for name in TEMPERS),
         "bundles": tuple(
             LabBundle(name, Path("/emulated") / name, hashlib.sha256(name.encode()).hexdigest()) for name in BUNDLES
         ),
@@ -201,11 +201,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--seconds-per-run", type=float, default=0.0)
     parser.add_argument("--drift", type=float, default=1.0, help="speed of all devices relative to the first night")
+    parser.add_argument("--repetitions", type=int, default=3)
     given = parser.parse_args(arguments)
     began = time.monotonic()
     made: list[LabRun] = []
     plan = run_emulated(
-        given.folder, emulated_lab(), seconds=given.seconds_per_run, drift=given.drift, told=made.append
+        given.folder,
+        emulated_lab(repetitions=given.repetitions),
+        seconds=given.seconds_per_run,
+        drift=given.drift,
+        told=made.append,
     )
     print(f"{plan.night}: {len(made)} of {len(plan.runs)} runs made in {time.monotonic() - began:.1f} s (emulated)")
     if given.page:

@@ -30,7 +30,7 @@ def write_record(record: DeviceRecord) -> None:
         ConfigError: the cache is not safe.
         OSError: it cannot be written.
     """
-    what = f"{record.identity or record.device}\0{record.measurement.bundle_sha256}\0{record.workload}"
+    what = f"{record.identity}\0{record.device}\0{record.measurement.bundle_sha256}\0{record.workload}"
     digest = hashlib.sha256(what.encode()).hexdigest()[:16]
     name = f"{record.measurement.bundle_sha256[:16]}-{digest}.json"
     write_whole(make_own(_folder()) / name, f"{to_json(record)}\n".encode())

@@ -131,14 +131,14 @@ def _work(night: _Night, device: LabDevice, runs: Sequence[PlannedRun]) -> None:
                 station = station or _open(night, device)
                 result = _make(night, station, run) if station else None
                 lost = 0
-            except EdgekitError as error:
+            except (EdgekitError, OSError) as error:
                 gone = isinstance(error, LinkLost)
                 lost += gone
+                why = _explain(error)
                 if not night.stop.is_set() and (station is None or lost > REOPENED):
-                    _give_up(night, runs[at:], "failed", error.message, error.hint)
+                    _give_up(night, runs[at:], "failed", *why)
                     return
-                facts = station.facts if station else _UNKNOWN
-                result = _without(night, run, "failed", error.message, error.hint, facts)
+                result = _without(night, run, "failed", *why, station.facts if station else _UNKNOWN)
                 if gone:
                     _leave(station)
                     station = None
@@ -146,6 +146,13 @@ def _work(night: _Night, device: LabDevice, runs: Sequence[PlannedRun]) -> None:
                 night.keep(result)
     finally:
         _leave(station)
+
+
+def _explain(error: EdgekitError | OSError) -> tuple[str, str]:
+    """What a device's error says, and what to do."""
+    if isinstance(error, EdgekitError):
+        return error.message, error.hint
+    return f"{type(error).__name__}: {error}", "look at this machine's disk and network, then run again"
 
 
 def _open(night: _Night, device: LabDevice) -> Station | None:
@@ -170,8 +177,10 @@ def _open(night: _Night, device: LabDevice) -> Station | None:
 
 def _require_other(night: _Night, device: LabDevice, identity: str) -> None:
     """Refuse a device that another entry of the lab file reaches in another way."""
+    if not identity or device.address.partition(":")[0] == "local":  # one machine may be several devices
+        return
     with night.turn:
-        first = night.identities.setdefault(identity, device.name) if identity else device.name
+        first = night.identities.setdefault(identity, device.name)
     if first != device.name:
         raise LabError(
             f"{device.address} is the device '{first}' of this lab (it says that it is {identity})",

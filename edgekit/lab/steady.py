@@ -19,8 +19,8 @@ LOST = 0.1
 FIRST_SECONDS = 10.0
 """Length of the run's beginning that the rest is compared with."""
 _BATCH_SECONDS = 5.0
-_IDLE = ("idle", "burst")
-"""Marks of moments in which no workload runs."""
+_WORK = ("pp", "tg", "sustain", "energy")
+"""How marks of workloads begin; others are of loading, idling, bursts and probes."""
 
 T_975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -67,7 +67,7 @@ def find_throttling(rates: Sequence[Rate], samples: Sequence[Sample], marks: Seq
 
 def working_time(marks: Sequence[Mark]) -> tuple[float, float]:
     """The moments of the first and the last mark of a workload; everything if there are no such marks."""
-    moments = [mark.at for mark in marks if not mark.name.startswith(_IDLE)]
+    moments = [mark.at for mark in marks if mark.name.startswith(_WORK)]
     return (min(moments), max(moments)) if moments else (float("-inf"), float("inf"))
 
 

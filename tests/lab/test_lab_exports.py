@@ -44,7 +44,7 @@ def test_junit(runs: list[LabRun], tmp_path: Path) -> None:
     suites = {suite.name: suite for suite in xml}
     assert set(suites) == {"jetson", "laptop"}
     case = next(iter(suites["laptop"]))
-    assert case.result[0].message == "local:/emulated/laptop does not answer"
+    assert case.result[0].message == "ssh:emulated@laptop does not answer"
     assert "hint: switch it on" in case.result[0].text
     assert case.classname == "laptop.smollm2-int4"
     assert "tok/s: " in next(iter(suites["jetson"])).system_out

@@ -105,7 +105,7 @@ def test_two_nights_of_a_fleet(nights: Path) -> None:
     assert states["laptop"] == "broken"
     assert states["pi5-a"] == "well"
     laptop = next(d for d in fleet.devices if d.device == "laptop")
-    assert laptop.reasons == ("12 times failed: local:/emulated/laptop does not answer",)
+    assert laptop.reasons == ("12 times failed: ssh:emulated@laptop does not answer",)
     assert {(c.before, c.after) for c in fleet.changes} == {fleet.nights}
     verdicts = {c.device: c.verdict for c in fleet.changes if c.workload == "chat" and c.bundle == "smollm2-int4"}
     assert verdicts["pi5-a"] == "slower"
