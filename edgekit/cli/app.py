@@ -22,6 +22,7 @@ from edgekit.cli.arguments import (
     Json,
     MaxNewTokens,
     Offline,
+    OnDevice,
     Revision,
     SmallMemory,
     Threads,
@@ -212,6 +213,7 @@ def run(
         ),
     ] = None,
     small_memory: SmallMemory = False,
+    on: OnDevice = None,
     signals: Annotated[
         bool, typer.Option("--signals", help="Show each token's log-probability, margins and entropy.")
     ] = False,
@@ -226,13 +228,14 @@ def run(
     from edgekit.cli.tables import signals_table
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, tuple(stop or ()))
+    chat.require_possible(on, prompt, context=context, lookup=lookup, signals=signals)
     with Bars() as progress:
-        opened = open_bundle(bundle, progress=progress)
+        opened = open_bundle(bundle, check=on is None, progress=progress)
     if npus := opened.manifest.npus:
         names = ", ".join(npu.target.name for npu in npus)
         console.note(f"running the bundle's CPU graph; its NPU graphs are for {names}")
-    session = chat.Session(opened, sampling, system, threads, context, lookup, small_memory)
-    if prompt is None and sys.stdin and sys.stdin.isatty() and not json:
+    session = chat.Session(opened, sampling, system, threads, context, lookup, small_memory, on)
+    if prompt is None and sys.stdin and sys.stdin.isatty() and not json and not on:
         session.converse()
         return
     text = chat.piped_prompt(raw=raw) if prompt is None else prompt

@@ -34,6 +34,14 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")]
+OnDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Another device: ssh:USER@HOST, adb:SERIAL, adb:HOST:PORT, place:NAME (labgrid).",
+        show_default="this machine",
+    ),
+]
 Policy = Annotated[Path, typer.Option(help="The routing policy: a .toml file such as examples/routing/policy.toml.")]
 Record = Annotated[bool, typer.Option("--record", help="Write the result into the bundle's edgekit.json.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]

@@ -1,16 +1,18 @@
 """``edgekit bench`` and its ``--tune``. As in app.py, Typer reads the annotations at run time."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, Record, SmallMemory, Threads, numbers
+from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, OnDevice, Record, SmallMemory, Threads, numbers
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, MeasureError
 from edgekit.host.disk import add_line, writing
-from edgekit.types import Bundle
+from edgekit.types import Bundle, Measurement
 
 
 def bench(
@@ -24,6 +26,7 @@ def bench(
     warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Untimed runs before those.")] = 1,
     threads: Threads = None,
     small_memory: SmallMemory = False,
+    on: OnDevice = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Measure the CPU graph of a bundle for an NPU.")] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle (minutes).")
@@ -32,7 +35,7 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Append the JSON line to this file.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure a bundle's speed on this machine.
+    """Measure a bundle's speed, on this machine or another.
 
     Prints a table; --json prints the measurement with every sample. --tune tries thread counts, spinning, pinning, and
     the graph and chunk size for prompts of --pp tokens; the fastest settings are used whenever the bundle is opened on
@@ -43,12 +46,12 @@ def bench(
     if tune:
         _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
         return
-    from edgekit.bench.latency import bench_bundle
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
     from edgekit.cli.tables import bench_tables
 
-    opened = open_bundle(bundle)
+    # What is pushed to a device is checked then.
+    opened = open_bundle(bundle, check=on is None)
     if opened.manifest.npus and not cpu:
         if record or output:
             raise ConfigError(
@@ -57,7 +60,7 @@ def bench(
         _estimate(opened, json)
         return
     with Bars() as progress:
-        measurement = bench_bundle(
+        measurement = _bench_at(on)(
             opened,
             pp=numbers("--pp", pp),
             tg=numbers("--tg", tg),
@@ -77,6 +80,16 @@ def bench(
     console.say(line) if json else console.show(*bench_tables(measurement))
 
 
+def _bench_at(device: str | None) -> Callable[..., Measurement]:
+    if device is None:
+        from edgekit.bench.latency import bench_bundle
+
+        return bench_bundle
+    from edgekit.lab.remote import bench_on
+
+    return partial(bench_on, device)
+
+
 def _estimate(bundle: Bundle, json: bool) -> None:
     from edgekit.cli.documents import Estimated
     from edgekit.cli.npu_tables import estimated_tables
@@ -91,7 +104,7 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     from edgekit.cli.tables import tuning_tables
 
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:
+    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record", "on") if name in given]:
         raise ConfigError(
             f"--{idle[0].replace('_', '-')} does not apply to --tune",
             "pass only --pp, --repetitions, --threads or --output with it",
