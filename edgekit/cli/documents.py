@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.estimate.npu_cost import Estimate
+    from edgekit.lab.check import Seen
     from edgekit.lab.file import LabDevice
     from edgekit.lab.plan import Plan
     from edgekit.learn.distill import Distilled
@@ -211,6 +212,13 @@ class LabNight:
         """Count the runs."""
         ended = tuple(sorted(Counter(run.status for run in runs).items()))
         return cls(folder, ended, sum(result.status == "noisy" for result in fleet.results), fleet)
+
+
+@dataclass(frozen=True)
+class SeenDevices:
+    """The outcome of ``lab devices``."""
+
+    devices: tuple[Seen, ...]
 
 
 @dataclass(frozen=True)

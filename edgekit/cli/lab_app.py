@@ -90,6 +90,49 @@ def _require_results(night: "LabNight") -> None:
         )
 
 
+@lab.command("devices", epilog="Example:  edgekit lab devices nightly.toml")
+def lab_devices(
+    devices: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[LAB|DEVICE]...", help="Lab files and addresses.", show_default="this machine"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show who is there and what they are.
+
+    Asks every device of a lab file, or at an address such as ssh:pi@board or adb:SERIAL. Exits with code 3 when one
+    does not answer.
+    """
+    from edgekit.cli.documents import SeenDevices
+    from edgekit.cli.lab_tables import device_table
+    from edgekit.lab.check import find_devices
+
+    found = find_devices(devices or ["local"])
+    console.emit(SeenDevices(found)) if json else console.show(device_table(found))
+    if gone := [seen for seen in found if seen.facts is None]:
+        raise GateFailed(f"{len(gone)} of {len(found)} devices do not answer: {gone[0].error}", gone[0].hint)
+
+
+@lab.command("check", epilog="Example:  edgekit lab check ssh:pi@board")
+def lab_check(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="An address: ssh:pi@board, adb:SERIAL, place:NAME.")],
+    json: Json = False,
+) -> None:
+    """Check whether a device can measure.
+
+    What it is, its temperature, clocks, governor, battery, load and meters, and whether the driver runs there. Exits
+    with code 3 when it cannot run a bundle.
+    """
+    from edgekit.cli.tables import checks_table
+    from edgekit.lab.check import check_device
+
+    with Bars() as progress:
+        checked = check_device(device, progress)
+    console.emit(checked) if json else console.show(checks_table(checked.checks))
+    if failed := [check for check in checked.checks if check.status == "fail"]:
+        raise GateFailed(f"{device}: {failed[0].name}: {failed[0].detail}", failed[0].hint)
+
+
 @lab.command("report", epilog="Example:  edgekit lab report nightly-results -o fleet.html")
 def lab_report(
     results: Annotated[str, typer.Argument(metavar="RESULTS", help="A folder of results, or the URL of a database.")],

@@ -13,10 +13,12 @@ from edgekit.cli.layout import columns
 from edgekit.lab.results import decode_speed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import RenderableType
+    from rich.table import Table
 
+    from edgekit.lab.check import Seen
     from edgekit.lab.plan import Plan
     from edgekit.types import LabRun, Series
     from edgekit.types.fleet import Fleet
@@ -40,6 +42,23 @@ def plan_tables(plan: Plan, done: frozenset[str]) -> Iterator[RenderableType]:
     yield table
     deadline = f"; no run starts after {words.seconds(lab.deadline)}" if lab.deadline else ""
     yield Text(f"about {words.seconds(found.seconds)} in all, and what cooling down takes{deadline}", style="dim")
+
+
+def device_table(devices: Sequence[Seen]) -> Table:
+    """One row per device: what it is, or why it does not answer."""
+    table = columns("device", "address", "what it is", "processor", "cores>", "memory free>", "disk free>", "Python")
+    for seen in devices:
+        f = seen.facts
+        if f is None:
+            said = Text(seen.error, style="red").append(f"\nhint: {seen.hint}", style="cyan")
+            table.add_row(seen.name, seen.address, said)
+            continue
+        memory = words.size(f.free_memory_bytes) if f.free_memory_bytes is not None else "unknown"
+        disk = words.size(f.free_disk_bytes) if f.free_disk_bytes is not None else "unknown"
+        what = ", ".join(filter(None, (f.model, f.system, f.machine, f.libc)))
+        processor = words.processor(f.processor, f.processor_class)
+        table.add_row(seen.name, seen.address, what, processor, str(f.cores or ""), memory, disk, f.python or "none")
+    return table
 
 
 def run_line(run: LabRun) -> str:
