@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgekit.estimate.npu_cost import Estimate
+    from edgekit.lab.check import Seen
+    from edgekit.lab.file import LabDevice
+    from edgekit.lab.plan import Plan
     from edgekit.learn.distill import Distilled
-    from edgekit.types import Bundle, Check, Emitted, Manifest, Target
+    from edgekit.types import Bundle, Check, Emitted, LabRun, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
+    from edgekit.types.fleet import Fleet, MeasuredSpeed
     from edgekit.types.learning import RunCard
 
 
@@ -156,6 +162,74 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class PlannedOn:
+    """The runs of a lab on a device, in order. ``seconds`` of those left; ``estimated``: some from assumed speeds."""
+
+    device: str
+    address: str
+    runs: int
+    left: int
+    seconds: float
+    estimated: bool
+    order: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, device: LabDevice, done: frozenset[str]) -> Self:
+        """The runs on one device of a plan."""
+        runs = plan.of(device.name)
+        left = [run for run in runs if run.id not in done]
+        order = tuple(f"{run.bundle.name} {run.workload.name} {run.repetition}" for run in left)
+        seconds, estimated = sum(run.seconds for run in left), any(run.estimated for run in left)
+        return cls(device.name, device.address, len(runs), len(left), seconds, estimated, order)
+
+
+@dataclass(frozen=True)
+class PlannedLab:
+    """The outcome of ``lab run --plan``. ``seconds``: of the device with the most work left; cooling comes on top."""
+
+    night: str
+    seconds: float
+    devices: tuple[PlannedOn, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, done: frozenset[str]) -> Self:
+        """What is left of a plan."""
+        devices = tuple(PlannedOn.of(plan, device, done) for device in plan.lab.devices)
+        return cls(plan.night, max(d.seconds for d in devices), devices)
+
+
+@dataclass(frozen=True)
+class LabNight:
+    """The outcome of ``lab run``: the night's folder, its runs by how they ended, and its results."""
+
+    folder: Path
+    ended: tuple[tuple[str, int], ...]
+    noisy: int
+    fleet: Fleet
+
+    @classmethod
+    def of(cls, folder: Path, fleet: Fleet, runs: Sequence[LabRun]) -> Self:
+        """Count the runs."""
+        ended = tuple(sorted(Counter(run.status for run in runs).items()))
+        return cls(folder, ended, sum(result.status == "noisy" for result in fleet.results), fleet)
+
+
+@dataclass(frozen=True)
+class SeenDevices:
+    """The outcome of ``lab devices``."""
+
+    devices: tuple[Seen, ...]
+
+
+@dataclass(frozen=True)
+class FleetReported:
+    """The outcome of ``lab report``."""
+
+    path: Path
+    fleet: Fleet
+
+
+@dataclass(frozen=True)
 class TargetList:
     """The outcome of ``targets list``."""
 
@@ -181,20 +255,25 @@ class SchemeCard:
 
 @dataclass(frozen=True)
 class TargetCard:
-    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``."""
+    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``.
+
+    ``measured``: what this user's lab measured on such devices.
+    """
 
     target: Target
     rewrites: tuple[Rewrite, ...]
     schemes: tuple[SchemeCard, ...]
+    measured: tuple[MeasuredSpeed, ...] = ()
 
     @classmethod
-    def of(cls, target: Target, fixes: dict[str, str]) -> Self:
+    def of(cls, target: Target, fixes: dict[str, str], measured: tuple[MeasuredSpeed, ...] = ()) -> Self:
         """Pair the lacks and quirks of a target and its schemes with the files of their rewrites."""
         npu = target.npu
         return cls(
             target,
             _rewrites(target, fixes),
             tuple(_scheme(npu, scheme, fixes) for scheme in npu.schemes) if npu else (),
+            measured,
         )
 
 

@@ -7,7 +7,7 @@ import re
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgekit import words
 from edgekit.bundle.manifest import MANIFEST
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from edgekit.lab.transport import Transport
     from edgekit.types import Bundle
+
+T = TypeVar("T")
 
 LONGEST = 64 << 20
 """Most bytes of a line: a measurement has at most some hundred thousand samples."""
@@ -107,11 +109,19 @@ class Device:
         Raises:
             LabError: it cannot be read.
         """
+        return self.ask(Sample, _SAMPLE)
+
+    def ask(self, kind: type[T], program: str) -> T:
+        """Run a line of Python with the driver's modules, and read the one dataclass that it prints.
+
+        Raises:
+            LabError: it fails there, or prints something else.
+        """
         if not self._folders:
             self._folders = keep(self.transport, self._own, self.python, self._progress)
-        command = f"{self._environment()} {self.python.command} -c {quote(_SAMPLE)}"
+        command = f"{self._environment()} {self.python.command} -c {quote(program)}"
         try:
-            return from_json(Sample, ask(self.transport, f"cd {quote(self._folders[0])} && {command}"))
+            return from_json(kind, ask(self.transport, f"cd {quote(self._folders[0])} && {command}"))
         except ValueError as error:
             raise LabError(f"{self.address}: its state cannot be read: {error}", _REPORT) from error
 
