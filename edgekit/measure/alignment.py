@@ -42,19 +42,25 @@ _HINT = "keep the device idle between the bursts, let the meter run before and a
 class Alignment:
     """From the device's clock to the meter's: ``at + offset + drift * (at - origin)``.
 
-    ``residual``: seconds, the farthest that a rise or fall of power is from where the line puts it, or the time by
-    which the clocks can have drifted apart unseen.
+    ``residual``: seconds, the farthest that a rise or fall of power is from where the line puts it. ``first``,
+    ``last``: the device's times of the outermost of them.
     """
 
     origin: float
     offset: float
     drift: float
     residual: float
+    first: float
+    last: float
     edges: int
 
     def to_meter(self, at: float) -> float:
         """The meter's time of a moment of the device's clock."""
         return at + self.offset + self.drift * (at - self.origin)
+
+    def doubt(self, at: float) -> float:
+        """Seconds by which that may be wrong: the residual, and away from the bursts what clocks may drift apart."""
+        return self.residual + 2 * MOST_DRIFT * max(self.first - at, at - self.last, 0.0)
 
 
 def align(trace: Trace, marks: Sequence[Mark]) -> Alignment:
@@ -194,16 +200,19 @@ def _edges(power: _Power, group: list[tuple[float, float]], offset: float) -> li
 
 
 def _line(pairs: list[tuple[float, float]], doubt: float) -> Alignment:
-    """The least squares line; its slope is used if the drift that is allowed would be seen."""
+    """The line through the edges: the slope of least squares inside the allowed drift, then the middle of the range.
+
+    An edge is anywhere between two readings, so its error is uniform, and the middle of the range is the best estimate.
+    """
     n = len(pairs)
-    origin, offset = sum(at for at, _ in pairs) / n, sum(y for _, y in pairs) / n
-    length = max(at for at, _ in pairs) - min(at for at, _ in pairs)
-    drift = 0.0
-    if length * MOST_DRIFT > doubt / 2:
-        drift = sum((at - origin) * (y - offset) for at, y in pairs) / sum((at - origin) ** 2 for at, _ in pairs)
-    residual = max(abs(y - offset - drift * (at - origin)) for at, y in pairs)
-    if abs(drift) > MOST_DRIFT + 2 * doubt / length:
-        raise MeasureError(f"the meter's clock drifts by {drift * 1e6:.0f} ppm", "use a meter with a better clock")
+    origin, middle = sum(at for at, _ in pairs) / n, sum(y for _, y in pairs) / n
+    first, last = min(at for at, _ in pairs), max(at for at, _ in pairs)
+    slope = sum((at - origin) * (y - middle) for at, y in pairs) / sum((at - origin) ** 2 for at, _ in pairs)
+    if abs(slope) > MOST_DRIFT + 2 * doubt / (last - first):
+        raise MeasureError(f"the meter's clock drifts by {slope * 1e6:.0f} ppm", "use a meter with a better clock")
+    drift = max(-MOST_DRIFT, min(slope, MOST_DRIFT))
+    rest = [y - drift * (at - origin) for at, y in pairs]
+    offset, residual = (max(rest) + min(rest)) / 2, (max(rest) - min(rest)) / 2
     if residual > 2 * doubt:
         raise MeasureError(f"the bursts of load are up to {residual:.3f} s from where they should be", _HINT)
-    return Alignment(origin, offset, drift, residual if drift else residual + MOST_DRIFT * length, n)
+    return Alignment(origin, offset, drift, residual, first, last, n)

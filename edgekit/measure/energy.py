@@ -278,10 +278,14 @@ def account_marks(
 
 
 def _sum(trace: Trace, spans: Sequence[Span], alignment: Alignment | None) -> Joules:
-    shift = alignment.residual if alignment else 0.0
-    moved = [(alignment.to_meter(a), alignment.to_meter(b)) for a, b in spans] if alignment else spans
-    # Each interval is less than the time that the lag and the ends can be wrong by if another follows at once.
-    found = [joules(trace, a, b, shift=shift) for a, b in _joined(moved)]
+    joined = _joined(spans)
+    if alignment is None:
+        found = [joules(trace, a, b) for a, b in joined]
+    else:
+        found = [
+            joules(trace, alignment.to_meter(a), alignment.to_meter(b), shift=max(map(alignment.doubt, (a, b))))
+            for a, b in joined
+        ]
     return Joules(sum(j.value for j in found), sum(j.error for j in found))
 
 
