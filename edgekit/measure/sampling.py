@@ -109,10 +109,12 @@ class Probe:
         """
         if self._thread is None:
             raise MeasureError(f"the meter {self.name} is not running", "call start() first")
-        self._finish()
-        self._ended.set()
-        self._thread.join()
-        self._thread = None
+        try:
+            self._finish()
+        finally:
+            self._ended.set()
+            self._thread.join()
+            self._thread = None
         if self._error is not None:
             raise self._error
         self._end()

@@ -126,7 +126,9 @@ def _sampled(trace: Trace, begin: float, end: float, usual: float) -> Joules:
         variation += abs(mean - before[0]) + abs(radius - before[1]) if before else radius
         before = mean, radius
     variation += before[1] if before else 0.0
-    return Joules(total, error + trace.lag * variation)
+    seconds = end - begin
+    extreme = max(most * seconds - total, total - least * seconds) + seconds * trace.resolution / 2
+    return Joules(total, min(error + trace.lag * variation, extreme))
 
 
 def _pieces(
@@ -173,9 +175,11 @@ def _count(trace: Trace, moment: float, most: float) -> tuple[float, float, floa
     low = values[before] if before >= 0 else values[0] - most * (at[0] - moment)
     beyond = max(moment + trace.lag - at[-1], 0.0)
     high = (values[after] if after < len(at) else values[-1] + most * beyond) + trace.resolution
-    if 0 <= before < len(at) - 1:
+    if before < 0:
+        likely = (low + values[0]) / 2
+    elif before == len(at) - 1:
+        likely = values[-1] + most * (moment - at[-1]) / 2
+    else:
         share = (moment - at[before]) / (at[before + 1] - at[before])
         likely = values[before] + share * (values[before + 1] - values[before])
-    else:
-        likely = (low + high) / 2
     return low, min(max(likely, low), high), high
