@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,8 @@ import numpy as np
 from edgekit import __version__, measure
 from edgekit.estimate import needs
 from edgekit.host.processor import cpu_flags
+from edgekit.measure.power.battery import COVERS as WHOLE_DEVICE
+from edgekit.measure.power.battery import charge_joules
 from edgekit.run.runner import load_runner
 from edgekit.run.runtime import onnxruntime
 from edgekit.run.settings import choose_settings, find_tuning
@@ -144,12 +148,22 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
 
 
 def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Energy:
-    """Measure the joules of decoding from an empty cache, repeated for ENERGY_SECONDS."""
+    """Measure the joules of prompts, and of decoding from an empty cache, each repeated for ENERGY_SECONDS."""
     if meter is None:
         meter, reason = measure.choose_meter()
         if meter is None:
             return Energy("none", reason=reason)
-    tokens = np.random.default_rng(0).integers(runner.vocab_size, size=min(128, runner.context_length))
+    random = np.random.default_rng(0)
+    tokens = random.integers(runner.vocab_size, size=min(128, runner.context_length))
+    prompt = min(512, runner.context_length)
+
+    def prompts() -> int:
+        began, rounds = perf_counter(), 0
+        while perf_counter() - began < ENERGY_SECONDS:
+            runner.reset()
+            runner.prefill(random.integers(runner.vocab_size, size=prompt).tolist())
+            rounds += 1
+        return rounds * prompt
 
     def work() -> int:
         seconds, rounds = 0.0, 0
@@ -160,6 +174,13 @@ def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Ene
         return rounds * len(tokens)
 
     progress("energy", 0, 1, "readings")
-    energy = measure.meter_energy(meter, work, what=f"decoding {len(tokens)} tokens from an empty cache, repeated")
+    energy = measure.meter_energy(
+        meter,
+        work,
+        prompt=prompts,
+        what=f"decoding {len(tokens)} tokens from an empty cache, repeated",
+        charge=charge_joules(Path("/")) if meter.covers == WHOLE_DEVICE else None,
+        answer=(prompt, len(tokens)),
+    )
     progress("energy", 1, 1, "readings")
     return energy

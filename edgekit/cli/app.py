@@ -32,6 +32,7 @@ from edgekit.cli.build_command import build
 from edgekit.cli.commands import Commands, Sections
 from edgekit.cli.distill_command import distill
 from edgekit.cli.lab_app import lab
+from edgekit.cli.power_app import power
 from edgekit.cli.progress import Bars
 from edgekit.cli.recover_command import recover
 from edgekit.cli.route_app import route
@@ -50,6 +51,7 @@ app = Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets, name="targets")
+app.add_typer(power, name="power")
 app.add_typer(route, name="route")
 app.add_typer(lab, name="lab")
 app.command(epilog="Example:  edgekit serve smollm2-int4 --policy policy.toml")(serve)

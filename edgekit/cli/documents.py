@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
     from edgekit.types.fleet import Fleet, MeasuredSpeed
     from edgekit.types.learning import RunCard
+    from edgekit.types.power import Trace
 
 
 @dataclass(frozen=True)
@@ -292,3 +293,96 @@ class Examined:
     """The outcome of ``doctor``."""
 
     checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class MeterKind:
+    """A kind of meter: ``--meter NAME[:ADDRESS]``. ``where``: ``device`` or ``beside`` it."""
+
+    name: str
+    address: str
+    where: str
+    covers: str
+    default: bool
+    tested: str
+
+
+@dataclass(frozen=True)
+class MeterHere:
+    """A meter of this machine. ``trouble``: why it cannot be read, "" if it can."""
+
+    meter: str
+    title: str
+    covers: str
+    trouble: str
+
+
+@dataclass(frozen=True)
+class MeterList:
+    """The outcome of ``power list``."""
+
+    kinds: tuple[MeterKind, ...]
+    here: tuple[MeterHere, ...]
+
+    @classmethod
+    def here_of(cls, root: Path) -> Self:
+        """Look at the meters of the machine whose ``sys`` is under a folder, and try each."""
+        from edgekit.errors import MeasureError
+        from edgekit.measure.energy import meter_files
+
+        kinds, here = [], []
+        for file in meter_files():
+            name = file.__name__.rpartition(".")[2]
+            kinds.append(MeterKind(name, file.ADDRESS, file.WHERE, file.COVERS, file.WHOLE, file.TESTED))
+            for probe in file.find(root):
+                trouble = ""
+                try:
+                    probe.start()
+                    probe.stop()
+                except MeasureError as error:
+                    trouble = f"{error.message}: {error.hint}"
+                meter = f"{name}:{probe.address}" if file.ADDRESS else name
+                here.append(MeterHere(meter, probe.name, probe.covers, trouble))
+        return cls(tuple(kinds), tuple(here))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The outcome of ``power record`` and ``power show``."""
+
+    path: Path
+    meter: str
+    covers: str
+    readings: int
+    seconds: float
+    hertz: float
+    longest_gap: float
+    mean_watts: float
+    least_watts: float
+    most_watts: float
+    joules: float
+    error_joules: float
+
+    @classmethod
+    def of(cls, trace: Trace, path: Path) -> Self:
+        """Sum up a trace."""
+        from itertools import pairwise
+
+        from edgekit.measure.trace import joules, period, watts
+
+        energy, seconds = joules(trace), trace.at[-1] - trace.at[0]
+        power = [w for _, w in watts(trace)]
+        return cls(
+            path,
+            trace.meter,
+            trace.covers,
+            len(trace.at),
+            seconds,
+            1 / period(trace),
+            max(b - a for a, b in pairwise(trace.at)),
+            energy.value / seconds,
+            min(power),
+            max(power),
+            energy.value,
+            energy.error,
+        )
