@@ -3,12 +3,23 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgekit.cli import console
-from edgekit.cli.arguments import MOST_RUNS, BundlePath, Json, OnDevice, Record, SmallMemory, Threads, numbers
+from edgekit.cli.arguments import (
+    MOST_RUNS,
+    BundlePath,
+    Json,
+    Meter,
+    OnDevice,
+    Record,
+    SmallMemory,
+    Threads,
+    duration,
+    numbers,
+)
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, MeasureError
 from edgekit.host.disk import add_line, writing
@@ -27,6 +38,11 @@ def bench(
     threads: Threads = None,
     small_memory: SmallMemory = False,
     on: OnDevice = None,
+    meter: Meter = "",
+    sustained: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Decode for so long (10m) and show the curve: tok/s, heat, clock, power."),
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Measure the CPU graph of a bundle for an NPU.")] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle (minutes).")
@@ -43,6 +59,9 @@ def bench(
 
     The speed of an NPU cannot be measured here: for a bundle with NPU graphs, prints the estimated cost of a token.
     """
+    if sustained is not None:
+        _sustain(ctx, bundle, on or "local", duration("--sustained", sustained), output, json)
+        return
     if tune:
         _tune(ctx, bundle, max(numbers("--pp", pp)), threads, output, json)
         return
@@ -70,6 +89,7 @@ def bench(
             threads=threads,
             small_memory=small_memory,
             progress=progress,
+            **_metered(on, meter),
         )
     line = console.document_text(measurement)
     if record:
@@ -88,6 +108,48 @@ def _bench_at(device: str | None) -> Callable[..., Measurement]:
     from edgekit.lab.remote import bench_on
 
     return partial(bench_on, device)
+
+
+def _metered(device: str | None, meter: str) -> dict[str, Any]:
+    """The meter as bench_bundle and bench_on take it."""
+    if device or not meter:
+        return {"meter": meter} if device else {}
+    from edgekit.measure import open_meter
+
+    return {"meter": open_meter(meter)}
+
+
+def _sustain(ctx: typer.Context, path: Path, device: str, seconds: float, output: Path | None, json: bool) -> None:
+    from edgekit.bundle import open_bundle
+    from edgekit.cli.lab_tables import sustained_tables
+    from edgekit.lab.remote import sustain_on
+
+    given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
+    if idle := [name for name in ("pp", "tg", "repetitions", "warmup", "cpu", "tune", "record") if name in given]:
+        raise ConfigError(
+            f"--{idle[0]} does not apply to --sustained",
+            "pass only --on, --depth, --threads, --meter or --output with it",
+        )
+    depths = numbers("--depth", ctx.params["depth"], 0) if "depth" in given else (0,)
+    if len(depths) > 1:
+        raise ConfigError(f"--depth is '{ctx.params['depth']}'", "pass one depth with --sustained")
+    opened = open_bundle(path, check=False)
+    with Bars() as progress:
+        found = sustain_on(
+            device,
+            opened,
+            seconds,
+            depth=depths[0],
+            threads=ctx.params["threads"],
+            small_memory=ctx.params["small_memory"],
+            meter=ctx.params["meter"],
+            progress=progress,
+        )
+    line = console.document_text(found)
+    if output:
+        with writing(output):
+            add_line(output, line)
+    console.say(line) if json else console.show(*sustained_tables(found))
 
 
 def _estimate(bundle: Bundle, json: bool) -> None:

@@ -9,11 +9,12 @@ from rich.text import Text
 
 from edgekit import words
 from edgekit.cli.documents import PlannedLab
-from edgekit.cli.layout import columns
+from edgekit.cli.layout import columns, facts
+from edgekit.cli.tables import energy_words
 from edgekit.lab.results import decode_speed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import RenderableType
     from rich.table import Table
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from edgekit.lab.check import Seen
     from edgekit.lab.plan import Plan
     from edgekit.types import LabRun, Series
-    from edgekit.types.fleet import Fleet
+    from edgekit.types.fleet import Fleet, Sustained
+
+MOST_ROWS = 20
+"""Of a curve; longer ones are averaged."""
 
 _STYLES = {"well": "green", "shaky": "yellow", "broken": "red", "result": "", "noisy": "yellow", "none": "red"}
 
@@ -93,6 +97,55 @@ def result_tables(fleet: Fleet) -> Iterator[RenderableType]:
             yield Text(f"{c.device} {c.bundle} {c.workload}: {c.verdict} than in {c.before}, {interval}", style="bold")
     if fleet.changes and not changed:
         yield Text("nothing changed since the night before beyond noise", style="dim")
+
+
+def sustained_tables(found: Sustained) -> Iterator[RenderableType]:
+    """Show a long run over time, and where it levels off."""
+    versions = ", ".join(f"{name} {version}" for name, version in found.versions)
+    yield facts(
+        [
+            ("model", found.model),
+            ("device", f"{found.device}, {words.processor(found.host, found.processor_class)}; {versions}"),
+        ]
+    )
+    yield ""
+    table = columns("after>", "tok/s>", "hottest>", "clock>", "power>")
+    points = found.curve.points
+    step = max(1, -(-len(points) // MOST_ROWS))
+    for at in range(0, len(points), step):
+        part = points[at : at + step]
+        table.add_row(
+            words.seconds(part[-1].seconds),
+            words.number(_mean(p.tok_s for p in part)),
+            _with_unit(_mean(p.celsius for p in part), "°C"),
+            _with_unit(_mean(p.clock_mhz for p in part), "MHz"),
+            _with_unit(_mean(p.watts for p in part), "W"),
+        )
+    yield table
+    yield ""
+    level = found.curve.level
+    yield facts(
+        [
+            (
+                "levels off",
+                f"after {words.seconds(level.after)} at {words.number(level.tok_s)} tok/s "
+                f"[{words.number(level.low)}, {words.number(level.high)}]"
+                if level
+                else "not in this time",
+            ),
+            ("throttled", found.curve.throttled or "no"),
+            ("energy", energy_words(found.energy)),
+        ]
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{words.number(value)} {unit}"
 
 
 def _median(series: Series | None) -> str:

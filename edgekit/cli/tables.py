@@ -360,8 +360,16 @@ def energy_words(energy: Energy) -> str:
         return f"none: {energy.reason}"
     net = words.number(None if energy.net_joules is None else energy.net_joules / energy.tokens)
     gross = energy.gross_joules / energy.tokens
-    said = f"{net} J/token net, {words.number(gross)} gross, {words.number(1 / gross)} tok/s per watt gross"
-    return f"{said} ({energy.kind}, {energy.meter})"
+    bound = f" ± {words.number(energy.net_error_joules / energy.tokens, 2)}" if energy.net_error_joules else ""
+    said = [f"{net}{bound} J/token net", f"{words.number(gross)} gross", f"{words.number(1 / gross)} tokens/J gross"]
+    if energy.joules_per_prompt_token is not None:
+        said.append(f"{words.number(energy.joules_per_prompt_token)} J per prompt token")
+    if energy.answers_per_charge is not None:
+        said.append(f"{words.count(energy.answers_per_charge)} answers per charge")
+    how = [energy.kind, energy.meter]
+    how += [f"{words.number(energy.hertz)} Hz"] if energy.hertz else []
+    how += [f"clocks aligned to {words.seconds(energy.alignment_residual)}"] if energy.alignment_residual else []
+    return f"{', '.join(said)} ({', '.join(how)})"
 
 
 def _series_row(series: Series, fraction: float | None) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from edgekit import words
 from edgekit.bundle import open_bundle
 from edgekit.config.target import list_targets, load_target
 from edgekit.errors import did_you_mean
@@ -23,7 +23,6 @@ Order = Literal["interleaved", "listed"]
 
 EXAMPLE = "see examples/lab/nightly.toml"
 MOST = 10_000
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,9 @@ def load_lab(path: Path, digest: Callable[[Path], str] | None = None, progress: 
     )
 
 
-def pick_devices(devices: Sequence[LabDevice], words: Sequence[str]) -> tuple[LabDevice, ...]:
+def pick_devices(devices: Sequence[LabDevice], wanted: Sequence[str]) -> tuple[LabDevice, ...]:
     """The devices whose name or one of whose labels is among the words, in their order; all for no words."""
-    return tuple(d for d in devices if not words or {d.name, *d.labels} & set(words))
+    return tuple(d for d in devices if not wanted or {d.name, *d.labels} & set(wanted))
 
 
 _KEYS = ("name", "bundles", "on", "device", "workload", "limits", "order", "seed", "repetitions", "deadline")
@@ -265,7 +264,6 @@ def _duration(table: Table, key: str) -> float | None:
     if not table.has(key):
         return None
     text = table.get(key, str)
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh])", text)
-    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    table.require(seconds > 0, key, 'a duration such as "90s", "10m" or "8h"', text)
+    seconds = words.duration(text)
+    table.require(seconds is not None, key, 'a duration such as "90s", "10m" or "8h"', text)
     return seconds

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edgekit.errors import LabError
 from edgekit.lab.driver.device import Device, open_device
+from edgekit.lab.driver.program import STRETCH
+from edgekit.lab.energy import metered
+from edgekit.lab.facts import read_facts
 from edgekit.lab.lease import lease
+from edgekit.lab.steady import curve_of
 from edgekit.lab.transport import connect
 from edgekit.types import Emitted, Progress, Task, silent
-from edgekit.types.lab import Done, Mark, Token
+from edgekit.types.fleet import Sustained
+from edgekit.types.lab import Done, Hello, Mark, Power, Rate, Sample, Token
+from edgekit.types.measurement import Energy
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -49,6 +57,7 @@ def bench_on(
     warmup: int = 1,
     threads: int | None = None,
     small_memory: bool = False,
+    meter: str = "",
     progress: Progress = silent,
 ) -> Measurement:
     """Measure a bundle on a device, as ``bench_bundle`` does here.
@@ -63,6 +72,7 @@ def bench_on(
         warmup: untimed rounds before them.
         threads: by default the device's physical cores.
         small_memory: as in load_runner.
+        meter: NAME[:ADDRESS] of a meter of the device, or of one beside it that this machine reads.
         progress: called with the bytes pushed, and for every timed workload.
 
     Raises:
@@ -87,13 +97,77 @@ def bench_on(
     done = 0
     with held_device(address, progress) as device:
         folder = device.bring(bundle, max((*fits, *prompts), default=1), small_memory=small_memory)
-        for line in device.lines(replace(task, bundle=folder)):
+        for line in metered(device.lines, replace(task, bundle=folder), meter, time.sleep):
             if isinstance(line, Mark) and line.name.startswith(("pp", "tg")) and line.name.endswith("end"):
                 done += 1
                 progress(f"measuring on {address}", min(done, total), total, "workloads")
             if isinstance(line, Done):
                 return _own(line, bundle, address)
     raise LabError(f"{address}: the driver sent no measurement", "run again")
+
+
+def sustain_on(
+    address: str,
+    bundle: Bundle,
+    seconds: float,
+    *,
+    depth: int = 0,
+    threads: int | None = None,
+    small_memory: bool = False,
+    meter: str = "",
+    progress: Progress = silent,
+) -> Sustained:
+    """Decode on a device for a long time: tok/s, temperature, clock and power over time, and where they level off.
+
+    Args:
+        address: the device's, as for ``connect``.
+        bundle: the opened bundle.
+        seconds: how long.
+        depth: tokens of context before decoding.
+        threads: by default the device's physical cores.
+        small_memory: as in load_runner.
+        meter: as for bench_on.
+        progress: called with the bytes pushed, and every second.
+
+    Raises:
+        LabError: as for bench_on.
+    """
+    task = Task("sustain", "", threads=threads, small_memory=small_memory, depth=(depth,), seconds=seconds)
+    time_of_day = datetime.now(UTC).isoformat(timespec="seconds")
+    lines: list[Line] = []
+    with held_device(address, progress) as device:
+        facts = read_facts(device.transport)
+        folder = device.bring(bundle, depth + STRETCH, small_memory=small_memory)
+        for line in metered(device.lines, replace(task, bundle=folder), meter, time.sleep):
+            lines.append(line)
+            if isinstance(line, Rate):
+                progress(
+                    f"decoding on {address}",
+                    int(sum(r.seconds for r in lines if isinstance(r, Rate))),
+                    int(seconds),
+                    "s",
+                )
+    rates = [line for line in lines if isinstance(line, Rate)]
+    hello = next((line for line in lines if isinstance(line, Hello)), None)
+    done = next((line for line in lines if isinstance(line, Done)), None)
+    if hello is None or done is None or not rates:
+        raise LabError(f"{address}: the driver sent no tok/s", "run for some seconds at least")
+    samples = [line for line in lines if isinstance(line, Sample)]
+    power = [line for line in lines if isinstance(line, Power)]
+    marks = [line for line in lines if isinstance(line, Mark)]
+    return Sustained(
+        device=address,
+        host=facts.processor,
+        processor_class=facts.processor_class,
+        bundle_sha256=bundle.sha256,
+        model=bundle.manifest.provenance.id,
+        versions=hello.versions,
+        time=time_of_day,
+        seconds=sum(rate.seconds for rate in rates),
+        tokens=sum(rate.tokens for rate in rates),
+        curve=curve_of(rates, samples, power, marks),
+        energy=done.energy or Energy("none", reason="the driver sent none"),
+    )
 
 
 def _own(line: Done, bundle: Bundle, address: str) -> Measurement:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
 from edgekit.errors import LabError, did_you_mean
-from edgekit.lab.steady import find_level, find_throttling, spread_of, t_quantile
+from edgekit.lab.steady import curve_of, find_level, spread_of, t_quantile
 from edgekit.lab.store import lab_of, nights_in, read_folder, read_plan
-from edgekit.types.fleet import Change, Curve, DeviceHealth, Fleet, Point, Result
+from edgekit.types.fleet import Change, DeviceHealth, Fleet, Result
 from edgekit.types.interval import Interval
 from edgekit.types.measurement import Series
 
@@ -129,43 +129,13 @@ def _result(night: str, key: Key, runs: Sequence[LabRun], most_spread: float) ->
         meter=next((run.energy.meter for run in good if run.energy.meter), ""),
         spread=spread,
         ended=tuple(sorted(Counter(run.status for run in runs).items())),
-        curve=next((_curve(run) for run in good if run.rates), None),
+        curve=next((curve_of(r.rates, r.samples, r.power, r.marks) for r in good if r.rates), None),
     )
 
 
 def _gather(name: str, unit: str, values: Iterable[float | None]) -> Series | None:
     known = tuple(value for value in values if value is not None)
     return Series(name, unit, known) if known else None
-
-
-def _curve(run: LabRun) -> Curve:
-    """A sustained run over time: tok/s of each Rate, with the nearest reading of everything else."""
-    start = run.rates[0].at - run.rates[0].seconds
-    celsius = [(s.at, s.hottest) for s in run.samples if s.hottest is not None]
-    clocks = [(s.at, max(s.clocks_mhz)) for s in run.samples if s.clocks_mhz]
-    watts = [(p.at, p.value) for p in run.power]
-    points = tuple(
-        Point(
-            seconds=rate.at - start,
-            tok_s=rate.tokens / rate.seconds if rate.seconds else None,
-            celsius=_nearest(celsius, rate.at),
-            clock_mhz=_nearest(clocks, rate.at),
-            watts=_mean_between(watts, rate.at - rate.seconds, rate.at),
-        )
-        for rate in run.rates
-    )
-    return Curve(points, find_level(run.rates), find_throttling(run.rates, run.samples, run.marks))
-
-
-def _nearest(points: Sequence[tuple[float, float]], at: float, within: float = 5.0) -> float | None:
-    """The value nearest to a moment, None if there is none within some seconds."""
-    found = min(points, key=lambda point: abs(point[0] - at), default=None)
-    return found[1] if found and abs(found[0] - at) <= within else None
-
-
-def _mean_between(points: Sequence[tuple[float, float]], begin: float, end: float) -> float | None:
-    inside = [value for at, value in points if begin < at <= end]
-    return sum(inside) / len(inside) if inside else None
 
 
 # --- what changed -----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, closing
 from functools import cache
 from threading import Lock
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgekit.bundle import open_bundle
 from edgekit.errors import LabError
 from edgekit.lab.driver.device import open_device
+from edgekit.lab.energy import metered
 from edgekit.lab.facts import read_facts
 from edgekit.lab.lease import lease
 from edgekit.lab.station import Outcome
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgekit.lab.file import LabBundle, LabDevice, Workload
-    from edgekit.types import Bundle, DeviceFacts, Measurement
+    from edgekit.types import Bundle, DeviceFacts
     from edgekit.types.lab import Line
 
 _OPENING = Lock()
@@ -67,7 +69,7 @@ class Seat:
             raise LabError(f"{bundle.path} has changed since the lab began", "run the lab again for the new bundle")
         folder = self._there.bring(opened, _positions(workload))
         lines: list[Line] = []
-        with closing(self._there.lines(_task(workload, folder, self._device.meter))) as coming:
+        with closing(metered(self._there.lines, _task(workload, folder), self._device.meter, time.sleep)) as coming:
             for line in coming:
                 if self._stopped():
                     raise LabError("the lab was stopped", "start it again: it makes the runs that are left")
@@ -105,9 +107,9 @@ def _positions(workload: Workload) -> int:
     return max(*workload.pp, max(workload.depth) + max(workload.tg))
 
 
-def _task(workload: Workload, folder: str, meter: str) -> Task:
+def _task(workload: Workload, folder: str) -> Task:
     if workload.sustained:
-        return Task("sustain", folder, depth=(0,), seconds=workload.sustained, meter=meter)
+        return Task("sustain", folder, depth=(0,), seconds=workload.sustained)
     return Task(
         "bench",
         folder,
@@ -116,20 +118,20 @@ def _task(workload: Workload, folder: str, meter: str) -> Task:
         depth=workload.depth,
         repetitions=workload.repetitions,
         warmup=workload.warmup,
-        meter=meter,
     )
 
 
 def _outcome(lines: list[Line], bundle: Bundle) -> Outcome:
     """Sort the driver's lines."""
     hello = next((line for line in lines if isinstance(line, Hello)), None)
-    measurement = next((line.measurement for line in lines if isinstance(line, Done)), None)
+    done = next((line for line in lines if isinstance(line, Done)), None)
+    measurement = done.measurement if done else None
     if measurement and measurement.bundle_sha256 != bundle.sha256:
         raise LabError("the driver measured another bundle", "report this, with the device")
     return Outcome(
         driver=hello.driver if hello else "",
         measurement=measurement,
-        energy=_energy(measurement),
+        energy=_energy(done),
         marks=tuple(line for line in lines if isinstance(line, Mark)),
         samples=tuple(line for line in lines if isinstance(line, Sample)),
         rates=tuple(line for line in lines if isinstance(line, Rate)),
@@ -137,8 +139,7 @@ def _outcome(lines: list[Line], bundle: Bundle) -> Outcome:
     )
 
 
-def _energy(measurement: Measurement | None) -> Energy:
-    """That of the device's own meter."""
-    if measurement:
-        return measurement.energy
-    return Energy("none", reason="the driver reads no meter in a sustained run")
+def _energy(done: Done | None) -> Energy:
+    if done and done.measurement:
+        return done.measurement.energy
+    return done.energy if done and done.energy else Energy("none", reason="the driver sent none")

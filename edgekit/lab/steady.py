@@ -6,12 +6,12 @@ from math import sqrt
 from statistics import median
 from typing import TYPE_CHECKING
 
-from edgekit.types.fleet import Level
+from edgekit.types.fleet import Curve, Level, Point
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgekit.types.lab import Mark, Rate, Sample
+    from edgekit.types.lab import Mark, Power, Rate, Sample
     from edgekit.types.measurement import Measurement
 
 LOST = 0.1
@@ -22,17 +22,12 @@ _BATCH_SECONDS = 5.0
 _WORK = ("pp", "tg", "sustain", "energy")
 """How marks of workloads begin; others are of loading, idling, bursts and probes."""
 
-T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-"""Student's t, 97.5 % quantile, for 1 to 30 degrees of freedom."""
-
 
 def t_quantile(freedom: float) -> float:
-    """Student's t, 97.5 % quantile, for ``freedom`` rounded down: never too small. Above 30: 2.042."""
-    return T_975[max(1, min(int(freedom), len(T_975))) - 1]
+    """Student's t, 97.5 % quantile."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
 
 
 def spread_of(values: Sequence[float]) -> float | None:
@@ -129,3 +124,40 @@ def _batches(rates: Sequence[Rate]) -> list[tuple[float, float]]:
             found.append((rate.at - seconds, tokens / seconds))
             seconds, tokens = 0.0, 0
     return found
+
+
+def curve_of(rates: Sequence[Rate], samples: Sequence[Sample], power: Sequence[Power], marks: Sequence[Mark]) -> Curve:
+    """A sustained run over time: tok/s of each Rate, with the nearest reading of everything else.
+
+    Args:
+        rates: one at least.
+        samples: of the device, during the run.
+        power: readings in watts.
+        marks: of the run.
+    """
+    start = rates[0].at - rates[0].seconds
+    celsius = [(s.at, s.hottest) for s in samples if s.hottest is not None]
+    clocks = [(s.at, max(s.clocks_mhz)) for s in samples if s.clocks_mhz]
+    watts = [(p.at, p.value) for p in power]
+    points = tuple(
+        Point(
+            seconds=rate.at - start,
+            tok_s=rate.tokens / rate.seconds if rate.seconds else None,
+            celsius=_nearest(celsius, rate.at),
+            clock_mhz=_nearest(clocks, rate.at),
+            watts=_mean_between(watts, rate.at - rate.seconds, rate.at),
+        )
+        for rate in rates
+    )
+    return Curve(points, find_level(rates), find_throttling(rates, samples, marks))
+
+
+def _nearest(points: Sequence[tuple[float, float]], at: float, within: float = 5.0) -> float | None:
+    """The value nearest to a moment, None if there is none within some seconds."""
+    found = min(points, key=lambda point: abs(point[0] - at), default=None)
+    return found[1] if found and abs(found[0] - at) <= within else None
+
+
+def _mean_between(points: Sequence[tuple[float, float]], begin: float, end: float) -> float | None:
+    inside = [value for at, value in points if begin < at <= end]
+    return sum(inside) / len(inside) if inside else None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Span = tuple[float, float]
 """Begin and end in seconds."""
 
-_PROMPT, _ANSWER = re.compile(r"pp(\d+)"), re.compile(r"tg(\d+)@\d+")
+_PROMPT, _ANSWER, _SUSTAINED = re.compile(r"pp(\d+)"), re.compile(r"tg(\d+)@\d+"), re.compile(r"sustain@\d+")
 
 
 def meter_files() -> tuple[ModuleType, ...]:
@@ -76,6 +76,12 @@ def open_meter(meter: str, root: Path = Path("/")) -> PowerProbe:
         raise MeasureError(f"this machine has no meter '{name}'", "`edgekit power list` shows what it has")
     trouble = "there are several" if chosen else f"no meter '{meter}'"
     raise MeasureError(f"{name}: {trouble}", f"{did_you_mean(meter, known)}choose one: {', '.join(known)}")
+
+
+def sits_beside(meter: str) -> bool:
+    """Whether a meter called ``NAME[:ADDRESS]`` is an instrument beside a device, which another machine may read."""
+    name = meter.partition(":")[0]
+    return any(file.WHERE == "beside" for file in meter_files() if file.__name__.rpartition(".")[2] == name)
 
 
 def choose_meter(root: Path = Path("/")) -> tuple[PowerProbe | None, str]:
@@ -230,7 +236,12 @@ def account(
 
 
 def account_marks(
-    trace: Trace, marks: Sequence[Mark], *, alignment: Alignment | None = None, charge: float | None = None
+    trace: Trace,
+    marks: Sequence[Mark],
+    *,
+    alignment: Alignment | None = None,
+    charge: float | None = None,
+    sustained: int = 0,
 ) -> Energy:
     """The energy of a run by the marks that its driver left: ``pp512 begin``, ``tg128@0 end``, ``idle begin``.
 
@@ -239,10 +250,11 @@ def account_marks(
         marks: of one run.
         alignment: from the marks' clock to the trace's; None if both are the same.
         charge: joules of a full charge by the battery's own account.
+        sustained: tokens decoded between the marks ``sustain@0 begin`` and ``sustain@0 end``.
 
     Returns:
-        The energy of all ``tg``, with that of ``pp``; kind "none" with the reason if marks are missing or the trace
-        does not cover them.
+        The energy of all ``tg`` or of ``sustain``, with that of ``pp``; kind "none" with the reason if marks are
+        missing or the trace does not cover them.
     """
     spans: dict[str, list[Span]] = {}
     begun: dict[str, float] = {}
@@ -254,6 +266,7 @@ def account_marks(
             spans.setdefault(name, []).append((begun.pop(name), mark.at))
     prompts = [(int(m[1]), span) for name in spans if (m := _PROMPT.fullmatch(name)) for span in spans[name]]
     answers = [(int(m[1]), span) for name in spans if (m := _ANSWER.fullmatch(name)) for span in spans[name]]
+    answers += [(sustained, span) for name in spans if _SUSTAINED.fullmatch(name) for span in spans[name]]
     work = [span for _, span in (*prompts, *answers)]
     idle = spans.get("idle", [])
     before = [span for span in idle if work and span[1] <= min(work)[0]]

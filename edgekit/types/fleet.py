@@ -8,7 +8,7 @@ from typing import Literal
 from edgekit.types.device import Precision
 from edgekit.types.interval import Interval
 from edgekit.types.lab import Status
-from edgekit.types.measurement import Measurement, Series
+from edgekit.types.measurement import Energy, Measurement, Series
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,23 @@ class Curve:
     points: tuple[Point, ...]
     level: Level | None
     throttled: str
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """Decoding for a long time on a device. ``host``: its processor. ``time``: UTC."""
+
+    device: str
+    host: str
+    processor_class: str
+    bundle_sha256: str
+    model: str
+    versions: tuple[tuple[str, str], ...]
+    time: str
+    seconds: float
+    tokens: int
+    curve: Curve
+    energy: Energy
 
 
 @dataclass(frozen=True)

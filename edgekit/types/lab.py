@@ -139,10 +139,11 @@ class Power:
 
 @dataclass(frozen=True)
 class Done:
-    """The driver's last line. ``measurement``: of bench; its energy is from the device's own meter, if any."""
+    """The driver's last line. ``measurement``: of bench. ``energy``: of a sustained run."""
 
     at: float
     measurement: Measurement | None = None
+    energy: Energy | None = None
 
 
 @dataclass(frozen=True)

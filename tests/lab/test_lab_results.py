@@ -14,7 +14,7 @@ from edgekit.config import measured
 from edgekit.errors import LabError
 from edgekit.lab.records import keep_records
 from edgekit.lab.results import compare, load_fleet, summarize
-from edgekit.lab.steady import T_975, find_level, find_throttling, spread_of, t_quantile
+from edgekit.lab.steady import find_level, find_throttling, spread_of
 from edgekit.lab.store import DATABASE, opened, parse_run, read_folder, read_night
 from edgekit.record import to_json
 from edgekit.types.lab import Rate
@@ -56,13 +56,6 @@ def test_the_interval_holds_the_level_as_often_as_it_says() -> None:
         level = find_level(rates([12 + random.normal(0, 0.5) for _ in range(300)]))
         held += bool(level and level.low <= 12_000 <= level.high)
     assert held / 300 > 0.85
-
-
-def test_student_s_t() -> None:
-    scipy = pytest.importorskip("scipy.stats")
-    for freedom, value in enumerate(T_975, 1):
-        assert value == pytest.approx(scipy.t.ppf(0.975, freedom), abs=6e-4)
-    assert (t_quantile(2.9), t_quantile(0.3), t_quantile(1e6)) == (4.303, 12.706, 2.042)
 
 
 def test_spread() -> None:

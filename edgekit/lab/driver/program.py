@@ -19,7 +19,7 @@ from threading import Lock, Thread
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING
 
-from edgekit.errors import EdgekitError, LabError, did_you_mean
+from edgekit.errors import EdgekitError, LabError
 from edgekit.measure.conditions import Watch, boot_seconds
 from edgekit.record import from_json, to_json
 from edgekit.types.bundle import Bundle
@@ -27,12 +27,12 @@ from edgekit.types.generation import Sampling
 from edgekit.types.lab import LINES, Done, Failed, Hello, Line, Mark, Rate, Task, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from typing import Any, BinaryIO
 
     from edgekit.run.runner import OnnxRunner
-    from edgekit.types.measurement import Measurement, PowerProbe
+    from edgekit.types.measurement import Energy, Measurement, PowerProbe
 
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 """Set before numpy is loaded; see measure/ceilings.py."""
@@ -40,6 +40,9 @@ ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 BURSTS = 3
 BURST_SECONDS, PAUSE_SECONDS = 0.5, (0.7, 1.1, 0.9)
 """Length of the bursts of load, and the pauses after each, whose pattern fits one place of a trace only."""
+
+IDLE_SECONDS = 5.0
+"""Length of a rest; as ``bench`` rests before and after it measures energy."""
 
 STRETCH = 128
 """Tokens that ``sustain`` decodes before it starts again at the same depth, so that depth bends no curve."""
@@ -52,6 +55,8 @@ class Printer:
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._lock = out, Lock()
+        self.marks: list[Mark] = []
+        """What was marked so far."""
 
     def __call__(self, line: Line) -> None:
         """Print one line, whole."""
@@ -62,7 +67,8 @@ class Printer:
 
     def mark(self, name: str) -> None:
         """Print a Mark with the time now."""
-        self(Mark(boot_seconds(), name))
+        self.marks.append(Mark(boot_seconds(), name))
+        self(self.marks[-1])
 
     def array(self, shape: Sequence[int], data: bytes) -> None:
         """Print a line with a shape, then the array's bytes."""
@@ -80,14 +86,14 @@ def main(task: str, driver: str = "") -> int:
         _hello(printed, driver)
         watch: AbstractContextManager[object] = nullcontext() if asked.do == "logits" else Watch(printed)
         with watch:
-            measurement = _do(asked, printed)
+            measurement, energy = _do(asked, printed)
     except EdgekitError as error:
         printed(Failed(boot_seconds(), error.message, error.hint))
         return 1
     except MemoryError:
         printed(Failed(boot_seconds(), "the device has too little memory", "end other programs, or use fewer bits"))
         return 1
-    printed(Done(boot_seconds(), measurement))
+    printed(Done(boot_seconds(), measurement, energy))
     return 0
 
 
@@ -104,21 +110,25 @@ def _hello(printed: Printer, driver: str) -> None:
     printed(Hello(boot_seconds(), driver, platform.python_version(), versions, os.getpid(), boot, processor_class()))
 
 
-def _do(task: Task, printed: Printer) -> Measurement | None:
+def _do(task: Task, printed: Printer) -> tuple[Measurement | None, Energy | None]:
     from edgekit.bundle.manifest import read_manifest
 
     path = Path(task.bundle)
     bundle = Bundle(path, read_manifest(path))
+    energy = None
     if task.marks:
         _bursts(printed)
+        _rest(printed)
     measurement = _bench(task, bundle, printed) if task.do == "bench" else None
     if measurement is None:
-        runner = _open(task, bundle, printed)
-        with closing(runner):
-            {"sustain": _sustain, "generate": _generate, "logits": _logits}[task.do](task, runner, printed)
+        work: dict[str, Callable[[Task, OnnxRunner, Printer], Energy | None]]
+        work = {"sustain": _sustain, "generate": _generate, "logits": _logits}
+        with closing(_open(task, bundle, printed)) as runner:
+            energy = work[task.do](task, runner, printed)
     if task.marks:
+        _rest(printed)
         _bursts(printed)
-    return measurement
+    return measurement, energy
 
 
 def _bench(task: Task, bundle: Bundle, printed: Printer) -> Measurement:
@@ -141,15 +151,9 @@ def _bench(task: Task, bundle: Bundle, printed: Printer) -> Measurement:
 
 def _meter(name: str) -> PowerProbe | None:
     """The device's meter of that name; None for the usual one."""
-    if not name:
-        return None
-    from edgekit.measure.energy import meters
+    from edgekit.measure.energy import open_meter
 
-    known = {probe.name: probe for probe in meters()}
-    if name not in known:
-        there = ", ".join(known) or "none"
-        raise LabError(f"the device has no meter '{name}'", f"{did_you_mean(name, tuple(known))}its meters: {there}")
-    return known[name]
+    return open_meter(name) if name else None
 
 
 def _open(task: Task, bundle: Bundle, printed: Printer) -> OnnxRunner:
@@ -165,8 +169,41 @@ def _open(task: Task, bundle: Bundle, printed: Printer) -> OnnxRunner:
     return runner
 
 
-def _sustain(task: Task, runner: OnnxRunner, printed: Printer) -> None:
-    """Decode for ``task.seconds`` at the first depth, printing a Rate each second."""
+def _sustain(task: Task, runner: OnnxRunner, printed: Printer) -> Energy | None:
+    """Decode for ``task.seconds``, between rests that a meter of the device's own reads too.
+
+    With bursts, a meter beside the device is read, and none here.
+    """
+    from edgekit.errors import MeasureError
+    from edgekit.measure.energy import account_marks, choose_meter, open_meter
+    from edgekit.measure.trace import watts
+    from edgekit.types.lab import Power
+    from edgekit.types.measurement import Energy
+
+    probe, reason = None, "the meter is beside the device"
+    if not task.marks:
+        probe, reason = (open_meter(task.meter), "") if task.meter else choose_meter()
+    if probe is None:
+        _decode(task, runner, printed)
+        return Energy("none", reason=reason)
+    try:
+        probe.start()
+        try:
+            _rest(printed)
+            tokens = _decode(task, runner, printed)
+            _rest(printed)
+        finally:
+            probe.stop()
+        trace = probe.trace()
+    except MeasureError as error:
+        return Energy("none", meter=probe.name, reason=f"{error.message} ({error.hint})")
+    for at, value in watts(trace):
+        printed(Power(at, value))
+    return account_marks(trace, printed.marks, sustained=tokens)
+
+
+def _decode(task: Task, runner: OnnxRunner, printed: Printer) -> int:
+    """Decode at the first depth for ``task.seconds``, printing a Rate each second. Returns the tokens."""
     import numpy as np
 
     depth = task.depth[0] if task.depth else 0
@@ -181,17 +218,19 @@ def _sustain(task: Task, runner: OnnxRunner, printed: Printer) -> None:
     tokens = random.integers(runner.vocab_size, size=stretch).tolist()
     printed.mark(f"sustain@{depth} begin")
     begin = last = perf_counter()
-    count = 0
+    count = total = 0
     while last - begin < task.seconds:
         if runner.length >= depth + stretch:
             runner.rewind(depth)
         runner.step(tokens[runner.length - depth])
         count += 1
+        total += 1
         now = perf_counter()
         if now - last >= 1.0:
             printed(Rate(boot_seconds(), now - last, count))
             last, count = now, 0
     printed.mark(f"sustain@{depth} end")
+    return total
 
 
 class _NoText:
@@ -213,7 +252,7 @@ class _NoText:
         return ""
 
 
-def _generate(task: Task, runner: OnnxRunner, printed: Printer) -> None:
+def _generate(task: Task, runner: OnnxRunner, printed: Printer) -> Energy | None:
     """Print a Token for each that continues ``task.tokens``. Text, and stop strings, are the host's."""
     from edgekit.run.generation import generate
 
@@ -221,9 +260,10 @@ def _generate(task: Task, runner: OnnxRunner, printed: Printer) -> None:
     ends: Any = _NoText(task.stop)
     for emitted in generate(runner, ends, task.tokens, sampling):
         printed(Token(boot_seconds(), emitted.token))
+    return None
 
 
-def _logits(task: Task, runner: OnnxRunner, printed: Printer) -> None:
+def _logits(task: Task, runner: OnnxRunner, printed: Printer) -> Energy | None:
     """Answer each line of token ids on stdin."""
     del task
     import numpy as np
@@ -231,6 +271,14 @@ def _logits(task: Task, runner: OnnxRunner, printed: Printer) -> None:
     for line in sys.stdin:
         logits = runner.logits(json.loads(line))
         printed.array(logits.shape, np.ascontiguousarray(logits, "<f4").tobytes())
+    return None
+
+
+def _rest(printed: Printer) -> None:
+    """Do nothing for a while, so that a meter shows the power of an idle device."""
+    printed.mark("idle begin")
+    sleep(IDLE_SECONDS)
+    printed.mark("idle end")
 
 
 def _bursts(printed: Printer) -> None:

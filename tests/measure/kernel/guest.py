@@ -38,7 +38,6 @@ def measure(bus, name):
 
 if __name__ == "__main__":
     if "--modules" in sys.argv:
-        import edgekit.measure.energy
         from edgekit.measure.energy import meters
         from edgekit.measure.power.battery import charge_joules
 
