@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from math import exp, log, sqrt
+from math import exp, log
 from pathlib import Path
+from statistics import fmean, pvariance
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
 from edgekit.errors import LabError, did_you_mean
-from edgekit.lab.steady import curve_of, find_level, spread_of, t_quantile
+from edgekit.lab.steady import curve_of, find_level, spread_of
 from edgekit.lab.store import lab_of, nights_in, read_folder, read_plan
 from edgekit.types.fleet import Change, DeviceHealth, Fleet, Result
 from edgekit.types.interval import Interval
@@ -167,18 +168,13 @@ def compare(before: Sequence[float], after: Sequence[float]) -> Interval | None:
     """
     if min(len(before), len(after)) < 2:
         return None
-    (mean, error), (other, another) = _moments(after), _moments(before)
-    total = error + another
-    parts = error**2 / (len(after) - 1) + another**2 / (len(before) - 1)
-    reach = t_quantile(total**2 / parts) * sqrt(total) if parts else 0.0
-    change = mean - other
-    return Interval(exp(change), exp(change - reach), exp(change + reach))
+    change = fmean(after) - fmean(before)
+    if not pvariance(after) + pvariance(before):
+        return Interval(exp(change), exp(change), exp(change))
+    from scipy.stats import ttest_ind
 
-
-def _moments(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and the square of its standard error."""
-    mean = sum(values) / len(values)
-    return mean, sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values)
+    found = ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
+    return Interval(exp(change), exp(found.low), exp(found.high))
 
 
 def _verdict(ratio: Interval | None) -> Literal["faster", "slower", "noise", "unknown"]:

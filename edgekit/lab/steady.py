@@ -23,13 +23,6 @@ _WORK = ("pp", "tg", "sustain", "energy")
 """How marks of workloads begin; others are of loading, idling, bursts and probes."""
 
 
-def t_quantile(freedom: float) -> float:
-    """Student's t, 97.5 % quantile."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
-
-
 def spread_of(values: Sequence[float]) -> float | None:
     """(largest - smallest) / median, None for fewer than two values or a median of zero."""
     if len(values) < 2 or not median(values):
@@ -102,10 +95,11 @@ def find_level(rates: Sequence[Rate]) -> Level | None:
         return None
     rest = values[cut:]
     mean = sum(rest) / len(rest)
-    reach = t_quantile(len(rest) - 1) * _standard_error(rest) * sqrt(len(rest) / (len(rest) - 1))
-    return Level(
-        after=batches[cut][0] - rates[0].at + rates[0].seconds, tok_s=mean, low=mean - reach, high=mean + reach
-    )
+    from scipy.stats import sem, t
+
+    reach = float(t.ppf(0.975, len(rest) - 1) * sem(rest))
+    after = batches[cut][0] - rates[0].at + rates[0].seconds
+    return Level(after=after, tok_s=mean, low=mean - reach, high=mean + reach)
 
 
 def _standard_error(values: Sequence[float]) -> float:
