@@ -13,6 +13,7 @@ import pytest
 from edgekit.errors import LabError, LinkLost
 from edgekit.lab.job import start
 from edgekit.lab.lease import Lease, lease
+from edgekit.lab.shell import storing
 from edgekit.lab.transports.local import Local
 from tests.lab.loopback import wait_for
 
@@ -186,6 +187,36 @@ def test_a_lost_link_loses_and_doubles_nothing(tmp_path):
     assert job.code == 0
 
 
+def test_what_was_cut_off_on_its_way_is_not_begun(tmp_path):
+    class Truncating(Local):
+        cut = False
+
+        def run(self, command, give=b"", seconds=None):
+            if give and not self.cut:
+                self.cut = True
+                super().run(command, give[:3], seconds)
+                raise LinkLost("cut", "connect again")
+            return super().run(command, give, seconds)
+
+    device = Truncating("cut", tmp_path / "device")
+    assert list(start(device, "cat", run_of(device), give=b"one\ntwo\n").lines()) == [b"one", b"two"]
+    assert device.cut
+    target = tmp_path / "file"
+    assert device.run(storing(str(target), 4), b"onl").code == 1
+    assert list(tmp_path.glob("file*")) == []
+    assert device.run(storing(str(target), 4), b"only").code == 0
+    assert target.read_bytes() == b"only"
+
+
+def test_a_start_whose_answer_is_lost_starts_once(tmp_path):
+    device = Cutting("cut", tmp_path / "device")
+    device.calls = 2
+    job = start(device, f"echo once >> {tmp_path}/count; sleep 0.5; echo up", run_of(device))
+    assert device.cuts == 1
+    assert list(job.lines()) == [b"up"]
+    assert (tmp_path / "count").read_text() == "once\n"
+
+
 def test_a_device_that_stays_away_is_told(tmp_path):
     device = Cutting("cut", tmp_path / "device")
     job = start(device, "sleep 85", run_of(device), patience=1)
@@ -202,6 +233,16 @@ def test_two_never_hold_a_device(device):
     with lease(device):
         pass
     assert list(Path(device.home, "lease").iterdir()) == []
+
+
+def test_who_only_wants_the_device_is_waited_for(device):
+    with lease(device):
+        pass
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    now = int(float(Path("/proc/uptime").read_text().split()[0]))
+    Path(device.home, "lease", "other").write_text(f"{boot} {now + 1} wanted\nsomeone\n")
+    with lease(device):
+        assert not Path(device.home, "lease", "other").exists()
 
 
 def test_of_many_at_once_one_gets_it(device):

@@ -137,12 +137,17 @@ def test_a_job_ends_with_its_children(device):
     assert not running("^sleep 417[78]$")
 
 
-@pytest.mark.arm64
-def test_a_job_runs_on_an_arm64_board(device):
+@pytest.fixture
+def python():
+    """An emulated Python for ARM from this user's own cache."""
     try:
-        python = find_arm64()
+        return find_arm64()
     except EdgekitError as error:
         pytest.skip(error.message)
+
+
+@pytest.mark.arm64
+def test_a_job_runs_on_an_arm64_board(python, device):
     environment = " ".join(f"{name}={quote(value)}" for name, value in (python.environment or {}).items())
     code = "import platform, sys, numpy; print(platform.machine(), numpy.ones(3).sum()); sys.stdin.read(); sys.exit(6)"
     job = start(
