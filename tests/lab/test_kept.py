@@ -9,13 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from devices import Counted
 
 from edgekit.errors import BundleError, LabError, LinkLost
 from edgekit.lab.driver import kept
 from edgekit.lab.driver.kept import Item, file_of, keep
 from edgekit.lab.driver.python import Python
 from edgekit.lab.transport import Finished
+from tests.lab.devices import Counted
 
 PYTHON = Python(sys.executable, "3.11.0", "glibc 2.36", "linux", "CPython", "x86_64", 64)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devices import Counted, pretend, python_at
 
 from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle
@@ -26,6 +25,7 @@ from edgekit.lab.remote import answering_on, bench_on
 from edgekit.run import Tokenizer, generate, load_runner
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling, Task
+from tests.lab.devices import Counted, pretend, python_at
 
 SMALL = {"pp": (8,), "tg": (2,), "depth": (0,), "repetitions": 1, "warmup": 0, "threads": 1}
 PI = Python("/usr/bin/python3", "3.11.2", "glibc 2.36", "linux", "CPython", "aarch64", 64)
