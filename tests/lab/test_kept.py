@@ -72,7 +72,7 @@ def test_archives_are_unpacked(device, tmp_path):
     wheel = tmp_path / "w.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("package/__init__.py", "x = 1")
-    (folder,) = keep(device, [Item("site", (file_of("w.whl", wheel),), unpack=True)], PYTHON)
+    (folder,) = keep(device, [Item("site", (file_of("w.whl", wheel),), unpack="zip")], PYTHON)
     assert set(content(device.root / "kept" / folder.rpartition("/")[2])) == {".files", "package/__init__.py"}
 
 
