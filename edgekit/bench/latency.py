@@ -21,6 +21,7 @@ from edgekit.types.measurement import unmarked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgekit.run.runner import OnnxRunner
     from edgekit.types import Ceilings, Series, Settings
     from edgekit.types.measurement import Marking
 
@@ -76,20 +77,13 @@ def bench_bundle(
     weights = needs.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
-    measure.reset_peak_memory()
-    mark("load begin")
-    runner, load = measure.measure_load(
-        lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
-    )
-    mark("load end")
+    runner, load = _load(bundle, settings, mark, small_memory=small_memory)
     with closing(runner):
         latency = measure.measure_latency(
             runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, mark=mark, progress=progress
         )
         peak = measure.peak_memory()
-        mark("energy begin")
-        energy = _energy(runner, meter, progress)
-        mark("energy end")
+        energy = _energy(runner, meter, mark, progress)
         nodes = runner.info.nodes_on_cpu
         environment = _environment(manifest, settings.threads, runner.arithmetic)
         settings = runner.settings
@@ -121,6 +115,15 @@ def bench_bundle(
     )
 
 
+def _load(bundle: Bundle, settings: Settings, mark: Marking, *, small_memory: bool) -> tuple[OnnxRunner, Series]:
+    """Open the bundle LOADS times; its peak of memory counts from here."""
+    measure.reset_peak_memory()
+    mark("load begin")
+    loaded = measure.measure_load(lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS)
+    mark("load end")
+    return loaded
+
+
 def _roofline(
     manifest: Manifest, threads: int, series: Sequence[Series], weights: int, progress: Progress
 ) -> tuple[Ceilings, float | None, tuple[tuple[str, float], ...]]:
@@ -143,7 +146,7 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
     )
 
 
-def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Energy:
+def _energy(runner: Runner, meter: PowerProbe | None, mark: Marking, progress: Progress) -> Energy:
     """Measure the joules of decoding from an empty cache, repeated for ENERGY_SECONDS."""
     if meter is None:
         meter, reason = measure.choose_meter()
@@ -160,6 +163,8 @@ def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Ene
         return rounds * len(tokens)
 
     progress("energy", 0, 1, "readings")
+    mark("energy begin")
     energy = measure.meter_energy(meter, work, what=f"decoding {len(tokens)} tokens from an empty cache, repeated")
+    mark("energy end")
     progress("energy", 1, 1, "readings")
     return energy

@@ -164,9 +164,9 @@ def test_what_makes_no_sense_is_refused(bundle, address, capsys, arguments, said
 
 def test_too_little_memory_is_said_before_anything_is_pushed(bundle, address, monkeypatch):
     monkeypatch.setattr(device, "needed_memory", lambda *_, **__: 1 << 50)
-    with pytest.raises(LabError, match=r"takes .* of memory for \d+ tokens; .* free there") as caught:
+    with pytest.raises(LabError, match=r"too little memory: [\d,]+ bytes needed") as caught:
         bench_on(address, bundle, **SMALL)
-    assert "`small_memory`" in caught.value.hint
+    assert "smaller bundle" in caught.value.hint
     assert not kept(address).exists()
 
 

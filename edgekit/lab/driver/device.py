@@ -9,7 +9,6 @@ from secrets import token_hex
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from edgekit import words
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import LabError
 from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
@@ -21,6 +20,7 @@ from edgekit.lab.driver.kept import Item, file_of, keep
 from edgekit.lab.driver.python import Python, find_python
 from edgekit.lab.driver.system import push_system
 from edgekit.lab.driver.wheels import find_wheels
+from edgekit.lab.facts import require_room
 from edgekit.lab.job import start
 from edgekit.lab.shell import ask, ending, marked, told
 from edgekit.record import from_json, to_json
@@ -71,7 +71,7 @@ class Device:
             LabError: too little memory or storage there, which is found out before anything is pushed.
             BundleError: a file is not what the manifest says.
         """
-        _require_memory(self.transport, bundle, context, small_memory)
+        require_room(self.transport, 0, needed_memory(bundle, context, small_memory=small_memory))
         item = _bundle(bundle)
         self._folders = keep(self.transport, (*self._own, item), self.python, self._progress)
         return self._folders[-1]
@@ -199,19 +199,6 @@ def needed_memory(bundle: Bundle, context: int, *, small_memory: bool = False) -
     cache = kv_bytes_per_position(spec) * context * (1 if manifest.cpu_target.shared_kv else 2)
     held = held_bytes(manifest.tensors, tied=spec.tied)
     return held + prompts + cache + workspace_bytes(spec, context) + RUNTIME_BYTES
-
-
-def _require_memory(transport: Transport, bundle: Bundle, context: int, small_memory: bool) -> None:
-    needed = needed_memory(bundle, context, small_memory=small_memory)
-    said = ask(transport, "grep MemAvailable /proc/meminfo || exit 0").split()
-    free = 1024 * int(said[1]) if len(said) > 1 and said[1].isdigit() else None
-    if free is not None and needed > free:
-        smaller = "" if small_memory else "pass `small_memory`, "
-        raise LabError(
-            f"{transport.address}: {bundle.path.name} takes {words.size(needed)} of memory for {context} tokens; "
-            f"{words.size(free)} are free there",
-            f"end other programs there, {smaller}use fewer tokens, or build with fewer bits",
-        )
 
 
 def _driver() -> Item:
