@@ -25,6 +25,7 @@ from edgekit.types.measurement import unmarked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgekit.run.runner import OnnxRunner
     from edgekit.types import Ceilings, Series, Settings
     from edgekit.types.measurement import Marking
 
@@ -80,20 +81,13 @@ def bench_bundle(
     weights = needs.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
-    measure.reset_peak_memory()
-    mark("load begin")
-    runner, load = measure.measure_load(
-        lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
-    )
-    mark("load end")
+    runner, load = _load(bundle, settings, mark, small_memory=small_memory)
     with closing(runner):
         latency = measure.measure_latency(
             runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, mark=mark, progress=progress
         )
         peak = measure.peak_memory()
-        mark("energy begin")
-        energy = _energy(runner, meter, progress)
-        mark("energy end")
+        energy = _energy(runner, meter, mark, progress)
         nodes = runner.info.nodes_on_cpu
         environment = _environment(manifest, settings.threads, runner.arithmetic)
         settings = runner.settings
@@ -125,6 +119,15 @@ def bench_bundle(
     )
 
 
+def _load(bundle: Bundle, settings: Settings, mark: Marking, *, small_memory: bool) -> tuple[OnnxRunner, Series]:
+    """Open the bundle LOADS times; its peak of memory counts from here."""
+    measure.reset_peak_memory()
+    mark("load begin")
+    loaded = measure.measure_load(lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS)
+    mark("load end")
+    return loaded
+
+
 def _roofline(
     manifest: Manifest, threads: int, series: Sequence[Series], weights: int, progress: Progress
 ) -> tuple[Ceilings, float | None, tuple[tuple[str, float], ...]]:
@@ -147,7 +150,7 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
     )
 
 
-def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Energy:
+def _energy(runner: Runner, meter: PowerProbe | None, mark: Marking, progress: Progress) -> Energy:
     """Measure the joules of prompts, and of decoding from an empty cache, each repeated for ENERGY_SECONDS."""
     if meter is None:
         meter, reason = measure.choose_meter()
@@ -174,6 +177,7 @@ def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Ene
         return rounds * len(tokens)
 
     progress("energy", 0, 1, "readings")
+    mark("energy begin")
     energy = measure.meter_energy(
         meter,
         work,
@@ -182,5 +186,6 @@ def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Ene
         charge=charge_joules(Path("/")) if meter.covers == WHOLE_DEVICE else None,
         answer=(prompt, len(tokens)),
     )
+    mark("energy end")
     progress("energy", 1, 1, "readings")
     return energy

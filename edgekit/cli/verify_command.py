@@ -74,9 +74,9 @@ def verify(
     """Check a bundle: files, signature, tokenizer, graph, quality.
 
     Quality is measured in ONNX Runtime on the file that ships, against the FP32 source; with --on DEVICE, by that
-    device's own kernels, and only files and quality are checked. --on arm64 recommends kernels,
-    accuracy level and block size; with --record, the bundle is opened with those kernels from then on. A bundle for an
-    NPU is also run on that NPU's emulator. Exits with code 3 when a check fails.
+    device's own kernels, and only files and quality are checked. --on arm64 recommends kernels, accuracy level and
+    block size; with --record, the bundle is opened with those kernels from then on. A bundle for an NPU is also run on
+    that NPU's emulator. Exits with code 3 when a check fails.
     """
     from edgekit.bundle import load_keys
     from edgekit.cli.tables import verification_tables
@@ -88,27 +88,32 @@ def verify(
     options: dict[str, Any] = {"source": source, "text": text, "max_kld": max_kld, "min_top1": min_top1}
     options |= {name: value for name, value in (("tokens", tokens), ("window", window)) if value}
     options["keys"] = load_keys(key) if key else ()
-    with Bars() as progress:
-        if on and on != ARM:
-            from edgekit.lab.quality import verify_on
-
-            verification = verify_on(on, bundle, progress=progress, **options)
-        elif on:
-            from edgekit.verify.arm import verify_on_arm
-
-            verification = verify_on_arm(bundle, beside=beside or (), progress=progress, **options)
-        else:
-            from edgekit.verify.bundle import verify_bundle
-            from edgekit.verify.npu import OnEmulator
-
-            usual = OnEmulator()
-            npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
-            chosen = npu if npu_tokens or npu_steps else None
-            verification = verify_bundle(bundle, npu=chosen, progress=progress, **options)
+    verification = _verify(bundle, on, beside or [], (npu_tokens or 0, npu_steps or 0), options)
     if record:
         _keep(bundle, verification)
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
+
+
+def _verify(
+    bundle: Path, on: str | None, beside: list[Path], emulated: tuple[int, int], options: dict[str, Any]
+) -> Verification:
+    """Verify on a device, on emulated ARM or here, where ``emulated`` tokens and steps, if any, run on the emulator."""
+    with Bars() as progress:
+        if on and on != ARM:
+            from edgekit.lab.quality import verify_on
+
+            return verify_on(on, bundle, progress=progress, **options)
+        if on:
+            from edgekit.verify.arm import verify_on_arm
+
+            return verify_on_arm(bundle, beside=beside, progress=progress, **options)
+        from edgekit.verify.bundle import verify_bundle
+        from edgekit.verify.npu import OnEmulator
+
+        usual = OnEmulator()
+        npu = OnEmulator(emulated[0] or usual.tokens, emulated[1] or usual.steps)
+        return verify_bundle(bundle, npu=npu if any(emulated) else None, progress=progress, **options)
 
 
 def _keep(bundle: Path, verification: Verification) -> None:

@@ -19,12 +19,18 @@ def python_at(folder, body=""):
     return folder
 
 
+def empty_wheel(folder):
+    """A wheel without anything that matters, for a Python that has numpy and onnxruntime already."""
+    wheel = folder / "empty-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("empty/__init__.py", "")
+    return wheel
+
+
 def pretend(tmp_path, monkeypatch):
     """Make this machine a device with a Python that has numpy and onnxruntime, and needs no wheels; its address."""
     monkeypatch.setenv("PATH", f"{python_at(tmp_path / 'bin')}:/usr/bin:/bin")
-    wheel = tmp_path / "empty-1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("empty/__init__.py", "")
+    wheel = empty_wheel(tmp_path)
     monkeypatch.setattr(device, "find_wheels", lambda *_: (wheel,))
     return f"local:{tmp_path / 'device'}"
 

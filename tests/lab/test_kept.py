@@ -9,13 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from devices import Counted
 
 from edgekit.errors import BundleError, LabError, LinkLost
 from edgekit.lab.driver import kept
 from edgekit.lab.driver.kept import Item, file_of, keep
 from edgekit.lab.driver.python import Python
 from edgekit.lab.transport import Finished
+from tests.lab.devices import Counted
 
 PYTHON = Python(sys.executable, "3.11.0", "glibc 2.36", "linux", "CPython", "x86_64", 64)
 
@@ -72,7 +72,7 @@ def test_archives_are_unpacked(device, tmp_path):
     wheel = tmp_path / "w.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("package/__init__.py", "x = 1")
-    (folder,) = keep(device, [Item("site", (file_of("w.whl", wheel),), unpack=True)], PYTHON)
+    (folder,) = keep(device, [Item("site", (file_of("w.whl", wheel),), unpack="zip")], PYTHON)
     assert set(content(device.root / "kept" / folder.rpartition("/")[2])) == {".files", "package/__init__.py"}
 
 

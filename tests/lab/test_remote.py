@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devices import Counted, pretend, python_at
 
 from edgekit.build.pipeline import build_bundle
 from edgekit.bundle import open_bundle
@@ -26,6 +25,8 @@ from edgekit.lab.remote import answering_on, bench_on
 from edgekit.run import Tokenizer, generate, load_runner
 from edgekit.testing import tiny_checkpoint
 from edgekit.types import Sampling, Task
+from tests.lab.devices import Counted, pretend, python_at
+from tests.lab.loopback import Board, need_sshd
 
 SMALL = {"pp": (8,), "tg": (2,), "depth": (0,), "repetitions": 1, "warmup": 0, "threads": 1}
 PI = Python("/usr/bin/python3", "3.11.2", "glibc 2.36", "linux", "CPython", "aarch64", 64)
@@ -164,9 +165,9 @@ def test_what_makes_no_sense_is_refused(bundle, address, capsys, arguments, said
 
 def test_too_little_memory_is_said_before_anything_is_pushed(bundle, address, monkeypatch):
     monkeypatch.setattr(device, "needed_memory", lambda *_, **__: 1 << 50)
-    with pytest.raises(LabError, match=r"takes .* of memory for \d+ tokens; .* free there") as caught:
+    with pytest.raises(LabError, match=r"too little memory: [\d,]+ bytes needed") as caught:
         bench_on(address, bundle, **SMALL)
-    assert "`small_memory`" in caught.value.hint
+    assert "smaller bundle" in caught.value.hint
     assert not kept(address).exists()
 
 
@@ -311,3 +312,37 @@ def test_wheels_that_pip_does_not_find_leave_nothing(tmp_path, monkeypatch):
     with pytest.raises(LabError, match=r"no wheel for CPython 3.11.2, aarch64, glibc 2.36"):
         find_wheels(PI, "ssh:board")
     assert list((tmp_path / "wheels").iterdir()) == []
+
+
+# --- over SSH -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    need_sshd()
+    (tmp_path / "board").mkdir()
+    board = Board(tmp_path / "board")
+    pretend(tmp_path, monkeypatch)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(board.client))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    usual = Python(sys.executable, "3.11.0", "glibc 2.36", "linux", "CPython", "x86_64", 64)
+    monkeypatch.setattr(device, "find_python", lambda _: usual)
+    yield board
+    board.stop()
+
+
+def test_a_measurement_survives_a_link_that_is_cut(bundle, board):
+    cut = []
+
+    def cut_once(task, done, *_):
+        if task.startswith("measuring") and done == 1:
+            board.cut()
+            cut.append(done)
+
+    measurement = bench_on("ssh:board", bundle, progress=cut_once, **SMALL | {"repetitions": 3})
+    assert cut == [1]
+    assert measurement.get("pp8").n == 3
+    folder = board.cache / "edgekit/device"
+    assert list((folder / "runs").iterdir()) == []
+    assert left_running(f"local:{folder}") == []

@@ -9,7 +9,6 @@ from secrets import token_hex
 from shlex import quote
 from typing import TYPE_CHECKING, TypeVar
 
-from edgekit import words
 from edgekit.bundle.manifest import MANIFEST
 from edgekit.errors import LabError
 from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
@@ -19,7 +18,9 @@ from edgekit.host.disk import write_whole
 from edgekit.lab.driver.archive import driver_archive, driver_name
 from edgekit.lab.driver.kept import Item, file_of, keep
 from edgekit.lab.driver.python import Python, find_python
+from edgekit.lab.driver.system import push_system
 from edgekit.lab.driver.wheels import find_wheels
+from edgekit.lab.facts import require_room
 from edgekit.lab.job import start
 from edgekit.lab.shell import ask, ending, marked, told
 from edgekit.record import from_json, to_json
@@ -72,7 +73,7 @@ class Device:
             LabError: too little memory or storage there, which is found out before anything is pushed.
             BundleError: a file is not what the manifest says.
         """
-        _require_memory(self.transport, bundle, context, small_memory)
+        require_room(self.transport, 0, needed_memory(bundle, context, small_memory=small_memory))
         item = _bundle(bundle)
         self._folders = keep(self.transport, (*self._own, item), self.python, self._progress)
         return self._folders[-1]
@@ -172,17 +173,12 @@ class Device:
 
 @contextmanager
 def open_device(transport: Transport, progress: Progress = silent) -> Iterator[Device]:
-    """Find a device's Python, and the driver and wheels for it; nothing is pushed yet.
+    """Find a device's Python, and the driver and wheels for it. Nothing is pushed yet but a Python for a phone.
 
     Raises:
         LabError: no Python that is new enough, or no wheels for it.
     """
-    python = find_python(transport)
-    if python is None:
-        raise LabError(
-            f"{transport.address}: no Python there", "install one in the app Termux, or use the native runner"
-        )
-    yield Device(transport, python, progress)
+    yield Device(transport, find_python(transport) or push_system(transport, progress), progress)
 
 
 def read_line(address: str, data: bytes) -> Line:
@@ -215,29 +211,18 @@ def needed_memory(bundle: Bundle, context: int, *, small_memory: bool = False) -
     return held + prompts + cache + workspace_bytes(spec, context) + RUNTIME_BYTES
 
 
-def _require_memory(transport: Transport, bundle: Bundle, context: int, small_memory: bool) -> None:
-    needed = needed_memory(bundle, context, small_memory=small_memory)
-    said = ask(transport, "grep MemAvailable /proc/meminfo || exit 0").split()
-    free = 1024 * int(said[1]) if len(said) > 1 and said[1].isdigit() else None
-    if free is not None and needed > free:
-        smaller = "" if small_memory else "pass `small_memory`, "
-        raise LabError(
-            f"{transport.address}: {bundle.path.name} takes {words.size(needed)} of memory for {context} tokens; "
-            f"{words.size(free)} are free there",
-            f"end other programs there, {smaller}use fewer tokens, or build with fewer bits",
-        )
-
-
 def _driver() -> Item:
     path = require_own(cache_folder() / "drivers" / f"{driver_name()}.zip")
     if not path.is_file() or path.stat().st_size != len(driver_archive()):
         make_own(path.parent)
         write_whole(path, driver_archive())
-    return Item("driver", (file_of("driver.zip", path, driver_name()),), unpack=True)
+    return Item("driver", (file_of("driver.zip", path, driver_name()),), unpack="zip")
 
 
 def _site(python: Python, address: str, progress: Progress) -> Item:
-    return Item("site", tuple(file_of(path.name, path) for path in find_wheels(python, address, progress)), unpack=True)
+    return Item(
+        "site", tuple(file_of(path.name, path) for path in find_wheels(python, address, progress)), unpack="zip"
+    )
 
 
 def _bundle(bundle: Bundle) -> Item:
