@@ -24,6 +24,12 @@ def bench(
     warmup: Annotated[int, typer.Option(min=0, max=MOST_RUNS, help="Untimed runs before those.")] = 1,
     threads: Threads = None,
     small_memory: SmallMemory = False,
+    meter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:ADDRESS]", help="The energy meter: see `edgekit power list`.", show_default="its own"
+        ),
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Measure the CPU graph of a bundle for an NPU.")] = False,
     tune: Annotated[
         bool, typer.Option("--tune", help="Find the fastest settings and write them into the bundle (minutes).")
@@ -47,6 +53,7 @@ def bench(
     from edgekit.bundle import open_bundle
     from edgekit.bundle import record as keep
     from edgekit.cli.tables import bench_tables
+    from edgekit.measure import open_meter
 
     opened = open_bundle(bundle)
     if opened.manifest.npus and not cpu:
@@ -66,6 +73,7 @@ def bench(
             warmup=warmup,
             threads=threads,
             small_memory=small_memory,
+            meter=open_meter(meter) if meter else None,
             progress=progress,
         )
     line = console.document_text(measurement)
@@ -91,7 +99,7 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     from edgekit.cli.tables import tuning_tables
 
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record") if name in given]:
+    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "meter", "record") if name in given]:
         raise ConfigError(
             f"--{idle[0].replace('_', '-')} does not apply to --tune",
             "pass only --pp, --repetitions, --threads or --output with it",

@@ -30,7 +30,9 @@ def kernel() -> Path:
     """The folder with Debian's kernel and the drivers, fetched once into the cache."""
     folder = cache_folder() / "kernel"
     if not (folder / "vmlinuz").exists():
-        told = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            ["apt-cache", "depends", "linux-image-amd64"], capture_output=True, text=True, check=False
+        )
         found = re.search(r"linux-image-[\d.]\S+", told.stdout)
         if not found:
             pytest.skip("no package linux-image-amd64 is known here: apt-get update")

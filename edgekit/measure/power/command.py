@@ -54,7 +54,7 @@ def connect(address: str, root: Path) -> PowerProbe:
     except ValueError as error:
         raise MeasureError(f"command:{address}: {error}", "close the quote") from error
     if not words:
-        raise MeasureError("command: names no program", "write command:'my-meter --watts'")
+        raise MeasureError("command: names no program", "write command:'my-meter 5'")
     readings = _Readings(words)
     return StreamedProbe(f"command {words[0]}", "W", readings.follow, address=address, covers=COVERS, lag=LAG)
 

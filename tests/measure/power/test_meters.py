@@ -332,7 +332,7 @@ def test_a_gauge_of_which_both_scales_are_possible_gives_no_number(tmp_path, sec
     gauge = {f"{BAT}/voltage_now": 4_000_000, f"{BAT}/current_now": 6_000}  # 24 mW or 24 W
     (probe,) = battery.find(tree(tmp_path, BATTERY | gauge))
     probe.start()
-    with pytest.raises(MeasureError, match="either 0.024 W or 24 W") as caught:
+    with pytest.raises(MeasureError, match=r"either 0\.024 W or 24 W") as caught:
         probe.stop()
     assert "external meter" in caught.value.hint
 
