@@ -95,7 +95,7 @@ def test_a_meter_that_ends_leaves_what_it_has_read(tmp_path, meter, capsys):
         (["--meter", "command:true", "-o", "."], "cannot be written: it is a folder", "another folder"),
         (["--meter", "command:true", "-o", "file/t"], "cannot be written", "another folder"),
         (["--meter", "ppk2:x", "-o", "t"], "no PORT@MILLIVOLTS", "3700"),
-        (["--meter", "command:yes 1 2", "-o", "t", "--seconds", "0.2"], "its time goes", "check the meter"),
+        (["--meter", "command:yes 1 2", "-o", "t", "--seconds", "0.2"], "its time goes", "print the time"),
     ],
 )
 def test_bad_input_is_told_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message, hint):
