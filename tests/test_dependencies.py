@@ -25,6 +25,7 @@ OWNERS = {
     "large": ("quantize/jit/",),
     "learn": ("corpus/", "learn/"),
     "nvidia": ("measure/power/nvml.py",),
+    "meters": ("measure/appliance.py", "measure/power/"),
     "coreml": ("bundle/mlprogram.py",),
     "sign": ("bundle/signing.py",),
     "sentencepiece": ("strangers/cell_program.py",),
@@ -40,7 +41,7 @@ BY_NAME = {
 }
 """Declared and not imported, each for a reason."""
 
-NOT_HERE = {"pynvml": "nvidia-ml-py"}
+NOT_HERE = {"pynvml": "nvidia-ml-py", "Monsoon": "monsoon"}
 """Distributions of modules that need not be installed to run this test."""
 
 

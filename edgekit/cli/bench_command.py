@@ -166,7 +166,7 @@ def _tune(ctx: typer.Context, path: Path, prompt: int, threads: int | None, outp
     from edgekit.cli.tables import tuning_tables
 
     given = [name for name in ctx.params if (s := ctx.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record", "on") if name in given]:
+    if idle := [name for name in ("tg", "depth", "warmup", "small_memory", "record", "on", "meter") if name in given]:
         raise ConfigError(
             f"--{idle[0].replace('_', '-')} does not apply to --tune",
             "pass only --pp, --repetitions, --threads or --output with it",

@@ -350,7 +350,8 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
         table.add_row(*_series_row(series, fractions.get(series.name)))
     yield table
     yield ""
-    yield facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), ("energy", energy_words(m.energy))])
+    energy = [("energy", energy_words(m.energy)), *_energy_rows(m.energy)]
+    yield facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), *energy])
     yield Text(f"{m.workload}; warm-up rounds: {m.warmup}; {m.time}", style="dim")
 
 
@@ -370,6 +371,18 @@ def energy_words(energy: Energy) -> str:
     how += [f"{words.number(energy.hertz)} Hz"] if energy.hertz else []
     how += [f"clocks aligned to {words.seconds(energy.alignment_residual)}"] if energy.alignment_residual else []
     return f"{', '.join(said)} ({', '.join(how)})"
+
+
+def _energy_rows(energy: Energy) -> Iterator[tuple[str, str]]:
+    """What a meter's trace tells beyond that."""
+    if energy.error_joules is not None and energy.gross_joules and energy.hertz:
+        share = words.percent(energy.error_joules / energy.gross_joules)
+        covers = f"; covers {energy.covers}" if energy.covers else ""
+        yield "energy's error", f"at most {share} by sampling, {words.number(energy.hertz)} readings a second{covers}"
+    if energy.joules_per_prompt_token is not None:
+        yield "energy of prompts", f"{words.number(energy.joules_per_prompt_token)} J/token gross"
+    if energy.answers_per_charge is not None:
+        yield "answers per charge", f"{energy.answers_per_charge:,.0f}, each with its prompt"
 
 
 def _series_row(series: Series, fraction: float | None) -> tuple[str, ...]:

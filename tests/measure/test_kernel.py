@@ -23,7 +23,7 @@ PACKAGE = Path(edgekit.__file__).parent
 MODULES = ("i2c-dev", "industrialio", "kfifo_buf", "i2c-stub", "ina2xx-adc", "sbs-battery", "ltc4151")
 PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "busybox": "busybox-static", "dpkg-deb": "dpkg", "ldd": "libc-bin"}
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 
 def kernel() -> Path:

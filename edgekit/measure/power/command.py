@@ -1,7 +1,7 @@
 """Any program that prints lines ``<seconds> <watts>``: a meter that has no file here.
 
-The seconds are of any clock that does not stop; they are moved to this machine's by the quickest line, the one with the
-least time between its own time and its arrival. Lines that begin with ``#`` are passed over.
+The seconds are of any clock that does not stop; they are moved to this machine's by the first line's arrival. Lines
+that begin with ``#`` are passed over.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 from edgekit.errors import MeasureError
@@ -31,7 +32,7 @@ WHERE = "beside"
 ADDRESS = "'PROGRAM ARGUMENTS'"
 TESTED = "protocol-tested"
 LAG = 0.02
-"""Seconds; what a pipe and a busy system add to the quickest line."""
+"""Seconds; what a pipe and a busy system add to the first line."""
 
 _MOST = 1 << 16
 
@@ -54,7 +55,7 @@ def connect(address: str, root: Path) -> PowerProbe:
     except ValueError as error:
         raise MeasureError(f"command:{address}: {error}", "close the quote") from error
     if not words:
-        raise MeasureError("command: names no program", "write command:'my-meter --watts'")
+        raise MeasureError("command: names no program", "write command:'my-meter 5'")
     readings = _Readings(words)
     return StreamedProbe(f"command {words[0]}", "W", readings.follow, address=address, covers=COVERS, lag=LAG)
 
@@ -70,12 +71,17 @@ class _Readings:
             raise MeasureError(
                 f"{self._words[0]} cannot be run: {error.strerror or error}", "check the program's name and path"
             ) from error
-        offset: float | None = None
+        offset, before = None, -inf
         try:
             for arrived, line in _lines(program, ended):
                 seconds, watts = self._read(line)
-                # A later line that was quicker only narrows the doubt, which the lag holds.
                 offset = arrived - seconds if offset is None else offset
+                if not seconds > before:  # or NaN
+                    raise MeasureError(
+                        f"{self._words[0]}: its time goes from {before:g} s to {seconds:g} s",
+                        "print the time of each reading first: 12.5 3.7",
+                    )
+                before = seconds
                 yield seconds + offset, watts
             if not ended.is_set():
                 code = program.wait()
