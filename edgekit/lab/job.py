@@ -1,9 +1,9 @@
 """Jobs that run detached on a device: a lost link is found again, and what they print is neither lost nor doubled.
 
 A job's folder on the device: ``command``, ``in``, ``out``, ``err``, ``pid`` (of its supervisor), ``boot``, ``code``
-(its exit status, once it ended), ``alive`` (written by the host), ``why`` (if something else ended it). Every process
-of a job has its folder in its environment, by which they are found. If the host stops writing ``alive``, the job is
-ended on the device.
+(its exit status, once it ended, and what else ended it), ``alive`` (written by the host). Every process of a job has
+its folder in its environment, by which they are found. If the host stops writing ``alive``, the job is ended on the
+device. ``code`` and ``alive`` are written over without giving up their block, so that a full disk does not matter.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ PATIENCE = 120.0
 
 _AT_ONCE = 15
 """Seconds that one look at the output may last: after that the host says again that it is there."""
+_ENDING = 2.0
+"""Seconds that a device may take to note how a job ended."""
 _ERRORS = 1 << 16
 _KILLED = 128 + signal.SIGKILL
 _REBOOTED = "look at its power supply and its heat (`edgekit lab check`), then run again"
@@ -46,13 +48,13 @@ job=$!
   while sleep {tick}; do
     now=; read -r now < alive
     if [ "$now" = "$last" ]; then still=$((still + {tick})); else still=0; last=$now; fi
-    if [ $still -ge {patience} ]; then echo host > why; echo {killed} > code.part; exec sh ./finish; fi
+    if [ $still -ge {patience} ]; then echo {killed} host 1<> code.part; exec sh ./finish; fi
   done
 ) < /dev/null > /dev/null 2>&1 &
 wait $job
 code=$?
-[ $code -ne {killed} ] || [ "$before" = "$(killed)" ] || echo memory > why
-echo $code > code.part
+why=; [ $code -ne {killed} ] || [ "$before" = "$(killed)" ] || why=memory
+echo $code $why 1<> code.part
 exec sh ./finish"""
 
 _FINISH = """{end}
@@ -65,7 +67,8 @@ _START = """umask 077; mkdir -p {parent} && mkdir {folder} 2>/dev/null; cd {fold
 cat > in.$$ && [ $(wc -c < in.$$) = {size} ] || {{ rm -f in.$$; echo 'No space left on device' >&2; exit 1; }}
 if mkdir started 2>/dev/null; then
   mv in.$$ in && printf %s {command} > command && printf %s {supervise} > supervise || exit 1
-  printf %s {finish} > finish && {boot} && echo "$boot" > boot && echo 0 > alive && : > out && : > err || exit 1
+  printf %s {finish} > finish && {boot} && echo "$boot" > boot && : > out && : > err || exit 1
+  echo 0 > alive && echo > code.part || exit 1
   env {mark} setsid sh ./supervise < /dev/null > /dev/null 2>&1 &
 fi
 rm -f in.$$
@@ -77,7 +80,7 @@ echo 'the job did not start' >&2; exit 1"""
 
 # `-nt` is the shell's own, so nothing is started on the device while nothing is printed. Some shells compare seconds.
 _FOLLOW = """cd {folder} || exit 1
-echo {beat} > alive
+echo {beat} 1<> alive
 read -r pid < pid; exec 3< out; : > seen; tail -c +{next} <&3
 {uptime}; stop=$((now + {at_once})); wait={pace}
 while :; do
@@ -94,8 +97,7 @@ _STATE = """{boot}; echo "now $boot"
 cd {folder} 2>/dev/null || exit 0
 [ -f boot ] && read -r boot < boot; echo "boot $boot"
 read -r pid < pid && grep -qF {mark} /proc/"$pid"/environ 2>/dev/null && echo "alive yes"
-[ -f code ] && read -r code < code && echo "code $code"
-[ -f why ] && read -r why < why && echo "why $why"
+[ -f code ] && read -r code why < code && echo "code $code" && echo "why $why"
 echo size $(wc -c < out)
 echo "free $(stat -f -c %a . 2>/dev/null)\""""
 
@@ -178,10 +180,13 @@ class Job:
             self._again(lease.renew)
         state = self._again(self._state)
         self._require_same_boot(state)
+        if "code" not in state and "alive" not in state:
+            time.sleep(_ENDING)
+            state = self._again(self._state)
         if "code" in state:
             if _number(state.get("size", "")) <= self._offset:
                 self._finish(state)
-        elif "alive" not in state and "why" not in state:
+        elif "alive" not in state:
             raise LabError(
                 f"{self._transport.address}: the job was ended there by something else than edgekit",
                 "look for what ends background processes on the device, then run again",

@@ -1,10 +1,8 @@
 """The adb transport through Google's own adb server, against a daemon that speaks adb's protocol."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from edgekit.errors import LabError, LinkLost
 from edgekit.lab.job import start
 from edgekit.lab.transport import connect
-from tests.lab.sshd import free_port
+from tests.lab.loopback import free_port, listening, running, wait_for
 
 DAEMON = Path(__file__).with_name("adbd.py")
 
@@ -36,12 +34,7 @@ class Phone:
 
     def start(self) -> None:
         self.daemon = subprocess.Popen([sys.executable, DAEMON, str(self.port), self.folder])
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        pytest.fail("the daemon did not start")
+        wait_for(lambda: listening(self.port), "the daemon did not start")
 
     def stop(self) -> None:
         self.daemon.kill()
@@ -60,11 +53,7 @@ def server(tmp_path_factory):
         environment = {**os.environ, "HOME": str(tmp_path_factory.mktemp("keys"))}
         null = subprocess.DEVNULL
         process = subprocess.Popen(command, env=environment, stdout=null, stderr=null)
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", int(port))) == 0:
-                    break
-            time.sleep(0.05)
+        wait_for(lambda: listening(int(port)), "the adb server did not start")
         yield
         process.kill()
         process.wait()
@@ -83,18 +72,6 @@ def device(phone):
     transport.run(f"mkdir -p {transport.home}")
     yield transport
     transport.close()
-
-
-def running(text: str) -> bool:
-    return subprocess.run(["pgrep", "-f", text], capture_output=True, check=False).returncode == 0
-
-
-def wait_for(true, what: str):
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    pytest.fail(what)
 
 
 def test_commands_have_streams_and_a_status(device, phone):

@@ -1,5 +1,6 @@
 """Jobs and leases on this machine as a device: nothing lost, nothing doubled, nothing left running."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ from edgekit.errors import LabError, LinkLost
 from edgekit.lab.job import start
 from edgekit.lab.lease import Lease, lease
 from edgekit.lab.transports.local import Local
+from tests.lab.loopback import wait_for
 
 
 @pytest.fixture
@@ -24,14 +26,6 @@ def processes(folder) -> list[str]:
     """Processes that a job of ``folder`` has left, by what is in their environment."""
     command = f"grep -lF EDGEKIT_JOB={folder} /proc/[0-9]*/environ"
     return subprocess.run(command, shell=True, capture_output=True, text=True, check=False).stdout.split()
-
-
-def wait_for(true, what: str):
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    pytest.fail(what)
 
 
 def run_of(device, name="1") -> str:
@@ -71,6 +65,37 @@ def test_a_folder_is_used_once(device):
 def test_a_killed_job_is_told(device):
     with pytest.raises(LabError, match="the job was killed by SIGKILL: tired"):
         list(start(device, "echo tired >&2; kill -9 $$", run_of(device)).lines())
+
+
+def test_a_job_that_ran_out_of_memory_is_told(device):
+    group = Path(f"/sys/fs/cgroup/memory/edgekit-test-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("needs root and memory cgroups")
+    try:
+        (group / "memory.limit_in_bytes").write_text("20000000")
+        hungry = f"{sys.executable} -c 'print(len(bytearray(400_000_000)))'"
+        job = start(device, f"echo $$ > {group}/cgroup.procs; {hungry}; exit $?", run_of(device))
+        with pytest.raises(LabError, match="the system killed the job: it ran out of memory"):
+            list(job.lines())
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), "the group is in use")
+        group.rmdir()
+
+
+def test_a_job_that_fills_the_disk_is_told(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "x", small], check=False).returncode:
+        pytest.skip("needs root to make a small disk")
+    try:
+        job = start(Local("local", small), "cat /dev/zero || exit 9", f"{small}/runs/1")
+        with pytest.raises(LabError, match="No space left on the device") as error:
+            list(job.lines())
+        assert (job.code, error.value.hint) == (9, "free some space there")
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def test_a_killed_supervisor_is_told(device):

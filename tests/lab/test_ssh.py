@@ -2,15 +2,16 @@
 
 import os
 import subprocess
-import time
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
-from edgekit.errors import LabError, LinkLost
+from edgekit.errors import EdgekitError, LabError, LinkLost
 from edgekit.lab.job import start
 from edgekit.lab.transport import connect
-from tests.lab.sshd import Board, free_port, need_sshd
+from edgekit.run import find_arm64
+from tests.lab.loopback import Board, free_port, need_sshd, running, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +33,6 @@ def device(board, user):
     transport = connect("ssh:board")
     yield transport
     transport.close()
-
-
-def running(text: str) -> bool:
-    return subprocess.run(["pgrep", "-f", text], capture_output=True, check=False).returncode == 0
-
-
-def wait_for(true, what: str):
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    pytest.fail(what)
 
 
 def test_commands_have_streams_and_a_status(device, board):
@@ -146,6 +135,21 @@ def test_a_job_ends_with_its_children(device):
         next(job.lines())
         assert running("^sleep 417[78]$")
     assert not running("^sleep 417[78]$")
+
+
+@pytest.mark.arm64
+def test_a_job_runs_on_an_arm64_board(device):
+    try:
+        python = find_arm64()
+    except EdgekitError as error:
+        pytest.skip(error.message)
+    environment = " ".join(f"{name}={quote(value)}" for name, value in (python.environment or {}).items())
+    code = "import platform, sys, numpy; print(platform.machine(), numpy.ones(3).sum()); sys.stdin.read(); sys.exit(6)"
+    job = start(
+        device, f"{environment} {' '.join(map(quote, python.command))} -c {quote(code)}", f"{device.home}/runs/arm"
+    )
+    assert list(job.lines()) == [b"aarch64 3.0"]
+    assert (job.code, job.errors) == (6, "")
 
 
 def refused(address: str) -> LabError:

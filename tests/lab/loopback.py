@@ -1,4 +1,4 @@
-"""A board on loopback: Debian's own sshd with its own keys, port and configuration, and a user's ~/.ssh for it."""
+"""Devices on loopback that several tests use: Debian's own sshd with its own keys, port and configuration."""
 
 import os
 import shutil
@@ -17,8 +17,27 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(true, what: str) -> None:
+    """Wait until ``true()``; ``what`` is said if that takes too long."""
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    pytest.fail(what)
+
+
+def running(text: str) -> bool:
+    """Whether a process has a command line that matches an expression."""
+    return subprocess.run(["pgrep", "-f", text], capture_output=True, check=False).returncode == 0
+
+
 class Board:
-    """An sshd. ``client`` is the home of who connects; ``cache`` is where the board's user has their cache."""
+    """An sshd. ``client`` is the home of who connects, with a ~/.ssh for it; ``cache`` is the board's user's."""
 
     def __init__(self, folder: Path, extra: str = "") -> None:
         self.folder, self.port, self.client, self.cache = folder, free_port(), folder / "client", folder / "board"
@@ -56,12 +75,7 @@ class Board:
         log = self.folder / "log"
         command = [shutil.which("sshd", path="/usr/sbin:/usr/bin"), "-D", "-f", self.folder / "sshd_config", "-E", log]
         self.server = subprocess.Popen(command)
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        pytest.fail(log.read_text())
+        wait_for(lambda: listening(self.port), "sshd did not start")
 
     def sessions(self) -> list[int]:
         """The processes of sshd that serve a connection."""
