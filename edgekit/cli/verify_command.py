@@ -90,7 +90,7 @@ def verify(
     options["keys"] = load_keys(key) if key else ()
     with Bars() as progress:
         if on and on != ARM:
-            from edgekit.lab.remote import verify_on
+            from edgekit.lab.quality import verify_on
 
             verification = verify_on(on, bundle, progress=progress, **options)
         elif on:

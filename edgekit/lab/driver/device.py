@@ -19,6 +19,7 @@ from edgekit.host.disk import write_whole
 from edgekit.lab.driver.archive import driver_archive, driver_name
 from edgekit.lab.driver.kept import Item, file_of, keep
 from edgekit.lab.driver.python import Python, find_python
+from edgekit.lab.driver.system import push_system
 from edgekit.lab.driver.wheels import find_wheels
 from edgekit.lab.job import start
 from edgekit.lab.shell import ask, ending, marked, told
@@ -172,17 +173,12 @@ class Device:
 
 @contextmanager
 def open_device(transport: Transport, progress: Progress = silent) -> Iterator[Device]:
-    """Find a device's Python, and the driver and wheels for it; nothing is pushed yet.
+    """Find a device's Python, and the driver and wheels for it. Nothing is pushed yet but a Python for a phone.
 
     Raises:
         LabError: no Python that is new enough, or no wheels for it.
     """
-    python = find_python(transport)
-    if python is None:
-        raise LabError(
-            f"{transport.address}: no Python there", "install one in the app Termux, or use the native runner"
-        )
-    yield Device(transport, python, progress)
+    yield Device(transport, find_python(transport) or push_system(transport, progress), progress)
 
 
 def read_line(address: str, data: bytes) -> Line:
@@ -233,11 +229,13 @@ def _driver() -> Item:
     if not path.is_file() or path.stat().st_size != len(driver_archive()):
         make_own(path.parent)
         write_whole(path, driver_archive())
-    return Item("driver", (file_of("driver.zip", path, driver_name()),), unpack=True)
+    return Item("driver", (file_of("driver.zip", path, driver_name()),), unpack="zip")
 
 
 def _site(python: Python, address: str, progress: Progress) -> Item:
-    return Item("site", tuple(file_of(path.name, path) for path in find_wheels(python, address, progress)), unpack=True)
+    return Item(
+        "site", tuple(file_of(path.name, path) for path in find_wheels(python, address, progress)), unpack="zip"
+    )
 
 
 def _bundle(bundle: Bundle) -> Item:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgekit import words
 from edgekit.errors import BundleError, LabError
@@ -31,8 +31,8 @@ BUDGET = 16_000_000_000
 RESERVE = 64_000_000
 """Bytes that stay free on a device."""
 
-_UNPACKED = 4
-"""Most times as large as an archive that its content is: wheels of onnxruntime are 3 times."""
+_UNPACKED = {"": 0, "zip": 4, "tar": 1}
+"""Most times as large as an archive that its content is, by kind: wheels of onnxruntime are 3 times."""
 
 # ``touch`` makes an item the last to go. Names are the host's own; what a stranger put there is not listed as ours.
 _LIST = """umask 077; mkdir -p {kept} && cd {kept} || exit 1
@@ -40,10 +40,6 @@ for name in {wanted}; do [ -f "$name/.files" ] && touch "$name"; done
 df -Pk . | tail -n 1 | {{ read -r a b c free rest; echo "free $free"; }}
 ls -1t | while read -r name; do [ -f "$name/.files" ] && echo "item $name" && cat "$name/.files"; done
 exit 0"""
-
-_CHECK = """import hashlib, sys
-with open(sys.argv[1], "rb") as file:
-    print(hashlib.file_digest(file, "sha256").hexdigest())"""
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,22 @@ class KeptFile:
 
 @dataclass(frozen=True)
 class Item:
-    """What is kept together. ``unpack``: its files are zips, and their content is kept instead."""
+    """What is kept together. ``unpack``: its files are archives of that kind, and their content is kept instead."""
 
     kind: str
     files: tuple[KeptFile, ...]
-    unpack: bool = False
+    unpack: Literal["", "zip", "tar"] = ""
 
     @property
     def name(self) -> str:
         """Its kind and a hash of its content."""
         told = "".join(f"{file.path} {file.sha256}\n" for file in self.files)
         return f"{self.kind}-{sha256(told.encode()).hexdigest()[:24]}"
+
+    @property
+    def unpacked(self) -> int:
+        """Most bytes of what its archives hold."""
+        return _UNPACKED[self.unpack] * sum(file.bytes for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,15 @@ class _There:
         )
 
 
-def keep(transport: Transport, items: Sequence[Item], python: Python, progress: Progress = silent) -> tuple[str, ...]:
+def keep(
+    transport: Transport, items: Sequence[Item], python: Python | None, progress: Progress = silent
+) -> tuple[str, ...]:
     """Bring items to a device unless they are there, and return their folders.
 
     Args:
         transport: to the device, whose lease should be held.
         items: what the next run needs.
-        python: the device's, which checks and unpacks.
+        python: the device's, which unpacks zips; None if none is among the items.
         progress: called with the bytes pushed.
 
     Raises:
@@ -144,7 +147,7 @@ def _make_room(transport: Transport, home: str, there: _There, missing: Sequence
         LabError: even then they do not fit.
     """
     new = sum(file.bytes for item in missing for file in item.files if item.unpack or not there.place(file.sha256))
-    new += sum(_UNPACKED * file.bytes for item in missing if item.unpack for file in item.files)
+    new += sum(item.unpacked for item in missing)
     idle = [name for name in reversed(there.items) if name not in in_use]
     kept = sum(map(there.size, idle))
     needed = None if there.free is None else new + RESERVE - there.free
@@ -162,13 +165,17 @@ def _make_room(transport: Transport, home: str, there: _There, missing: Sequence
             f"{transport.address}: {words.size(new)} are to be pushed, and {words.size(there.free or 0)} are free",
             f"free {words.size(needed)} there, or use a smaller bundle",
         )
-    if gone:
-        ask(transport, f"cd {quote(home)} && rm -rf {' '.join(gone)}")
-        for name in gone:
-            del there.items[name]
+    # What a push of something else left half-made goes too.
+    left = " ".join(f"! -name .new-{item.name}" for item in missing)
+    clean = f"find . -maxdepth 1 -name '.new-*' {left} -exec rm -rf {{}} +"
+    ask(transport, f"cd {quote(home)} && rm -rf {' '.join(gone)}; {clean}", seconds=600.0)
+    for name in gone:
+        del there.items[name]
 
 
-def _bring(transport: Transport, home: str, item: Item, there: _There, python: Python, progress: Progress) -> None:
+def _bring(
+    transport: Transport, home: str, item: Item, there: _There, python: Python | None, progress: Progress
+) -> None:
     new, whole = f"{home}/.new-{item.name}", f"{home}/{item.name}"
     folders = sorted({f"{new}/{file.path}".rpartition("/")[0] for file in item.files})
     # What an interrupted push left is not whole, except for files that arrived.
@@ -178,10 +185,10 @@ def _bring(transport: Transport, home: str, item: Item, there: _There, python: P
         if place := there.place(file.sha256):
             old = quote(f"{home}/{place}")
             ask(transport, f"ln -f {old} {quote(target)} 2>/dev/null || cp -f {old} {quote(target)}", seconds=600.0)
-        elif _digest(transport, python, target, file) != file.sha256:
+        elif _digest(transport, target, file) != file.sha256:
             _require_same(file)
             transport.put(file.source, target, progress)
-            if _digest(transport, python, target, file) != file.sha256:
+            if _digest(transport, target, file) != file.sha256:
                 raise LabError(
                     f"{transport.address}: {file.path} did not arrive there as it was sent",
                     "look at the device's storage and its cable, then run again",
@@ -189,20 +196,19 @@ def _bring(transport: Transport, home: str, item: Item, there: _There, python: P
     listed = [f"{file.sha256} {file.bytes} {file.path}" for file in item.files]
     script = f"cd {quote(new)} || exit 1\n"
     if item.unpack:
+        command = "tar -xf {}" if item.unpack == "tar" else f"{python.command} -m zipfile -e {{}} ." if python else ""
         for file in item.files:
-            script += f"{python.command} -m zipfile -e {quote(file.path)} . && rm {quote(file.path)} || exit 1\n"
-        listed = [f"{'0' * 64} {sum(_UNPACKED * file.bytes for file in item.files)} ."]
-    script += f"printf '%s\\n' {' '.join(map(quote, listed))} > .files && rm -rf {quote(whole)} && mv . {quote(whole)}"
-    script = script.replace("mv . ", f"cd .. && mv {quote(new)} ")
-    ask(transport, script, seconds=600.0)
-    there.items[item.name] = ()
+            script += f"{command.format(quote(file.path))} && rm {quote(file.path)} || exit 1\n"
+        listed = [f"{'0' * 64} {item.unpacked} ."]
+    script += f"printf '%s\\n' {' '.join(map(quote, listed))} > .files && cd .. || exit 1\n"
+    ask(transport, f"{script}rm -rf {quote(whole)} && mv {quote(new)} {quote(whole)}", seconds=600.0)
 
 
-def _digest(transport: Transport, python: Python, target: str, file: KeptFile) -> str:
+def _digest(transport: Transport, target: str, file: KeptFile) -> str:
     """The sha256 of a file there, "" if it is not there or has another size."""
-    check = f"{python.command} -I -c {quote(_CHECK)} {quote(target)}"
     size = f'[ "$(($(wc -c < {quote(target)})))" = {file.bytes} ]'
-    return ask(transport, f"[ -f {quote(target)} ] && {size} && {check}; exit 0", seconds=600.0).strip()
+    found = ask(transport, f"[ -f {quote(target)} ] && {size} && sha256sum {quote(target)}; exit 0", seconds=600.0)
+    return found.partition(" ")[0]
 
 
 def _require_same(file: KeptFile) -> None:

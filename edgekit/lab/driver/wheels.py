@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from edgekit.errors import LabError, RunError
 from edgekit.host.cache import cache_folder, make_own, require_own
-from edgekit.run.wheels import download_wheels, runtime_pins
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgekit.lab.driver.python import Python
 
 LEAST_GLIBC = 17
@@ -39,12 +37,14 @@ def find_wheels(python: Python, address: str, progress: Progress = silent) -> tu
         ConfigError: the cache is writable by other users.
     """
     runtime, platforms = version("onnxruntime"), _platforms(python, address)
-    runtime_pins(runtime)
     libc = python.libc.replace(" ", "-").replace(".", "_")
     folder = cache_folder() / "wheels" / f"{runtime}-cp{python.minor.replace('.', '')}-{platforms[-1]}-{libc}"
     if not require_own(folder).is_dir():
+        from edgekit.run.wheels import download_wheels, runtime_pins
+
+        runtime_pins(runtime)
         progress("wheels for the device", 0, 0, "B")
-        work = _new_folder(folder)
+        work = Path(mkdtemp(prefix=".new-", dir=make_own(folder.parent)))
         try:
             download_wheels(work, runtime=runtime, python=python.minor, platforms=platforms)
         except RunError as error:
@@ -52,12 +52,6 @@ def find_wheels(python: Python, address: str, progress: Progress = silent) -> tu
             raise _none(python, address, runtime, error) from error
         work.rename(folder)
     return tuple(sorted(folder.glob("*.whl")))
-
-
-def _new_folder(beside: Path) -> Path:
-    from pathlib import Path
-
-    return Path(mkdtemp(prefix=".new-", dir=make_own(beside.parent)))
 
 
 def _platforms(python: Python, address: str) -> tuple[str, ...]:
