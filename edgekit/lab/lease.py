@@ -48,6 +48,10 @@ done
 place {seconds} held"""
 
 
+class InUse(LabError):
+    """Another holds the device. Its lease ends by itself if it was killed."""
+
+
 class Lease:
     """The right to use a device, for ``seconds`` from the last renewal. Following a job on it renews it too."""
 
@@ -72,10 +76,10 @@ class Lease:
         """Take the device, and end what an earlier holder left running on it.
 
         Raises:
-            LabError: another holds it.
+            InUse: another holds it.
         """
         if held := self._take():
-            raise LabError(f"{self._transport.address} is used by {held}", "wait until it is free, or use another")
+            raise InUse(f"{self._transport.address} is used by {held}", "wait until it is free, or use another")
         ask(self._transport, f"{{ {ending(f'EDGEKIT_JOB={self._transport.home}/')}; }}")
 
     def release(self) -> None:

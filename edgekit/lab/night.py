@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from edgekit import __version__, ranges, words
 from edgekit.errors import EdgekitError, LabError, LinkLost
 from edgekit.lab.file import LabDevice
-from edgekit.lab.station import Outcome, Station
+from edgekit.lab.lease import InUse
+from edgekit.lab.station import LEASE_SECONDS, Outcome, Station
 from edgekit.lab.steady import find_level, find_throttling, widest_spread
 from edgekit.lab.store import SCHEMA
 from edgekit.types.lab import DeviceFacts, LabRun, Status
@@ -156,14 +157,18 @@ def _explain(error: EdgekitError | OSError) -> tuple[str, str]:
 
 
 def _open(night: _Night, device: LabDevice) -> Station | None:
-    """Open a device, waiting for one that cannot be reached as long as the lab waits; None if the night is stopped."""
-    until = night.clock.now() + night.plan.lab.limits.wait_at_most
+    """Open a device, waiting for one that cannot be reached as long as the lab waits; None if the night is stopped.
+
+    A lab that was killed still holds its devices until their leases end: that is waited for in any case.
+    """
+    began, most = night.clock.now(), night.plan.lab.limits.wait_at_most
     while True:
         try:
             station = night.open_station(device, night.stop.is_set)
             break
-        except LinkLost:
-            if night.clock.now() >= until or night.late():
+        except (LinkLost, InUse) as error:
+            patience = max(most, LEASE_SECONDS) if isinstance(error, InUse) else most
+            if night.clock.now() - began >= patience or night.late():
                 raise
             if night.clock.pause(night.stop, LOOK_EVERY):
                 return None

@@ -14,7 +14,7 @@ from edgekit.lab.driver.device import open_device
 from edgekit.lab.energy import metered
 from edgekit.lab.facts import read_facts
 from edgekit.lab.lease import lease
-from edgekit.lab.station import Outcome
+from edgekit.lab.station import LEASE_SECONDS, Outcome
 from edgekit.lab.transport import connect
 from edgekit.types import Energy, Task
 from edgekit.types.lab import Done, Hello, Mark, Power, Rate, Sample
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 _OPENING = Lock()
 """Driver and wheels are fetched into the cache once, not by each device's thread."""
-
-LEASE_SECONDS = 300.0
-"""How long others keep away from a device after its last renewal: longer than any silence of a run."""
 
 
 class Seat:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from edgekit.types.measurement import Measurement
 
 
+LEASE_SECONDS = 300.0
+"""How long others keep away from a device after its last renewal: longer than any silence of a run."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run brought back: the parts of a LabRun that come from the device."""

@@ -18,6 +18,8 @@ LOST = 0.1
 """Share of the clock or of the tok/s of the run's own first seconds that is lost when a device counts as throttled."""
 FIRST_SECONDS = 10.0
 """Length of the run's beginning that the rest is compared with."""
+FINE = 0.02
+"""Share of the speed that is too little to matter."""
 _BATCH_SECONDS = 5.0
 _WORK = ("pp", "tg", "sustain", "energy")
 """How marks of workloads begin; others are of loading, idling, bursts and probes."""
@@ -80,8 +82,10 @@ def find_level(rates: Sequence[Rate]) -> Level | None:
 
     MSER-5 (K. P. White Jr., M. J. Cobb, S. C. Spratt, A comparison of five steady-state truncation heuristics for
     simulation, Winter Simulation Conference 2000): rates are averaged in batches, here of five seconds instead of five
-    observations, and the beginning is cut where the standard error of what remains is smallest. If that leaves less
-    than half of the curve, it has not levelled off. The interval is Student's t over the remaining batches.
+    observations, and the beginning is cut where the standard error of what remains is smallest. Each batch counts with
+    a variance of at least FINE squared, so that a quiet curve is not cut for what no one would notice. If that leaves
+    less than half of the curve, or if first and last third of the rest differ by more than twice FINE, it has not
+    levelled off. The interval is Student's t over the remaining batches.
 
     Returns:
         None if the curve is too short, or still falls (or rises) at its end.
@@ -90,11 +94,14 @@ def find_level(rates: Sequence[Rate]) -> Level | None:
     if len(batches) < 8:
         return None
     values = [value for _, value in batches]
-    cut = min(range(len(values) - 4), key=lambda d: _standard_error(values[d:]))
+    cut = min(range(len(values) - 4), key=lambda d: _standard_error(values[d:], FINE))
     if cut > len(values) / 2:
         return None
     rest = values[cut:]
     mean = sum(rest) / len(rest)
+    third = len(rest) // 3
+    if abs(sum(rest[:third]) - sum(rest[-third:])) > 2 * FINE * mean * third:
+        return None
     from scipy.stats import sem, t
 
     reach = float(t.ppf(0.975, len(rest) - 1) * sem(rest))
@@ -102,10 +109,13 @@ def find_level(rates: Sequence[Rate]) -> Level | None:
     return Level(after=after, tok_s=mean, low=mean - reach, high=mean + reach)
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    """The marginal standard error as MSER defines it: the root of the sum of squares, over n."""
+def _standard_error(values: Sequence[float], least: float = 0.0) -> float:
+    """The marginal standard error as MSER defines it: the root of the sum of squares, over n.
+
+    ``least``: standard deviation relative to the mean that each value has at least.
+    """
     mean = sum(values) / len(values)
-    return sqrt(sum((v - mean) ** 2 for v in values)) / len(values)
+    return sqrt(sum((v - mean) ** 2 for v in values) + len(values) * (least * mean) ** 2) / len(values)
 
 
 def _batches(rates: Sequence[Rate]) -> list[tuple[float, float]]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from edgekit.types.fleet import Curve, Point
 
+_SHORT = 120
+"""Seconds up to which the time axis has seconds."""
 MARKERS = "osD^vP*X"
 """Shapes for bundles, which then repeat."""
 
@@ -76,39 +78,42 @@ def plot_curves(lines: Sequence[tuple[Ink, Curve]], name: str) -> str:
     A dashed line marks where and at what speed a curve levels off.
     """
     rows = [row for row in _ROWS if any(getattr(p, row[0]) is not None for _, c in lines for p in c.points)]
-    longest = max(curve.points[-1].seconds for _, curve in lines) / 60
+    longest = max(curve.points[-1].seconds for _, curve in lines)
+    unit_seconds, time = (60, "minutes") if longest > _SHORT else (1, "seconds")
+    longest /= unit_seconds
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 2.2 + 0.85 * len(rows)), layout="constrained")
         grid = figure.add_gridspec(len(rows), 1, height_ratios=[2.6 if f == "tok_s" else 1.0 for f, _ in rows])
         for at, (field, unit) in enumerate(rows):
             axes = _panel(figure, grid[at], unit)
             for ink, curve in lines:
-                axes.plot(*_known(curve.points, field), "-", color=ink.color, linewidth=1.6)
+                axes.plot(*_known(curve.points, field, unit_seconds), "-", color=ink.color, linewidth=1.6)
                 if field == "tok_s":
-                    _draw_level(axes, ink, curve)
+                    _draw_level(axes, ink, curve, unit_seconds)
             if field != "celsius":
                 axes.set_ylim(bottom=0)
             axes.set_xlim(0, 1.36 * longest)
             axes.set_xticks([t for t in MaxNLocator(6).tick_values(0, longest) if 0 <= t <= longest])
             axes.yaxis.set_major_locator(MaxNLocator(5 if field == "tok_s" else 2))
             axes.tick_params(labelbottom=at == len(rows) - 1)
-        axes.set_xlabel("minutes")
+        axes.set_xlabel(time)
         return to_svg(figure, name)
 
 
-def _draw_level(axes: Axes, ink: Ink, curve: Curve) -> None:
+def _draw_level(axes: Axes, ink: Ink, curve: Curve, unit_seconds: int) -> None:
     """Mark where a curve levels off, and label its end."""
-    end = curve.points[-1]
-    height = curve.level.tok_s if curve.level else end.tok_s or 0.0
+    last = curve.points[-1]
+    end = last.seconds / unit_seconds
+    height = curve.level.tok_s if curve.level else last.tok_s or 0.0
     if curve.level:
-        axes.plot([curve.level.after / 60, end.seconds / 60], [height] * 2, "--", color=SOFT, linewidth=1.4)
+        axes.plot([curve.level.after / unit_seconds, end], [height] * 2, "--", color=SOFT, linewidth=1.4)
     text = f"{ink.label} {height:.3g}" if curve.level else ink.label
-    axes.annotate(text, (end.seconds / 60, height), (6, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.annotate(text, (end, height), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
-def _known(points: Sequence[Point], field: str) -> tuple[list[float], list[float]]:
-    """Minutes and values of the points at which a field is known."""
-    known = [(p.seconds / 60, getattr(p, field)) for p in points if getattr(p, field) is not None]
+def _known(points: Sequence[Point], field: str, unit_seconds: int) -> tuple[list[float], list[float]]:
+    """Times and values of the points at which a field is known."""
+    known = [(p.seconds / unit_seconds, getattr(p, field)) for p in points if getattr(p, field) is not None]
     return [t for t, _ in known], [v for _, v in known]
 
 

@@ -18,6 +18,7 @@ import pytest
 from benchmarks.lab_emulated import EmulatedStation, emulated_lab, run_emulated
 from edgekit.errors import LabError, LinkLost
 from edgekit.lab.file import Lab, LabBundle, LabDevice, Limits, Workload
+from edgekit.lab.lease import InUse
 from edgekit.lab.night import Clock, find_unmet, judge, run_lab
 from edgekit.lab.plan import Plan, plan_runs
 from edgekit.lab.station import Outcome
@@ -207,6 +208,19 @@ def test_a_lost_device_is_opened_again_and_one_that_stays_away_is_given_up(tmp_p
     _, runs = night(tmp_path / "flapping", small(("jetson",)), always)
     assert [run.status for run in runs] == ["failed"] * 4
     assert len(opened_) == 3
+
+
+def test_the_lease_of_a_killed_lab_is_waited_for(tmp_path: Path) -> None:
+    clock = FakeClock()
+
+    def station(device: LabDevice, stopped: Callable[[], bool]) -> Station:
+        if clock.seconds < 290.0:
+            raise InUse("it is used by a lab that was killed", "wait until it is free")
+        return Station(device, stopped)
+
+    _, runs = night(tmp_path, small(("jetson",), limits=Limits(wait_at_most=30.0)), station, clock)
+    assert {run.status for run in runs} == {"done"}
+    assert clock.seconds == 290.0
 
 
 def test_one_device_under_two_names_is_refused(tmp_path: Path) -> None:

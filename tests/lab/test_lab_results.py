@@ -36,6 +36,14 @@ def test_a_curve_levels_off_where_it_was_made_to() -> None:
     assert find_throttling(rates(speeds), (), ()) == "speed fell from 1.974e+04 to 1.2e+04 tok/s"
 
 
+def test_a_quiet_curve_levels_off_where_the_rest_is_too_little_to_matter() -> None:
+    """A fall with a time constant of 90 s, without noise: after three of them 5 % of the fall are left."""
+    level = find_level(rates([13 + 11 * 2.718281828 ** (-second / 90) for second in range(600)]))
+    assert level
+    assert 150 < level.after <= 300
+    assert level.tok_s / 1000 == pytest.approx(13.0, rel=0.03)
+
+
 def test_a_flat_curve_is_level_at_once_and_a_falling_one_never() -> None:
     random = np.random.default_rng(1)
     flat = find_level(rates([9 + random.normal(0, 0.1) for _ in range(300)]))
@@ -43,6 +51,7 @@ def test_a_flat_curve_is_level_at_once_and_a_falling_one_never() -> None:
     assert flat.after < 60
     assert find_throttling(rates([9.0] * 300), (), ()) == ""
     assert find_level(rates([20 - second / 40 for second in range(600)])) is None
+    assert find_level(rates([20 - second / 300 for second in range(600)])) is None, "10 % in ten minutes"
     assert find_level(rates([9.0] * 20)) is None, "too short to tell"
     late = [20.0] * 400 + [12.0] * 200
     assert find_level(rates(late)) is None, "a step in the second half is no level"
