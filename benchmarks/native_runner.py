@@ -47,10 +47,11 @@ def main() -> None:
     bundle = open_bundle(given.bundle)
     folder = str(bundle.path.resolve())
     task = Task("bench", folder, threads=given.threads, pp=(given.pp,), tg=(given.tg,), depth=(0,), warmup=1)
+    program = build_runner(platform.machine())
     ratios: dict[str, list[float]] = {}
     with closing(load_runner(bundle, settings=settings_of(task, bundle))) as own:
         for _ in range(given.rounds):
-            native = measurement_of(_run(task, bundle), task, bundle, _facts())
+            native = measurement_of(_run(program, task, bundle), task, bundle, _facts())
             latency = measure_latency(own, pp=task.pp, tg=task.tg, depth=task.depth, repetitions=1, warmup=1)
             for series in latency.series:
                 if series.unit == "tok/s":
@@ -60,16 +61,15 @@ def main() -> None:
         while len(made) < TOKENS:
             made.append(int(np.argmax(own.step(made[-1]))))
     asked = Task("generate", folder, threads=given.threads, tokens=PROMPT, max_tokens=TOKENS)
-    told = [line.id for line in _run(asked, bundle) if isinstance(line, Token)]
+    told = [line.id for line in _run(program, asked, bundle) if isinstance(line, Token)]
     found = {name: {"median": median(r), "low": min(r), "high": max(r)} for name, r in ratios.items()}
     line = {"model": bundle.manifest.provenance.id, "machine": machine_class(), "rounds": given.rounds}
     sys.stdout.write(json.dumps(line | {"native/own": found, "tokens_equal": told == made}) + "\n")
 
 
-def _run(task: Task, bundle: Bundle) -> list[Line]:
-    machine = platform.machine()
-    words = task_words(task, bundle, There(str(find_runtime(machine))))
-    done = subprocess.run([build_runner(machine), *words], stdout=subprocess.PIPE, text=True, check=True)
+def _run(program: Path, task: Task, bundle: Bundle) -> list[Line]:
+    words = task_words(task, bundle, There(str(find_runtime(platform.machine()))))
+    done = subprocess.run([program, *words], stdout=subprocess.PIPE, text=True, check=True)
     return [read_line(line) for line in done.stdout.splitlines()]
 
 

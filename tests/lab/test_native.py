@@ -485,6 +485,30 @@ def test_a_compiler_that_fails_leaves_nothing(runner, monkeypatch, tmp_path):
     assert not list((tmp_path / "cache/native").iterdir())
 
 
+def test_old_headers_of_the_system_are_passed_over(monkeypatch, tmp_path):
+    for name, version in (("old", 21), ("new", 23)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "onnxruntime_c_api.h").write_text(f"#define ORT_API_VERSION {version}\n")
+    monkeypatch.setattr(building, "_SYSTEM", (tmp_path / "old", tmp_path / "new"))
+    assert building._find_headers() == tmp_path / "new"
+
+
+def test_it_compiles_with_what_android_has(runner):
+    """clang and libc++, as in the NDK; not its C library."""
+    command = ["clang++", "-std=c++17", "-stdlib=libc++", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-isystem"]
+    probe = "#include <string>\n"
+    if (
+        not shutil.which("clang++")
+        or subprocess.run(
+            [*command[:4], "-x", "c++", "-"], input=probe, text=True, capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("needs clang++ and libc++: apt-get install clang libc++-dev")
+    source = Path(building.__file__).with_name("runner.cpp")
+    done = subprocess.run([*command, building._find_headers(), source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_machine_without_a_runtime_here():
     with pytest.raises(LabError, match="no ONNX Runtime for s390x here"):
         find_runtime("s390x")

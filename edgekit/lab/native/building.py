@@ -110,28 +110,33 @@ def _program(name: str, fix: str) -> str:
 
 
 def _require_api(headers: Path) -> None:
-    try:
-        text = (headers / _HEADER).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
+    found = _api(headers)
+    if found is None:
+        raise LabError(f"{headers} has no {_HEADER}", "pass the folder `include` of a release of ONNX Runtime")
+    if found < OLDEST_API:
         raise LabError(
-            f"{headers} has no {_HEADER}: {error.strerror}", "pass the folder `include` of a release of ONNX Runtime"
-        ) from error
-    found = re.search(r"^#define ORT_API_VERSION (\d+)", text, re.MULTILINE)
-    if not found or int(found[1]) < OLDEST_API:
-        raise LabError(
-            f"the headers in {headers} are of version {found[1] if found else 'unknown'} of the C API, but "
-            f"{OLDEST_API} is needed",
+            f"the headers in {headers} are of version {found} of the C API, but {OLDEST_API} is needed",
             f"pass `headers` of ONNX Runtime 1.{OLDEST_API} or newer",
         )
+
+
+def _api(headers: Path) -> int | None:
+    """The version of the C API of some headers; None if there are none."""
+    try:
+        text = (headers / _HEADER).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^#define ORT_API_VERSION (\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _find_headers() -> Path:
     """The system's headers if they are new enough, else those in the cache, which are fetched if necessary."""
     for folder in _SYSTEM:
-        if (folder / _HEADER).is_file():
+        if (_api(folder) or 0) >= OLDEST_API:
             return folder
     kept = require_own(cache_folder() / "native" / "headers")
-    if not (kept / _HEADER).is_file():
+    if _api(kept) is None:
         _fetch_headers(kept)
     return kept
 

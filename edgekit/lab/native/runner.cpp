@@ -143,7 +143,7 @@ class Bench {
     const double started = now();
     const auto& logits = model_.feed(tokens);
     const double fed = now();
-    keep_ += best(logits);
+    keep_ = best(logits);
     const double chosen = now();
     say("pp" + name + " end");
     add("pp" + name, "tok/s", static_cast<double>(count) / (fed - started));

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
@@ -64,7 +63,7 @@ inline std::vector<std::string> entries(const std::string& folder, const std::st
       if (name[0] == '.' || name.size() < start.size() + end.size() || name.rfind(start, 0) != 0) continue;
       if (name.compare(name.size() - end.size(), end.size(), end) != 0) continue;
       const std::string middle = name.substr(start.size(), name.size() - start.size() - end.size());
-      const bool number = !middle.empty() && std::all_of(middle.begin(), middle.end(), [](unsigned char c) { return std::isdigit(c); });
+      const bool number = !middle.empty() && middle.find_first_not_of("0123456789") == std::string::npos;
       if (number || start.empty()) found.emplace_back(number ? std::strtol(middle.c_str(), nullptr, 10) : 0, name);
     }
     closedir(open);
