@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 OWNERS = {
     "serve": ("serve/", "routing/"),
+    "lab": ("lab/",),
     "large": ("quantize/jit/",),
     "learn": ("corpus/", "learn/"),
     "nvidia": ("measure/power/nvml.py",),
@@ -35,6 +36,7 @@ OWNERS = {
 BY_NAME = {
     "tiktoken": "transformers reads tokenizers of that kind with it",
     "protobuf": "transformers reads tokenizer.model with it",
+    "labgrid": "its client is run as a program",
     "optimum-onnx": "run in an interpreter of its own",
     "onnxruntime-qnn": "imported by the name that the NPU's family gives",
     "openvino": "the tests compare with it",

@@ -143,7 +143,7 @@ class Done:
 
     at: float
     measurement: Measurement | None = None
-    energy: Energy | None = None
+    energy: Energy | None = added_later(None)  # noqa: RUF009 - a field
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,8 @@ def test_marks_of_load_stand_at_both_ends(bundle, driver, tmp_path):
     task = Task("generate", str(bundle.path), threads=1, tokens=(1, 2), max_tokens=1, marks=True)
     marks = [line.name for line in lines_of(drive(driver, task, tmp_path)) if isinstance(line, Mark)]
     bursts = [f"burst {n} {end}" for n in (1, 2, 3) for end in ("begin", "end")]
-    assert marks == [*bursts, "load begin", "load end", *bursts]
+    rest = ["idle begin", "idle end"]
+    assert marks == [*bursts, *rest, "load begin", "load end", *rest, *bursts]
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_bursts_mark_the_clock_of_a_meter(runner, there, bundle):
     bursts = [mark for mark in only(lines, Mark) if mark.name.startswith("burst")]
     names = [f"burst {n} {x}" for n in (1, 2, 3) for x in ("begin", "end")]
     assert [mark.name for mark in bursts] == names + names
-    assert all(end.at - begin.at >= 0.5 for begin, end in zip(bursts[::2], bursts[1::2], strict=True))
+    assert all(end.at - begin.at >= 1.5 for begin, end in zip(bursts[::2], bursts[1::2], strict=True))
     rest = [begin.at - end.at for end, begin in zip(bursts[1:5:2], bursts[2:6:2], strict=True)]
     assert rest[0] >= 0.7
     assert rest[1] >= 1.1

@@ -38,8 +38,9 @@ ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 """Set before numpy is loaded; see measure/ceilings.py."""
 
 BURSTS = 3
-BURST_SECONDS, PAUSE_SECONDS = 0.5, (0.7, 1.1, 0.9)
-"""Length of the bursts of load, and the pauses after each, whose pattern fits one place of a trace only."""
+BURST_SECONDS, PAUSE_SECONDS = 1.5, (2.1, 3.3, 2.7)
+"""Length of the bursts of load, and the pauses after each, whose pattern fits one place of a trace only. A meter that
+is read four times a second shows them."""
 
 IDLE_SECONDS = 5.0
 """Length of a rest; as ``bench`` rests before and after it measures energy."""

@@ -221,11 +221,11 @@ void sustain(Model& model, const Task& task) {
 
 // Loads all cores in a pattern that a meter's trace shows too, so that its clock can be aligned.
 void burst() {
-  const double pauses[] = {0.7, 1.1, 0.9};  // as edgekit/lab/driver/program.py
+  const double pauses[] = {2.1, 3.3, 2.7};  // as edgekit/lab/driver/program.py
   for (int i = 0; i < 3; i++) {
     const std::string name = "burst " + std::to_string(i + 1);
     mark(name + " begin");
-    const double end = now() + 0.5;
+    const double end = now() + 1.5;
     std::vector<std::thread> busy(std::max(1u, std::thread::hardware_concurrency()));
     for (auto& thread : busy)
       thread = std::thread([end] {
@@ -237,6 +237,13 @@ void burst() {
     mark(name + " end");
     std::this_thread::sleep_for(std::chrono::duration<double>(pauses[i]));
   }
+}
+
+// Does nothing for a while, so that a meter shows the power of an idle device.
+void rest() {
+  mark("idle begin");
+  std::this_thread::sleep_for(std::chrono::duration<double>(5));  // as edgekit/lab/driver/program.py
+  mark("idle end");
 }
 
 void generate(Model& model, const Task& task) {
@@ -296,9 +303,15 @@ void work(int count, char** given) {
                   {"pid", std::to_string(getpid())},
                   {"boot_id", in_quotes(read_word("/proc/sys/kernel/random/boot_id"))}});
   const Watch watch(root, meter, power_seconds);
-  if (task.bursts) burst();
+  if (task.bursts) {
+    burst();
+    rest();
+  }
   measure(task, how, make);
-  if (task.bursts) burst();
+  if (task.bursts) {
+    rest();
+    burst();
+  }
 }
 
 int fail(const std::string& message, const std::string& hint) {
