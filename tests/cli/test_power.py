@@ -56,7 +56,13 @@ def test_a_trace_is_recorded_and_shown(tmp_path, meter, capsys):
 def test_ctrl_c_ends_with_a_whole_file(tmp_path, meter, ending):
     out = tmp_path / "trace.jsonl"
     command = [sys.executable, "-m", "edgekit", "power", "record", "--meter", meter(), "-o", str(out)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a suite in the background ignores it
+    )
     started = tmp_path / "pid"
     while not started.exists():  # the meter's program runs: so does the recording
         here = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True, check=False).stdout

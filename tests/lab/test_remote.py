@@ -14,7 +14,7 @@ from edgekit.bundle import open_bundle
 from edgekit.cli import run
 from edgekit.errors import BundleError, LabError, LinkLost
 from edgekit.host.processor import processor_class
-from edgekit.lab import remote, transport
+from edgekit.lab import transport
 from edgekit.lab.driver import device
 from edgekit.lab.driver.device import needed_memory, read_line
 from edgekit.lab.driver.python import PLACES, Python, find_python
@@ -200,11 +200,10 @@ def test_a_line_that_is_none_is_refused(line):
         read_line("board", line)
 
 
-def test_a_drivers_own_failure_is_passed_on(bundle, address, monkeypatch):
-    monkeypatch.setattr(remote, "Task", lambda *args, **given: replace(Task(*args, **given), meter="sundial"))
-    with pytest.raises(LabError, match="the device has no meter 'sundial'") as caught:
-        bench_on(address, bundle, **SMALL)
-    assert "its meters" in caught.value.hint
+def test_a_drivers_own_failure_is_passed_on(bundle, address):
+    with pytest.raises(LabError, match="no meter is called 'sundial'") as caught:
+        bench_on(address, bundle, meter="sundial", **SMALL)
+    assert "known: battery" in caught.value.hint
 
 
 def test_a_driver_that_crashes_is_said_with_its_last_words(bundle, address, tmp_path, monkeypatch):
