@@ -26,7 +26,7 @@ RUNTIMES = (
     *("1.24.1", "1.24.2", "1.24.3", "1.24.4", "1.25.0", "1.25.1", "1.26.0", "1.27.0", "1.28.0", "1.29.0"),
     *("1.30.0", "1.31.0", "1.31.1", "1.32.0"),
 )
-"""Versions of onnxruntime for emulated ARM, which runs the installed one."""
+"""Versions of onnxruntime for devices and for emulated ARM, which run the installed one."""
 NUMPY = "numpy==2.3.5"
 """Supports the Pythons of current distributions, 3.11 to 3.14."""
 
@@ -49,7 +49,7 @@ def main() -> int:
     wheels = (*(f"onnxruntime=={version}" for version in RUNTIMES), NUMPY)
     files = {
         "optimum.txt": "".join(pin for pin in split(lock(*OPTIMUM)) if not TORCH.match(pin)),
-        "arm64.txt": "".join(lock(wheel, options=("--no-deps",)) for wheel in wheels),
+        "runtime.txt": "".join(lock(wheel, options=("--no-deps",)) for wheel in wheels),
     }
     for name, text in files.items():
         if re.search(r"://|^-", text, flags=re.MULTILINE):

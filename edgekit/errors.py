@@ -13,6 +13,8 @@
     ├── MeasureError        a meter or a workload that cannot be used
     ├── RouteError          a calibration, a data file or a document that routing cannot use
     ├── LearnError          a training run that cannot begin or go on
+    ├── LabError            a device, a lab file or a meter's clock that the lab cannot use
+    │   └── LinkLost        a device that cannot be reached any more
     └── CloudError          an endpoint's key, address, limits or timeouts
     GateFailed              exit 3: everything ran but a limit was not met
 
@@ -74,6 +76,14 @@ class RouteError(EdgekitError):
 
 class LearnError(EdgekitError):
     """A training run cannot begin or go on."""
+
+
+class LabError(EdgekitError):
+    """A device that is unknown, refuses or lacks something, or a lab file that cannot be used."""
+
+
+class LinkLost(LabError):
+    """The device cannot be reached any more. A run goes on once it can be."""
 
 
 class CloudError(EdgekitError):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgekit.run.npu import Compilation
     from edgekit.types.device import Plugin
+    from edgekit.types.power import Trace
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -248,23 +249,34 @@ class FakeProbe:
     """A PowerProbe that reports ``watts`` times the elapsed seconds."""
 
     kind = "measured"
+    address = "fake"
+    covers = "nothing"
 
     def __init__(self, watts: float = 5.0) -> None:
         self.name = f"fake meter at {watts} W"
         self._watts = watts
-        self._started = 0.0
+        self._started = self._stopped = 0.0
 
     def start(self) -> None:
         """Start counting."""
-        from time import perf_counter
+        from edgekit.host.clock import boottime
 
-        self._started = perf_counter()
+        self._started = boottime()
 
     def stop(self) -> float:
         """Joules since start()."""
-        from time import perf_counter
+        from edgekit.host.clock import boottime
 
-        return self._watts * (perf_counter() - self._started)
+        self._stopped = boottime()
+        return self._watts * (self._stopped - self._started)
+
+    def trace(self) -> Trace:
+        """A thousand readings between start() and stop()."""
+        from edgekit.types.power import Trace
+
+        step = (self._stopped - self._started) / 1000
+        times = tuple(self._started + i * step for i in range(1001))
+        return Trace(self.name, "W", times, (self._watts,) * 1001, covers=self.covers)
 
 
 @dataclass

@@ -1,11 +1,13 @@
-"""Format numbers for the terminal and the report. A missing number is never shown as zero. Standard library only."""
+"""Format numbers for people, and read durations. A missing number is never shown as zero. Standard library only."""
 
 from __future__ import annotations
 
+import re
 from math import isfinite, isnan, log10
 
 ABSENT = "not measured"
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -44,6 +46,13 @@ def percent(fraction: float, digits: int = 1) -> str:
 def promise(alpha: float, delta: float) -> str:
     """``at most 5 % of the answers served are wrong, with confidence 95 %``."""
     return f"at most {100 * alpha:.4g} % of the answers served are wrong, with confidence {100 * (1 - delta):.6g} %"
+
+
+def duration(text: str) -> float | None:
+    """Seconds of ``90s``, ``10m`` or ``8h``; None if the text is no duration above zero."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh])", text)
+    value = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    return value or None
 
 
 def seconds(value: float) -> str:

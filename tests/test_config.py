@@ -175,7 +175,7 @@ def test_bad_target_names_file_key_and_fix(tmp_path: Path, change: str, message:
     ("old", "new", "message"),
     [
         ('precisions = ["int4"]', 'precisions = ["int5"]', "'precisions' must be a list of fp32, fp16, int8, int4"),
-        ('verified = "none"', 'verified = "nobe"', "'verified' must be one of executed"),
+        ('verified = "none"', 'verified = "nobe"', "'verified' must be one of measured, executed"),
         ("opset = 20", "", "'opset' is missing"),
         ('name = "phone"', 'name = "tablet"', "'name' is 'tablet', but the file is phone.toml"),
     ],

@@ -15,16 +15,18 @@ from packaging.version import Version
 from edgekit import locks
 from edgekit.errors import RunError
 from edgekit.graph import optimum
-from edgekit.run import arm64
+from edgekit.run import arm64, wheels
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 OWNERS = {
     "serve": ("serve/", "routing/"),
+    "lab": ("lab/",),
     "large": ("quantize/jit/",),
     "learn": ("corpus/", "learn/"),
     "nvidia": ("measure/power/nvml.py",),
+    "meters": ("measure/appliance.py", "measure/power/"),
     "coreml": ("bundle/mlprogram.py",),
     "sign": ("bundle/signing.py",),
     "sentencepiece": ("strangers/cell_program.py",),
@@ -34,13 +36,14 @@ OWNERS = {
 BY_NAME = {
     "tiktoken": "transformers reads tokenizers of that kind with it",
     "protobuf": "transformers reads tokenizer.model with it",
+    "labgrid": "its client is run as a program",
     "optimum-onnx": "run in an interpreter of its own",
     "onnxruntime-qnn": "imported by the name that the NPU's family gives",
     "openvino": "the tests compare with it",
 }
 """Declared and not imported, each for a reason."""
 
-NOT_HERE = {"pynvml": "nvidia-ml-py"}
+NOT_HERE = {"pynvml": "nvidia-ml-py", "Monsoon": "monsoon"}
 """Distributions of modules that need not be installed to run this test."""
 
 
@@ -97,7 +100,7 @@ def test_an_extra_names_what_the_core_does_not():
 # --- what doctor installs -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["optimum", "arm64"])
+@pytest.mark.parametrize("name", ["optimum", "runtime"])
 def test_locks_pin_versions_and_hashes_and_name_no_index(name):
     text = (locks.FOLDER / f"{name}.txt").read_text(encoding="utf-8")
     assert "://" not in text
@@ -120,7 +123,7 @@ def test_the_lock_is_what_the_extra_asks_for():
         wanted = Requirement(line)
         assert versions[canonicalize_name(wanted.name)] in wanted.specifier
     floor = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "onnxruntime")
-    known = [Requirement(p) for p in locks.pins("arm64")]
+    known = [Requirement(p) for p in locks.pins("runtime")]
     runtimes = [Version(next(iter(p.specifier)).version) for p in known if p.name == "onnxruntime"]
     assert all(v in floor.specifier for v in runtimes)
     assert runtimes == sorted(runtimes)
@@ -150,7 +153,7 @@ def test_optimum_is_installed_by_its_hashes(monkeypatch, tmp_path):
 def test_arms_wheels_are_fetched_by_their_hashes(monkeypatch, tmp_path):
     (tmp_path / "root/usr/bin").mkdir(parents=True)
     (tmp_path / "root/usr/bin/python3.12").touch()
-    (pip,) = commands_of(monkeypatch, arm64, lambda: arm64._unpack_wheels(tmp_path / "wheels", tmp_path / "root"))
+    (pip,) = commands_of(monkeypatch, wheels, lambda: arm64._unpack_wheels(tmp_path / "wheels", tmp_path / "root"))
     assert set(locks.STRICT) <= set(pip)
     lock = Path(pip[pip.index("--requirement") + 1]).read_text(encoding="utf-8")
     assert [line.split()[0].partition("==")[0] for line in lock.splitlines()] == ["onnxruntime", "numpy"]
@@ -159,7 +162,7 @@ def test_arms_wheels_are_fetched_by_their_hashes(monkeypatch, tmp_path):
 
 def test_a_runtime_without_known_hashes_is_refused():
     with pytest.raises(RunError, match="no hashes for onnxruntime 0") as caught:
-        arm64._wheels("0")
+        wheels.runtime_pins("0")
     assert "pip install onnxruntime==" in caught.value.hint
 
 

@@ -216,11 +216,12 @@ def test_another_users_file_is_not_taken_for_a_private_one(tmp_path, monkeypatch
 
 PRIVATE_FOLDERS = {
     "bundle/external.py", "bundle/journal.py", "bundle/mlprogram.py", "bundle/write.py", "graph/optimum.py",
+    "lab/driver/system.py", "lab/native/building.py", "lab/transports/adb.py", "lab/transports/ssh.py",
     "learn/student.py", "quantize/kept.py",
-    "run/arm64.py", "run/npu/child.py", "run/npu/compiling.py", "run/npu/emulating.py", "source/packaged.py",
-    "verify/arm.py",
+    "run/arm64.py", "run/npu/child.py", "run/npu/compiling.py", "run/npu/emulating.py", "run/wheels.py",
+    "source/packaged.py", "verify/arm.py",
 }  # fmt: skip
-"""What they write lies in a folder that was made for this process alone."""
+"""What they write lies in a folder, or under a name, that was made for this process alone."""
 OTHERS = {"graph/probes.py", "measure/environment.py", "testing.py"}
 """Files of edgekit's own tree, of /proc, and of tests."""
 

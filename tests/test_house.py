@@ -198,7 +198,7 @@ def test_every_error_stands_in_the_tree():
     errors = [c for c in vars(edgekit.errors).values() if isinstance(c, type) and issubclass(c, EdgekitError)]
     assert len(errors) > 5
     for error in errors:
-        assert re.search(rf"^[ ├└─]*{error.__name__} ", edgekit.errors.__doc__ or "", flags=re.MULTILINE), error
+        assert re.search(rf"^[ │├└─]*{error.__name__} ", edgekit.errors.__doc__ or "", flags=re.MULTILINE), error
 
 
 def test_few_modules_lie_outside_of_a_room():

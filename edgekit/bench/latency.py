@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +13,21 @@ import numpy as np
 from edgekit import __version__, measure
 from edgekit.estimate import needs
 from edgekit.host.processor import cpu_flags
-from edgekit.run import choose_settings, find_tuning, load_runner, physical_cores
+from edgekit.measure.power.battery import COVERS as WHOLE_DEVICE
+from edgekit.measure.power.battery import charge_joules
+from edgekit.run.runner import load_runner
+from edgekit.run.runtime import onnxruntime
+from edgekit.run.settings import choose_settings, find_tuning
+from edgekit.run.threads import physical_cores
 from edgekit.types import Bundle, Energy, Environment, Manifest, Measurement, PowerProbe, Progress, Runner, silent
+from edgekit.types.measurement import unmarked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgekit.types import Ceilings, Series
+    from edgekit.run.runner import OnnxRunner
+    from edgekit.types import Ceilings, Series, Settings
+    from edgekit.types.measurement import Marking
 
 SCHEMA = 2
 """Version of the measurement record."""
@@ -38,7 +47,9 @@ def bench_bundle(
     warmup: int = 1,
     threads: int | None = None,
     small_memory: bool = False,
+    settings: Settings | None = None,
     meter: PowerProbe | None = None,
+    mark: Marking = unmarked,
     progress: Progress = silent,
 ) -> Measurement:
     """Measure a bundle: load, prompts, decoding at depths, memory, ceilings, energy.
@@ -54,7 +65,10 @@ def bench_bundle(
         warmup: untimed rounds before them.
         threads: threads of the runtime and of both probes; by default the tuned number, else the physical cores.
         small_memory: as in load_runner.
+        settings: as in load_runner.
         meter: the energy meter; by default the first one that includes the processor.
+        mark: called where each workload begins and ends, as in measure_latency; also ``load``, ``energy`` and
+            ``ceilings``.
         progress: called for every workload.
 
     Raises:
@@ -62,24 +76,24 @@ def bench_bundle(
         MeasureError: no workload fits, or a result exceeds what the machine can do.
     """
     manifest = bundle.manifest
-    settings, tuning = choose_settings(manifest, threads=threads, small_memory=small_memory), find_tuning(manifest)
+    tuning = find_tuning(manifest)
+    settings = choose_settings(manifest, settings=settings, threads=threads, small_memory=small_memory)
     weights = needs.weight_bytes(manifest.tensors, tied=manifest.spec.tied)
     time = datetime.now(UTC).isoformat(timespec="seconds")
 
-    measure.reset_peak_memory()
-    runner, load = measure.measure_load(
-        lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS
-    )
+    runner, load = _load(bundle, settings, mark, small_memory=small_memory)
     with closing(runner):
         latency = measure.measure_latency(
-            runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, progress=progress
+            runner, pp=pp, tg=tg, depth=depth, repetitions=repetitions, warmup=warmup, mark=mark, progress=progress
         )
         peak = measure.peak_memory()
-        energy = _energy(runner, meter, progress)
+        energy = _energy(runner, meter, mark, progress)
         nodes = runner.info.nodes_on_cpu
         environment = _environment(manifest, settings.threads, runner.arithmetic)
         settings = runner.settings
+    mark("ceilings begin")
     ceilings, factor, fractions = _roofline(manifest, settings.threads, latency.series, weights, progress)
+    mark("ceilings end")
     return Measurement(
         schema=SCHEMA,
         bundle_sha256=bundle.sha256,
@@ -105,6 +119,15 @@ def bench_bundle(
     )
 
 
+def _load(bundle: Bundle, settings: Settings, mark: Marking, *, small_memory: bool) -> tuple[OnnxRunner, Series]:
+    """Open the bundle LOADS times; its peak of memory counts from here."""
+    measure.reset_peak_memory()
+    mark("load begin")
+    loaded = measure.measure_load(lambda: load_runner(bundle, settings=settings, small_memory=small_memory), LOADS)
+    mark("load end")
+    return loaded
+
+
 def _roofline(
     manifest: Manifest, threads: int, series: Sequence[Series], weights: int, progress: Progress
 ) -> tuple[Ceilings, float | None, tuple[tuple[str, float], ...]]:
@@ -120,20 +143,30 @@ def _environment(manifest: Manifest, threads: int, arithmetic: str) -> Environme
     return measure.read_environment(
         cores=physical_cores(),
         threads=threads,
-        runtime=(("edgekit", __version__), ("onnxruntime", version("onnxruntime")), ("numpy", np.__version__)),
+        runtime=(("edgekit", __version__), ("onnxruntime", onnxruntime.__version__), ("numpy", np.__version__)),
         provider=manifest.cpu_target.provider,
         provider_options=manifest.cpu_target.provider_options,
         arithmetic=arithmetic,
     )
 
 
-def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Energy:
-    """Measure the joules of decoding from an empty cache, repeated for ENERGY_SECONDS."""
+def _energy(runner: Runner, meter: PowerProbe | None, mark: Marking, progress: Progress) -> Energy:
+    """Measure the joules of prompts, and of decoding from an empty cache, each repeated for ENERGY_SECONDS."""
     if meter is None:
         meter, reason = measure.choose_meter()
         if meter is None:
             return Energy("none", reason=reason)
-    tokens = np.random.default_rng(0).integers(runner.vocab_size, size=min(128, runner.context_length))
+    random = np.random.default_rng(0)
+    tokens = random.integers(runner.vocab_size, size=min(128, runner.context_length))
+    prompt = min(512, runner.context_length)
+
+    def prompts() -> int:
+        began, rounds = perf_counter(), 0
+        while perf_counter() - began < ENERGY_SECONDS:
+            runner.reset()
+            runner.prefill(random.integers(runner.vocab_size, size=prompt).tolist())
+            rounds += 1
+        return rounds * prompt
 
     def work() -> int:
         seconds, rounds = 0.0, 0
@@ -144,6 +177,15 @@ def _energy(runner: Runner, meter: PowerProbe | None, progress: Progress) -> Ene
         return rounds * len(tokens)
 
     progress("energy", 0, 1, "readings")
-    energy = measure.meter_energy(meter, work, what=f"decoding {len(tokens)} tokens from an empty cache, repeated")
+    mark("energy begin")
+    energy = measure.meter_energy(
+        meter,
+        work,
+        prompt=prompts,
+        what=f"decoding {len(tokens)} tokens from an empty cache, repeated",
+        charge=charge_joules(Path("/")) if meter.covers == WHOLE_DEVICE else None,
+        answer=(prompt, len(tokens)),
+    )
+    mark("energy end")
     progress("energy", 1, 1, "readings")
     return energy

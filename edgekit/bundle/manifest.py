@@ -73,6 +73,16 @@ def open_bundle(path: Path | str, *, check: bool = True, progress: Progress = si
     return Bundle(path, manifest)
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder's edgekit.json says, admitted as in open_bundle; the other files are not looked at.
+
+    Raises:
+        BundleError: as open_bundle.
+    """
+    manifest = _read_manifest(folder)
+    return admit(folder / MANIFEST, manifest)
+
+
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of edgekit.json."""
     return (to_json(manifest, indent=1) + "\n").encode()

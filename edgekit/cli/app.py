@@ -22,6 +22,7 @@ from edgekit.cli.arguments import (
     Json,
     MaxNewTokens,
     Offline,
+    OnDevice,
     Revision,
     SmallMemory,
     Threads,
@@ -30,6 +31,8 @@ from edgekit.cli.bench_command import bench
 from edgekit.cli.build_command import build
 from edgekit.cli.commands import Commands, Sections
 from edgekit.cli.distill_command import distill
+from edgekit.cli.lab_app import lab
+from edgekit.cli.power_app import power
 from edgekit.cli.progress import Bars
 from edgekit.cli.recover_command import recover
 from edgekit.cli.route_app import route
@@ -48,7 +51,9 @@ app = Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(targets, name="targets")
+app.add_typer(power, name="power")
 app.add_typer(route, name="route")
+app.add_typer(lab, name="lab")
 app.command(epilog="Example:  edgekit serve smollm2-int4 --policy policy.toml")(serve)
 
 
@@ -210,6 +215,7 @@ def run(
         ),
     ] = None,
     small_memory: SmallMemory = False,
+    on: OnDevice = None,
     signals: Annotated[
         bool, typer.Option("--signals", help="Show each token's log-probability, margins and entropy.")
     ] = False,
@@ -224,13 +230,14 @@ def run(
     from edgekit.cli.tables import signals_table
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed, max_new_tokens, tuple(stop or ()))
+    chat.require_possible(on, prompt, context=context, lookup=lookup, signals=signals)
     with Bars() as progress:
-        opened = open_bundle(bundle, progress=progress)
+        opened = open_bundle(bundle, check=on is None, progress=progress)
     if npus := opened.manifest.npus:
         names = ", ".join(npu.target.name for npu in npus)
         console.note(f"running the bundle's CPU graph; its NPU graphs are for {names}")
-    session = chat.Session(opened, sampling, system, threads, context, lookup, small_memory)
-    if prompt is None and sys.stdin and sys.stdin.isatty() and not json:
+    session = chat.Session(opened, sampling, system, threads, context, lookup, small_memory, on)
+    if prompt is None and sys.stdin and sys.stdin.isatty() and not json and not on:
         session.converse()
         return
     text = chat.piped_prompt(raw=raw) if prompt is None else prompt

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from edgekit import words
 from edgekit.errors import ConfigError
 
 MOST_THREADS = 1024
@@ -34,6 +35,22 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub id, a .gguf file or a packaged name (smollm2-135m).")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Use no network, only what is cached.")]
+OnDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Another device: ssh:USER@HOST, adb:SERIAL, adb:HOST:PORT, place:NAME (labgrid).",
+        show_default="this machine",
+    ),
+]
+Meter = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:ADDRESS]",
+        help="A meter of `edgekit power list`, on the device or beside it.",
+        show_default="the device's own",
+    ),
+]
 Policy = Annotated[Path, typer.Option(help="The routing policy: a .toml file such as examples/routing/policy.toml.")]
 Record = Annotated[bool, typer.Option("--record", help="Write the result into the bundle's edgekit.json.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
@@ -53,6 +70,18 @@ Threads = Annotated[
         show_default="tuned by `bench --tune`, else the physical cores this process may use",
     ),
 ]
+
+
+def duration(option: str, text: str) -> float:
+    """Parse a duration in seconds.
+
+    Raises:
+        ConfigError: the text is no duration.
+    """
+    found = words.duration(text)
+    if found is None:
+        raise ConfigError(f"{option} is '{text}'", "pass a duration such as 90s, 10m or 8h")
+    return found
 
 
 def numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:

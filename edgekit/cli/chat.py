@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -12,7 +13,10 @@ from edgekit.cli.documents import Answer, Token
 from edgekit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgekit.run import Chat
+    from collections.abc import Iterator
+
+    from edgekit.lab.remote import Answering
+    from edgekit.run import Chat, Generation, Tokenizer
     from edgekit.types import Bundle, Sampling
 
 LONGEST = 10_000_000
@@ -31,6 +35,7 @@ class Session:
     context: int | None
     lookup: bool | None
     small_memory: bool
+    on: str | None = None
 
     def answer(self, prompt: str, *, raw: bool, signals: bool, streamed: bool) -> Answer:
         """Answer one prompt, printing the text as it comes if ``streamed``.
@@ -38,7 +43,7 @@ class Session:
         Raises:
             RunError: the prompt does not fit, or the bundle cannot run here.
         """
-        from edgekit.run import Tokenizer, generate, load_runner
+        from edgekit.run import Tokenizer
 
         tokenizer = Tokenizer.of(self.bundle)
         if not (raw or tokenizer.has_chat_template):
@@ -47,20 +52,18 @@ class Session:
         messages = [{"role": "system", "content": self.system}] if self.system is not None else []
         text = prompt if raw else tokenizer.render_chat([*messages, {"role": "user", "content": prompt}])
         ids = tokenizer.encode(text, special=raw)
-        runner = load_runner(self.bundle, threads=self.threads, context=self.context, small_memory=self.small_memory)
-        start = perf_counter()
         tokens, pieces = [], []
-        generation = generate(runner, tokenizer, ids, self.sampling, signals=signals, lookup=self.lookup)
-        try:
-            for emitted in generation:
-                pieces.append(emitted.text)
-                tokens.append(Token.of(emitted, tokenizer.decode([emitted.token])))
-                if streamed:
-                    console.stream(emitted.text)
-        except KeyboardInterrupt:
-            generation.close()
-        finally:
-            runner.close()
+        with self._generating(tokenizer, ids, signals=signals) as generation:
+            start = perf_counter()
+            try:
+                for emitted in generation:
+                    pieces.append(emitted.text)
+                    tokens.append(Token.of(emitted, tokenizer.decode([emitted.token])))
+                    if streamed:
+                        console.stream(emitted.text)
+            except KeyboardInterrupt:
+                generation.close()
+            seconds = perf_counter() - start
         if streamed:
             console.stream("\n")
         return Answer(
@@ -68,11 +71,41 @@ class Session:
             finish=generation.finish or "cancelled",
             prompt_tokens=len(ids),
             new_tokens=len(tokens),
-            seconds=perf_counter() - start,
+            seconds=seconds,
             drafted=generation.drafted,
             accepted=generation.accepted,
             tokens=tuple(tokens) if signals else (),
         )
+
+    @contextmanager
+    def _generating(self, tokenizer: Tokenizer, ids: list[int], *, signals: bool) -> Iterator[Generation | Answering]:
+        """Load the model, here or on the device, and begin an answer."""
+        if self.on is None:
+            from edgekit.run import generate, load_runner
+
+            with closing(
+                load_runner(self.bundle, threads=self.threads, context=self.context, small_memory=self.small_memory)
+            ) as runner:
+                yield generate(runner, tokenizer, ids, self.sampling, signals=signals, lookup=self.lookup)
+            return
+        from edgekit.cli.progress import Bars
+        from edgekit.lab.remote import answering_on
+
+        with ExitStack() as held:
+            with Bars() as progress:
+                answer = held.enter_context(
+                    answering_on(
+                        self.on,
+                        self.bundle,
+                        tokenizer,
+                        ids,
+                        self.sampling,
+                        threads=self.threads,
+                        small_memory=self.small_memory,
+                        progress=progress,
+                    )
+                )
+            yield answer
 
     def converse(self) -> None:
         """Chat until the user quits. Ctrl-C ends an answer or clears a line, not the chat."""
@@ -110,6 +143,21 @@ class Session:
             lookup=self.lookup,
             small_memory=self.small_memory,
         )
+
+
+def require_possible(
+    device: str | None, prompt: str | None, *, context: int | None, lookup: bool | None, signals: bool
+) -> None:
+    """Raise ConfigError for what cannot be done on another device."""
+    if device is None:
+        return
+    if prompt is None and sys.stdin and sys.stdin.isatty():
+        raise ConfigError(
+            "--on answers one prompt, and there is none", 'pass one: edgekit run BUNDLE --on ... "prompt"'
+        )
+    given = {"--context": context is not None, "--lookup": lookup is not None, "--signals": signals}
+    if name := next((name for name, is_given in given.items() if is_given), ""):
+        raise ConfigError(f"{name} does not apply to --on", f"drop {name}, or run it on this machine")
 
 
 def piped_prompt(*, raw: bool) -> str:

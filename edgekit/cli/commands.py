@@ -28,7 +28,7 @@ BARE = {"--calibrate": "packaged"}
 SECTIONS = {
     "Choose": ("doctor", "targets", "fit"),
     "Build and check": ("build", "recover", "distill", "inspect", "verify", "sign"),
-    "Run and measure": ("run", "bench", "report"),
+    "Run and measure": ("run", "bench", "power", "lab", "report"),
     "Serve": ("route", "serve"),
 }
 """All commands, in the order of use."""

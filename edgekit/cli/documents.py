@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from edgekit.estimate.npu_cost import Estimate
+    from edgekit.lab.check import Seen
+    from edgekit.lab.file import LabDevice
+    from edgekit.lab.plan import Plan
     from edgekit.learn.distill import Distilled
-    from edgekit.types import Bundle, Check, Emitted, Manifest, Target
+    from edgekit.types import Bundle, Check, Emitted, LabRun, Manifest, Target
     from edgekit.types.device import AccuracyLimits, Evidence, Npu, NpuScheme
+    from edgekit.types.fleet import Fleet, MeasuredSpeed
     from edgekit.types.learning import RunCard
+    from edgekit.types.power import Trace
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,74 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class PlannedOn:
+    """The runs of a lab on a device, in order. ``seconds`` of those left; ``estimated``: some from assumed speeds."""
+
+    device: str
+    address: str
+    runs: int
+    left: int
+    seconds: float
+    estimated: bool
+    order: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, device: LabDevice, done: frozenset[str]) -> Self:
+        """The runs on one device of a plan."""
+        runs = plan.of(device.name)
+        left = [run for run in runs if run.id not in done]
+        order = tuple(f"{run.bundle.name} {run.workload.name} {run.repetition}" for run in left)
+        seconds, estimated = sum(run.seconds for run in left), any(run.estimated for run in left)
+        return cls(device.name, device.address, len(runs), len(left), seconds, estimated, order)
+
+
+@dataclass(frozen=True)
+class PlannedLab:
+    """The outcome of ``lab run --plan``. ``seconds``: of the device with the most work left; cooling comes on top."""
+
+    night: str
+    seconds: float
+    devices: tuple[PlannedOn, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, done: frozenset[str]) -> Self:
+        """What is left of a plan."""
+        devices = tuple(PlannedOn.of(plan, device, done) for device in plan.lab.devices)
+        return cls(plan.night, max(d.seconds for d in devices), devices)
+
+
+@dataclass(frozen=True)
+class LabNight:
+    """The outcome of ``lab run``: the night's folder, its runs by how they ended, and its results."""
+
+    folder: Path
+    ended: tuple[tuple[str, int], ...]
+    noisy: int
+    fleet: Fleet
+
+    @classmethod
+    def of(cls, folder: Path, fleet: Fleet, runs: Sequence[LabRun]) -> Self:
+        """Count the runs."""
+        ended = tuple(sorted(Counter(run.status for run in runs).items()))
+        return cls(folder, ended, sum(result.status == "noisy" for result in fleet.results), fleet)
+
+
+@dataclass(frozen=True)
+class SeenDevices:
+    """The outcome of ``lab devices``."""
+
+    devices: tuple[Seen, ...]
+
+
+@dataclass(frozen=True)
+class FleetReported:
+    """The outcome of ``lab report``."""
+
+    path: Path
+    fleet: Fleet
+
+
+@dataclass(frozen=True)
 class TargetList:
     """The outcome of ``targets list``."""
 
@@ -181,20 +256,25 @@ class SchemeCard:
 
 @dataclass(frozen=True)
 class TargetCard:
-    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``."""
+    """The outcome of ``targets show``. ``rewrites`` apply to the CPU graph; those of NPU graphs are in ``schemes``.
+
+    ``measured``: what this user's lab measured on such devices.
+    """
 
     target: Target
     rewrites: tuple[Rewrite, ...]
     schemes: tuple[SchemeCard, ...]
+    measured: tuple[MeasuredSpeed, ...] = ()
 
     @classmethod
-    def of(cls, target: Target, fixes: dict[str, str]) -> Self:
+    def of(cls, target: Target, fixes: dict[str, str], measured: tuple[MeasuredSpeed, ...] = ()) -> Self:
         """Pair the lacks and quirks of a target and its schemes with the files of their rewrites."""
         npu = target.npu
         return cls(
             target,
             _rewrites(target, fixes),
             tuple(_scheme(npu, scheme, fixes) for scheme in npu.schemes) if npu else (),
+            measured,
         )
 
 
@@ -213,3 +293,96 @@ class Examined:
     """The outcome of ``doctor``."""
 
     checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class MeterKind:
+    """A kind of meter: ``--meter NAME[:ADDRESS]``. ``where``: ``device`` or ``beside`` it."""
+
+    name: str
+    address: str
+    where: str
+    covers: str
+    default: bool
+    tested: str
+
+
+@dataclass(frozen=True)
+class MeterHere:
+    """A meter of this machine. ``trouble``: why it cannot be read, "" if it can."""
+
+    meter: str
+    title: str
+    covers: str
+    trouble: str
+
+
+@dataclass(frozen=True)
+class MeterList:
+    """The outcome of ``power list``."""
+
+    kinds: tuple[MeterKind, ...]
+    here: tuple[MeterHere, ...]
+
+    @classmethod
+    def here_of(cls, root: Path) -> Self:
+        """Look at the meters of the machine whose ``sys`` is under a folder, and try each."""
+        from edgekit.errors import MeasureError
+        from edgekit.measure.energy import meter_files
+
+        kinds, here = [], []
+        for file in meter_files():
+            name = file.__name__.rpartition(".")[2]
+            kinds.append(MeterKind(name, file.ADDRESS, file.WHERE, file.COVERS, file.WHOLE, file.TESTED))
+            for probe in file.find(root):
+                trouble = ""
+                try:
+                    probe.start()
+                    probe.stop()
+                except MeasureError as error:
+                    trouble = f"{error.message}: {error.hint}"
+                meter = f"{name}:{probe.address}" if file.ADDRESS else name
+                here.append(MeterHere(meter, probe.name, probe.covers, trouble))
+        return cls(tuple(kinds), tuple(here))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The outcome of ``power record`` and ``power show``."""
+
+    path: Path
+    meter: str
+    covers: str
+    readings: int
+    seconds: float
+    hertz: float
+    longest_gap: float
+    mean_watts: float
+    least_watts: float
+    most_watts: float
+    joules: float
+    error_joules: float
+
+    @classmethod
+    def of(cls, trace: Trace, path: Path) -> Self:
+        """Sum up a trace."""
+        from itertools import pairwise
+
+        from edgekit.measure.trace import joules, period, watts
+
+        energy, seconds = joules(trace), trace.at[-1] - trace.at[0]
+        power = [w for _, w in watts(trace)]
+        return cls(
+            path,
+            trace.meter,
+            trace.covers,
+            len(trace.at),
+            seconds,
+            1 / period(trace),
+            max(b - a for a, b in pairwise(trace.at)),
+            energy.value / seconds,
+            min(power),
+            max(power),
+            energy.value,
+            energy.error,
+        )

@@ -350,7 +350,8 @@ def bench_tables(m: Measurement) -> Iterator[RenderableType]:
         table.add_row(*_series_row(series, fractions.get(series.name)))
     yield table
     yield ""
-    yield facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), ("energy", energy_words(m.energy))])
+    energy = [("energy", energy_words(m.energy)), *_energy_rows(m.energy)]
+    yield facts([*_ladder_rows(m), ("peak RSS", words.size(m.peak_rss_bytes)), *energy])
     yield Text(f"{m.workload}; warm-up rounds: {m.warmup}; {m.time}", style="dim")
 
 
@@ -360,8 +361,28 @@ def energy_words(energy: Energy) -> str:
         return f"none: {energy.reason}"
     net = words.number(None if energy.net_joules is None else energy.net_joules / energy.tokens)
     gross = energy.gross_joules / energy.tokens
-    said = f"{net} J/token net, {words.number(gross)} gross, {words.number(1 / gross)} tok/s per watt gross"
-    return f"{said} ({energy.kind}, {energy.meter})"
+    bound = f" ± {words.number(energy.net_error_joules / energy.tokens, 2)}" if energy.net_error_joules else ""
+    said = [f"{net}{bound} J/token net", f"{words.number(gross)} gross", f"{words.number(1 / gross)} tokens/J gross"]
+    if energy.joules_per_prompt_token is not None:
+        said.append(f"{words.number(energy.joules_per_prompt_token)} J per prompt token")
+    if energy.answers_per_charge is not None:
+        said.append(f"{words.count(energy.answers_per_charge)} answers per charge")
+    how = [energy.kind, energy.meter]
+    how += [f"{words.number(energy.hertz)} Hz"] if energy.hertz else []
+    how += [f"clocks aligned to {words.seconds(energy.alignment_residual)}"] if energy.alignment_residual else []
+    return f"{', '.join(said)} ({', '.join(how)})"
+
+
+def _energy_rows(energy: Energy) -> Iterator[tuple[str, str]]:
+    """What a meter's trace tells beyond that."""
+    if energy.error_joules is not None and energy.gross_joules and energy.hertz:
+        share = words.percent(energy.error_joules / energy.gross_joules)
+        covers = f"; covers {energy.covers}" if energy.covers else ""
+        yield "energy's error", f"at most {share} by sampling, {words.number(energy.hertz)} readings a second{covers}"
+    if energy.joules_per_prompt_token is not None:
+        yield "energy of prompts", f"{words.number(energy.joules_per_prompt_token)} J/token gross"
+    if energy.answers_per_charge is not None:
+        yield "answers per charge", f"{energy.answers_per_charge:,.0f}, each with its prompt"
 
 
 def _series_row(series: Series, fraction: float | None) -> tuple[str, ...]:

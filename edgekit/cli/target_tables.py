@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit.build.target_lint import Lint
     from edgekit.cli.documents import Rewrite, SchemeCard, TargetCard
     from edgekit.types.device import Evidence, Target, Value
+    from edgekit.types.fleet import MeasuredSpeed
 
 _UNKNOWN = "unknown"
 
@@ -41,6 +42,9 @@ def target_tables(card: TargetCard) -> Iterator[RenderableType]:
     if numbers := t.numbers():
         yield ""
         yield _numbers_table(numbers, t.sources)
+    if card.measured:
+        yield ""
+        yield _measured_table(card.measured)
     if card.rewrites:
         yield ""
         yield _rewrites_table(card.rewrites)
@@ -122,6 +126,16 @@ def _numbers_table(numbers: Mapping[str, Value | AccuracyLimits], sources: Seque
     if source := by_key.get("options"):
         # npu.options lists the values; this is where the family's come from.
         table.add_row(source.key, "", source.certainty, source.text)
+    return table
+
+
+def _measured_table(speeds: Sequence[MeasuredSpeed]) -> Table:
+    """What this user's lab measured on devices of the target."""
+    table = columns("measured", "precision", "tok/s>", "of the bandwidth>", "J/token>", "device", "host", "date")
+    for s in speeds:
+        share = "unknown" if s.efficiency is None else words.percent(s.efficiency)
+        joules = words.number(s.joules_per_token)
+        table.add_row(s.model, s.precision, words.number(s.tok_s), share, joules, s.device, s.host, s.time[:10])
     return table
 
 

@@ -21,9 +21,11 @@ def targets_list(json: Json = False) -> None:
     """List the devices that ship with edgekit."""
     from edgekit.cli.documents import TargetList
     from edgekit.cli.target_tables import targets_table
+    from edgekit.config.measured import measured_speeds, read_records, with_measured
     from edgekit.config.recipe import list_targets, load_target
 
-    known = tuple(load_target(name) for name in list_targets())
+    records = read_records()
+    known = tuple(with_measured(t, measured_speeds(t, records)) for t in map(load_target, list_targets()))
     console.emit(TargetList(known)) if json else console.show(targets_table(known))
 
 
@@ -35,10 +37,13 @@ def targets_show(
     """Show a device: every number with its source, and the rewrites its graphs go through."""
     from edgekit.cli.documents import TargetCard
     from edgekit.cli.target_tables import target_tables
+    from edgekit.config.measured import measured_speeds, read_records, with_measured
     from edgekit.config.recipe import load_target
     from edgekit.lower import fixes
 
-    card = TargetCard.of(load_target(target), fixes())
+    described = load_target(target)
+    speeds = measured_speeds(described, read_records())
+    card = TargetCard.of(with_measured(described, speeds), fixes(), speeds)
     console.emit(card) if json else console.show(*target_tables(card))
 
 

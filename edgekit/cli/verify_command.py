@@ -1,7 +1,7 @@
 """``edgekit verify``. As in app.py, Typer reads the annotations at run time."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from edgekit.cli.arguments import MOST, MOST_TOKENS, BundlePath, Json, Record
 from edgekit.cli.progress import Bars
 from edgekit.errors import ConfigError, GateFailed
 from edgekit.types import Verification
+
+ARM = "arm64"
+"""The device that is emulated here."""
 
 
 def verify(
@@ -23,10 +26,16 @@ def verify(
         Path | None, typer.Option(help="The text file to score on.", show_default="CPython's pydoc topics")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=2, max=MOST_TOKENS, help="Tokens to score.", show_default="4096; 128 on arm64")
+        int | None,
+        typer.Option(
+            min=2, max=MOST_TOKENS, help="Tokens to score.", show_default="4096; 1024 on a device; 128 on arm64"
+        ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=2, max=MOST_TOKENS, help="Tokens per window.", show_default="512; 32 on arm64")
+        int | None,
+        typer.Option(
+            min=2, max=MOST_TOKENS, help="Tokens per window.", show_default="512; 128 on a device; 32 on arm64"
+        ),
     ] = None,
     max_kld: Annotated[
         float | None,
@@ -37,8 +46,12 @@ def verify(
         typer.Option(min=0, max=1, help="Fail below this top-1 agreement, 0 to 1.", show_default="by precision"),
     ] = None,
     on: Annotated[
-        Literal["arm64"] | None,
-        typer.Option(help="arm64: score on emulated ARM, with and without KleidiAI.", show_default="this machine"),
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Another device, as for `bench`; arm64: emulated ARM, with and without KleidiAI.",
+            show_default="this machine",
+        ),
     ] = None,
     beside: Annotated[
         list[Path] | None,
@@ -60,37 +73,47 @@ def verify(
 ) -> None:
     """Check a bundle: files, signature, tokenizer, graph, quality.
 
-    Quality is measured in ONNX Runtime on the file that ships, against the FP32 source. --on arm64 recommends kernels,
-    accuracy level and block size; with --record, the bundle is opened with those kernels from then on. A bundle for an
-    NPU is also run on that NPU's emulator. Exits with code 3 when a check fails.
+    Quality is measured in ONNX Runtime on the file that ships, against the FP32 source; with --on DEVICE, by that
+    device's own kernels, and only files and quality are checked. --on arm64 recommends kernels, accuracy level and
+    block size; with --record, the bundle is opened with those kernels from then on. A bundle for an NPU is also run on
+    that NPU's emulator. Exits with code 3 when a check fails.
     """
     from edgekit.bundle import load_keys
     from edgekit.cli.tables import verification_tables
 
-    if beside and not on:
+    if beside and on != ARM:
         raise ConfigError("--beside needs --on arm64", "add --on arm64, or drop --beside")
     if on and (npu_tokens or npu_steps):
-        raise ConfigError("--npu-tokens and --npu-steps do not apply to --on arm64", "drop --on")
+        raise ConfigError("--npu-tokens and --npu-steps do not apply to --on", "drop --on")
     options: dict[str, Any] = {"source": source, "text": text, "max_kld": max_kld, "min_top1": min_top1}
     options |= {name: value for name, value in (("tokens", tokens), ("window", window)) if value}
     options["keys"] = load_keys(key) if key else ()
-    with Bars() as progress:
-        if on:
-            from edgekit.verify.arm import verify_on_arm
-
-            verification = verify_on_arm(bundle, beside=beside or (), progress=progress, **options)
-        else:
-            from edgekit.verify.bundle import verify_bundle
-            from edgekit.verify.npu import OnEmulator
-
-            usual = OnEmulator()
-            npu = OnEmulator(npu_tokens or usual.tokens, npu_steps or usual.steps)
-            chosen = npu if npu_tokens or npu_steps else None
-            verification = verify_bundle(bundle, npu=chosen, progress=progress, **options)
+    verification = _verify(bundle, on, beside or [], (npu_tokens or 0, npu_steps or 0), options)
     if record:
         _keep(bundle, verification)
     console.emit(verification) if json else console.show(*verification_tables(verification))
     _gate(verification)
+
+
+def _verify(
+    bundle: Path, on: str | None, beside: list[Path], emulated: tuple[int, int], options: dict[str, Any]
+) -> Verification:
+    """Verify on a device, on emulated ARM or here, where ``emulated`` tokens and steps, if any, run on the emulator."""
+    with Bars() as progress:
+        if on and on != ARM:
+            from edgekit.lab.quality import verify_on
+
+            return verify_on(on, bundle, progress=progress, **options)
+        if on:
+            from edgekit.verify.arm import verify_on_arm
+
+            return verify_on_arm(bundle, beside=beside, progress=progress, **options)
+        from edgekit.verify.bundle import verify_bundle
+        from edgekit.verify.npu import OnEmulator
+
+        usual = OnEmulator()
+        npu = OnEmulator(emulated[0] or usual.tokens, emulated[1] or usual.steps)
+        return verify_bundle(bundle, npu=npu if any(emulated) else None, progress=progress, **options)
 
 
 def _keep(bundle: Path, verification: Verification) -> None:

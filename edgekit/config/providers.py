@@ -63,7 +63,8 @@ class Provider:
 
     ``options`` may be set in a session, ``runtime`` also by onnxruntime-genai on the device. ``plugin`` is the package
     that it comes in, None if it is part of ONNX Runtime. ``half_precision`` is the option that, set to "1", makes it
-    compute float32 graphs in half precision; "" if there is none.
+    compute float32 graphs in half precision; "" if there is none. ``function`` is the function of ONNX Runtime's C
+    library that adds it to a session; "" if it is added by its name.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Provider:
     runtime: tuple[Option, ...]
     plugin: Plugin | None
     half_precision: str = ""
+    function: str = ""
 
 
 def targets_folder() -> Traversable:
@@ -89,7 +91,7 @@ def find_provider(name: str) -> Provider | None:
     table = Table.open(name, folder, "provider", keys_of(Provider))
     plugin = _plugin(table.table("plugin", keys_of(Plugin))) if table.has("plugin") else None
     options, runtime = _options(table, "options"), _options(table, "runtime")
-    return Provider(name, options, runtime, plugin, **table.present(half_precision=str))
+    return Provider(name, options, runtime, plugin, **table.present(half_precision=str, function=str))
 
 
 def wrong_option(provider: str, options: Pairs, *, on_device: bool = False) -> str:

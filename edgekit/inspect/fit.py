@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, get_args
 
 from edgekit import measure, words
+from edgekit.config.measured import efficiency_range, measured_speeds, read_records
 from edgekit.config.recipe import builtin_recipe, list_targets, load_target
 from edgekit.errors import ConfigError, LowerError, QuantizeError
 from edgekit.estimate.memory import RUNTIME_BYTES
@@ -23,6 +24,8 @@ from edgekit.types.generation import PREFILL_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from edgekit.types.fleet import MeasuredSpeed
 
 Plans = dict[tuple[str, str, Precision], Plan | str]
 """By target, model and precision: the planned bundle, or why it cannot be built."""
@@ -215,6 +218,8 @@ def fit_models(
     lengths = {name: _context(name, checkpoint, context) for name, checkpoint in opened.items()}
     plans = _plan_all(opened, known, progress)
     known = [_measure_here(t, plans, lengths) if t.name == HERE else t for t in known]
+    records = read_records()
+    measured = {t.name: measured_speeds(t, records) for t in known}
     options = tuple(
         _judge(
             name,
@@ -223,6 +228,7 @@ def fit_models(
             plans[target.name, name, precision],
             _judged_at(target, lengths[name], context),
             limits,
+            measured[target.name],
         )
         for target in known
         for name in opened
@@ -243,7 +249,11 @@ def fit_models(
         ranks=_rank(described, options) if comparable else (),
         best=tuple(_choose_model(t.name, described, options) for t in known) if comparable else (),
         incomparable=why,
-        formulae=(*_formulae(known), *((("loss (estimated)", measure.FORMULA),) if comparable else ())),
+        formulae=(
+            *_formulae(known),
+            *_measured_formulae(measured),
+            *((("loss (estimated)", measure.FORMULA),) if comparable else ()),
+        ),
     )
 
 
@@ -270,9 +280,19 @@ def _judged_at(target: Target, length: int, asked: int | None) -> int:
     return length if asked or target.npu is None else min(length, target.npu.context)
 
 
-def _efficiency(target: Target, precision: Precision) -> tuple[float, float]:
-    """Lowest and highest fraction of the bandwidth that decoding is expected to reach."""
-    return target.npu.efficiency if target.npu else EFFICIENCY[precision]
+def _efficiency(target: Target, precision: Precision, measured: Sequence[MeasuredSpeed]) -> tuple[float, float]:
+    """Lowest and highest fraction of the bandwidth that decoding is expected to reach: measured on it, if it was."""
+    assumed = target.npu.efficiency if target.npu else EFFICIENCY[precision]
+    return efficiency_range(measured, precision) or assumed
+
+
+def _measured_formulae(measured: Mapping[str, Sequence[MeasuredSpeed]]) -> Iterator[tuple[str, str]]:
+    """What a lab measured on targets, which takes the place of the assumed fraction of max."""
+    for target, speeds in measured.items():
+        for speed in speeds:
+            if speed.efficiency is not None:
+                what = f"{speed.efficiency:.0%} of max with {speed.model} on {speed.device} ({speed.host})"
+                yield f"{speed.precision} on {target} (measured)", f"{what}, {speed.time[:10]}"
 
 
 def _formulae(targets: Sequence[Target]) -> tuple[tuple[str, str], ...]:
@@ -349,7 +369,15 @@ def _measure_here(target: Target, plans: Plans, lengths: Mapping[str, int]) -> T
 # --- what fits --------------------------------------------------------------------------------
 
 
-def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, context: int, limits: Limits) -> Option:
+def _judge(
+    model: str,
+    target: Target,
+    precision: Precision,
+    plan: Plan | str,
+    context: int,
+    limits: Limits,
+    measured: Sequence[MeasuredSpeed] = (),
+) -> Option:
     """Compare one model at one precision with a target and the limits."""
     if isinstance(plan, str):
         return Option(model, target.name, precision, context, None, None, (plan,), ())
@@ -359,7 +387,7 @@ def _judge(model: str, target: Target, precision: Precision, plan: Plan | str, c
     speed = None
     if target.bandwidth_bytes_per_s is not None:
         most = target.bandwidth_bytes_per_s / footprint.token
-        low, high = _efficiency(target, precision)
+        low, high = _efficiency(target, precision, measured)
         speed = Speed(most, low * most, high * most)
     refusals, unknown = [], []
     if target.max_context is not None and context > target.max_context:

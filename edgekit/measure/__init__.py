@@ -2,7 +2,7 @@
 
 from edgekit.measure.agreement import agree
 from edgekit.measure.ceilings import gemm_factor, measure_bandwidth, measure_ceilings, roofline
-from edgekit.measure.energy import choose_meter, meter_energy, meters
+from edgekit.measure.energy import choose_meter, meter_energy, meters, open_meter
 from edgekit.measure.environment import (
     Conditions,
     core_seconds,
@@ -54,6 +54,7 @@ __all__ = [
     "measure_load",
     "meter_energy",
     "meters",
+    "open_meter",
     "peak_memory",
     "read_conditions",
     "read_environment",

@@ -23,18 +23,18 @@ Both ceilings are the best of their samples: other work on the machine can only 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from edgekit.errors import MeasureError
 from edgekit.estimate.needs import decode_bytes, prefill_flop
 from edgekit.types import Ceilings, Series
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -102,7 +102,7 @@ def measure_gemm(threads: int, repetitions: int = 5, seconds: float = 0.2) -> Se
     a = random.random((GEMM_SIZE, GEMM_SIZE), np.float32)
     outs = [np.empty_like(a) for _ in range(threads)]
     flop = 2 * GEMM_SIZE**3 * threads
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with _one_blas_thread() as blas, ThreadPoolExecutor(threads) as pool:
 
         def multiply(times: int) -> float:
             started = perf_counter()
@@ -112,8 +112,23 @@ def measure_gemm(threads: int, repetitions: int = 5, seconds: float = 0.2) -> Se
         multiply(1)
         times = max(1, int(seconds / multiply(1)))
         samples = tuple(flop * times / multiply(times) for _ in range(repetitions))
-        blas = next((i["internal_api"] for i in threadpool_info() if i["user_api"] == "blas"), "an unknown BLAS")
     return Series(f"fp32 GEMM {GEMM_SIZE} of {blas} on each of {threads} threads", "FLOP/s", samples)
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[str]:
+    """Keep numpy's BLAS to one thread; yields its name.
+
+    A lab's device has no threadpoolctl: its driver limits the BLAS by environment before numpy is loaded.
+    """
+    try:
+        from threadpoolctl import threadpool_info, threadpool_limits
+    except ImportError:
+        built = np.show_config(mode="dicts") or {}
+        yield str(built["Build Dependencies"]["blas"]["name"]).removeprefix("scipy-")
+        return
+    with threadpool_limits(1, user_api="blas"):
+        yield next((i["internal_api"] for i in threadpool_info() if i["user_api"] == "blas"), "an unknown BLAS")
 
 
 def _multiply(a: NDArray[np.float32], out: NDArray[np.float32], times: int) -> None:

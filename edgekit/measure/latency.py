@@ -17,11 +17,14 @@ import numpy as np
 
 from edgekit.errors import MeasureError
 from edgekit.types import Progress, Runner, Series, silent
+from edgekit.types.measurement import unmarked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from edgekit.types.measurement import Marking
 
 R = TypeVar("R", bound=Runner)
 
@@ -38,7 +41,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """The workloads that fit the context."""
 
     prompts: tuple[int, ...]
@@ -72,6 +75,7 @@ def measure_latency(
     repetitions: int = 5,
     warmup: int = 1,
     seed: int = 0,
+    mark: Marking = unmarked,
     progress: Progress = silent,
 ) -> Latency:
     """Measure prompts of ``pp`` tokens, and ``tg`` single tokens at each ``depth`` of context.
@@ -91,6 +95,7 @@ def measure_latency(
         repetitions: measured rounds.
         warmup: unmeasured rounds over every prompt and the first depth.
         seed: seed of the random tokens.
+        mark: called with ``pp512 begin`` and ``pp512 end`` around each timed prompt, and so for ``tg128@0``.
         progress: called after every workload.
 
     Raises:
@@ -102,16 +107,16 @@ def measure_latency(
             "more",
             "pass larger numbers",
         )
-    plan = _plan(runner.context_length, pp, tg, depth)
+    plan = plan_workloads(runner.context_length, pp, tg, depth)
     random = np.random.default_rng(seed)
-    warm = _Plan(plan.prompts, plan.decodes[:1], "")
+    warm = Plan(plan.prompts, plan.decodes[:1], "")
     samples, forgotten = _Samples(list), _Samples(list)
-    rounds = [(warm, forgotten)] * warmup + [(plan, samples)] * repetitions
-    total = sum(len(p.prompts) + len(p.decodes) for p, _ in rounds)
+    rounds = [(warm, forgotten, unmarked)] * warmup + [(plan, samples, mark)] * repetitions
+    total = sum(len(p.prompts) + len(p.decodes) for p, _, _ in rounds)
     done = count(1)
     progress("measuring", 0, total, "workloads")
-    for workloads, kept in rounds:
-        _round(runner, workloads, random, kept, lambda: progress("measuring", next(done), total, "workloads"))
+    for workloads, kept, marking in rounds:
+        _round(runner, workloads, random, kept, marking, lambda: progress("measuring", next(done), total, "workloads"))
     runner.reset()
     series = tuple(Series(name, unit, tuple(values)) for (name, unit), values in samples.items())
     return Latency(series, plan.words)
@@ -129,19 +134,22 @@ def decode(runner: Runner, tokens: NDArray[np.int64]) -> list[float]:
 
 def _round(
     runner: Runner,
-    plan: _Plan,
+    plan: Plan,
     random: np.random.Generator,
     samples: _Samples,
+    mark: Marking,
     done: Callable[[], None],
 ) -> None:
     for n in plan.prompts:
         tokens = random.integers(runner.vocab_size, size=n).tolist()
         runner.reset()
+        mark(f"pp{n} begin")
         started = perf_counter()
         logits = runner.prefill(tokens)
         prompt = perf_counter()
         int(np.argmax(logits))
         chosen = perf_counter()
+        mark(f"pp{n} end")
         samples[f"pp{n}", "tok/s"].append(n / (prompt - started))
         samples[f"ttft{n}", "s"].append(chosen - started)
         done()
@@ -152,13 +160,16 @@ def _round(
             runner.reset()
         if runner.length < at:
             runner.prefill(random.integers(runner.vocab_size, size=at - runner.length).tolist())
+        mark(f"tg{n}@{at} begin")
         seconds = decode(runner, random.integers(runner.vocab_size, size=n))
+        mark(f"tg{n}@{at} end")
         samples[f"tg{n}@{at}", "tok/s"].append(n / sum(seconds))
         samples[f"tpot@{at}", "s"] += seconds
         done()
 
 
-def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[int]) -> _Plan:
+def plan_workloads(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[int]) -> Plan:
+    """The workloads of ``measure_latency`` that fit a context. Raises MeasureError if none does."""
     decodes = sorted({(d, n) for d in depth for n in tg})
     fit = tuple((d, n) for d, n in decodes if d + n <= context)
     prompts = tuple(n for n in sorted(set(pp)) if n <= context)
@@ -171,4 +182,4 @@ def _plan(context: int, pp: Sequence[int], tg: Sequence[int], depth: Sequence[in
     words = [f"pp{n}" for n in prompts] + [f"tg{n}@{d}" for d, n in fit]
     missing = [f"pp{n}" for n in sorted(set(pp)) if n > context] + [f"tg{n}@{d}" for d, n in decodes if d + n > context]
     left_out = f"; left out: {', '.join(missing)} (the context holds {context} tokens)" if missing else ""
-    return _Plan(prompts, fit, ", ".join(words) + left_out)
+    return Plan(prompts, fit, ", ".join(words) + left_out)

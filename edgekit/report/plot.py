@@ -29,7 +29,7 @@ HUES = 6
 INK, SOFT, GRID = "#0e0e01", "#0e0e02", "#0e0e03"
 _VARIABLES = {INK: "ink", SOFT: "soft", GRID: "line"} | {f"#0e0ec{i}": f"hue{i}" for i in range(HUES)}
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 11,
@@ -71,7 +71,7 @@ def plot_quality(points: Sequence[tuple[Ink, float, Interval]]) -> str:
     Args:
         points: the bundle, megabytes, mean KL divergence in nats.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("bundle size, MB", "mean KL divergence from FP32, nats", height=4.9)
         axes.set_yscale("log")
         for ink, megabytes, kld in points:
@@ -89,12 +89,12 @@ def plot_quality(points: Sequence[tuple[Ink, float, Interval]]) -> str:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        return _svg(figure, "quality")
+        return to_svg(figure, "quality")
 
 
 def plot_depth(lines: Sequence[tuple[Ink, Sequence[tuple[int, Series]]]]) -> str:
     """Plot decode speed by context length, one line per bundle, with one standard deviation."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("tokens of context", "decode, tokens per second")
         for ink, points in lines:
             depths = [depth for depth, _ in points]
@@ -108,12 +108,12 @@ def plot_depth(lines: Sequence[tuple[Ink, Sequence[tuple[int, Series]]]]) -> str
         deepest = max(depth for _, points in lines for depth, _ in points)
         axes.set_xlim(-0.04 * (deepest or 1), 1.25 * (deepest or 1))
         axes.set_xticks(sorted({depth for _, points in lines for depth, _ in points}))
-        return _svg(figure, "depth")
+        return to_svg(figure, "depth")
 
 
 def plot_steps(lines: Sequence[tuple[Ink, Series]]) -> str:
     """Plot the cumulative distribution of the time per token, one curve per bundle."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("time per output token, ms", "share of tokens")
         # The slowest hundredth would squeeze the rest against the axis.
         edge = max(1000 * series.percentile(99) for _, series in lines)
@@ -128,7 +128,7 @@ def plot_steps(lines: Sequence[tuple[Ink, Series]]) -> str:
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.xaxis.set_major_locator(MaxNLocator(7))
-        return _svg(figure, "steps")
+        return to_svg(figure, "steps")
 
 
 def plot_runs(runs: Sequence[tuple[Ink, RunCard]]) -> str:
@@ -136,7 +136,7 @@ def plot_runs(runs: Sequence[tuple[Ink, RunCard]]) -> str:
 
     Lines after the first of a run are dashed: they are of its other texts. A dot marks the point that was kept.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("training step", "held-out KL divergence, nats")
         for ink, run in runs:
             steps = [point.step for point in run.curve]
@@ -150,7 +150,7 @@ def plot_runs(runs: Sequence[tuple[Ink, RunCard]]) -> str:
         axes.set_ylim(bottom=0)
         longest = max(run.curve[-1].step for _, run in runs)
         axes.set_xlim(0, 1.25 * (longest or 1))
-        return _svg(figure, "runs")
+        return to_svg(figure, "runs")
 
 
 def _axes(x: str, y: str, height: float = 3.7) -> tuple[Figure, Axes]:
@@ -170,7 +170,7 @@ def _name(axes: Axes, ink: Ink, x: float, y: float) -> None:
     axes.annotate(ink.label, (x, y), (11, 0), textcoords="offset points", va="center", weight="bold")
 
 
-def _svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str) -> str:
     """Return the figure as an inline element without size and metadata, with unique ids and the page's colours."""
     text = StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgekit import __version__, words
+from edgekit.config.measured import read_records
 from edgekit.estimate.memory import RUNTIME_BYTES, held_bytes, workspace_bytes
 from edgekit.estimate.needs import kv_bytes_per_position
 from edgekit.host.processor import processor_name
@@ -107,9 +108,21 @@ def read_state(manifest: Manifest, tokens: int, *, loaded: bool = False, root: P
 def find_measurement(bundle: Bundle, root: Path = Path("/")) -> tuple[Measurement | None, str]:
     """Return the bundle's measurement if it applies to its files and this machine, and a description or why not.
 
-    The minor versions of edgekit and ONNX Runtime must agree: kernels, and what is measured, change with them.
+    If the one in the bundle does not, one that a lab took on this kind of machine does. The minor versions of edgekit
+    and ONNX Runtime must agree: kernels, and what is measured, change with them.
     """
-    measured = bundle.manifest.latency
+    own, why = _applies(bundle.manifest.latency, bundle, root)
+    if own:
+        return own, why
+    for record in read_records(bundle.sha256):
+        found, said = _applies(record.measurement, bundle, root)
+        if found:
+            return found, f"{said}, by a lab on {record.device}"
+    return None, why
+
+
+def _applies(measured: Measurement | None, bundle: Bundle, root: Path) -> tuple[Measurement | None, str]:
+    """Return a measurement if it applies, and a description or why not."""
     if measured is None:
         return None, "none recorded (run `edgekit bench --record`)"
     if measured.bundle_sha256 != bundle.sha256:

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING
 from edgekit.errors import RunError
 from edgekit.host.cache import cache_folder, make_own, require_own
 from edgekit.host.processor import processor_class
-from edgekit.locks import STRICT, pins
 from edgekit.run.runtime import onnxruntime
 from edgekit.run.subprocess_predictor import Interpreter, this_interpreter
+from edgekit.run.wheels import download_wheels
 from edgekit.types import Progress, silent
 
 if TYPE_CHECKING:
@@ -201,27 +200,12 @@ def _unpack_wheels(work: Path, root: Path) -> None:
             "the distribution's arm64 packages contain no Python interpreter",
             "report this, with the distribution's name",
         )
-    version = python.name.removeprefix("python")
     work.mkdir()
-    (work / "lock.txt").write_text("\n".join(_wheels(onnxruntime.__version__)), encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "download", "-q", *STRICT, "--no-deps", "-d", str(work)]
-    pip += [f"--python-version={version}", f"--abi=cp{version.replace('.', '')}", "--implementation=cp"]
-    _run([*pip, *(f"--platform={name}" for name in _PLATFORMS), "--requirement", str(work / "lock.txt")])
+    version = python.name.removeprefix("python")
+    download_wheels(work, runtime=onnxruntime.__version__, python=version, platforms=_PLATFORMS)
     for wheel in work.glob("*.whl"):
         with zipfile.ZipFile(wheel) as file:
             file.extractall(root / "site")
-
-
-def _wheels(runtime: str) -> tuple[str, str]:
-    """The pins with hashes of a version of onnxruntime and of the numpy for all versions."""
-    known = pins("arm64")
-    wanted = f"onnxruntime=={runtime}"
-    if wanted not in known:
-        newest = next(reversed([pin for pin in known if pin.startswith("onnxruntime==")]))
-        raise RunError(
-            f"edgekit has no hashes for onnxruntime {runtime} on ARM", f"pip install {newest}, or upgrade edgekit"
-        )
-    return known[wanted], next(line for pin, line in known.items() if pin.startswith("numpy=="))
 
 
 def _run(command: Sequence[str]) -> None:
@@ -230,7 +214,7 @@ def _run(command: Sequence[str]) -> None:
     )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        errors = [line for line in said if line.startswith(("E:", "ERROR:", "dpkg-deb: error"))]
+        errors = [line for line in said if line.startswith(("E:", "dpkg-deb: error"))]
         reason = (errors or said or [f"exit status {done.returncode}"])[-1]
         raise RunError(
             f"{Path(command[0]).name} failed to set up the ARM system: {reason}",

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     Entries = tuple[tuple[str, str], ...]
     Matmuls = Mapping[str, frozenset[str]]
 
-PROBES = Path(__file__).with_name("probes")
+PROBES = files("edgekit.run") / "probes"
+"""In a folder or, on a lab's device, in the driver's archive."""
 
 
 UNSIGNED_WEIGHTS = (("session.x64quantprecision", "1"),)
@@ -157,7 +159,7 @@ def survey(interpreter: Interpreter) -> tuple[Survey, ...]:
     Raises:
         RunError: the interpreter stopped without crashing.
     """
-    waiting = sorted(PROBES.glob("*.onnx"))
+    waiting = sorted(Path(str(PROBES)).glob("*.onnx"))
     found: list[Survey] = []
     setting = "=".join(folding_entry(4))
     while waiting:

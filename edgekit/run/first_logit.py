@@ -17,7 +17,7 @@ _INT64 = 7
 
 def open_first_logit(graph: bytes) -> bytes:
     """Add FIRST_LOGIT, int64 [1], as an input with a default to an ONNX file; unchanged if it has no such constant."""
-    return graph + _INPUT if FIRST_LOGIT.encode() in graph else graph
+    return graph + ADDED if FIRST_LOGIT.encode() in graph else graph
 
 
 def _message(number: int, content: bytes) -> bytes:
@@ -38,4 +38,5 @@ def _input(name: str) -> bytes:
     return _message(7, _message(11, value))
 
 
-_INPUT = _input(FIRST_LOGIT)
+ADDED = _input(FIRST_LOGIT)
+"""The bytes to append to an ONNX file that has the constant."""

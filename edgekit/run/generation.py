@@ -76,17 +76,22 @@ class Generation(Iterator[Emitted]):
         lookup: bool | None = None,
     ) -> None:
         """Args: as in ``generate``."""
-        self.finish: Finish | None = None
-        self.tokens: list[int] = []
         self._runner = runner
-        self._tokenizer = tokenizer
         self._sampling = sampling
-        limit = sampling.max_new_tokens
-        self._most_new = sys.maxsize if limit is None else limit
-        self._gate = StopBuffer(sampling.stop)
+        self._said = Transcript(tokenizer, sampling, runner.context_length - len(prompt))
         self._drafts = lookup if is_greedy(sampling) and sampling.repetition_penalty == 1.0 else False
         self._lookahead: SpeculativeDecoder | None = None
         self._steps = self._generate(prompt, signals, cached)
+
+    @property
+    def finish(self) -> Finish | None:
+        """See the class."""
+        return self._said.finish
+
+    @property
+    def tokens(self) -> list[int]:
+        """See the class."""
+        return self._said.tokens
 
     @property
     def drafted(self) -> int:
@@ -105,10 +110,10 @@ class Generation(Iterator[Emitted]):
     def close(self) -> None:
         """Cancel the answer."""
         self._steps.close()
-        self.finish = self.finish or "cancelled"
+        self._said.cancel()
 
     def _generate(self, prompt: Sequence[int], signals: bool, cached: int) -> Generator[Emitted]:
-        runner, stream = self._runner, self._tokenizer.stream()
+        runner, said = self._runner, self._said
         if len(prompt) >= runner.context_length:
             raise RunError(
                 f"the prompt's {len(prompt)} tokens leave no room for an answer in the context of "
@@ -125,45 +130,69 @@ class Generation(Iterator[Emitted]):
             seen[list(prompt)] = True
             if self._drafts is not False and isinstance(runner, Verifier) and (self._drafts or runner.pace.exact):
                 self._lookahead = SpeculativeDecoder(runner, prompt, logits)
-            while self.finish is None:
+            while said.finish is None:
                 token = choose(logits, seen, self._sampling, random)
                 seen[token] = True
-                self.tokens.append(token)
                 measured = measure_signals(logits, token, room) if signals else ()
-                text = self._show(stream, token)
-                self.finish = self._end(token, len(prompt))
-                if self.finish:
-                    text += self._gate.push(stream.finish()) + self._gate.finish()
-                yield Emitted(token, text, *measured)
-                if self.finish is None:
+                yield Emitted(token, said.add(token), *measured)
+                if said.finish is None:
                     logits = self._step(token)
         except (GeneratorExit, KeyboardInterrupt):
-            self.finish = self.finish or "cancelled"
+            said.cancel()
             raise
         finally:
             if self._lookahead:
                 self._lookahead.settle()
 
-    def _show(self, stream: TextStream, token: int) -> str:
-        """The text that can be shown after a token. Special tokens only count for stop strings and are not shown."""
-        before, mark = stream.mark(token) if self._sampling.stop else ("", "")
-        text = self._gate.push(before) + self._gate.push(mark, shown=False)
-        return text if token in self._tokenizer.eos_ids else text + self._gate.push(stream.push(token))
-
     def _step(self, token: int) -> NDArray[np.float32]:
         if self._lookahead:
-            return self._lookahead.step(token, self._most_new - len(self.tokens))
+            return self._lookahead.step(token, self._said.most - len(self.tokens))
         return self._runner.step(token)
 
-    def _end(self, token: int, prompt_length: int) -> Finish | None:
-        if token in self._tokenizer.eos_ids:
+
+class Transcript:
+    """The text of an answer's tokens, wherever they are chosen, and why it ends.
+
+    Attributes:
+        finish: why it ended, None until then.
+        tokens: the tokens so far.
+        most: the number of tokens after which it ends.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, sampling: Sampling, room: int) -> None:
+        """Args: room: tokens of the context that the prompt left."""
+        self.finish: Finish | None = None
+        self.tokens: list[int] = []
+        self.most = sys.maxsize if sampling.max_new_tokens is None else sampling.max_new_tokens
+        self._room = room
+        self._ends = tokenizer.eos_ids
+        self._stream: TextStream = tokenizer.stream()
+        self._marked = bool(sampling.stop)
+        self._gate = StopBuffer(sampling.stop)
+
+    def add(self, token: int) -> str:
+        """Add a token; return the text that can be shown now. Special tokens only count for stop strings."""
+        self.tokens.append(token)
+        before, mark = self._stream.mark(token) if self._marked else ("", "")
+        text = self._gate.push(before) + self._gate.push(mark, shown=False)
+        if token not in self._ends:
+            text += self._gate.push(self._stream.push(token))
+        self.finish = self._end(token)
+        return text + self._gate.push(self._stream.finish()) + self._gate.finish() if self.finish else text
+
+    def cancel(self) -> None:
+        """End it, unless it has ended."""
+        self.finish = self.finish or "cancelled"
+
+    def _end(self, token: int) -> Finish | None:
+        if token in self._ends:
             return "eos"
         if self._gate.hit:
             return "stop"
-        if len(self.tokens) >= self._most_new:
+        if len(self.tokens) >= self.most:
             return "length"
         # The runner holds all tokens but this one, or more if it ran ahead.
-        return "context" if prompt_length + len(self.tokens) > self._runner.context_length else None
+        return "context" if len(self.tokens) > self._room else None
 
 
 class StopBuffer:

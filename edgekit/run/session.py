@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.types import Bundle, Settings
+    from edgekit.types import Bundle, Manifest, Settings
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def _open(
             hint="install the onnxruntime package that contains it, or build for `target=cpu`",
         )
     _refuse_settings(bundle)
-    options = _options(settings, bundle.manifest.accuracy_level)
-    for key, value in (*bundle.manifest.kernels, *arithmetic.entries):
+    options = _options(settings)
+    for key, value in (*session_entries(bundle.manifest, settings), *arithmetic.entries):
         options.add_session_config_entry(key, value)
     options.enable_cpu_mem_arena = not small_memory
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(bundle.graph.parent))
@@ -158,12 +158,17 @@ def _refuse_settings(bundle: Bundle) -> None:
         )
 
 
-def _options(settings: Settings, accuracy_level: int) -> Any:
+def session_entries(manifest: Manifest, settings: Settings) -> tuple[tuple[str, str], ...]:
+    """The session entries of a bundle's CPU graph, on any machine."""
+    spinning = ("session.intra_op.allow_spinning", str(int(settings.spinning)))
+    return spinning, folding_entry(manifest.accuracy_level), *manifest.kernels
+
+
+def _options(settings: Settings) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised anyway
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     cores = core_cpus() if settings.pinned else ()
     if 1 < settings.threads <= len(cores):
         # The first core is left to the calling thread, which ONNX Runtime does not place. CPUs are numbered from 1.
@@ -171,7 +176,6 @@ def _options(settings: Settings, accuracy_level: int) -> Any:
         options.add_session_config_entry("session.intra_op_thread_affinities", places)
     # ONNX Runtime would plan and keep a pattern for every new input shape, that is, for every token.
     options.enable_mem_pattern = False
-    options.add_session_config_entry(*folding_entry(accuracy_level))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 

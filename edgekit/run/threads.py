@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -26,7 +24,7 @@ def physical_cores(root: Path = Path("/"), affinity: Collection[int] | None = No
     cpus = _own_cpus() if affinity is None else affinity
     cores = _distinct_cores(root / "sys/devices/system/cpu", cpus)
     if cores is None:
-        cores = min(psutil.cpu_count(logical=False) or len(cpus), len(cpus))
+        cores = min(_told_cores() or len(cpus), len(cpus))
     quota = min(_quotas(root), default=float(cores))
     return max(1, min(cores, int(quota)))
 
@@ -62,6 +60,16 @@ def _distinct_cores(directory: Path, cpus: Collection[int]) -> int | None:
             return None
         cores.add(siblings)
     return len(cores)
+
+
+def _told_cores() -> int | None:
+    """The machine's physical cores by psutil, which knows systems without /sys; it is not on a lab's devices."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    count: int | None = psutil.cpu_count(logical=False)
+    return count
 
 
 def _siblings(directory: Path, cpu: int) -> str | None:

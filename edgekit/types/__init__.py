@@ -25,6 +25,10 @@ from edgekit.types.inspection import Inspection as Inspection
 from edgekit.types.inspection import SizePart as SizePart
 from edgekit.types.inspection import Verification as Verification
 from edgekit.types.interval import Interval as Interval
+from edgekit.types.lab import DeviceFacts as DeviceFacts
+from edgekit.types.lab import LabRun as LabRun
+from edgekit.types.lab import Sample as Sample
+from edgekit.types.lab import Task as Task
 from edgekit.types.measurement import Ceilings as Ceilings
 from edgekit.types.measurement import Energy as Energy
 from edgekit.types.measurement import Environment as Environment

@@ -19,9 +19,9 @@ Certainty = Literal["measured", "stated", "derived", "reported", "chosen"]
 """How certain a number is: measured by us, stated by the manufacturer, derived from stated numbers, reported by others,
 or chosen by us for the reason given."""
 
-Verified = Literal["executed", "emulator", "compile-only", "cpu-only", "none"]
-"""How a device's graphs were verified: executed on such a device, executed on the manufacturer's emulator, compiled
-only, executed on the host's CPU only, or not at all."""
+Verified = Literal["measured", "executed", "emulator", "compile-only", "cpu-only", "none"]
+"""How a device's graphs were verified: measured or executed on such a device, executed on the manufacturer's emulator,
+compiled only, executed on the host's CPU only, or not at all."""
 
 NUMBERS = ("max_context", "memory_bytes", "bandwidth_bytes_per_s", "peak_int8_ops_per_s", "accuracy_level")
 """Fields of a Target that need a source."""

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from edgekit.record import added_later
 from edgekit.types.device import Precision
 from edgekit.types.generation import Settings
+from edgekit.types.power import Trace
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ class Energy:
     """Energy of the measured work. ``kind`` is how it was obtained; missing numbers are None, never zero.
 
     ``gross`` joules include idle power, ``net`` joules do not. ``reason`` explains why there is none.
+
+    ``hertz``: readings per second. ``error_joules``, ``net_error_joules``: the most by which gross and net can be wrong
+    by sampling, rounding and clocks; the meter's calibration is not part of it. ``alignment_residual``: seconds, if the
+    meter has a clock of its own. ``joules_per_prompt_token``, ``joules_per_answer_token``, ``tokens_per_joule`` (of
+    answers): gross. ``answers_per_charge``: of the workload's prompt and answer, from the battery's own full charge.
+    ``covers``: what the joules include.
     """
 
     kind: Literal["measured", "estimated", "none"]
@@ -94,6 +101,15 @@ class Energy:
     tokens: int | None = None
     formula: str = ""
     reason: str = ""
+    hertz: float | None = added_later(None)
+    error_joules: float | None = added_later(None)
+    net_error_joules: float | None = added_later(None)
+    alignment_residual: float | None = added_later(None)
+    joules_per_prompt_token: float | None = added_later(None)
+    joules_per_answer_token: float | None = added_later(None)
+    tokens_per_joule: float | None = added_later(None)
+    answers_per_charge: float | None = added_later(None)
+    covers: str = added_later("")
 
 
 class PowerProbe(Protocol):
@@ -107,11 +123,33 @@ class PowerProbe(Protocol):
     def kind(self) -> Literal["measured", "estimated"]:
         """How its joules are obtained."""
 
+    @property
+    def address(self) -> str:
+        """What selects it among the meters of its file: ``package-0``."""
+
+    @property
+    def covers(self) -> str:
+        """What its joules include."""
+
     def start(self) -> None:
-        """Start counting."""
+        """Start recording."""
 
     def stop(self) -> float:
-        """Joules since start()."""
+        """Stop recording; the joules since start()."""
+
+    def trace(self) -> Trace:
+        """What was read since start()."""
+
+
+class Marking(Protocol):
+    """Called at a moment that splits the work: ``pp512 begin``, ``tg128@0 end``."""
+
+    def __call__(self, name: str) -> None:
+        """Note the moment."""
+
+
+def unmarked(name: str) -> None:
+    """A Marking that does nothing."""
 
 
 @dataclass(frozen=True)

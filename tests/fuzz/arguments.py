@@ -23,19 +23,20 @@ _SEEDS = ("bundle", "model", "policy", "questions")
 _REQUIRED = {
     "bundle": "bundle", "bundles": "bundle", "model": "model", "models": "model", "out": "out/made",
     "policy": "policy/plain.toml", "prompt": "Hello", "data": "questions/questions.jsonl", "target": "cpu",
-    "teacher": "model",
+    "teacher": "model", "meter": "command:false", "output": "out/trace.jsonl", "trace": "out/trace.jsonl",
+    "file": "lab.toml", "devices": "lab.toml", "device": "local:/dev/null", "results": "out/results",
 }  # fmt: skip
 _QUICK = {
     "run": ("--max-new-tokens", "2"), "bench": ("--pp", "4", "--tg", "2", "--depth", "0", "--repetitions", "1"),
     "verify": ("--source", "model", "--tokens", "32", "--window", "16"), "fit": ("--target", "cpu"),
     "route calibrate": ("--no-record",), "route bench": ("--cloud", "questions/answers.jsonl"),
     "serve": ("--port", "0", "--history", "none"), "recover": ("--steps", "1"),
-    "distill": ("--layers", "1", "--steps", "1"),
+    "distill": ("--layers", "1", "--steps", "1"), "power record": ("--seconds", "0.1"),
 }  # fmt: skip
 """What keeps a command short; an option of the case stands behind it and wins."""
 _LEFT_OUT = {
     ("doctor", "install"), ("bench", "tune"), ("recover", "steps"), ("recover", "minutes"), ("distill", "steps"),
-    ("distill", "minutes"), ("distill", "recover_minutes"),
+    ("distill", "minutes"), ("distill", "recover_minutes"), ("power", "seconds"), ("bench", "sustained"),
 }  # fmt: skip
 """They fetch, or take minutes, when they are given what they want."""
 _WRITES = ("report.html", ".edgekit-*")

@@ -56,6 +56,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "routing/decision/threshold.py": "tests/route/test_threshold.py",
     },
     "measure": {
+        "measure/alignment.py": "tests/measure/test_alignment.py",
         "measure/agreement.py": "tests/measure/test_agreement.py",
         "measure/ceilings.py": "tests/measure/test_ceilings.py",
         "measure/energy.py": "tests/measure/test_energy.py",
@@ -64,6 +65,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "measure/sampling.py": "tests/measure/test_energy.py tests/measure/power",
         "measure/scaling.py": "tests/measure/test_scaling.py",
         "measure/text.py": "tests/measure/test_text.py",
+        "measure/trace.py": "tests/measure/test_trace.py tests/measure/test_energy.py",
     },
     "sampling": {"run/sampling.py": "tests/run/test_sampling.py"},
     "estimate": {

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 COVERS = "GPU board"
 WHOLE = False
+WHERE = "device"
+ADDRESS = "NUMBER"
+TESTED = "fixture"
+HERTZ = 10.0
+LAG = 0.1
+"""Seconds between refreshes of the counter."""
 
 
 def find(root: Path) -> list[PowerProbe]:
@@ -49,4 +55,5 @@ def _probe(nvml: Any, index: int, handle: Any) -> PowerProbe:
                 f"GPU {index} ({title}): no energy counter: {error}", "use a GPU of the Volta generation or newer"
             ) from error
 
-    return CounterProbe(f"NVML {title} #{index}", [Register(read, 1e-3)], hertz=0.2)
+    register = Register(read, 1e-3)
+    return CounterProbe(f"NVML {title} #{index}", [register], HERTZ, address=str(index), covers=COVERS, lag=LAG)

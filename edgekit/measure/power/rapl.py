@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 COVERS = "processor package"
 WHOLE = True
+WHERE = "device"
+ADDRESS = ""
+TESTED = "fixture"
+HERTZ = 10.0
+LAG = 0.001
+"""Seconds; the counter is updated about every millisecond."""
 
 
 def find(root: Path) -> list[PowerProbe]:
@@ -33,7 +39,8 @@ def find(root: Path) -> list[PowerProbe]:
     if not packages:
         return []
     registers = [_register(domain) for _, domain in packages]
-    return [CounterProbe("RAPL " + " + ".join(name for name, _ in packages), registers, hertz=0.2)]
+    names = " + ".join(name for name, _ in packages)
+    return [CounterProbe(f"RAPL {names}", registers, HERTZ, address=names, covers=COVERS, lag=LAG)]
 
 
 def _register(domain: Path) -> Register:

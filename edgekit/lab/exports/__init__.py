@@ -1,0 +1,1 @@
+"""A night's runs in the formats of others, one file each."""
