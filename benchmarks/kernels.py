@@ -38,7 +38,10 @@ class Kernels:
         graph = helper.make_graph(self.nodes, "kernels", entries, outputs, self.constants)
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-        options = session._options(default_settings(bundle.manifest), bundle.manifest.accuracy_level)
+        settings = default_settings(bundle.manifest)
+        options = session._options(settings)
+        for entry in session.session_entries(bundle.manifest, settings):
+            options.add_session_config_entry(*entry)
         handle = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         binding = handle.io_binding()
         for name, array in fed.items():

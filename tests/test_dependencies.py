@@ -43,7 +43,7 @@ BY_NAME = {
 }
 """Declared and not imported, each for a reason."""
 
-NOT_HERE = {"pynvml": "nvidia-ml-py", "Monsoon": "monsoon"}
+NOT_HERE = {"pynvml": "nvidia-ml-py", "Monsoon": "monsoon", "pyjoulescope_driver": "pyjoulescope-driver"}
 """Distributions of modules that need not be installed to run this test."""
 
 
